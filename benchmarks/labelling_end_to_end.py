@@ -1,0 +1,128 @@
+"""What does Ray cost? `jobs.label` against a plain loop over the same functions, side by side in one run.
+
+    python -m benchmarks.labelling_end_to_end --model MODEL --shards 'photos-*.tar' --vocabulary vocabulary.json
+
+Both label the same shards with the same model on CPU. The loop is one process that calls `read_chunks`,
+`ChunkLabeler.label_chunk`, `encode_part` and writes the part; `--num-cpus` threads of PyTorch. The job
+runs `--num-cpus` actors of one thread each. Its warm speed is counted from the first chunk that came
+back, so without starting Ray and loading models; the whole time is printed too.
+"""
+
+import itertools
+import os
+import platform
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ray
+import torch
+import tyro
+from pipeline.shards import list_shards, read_chunks
+from pipeline.vocabulary import load_vocabulary
+
+from jobs.cluster import connect
+from pipeline.bundles import load_bundle
+from pipeline.commit import PartName, commit_part, encode_part
+from pipeline.config import InputConfig, LabelConfig
+from pipeline.label import label_run
+from pipeline.label_actor import LabelOptions
+from pipeline.labeler import ChunkLabeler
+from pipeline.ledger import Progress
+from pipeline.records import Chunk
+from pipeline.run import Run, open_run
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Compare jobs.label with a plain loop."""
+
+    model: str
+    """Model bundle."""
+    vocabulary: str
+    """Its vocabulary."""
+    shards: tuple[str, ...]
+    """Shards to label."""
+    num_cpus: int = os.cpu_count() or 1
+    """CPUs that each side may use for labelling."""
+    chunk_samples: int = 16
+    """Samples a chunk: small, so that there are enough of them to be warm."""
+    batch_size: int = 8
+    """Images in a forward pass."""
+
+
+def open_benchmark_run(job: Benchmark, out: Path) -> Run:
+    """Open a run in an empty folder."""
+    _, _, digest = load_bundle(job.model)
+    return open_run(
+        out_uri=str(out),
+        model_uri=job.model,
+        model_digest=digest,
+        vocabulary=load_vocabulary(job.vocabulary),
+        config=replace(LabelConfig(), inputs=InputConfig(max_chunk_samples=job.chunk_samples)),
+        shards=list_shards(job.shards),
+    )
+
+
+def run_loop(job: Benchmark, run: Run) -> tuple[int, float]:
+    """Label without Ray; return images and seconds."""
+    torch.set_num_threads(job.num_cpus)
+    model, bundle, _ = load_bundle(run.model_uri)
+    labeler = ChunkLabeler(
+        model=model,
+        bundle=bundle,
+        vocabulary=run.vocabulary,
+        config=run.config,
+        device=torch.device("cpu"),
+        batch_size=job.batch_size,
+        num_threads=job.num_cpus + 1,
+        use_bf16=False,
+    )
+    num_images, started_s = 0, time.perf_counter()
+    for shard in run.shards:
+        for piece in read_chunks(shard, run.config.inputs):
+            if isinstance(piece, Chunk):
+                payload = encode_part(labeler.label_chunk(piece.samples), run.fingerprint, shard.name, piece.index)
+                part = PartName(chunk_index=piece.index, end_offset=piece.end_offset)
+                commit_part(run.out_uri, shard.name, part, payload)
+                num_images += len(piece.samples)
+    return num_images, time.perf_counter() - started_s
+
+
+def run_job(job: Benchmark, run: Run) -> tuple[int, float, float]:
+    """Label with Ray; return images, warm images a second, and seconds in all."""
+    seen: list[Progress] = []
+    options = LabelOptions(gpus_per_actor=0, num_actors=job.num_cpus, batch_size=job.batch_size)
+    summary = label_run(run, options, on_progress=seen.append)
+    # The last chunks run on fewer and fewer actors: a job of hours has no such tail, so the last state
+    # counted is the one before it, when as many chunks were out as there are actors.
+    chunks = [state for before, state in itertools.pairwise(seen) if state.counts != before.counts]
+    last = chunks[-1 - job.num_cpus]
+    num_images = last.counts.num_read - seen[0].counts.num_read
+    return summary.counts.num_read, num_images / (last.elapsed_s - seen[0].elapsed_s), summary.elapsed_s
+
+
+def main() -> None:
+    """Print the comparison."""
+    job = tyro.cli(Benchmark, description=__doc__)
+    with tempfile.TemporaryDirectory() as folder:
+        connect(None, num_cpus=job.num_cpus + 1)
+        num_ray, warm_speed, ray_s = run_job(job, open_benchmark_run(job, Path(folder) / "ray"))
+        ray.shutdown()
+        num_loop, loop_s = run_loop(job, open_benchmark_run(job, Path(folder) / "loop"))
+    assert num_ray == num_loop
+    loop_speed = num_loop / loop_s
+    print(
+        f"{num_ray} images, {job.num_cpus} CPUs of {platform.processor() or platform.machine()}, "
+        f"torch {torch.__version__}, ray {ray.__version__}"
+    )
+    print(f"plain loop        {loop_speed:8.2f} images/s   1.00")
+    print(f"jobs.label, warm  {warm_speed:8.2f} images/s   {warm_speed / loop_speed:.2f}")
+    print(
+        f"jobs.label, whole {num_ray / ray_s:8.2f} images/s   {num_ray / ray_s / loop_speed:.2f}  (with start of actors)"
+    )
+
+
+if __name__ == "__main__":
+    main()

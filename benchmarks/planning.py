@@ -1,0 +1,84 @@
+"""How long does it take to plan a run over many shards, and how much memory does the driver need?
+
+    python -m benchmarks.planning --num-shards 100000
+
+Three plans over the same shards (empty files in one local folder; only names, sizes and etags are read):
+of an empty output, of one that is half sealed, and of one that is finished.
+"""
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+from pipeline.shards import list_shards
+from pipeline.vocabulary import Vocabulary
+
+from pipeline.commit import locate_manifest
+from pipeline.config import LabelConfig
+from pipeline.resume import plan_run
+from pipeline.run import open_run
+
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Plan a run over many shards."""
+
+    num_shards: int = 100_000
+    """Input shards."""
+
+
+def measure(title: str, function: Callable[[], Outcome]) -> Outcome:
+    """Run a function and print its seconds and the process's peak memory so far."""
+    started_s = time.perf_counter()
+    outcome = function()
+    seconds = time.perf_counter() - started_s
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{title:44s} {seconds:7.2f} s   peak {peak_mib:6.0f} MiB", flush=True)
+    return outcome
+
+
+def main() -> None:
+    """Print the figures."""
+    job = tyro.cli(Benchmark, description=__doc__)
+    with tempfile.TemporaryDirectory() as folder:
+        inputs, out = Path(folder) / "in", Path(folder) / "out"
+        inputs.mkdir()
+        (out / "labels").mkdir(parents=True)
+        for index in range(job.num_shards):
+            (inputs / f"photos-{index:06d}.tar").touch()
+        measure("before anything", lambda: None)
+        pattern = f"{inputs}/photos-{{000000..{job.num_shards - 1:06d}}}.tar"
+        shards = measure(f"list {job.num_shards} shards by brace pattern", lambda: list_shards([pattern]))
+
+        def start() -> object:
+            return open_run(
+                out_uri=str(out),
+                model_uri="model",
+                model_digest="0" * 64,
+                vocabulary=Vocabulary(classes=("cat",)),
+                config=LabelConfig(),
+                shards=shards,
+            )
+
+        run = measure("open the run (write run.json)", start)
+        measure("open the run again (compare run.json)", start)
+        measure("plan, nothing done", lambda: plan_run(run))
+        for shard in shards[::2]:
+            Path(locate_manifest(str(out), shard.name)).touch()
+        plan = measure("plan, half of the shards sealed", lambda: plan_run(run))
+        assert len(plan.work) == job.num_shards // 2
+        for shard in shards[1::2]:
+            Path(locate_manifest(str(out), shard.name)).touch()
+        plan = measure("plan, finished", lambda: plan_run(run))
+        assert not plan.work
+
+
+if __name__ == "__main__":
+    main()

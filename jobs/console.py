@@ -1,0 +1,91 @@
+"""What all jobs share on the command line: exit codes, error lines, how numbers are written."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+from pipeline.errors import LabellingError
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 75
+"""Stopped before the end, nothing lost: EX_TEMPFAIL of sysexits.h, try again later."""
+
+
+Job = TypeVar("Job")
+
+
+def parse(job_type: type[Job], description: str | None, default: Job | None = None) -> Job:
+    """Read the command line; enumerations are written by their values, as everywhere else."""
+    config = (tyro.conf.EnumChoicesFromValues,)
+    if default is None:
+        return tyro.cli(job_type, description=description, config=config)
+    return tyro.cli(job_type, description=description, config=config, default=default)
+
+
+def run_job(job: Callable[[], int]) -> int:
+    """Run a job; what the user can mend becomes one line and exit code 2, all else stays a traceback."""
+    try:
+        return job()
+    except (LabellingError, ValueError, FileNotFoundError) as error:
+        if isinstance(error, ValueError) and not _is_ours(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Tell a complaint about arguments, raised by this project, from a defect deep inside a library."""
+    traceback = error.__traceback__
+    while traceback and traceback.tb_next:
+        traceback = traceback.tb_next
+    module = traceback.tb_frame.f_globals.get("__name__", "") if traceback else ""
+    return module.split(".")[0] in ("jobs", "pipeline", "models", "__main__")
+
+
+def print_config(facts: Mapping[str, Any], config: Any) -> None:
+    """Print a configuration as YAML, the facts first."""
+    plain = {**facts, **_to_plain(asdict(config))}
+    print(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, allow_unicode=True), flush=True)
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _to_plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_to_plain(inner) for inner in value]
+    return str(value) if isinstance(value, str) else value
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration for people.
+
+    >>> format_duration(4.2), format_duration(75), format_duration(7300), format_duration(200000)
+    ('4 s', '1 min 15 s', '2 h 02 min', '2 d 7 h')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def format_bytes(num_bytes: float) -> str:
+    """Write a size for people.
+
+    >>> format_bytes(512), format_bytes(54_000), format_bytes(3 * 2**30)
+    ('512 B', '52.7 KiB', '3.0 GiB')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if num_bytes < 1024 or unit == "TiB":
+            break
+        num_bytes /= 1024
+    return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"

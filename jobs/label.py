@@ -1,0 +1,226 @@
+"""Label tagged image shards with masks.
+
+    python -m jobs.label --shards 's3://bucket/photos-{00000..00099}.tar' \\
+        --vocabulary vocabulary.json --model s3://bucket/model --out s3://bucket/masks
+
+Run the same command again to go on after any interruption: what is committed is not done twice, and a
+finished run only says so. Exit code 0: every shard is published; 1: some shard is not; 2: the command or
+its inputs are wrong; 75: stopped by a signal, run the same command again.
+"""
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import ray
+import tyro
+
+from jobs.cluster import connect
+from jobs.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_bytes, format_duration, parse, print_config, run_job
+from pipeline.bundles import load_bundle, require_same_classes
+from pipeline.config import LabelConfig, MapKind
+from pipeline.errors import LabellingError
+from pipeline.label import LabelSummary, label_run
+from pipeline.label_actor import LabelOptions
+from pipeline.ledger import Progress
+from pipeline.records import Reason
+from pipeline.resume import Plan, plan_run
+from pipeline.run import Run, open_run
+from pipeline.shards import list_shards
+from pipeline.vocabulary import load_vocabulary
+
+PROGRESS_PERIOD_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelJob:
+    """Label tagged image shards with masks. Run the same command again to resume."""
+
+    shards: tuple[str, ...]
+    """WebDataset tars: paths or URIs, globs, {00000..00099} ranges, or folders."""
+    vocabulary: str
+    """Vocabulary file (JSON or YAML): classes in the model's order, and their aliases."""
+    model: str
+    """Model bundle: the folder that jobs.train or jobs.import_checkpoint wrote."""
+    out: str
+    """Output folder or URI. Manifests appear in OUT/labels, one per shard."""
+    gpus_per_actor: float = 1.0
+    """GPUs of a labelling actor: 1, a fraction to share one, 0 to label on CPUs."""
+    cpus_per_actor: float = 1.0
+    """CPUs of a labelling actor; without GPU they run the model too."""
+    num_actors: int | None = None
+    """Labelling actors. Default: as many as the cluster holds when the job starts."""
+    device: str = "auto"
+    """cuda, cpu, or auto: cuda when the actor holds a GPU."""
+    batch_size: int = 16
+    """Images of one shape in a forward pass."""
+    max_rejected_fraction: float = 0.5
+    """A shard with a larger share of rejected rows is not published; images without known tag do not count."""
+    limit: int | None = None
+    """Label only the first LIMIT shards. The whole can follow under the same --out."""
+    dry_run: bool = False
+    """Print what is done and what remains, and stop."""
+    address: str | None = None
+    """Ray cluster to use. Default: the one that this job runs on, else a local one."""
+    config: Annotated[LabelConfig, tyro.conf.arg(name="")] = field(default_factory=LabelConfig)
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    return run_job(lambda: label(parse(LabelJob, __doc__)))
+
+
+def label(job: LabelJob) -> int:
+    """Label as the job says and return the exit code."""
+    if job.limit is not None and job.limit < 1:
+        raise ValueError(f"need --limit >= 1, got {job.limit}")
+    run = _open(job)
+    plan = plan_run(run, job.limit)
+    _print_plan(plan)
+    if job.dry_run:
+        return EXIT_OK
+    if not plan.work and not plan.leftover_parts:
+        print(f"nothing to do: every shard is published under {job.out}")
+        return EXIT_OK
+    connect(job.address, num_cpus=(os.cpu_count() or 1) + 1)
+    options = _choose_options(job)
+    print(f"labelling with {options.num_actors} actors of {options.gpus_per_actor:g} GPUs each")
+    stop = _stop_on_signals()
+    summary = label_run(run, options, limit=job.limit, on_progress=ProgressPrinter(), stop=stop)
+    return _conclude(job, summary)
+
+
+def _open(job: LabelJob) -> Run:
+    vocabulary = load_vocabulary(job.vocabulary)
+    model, bundle, digest = load_bundle(job.model)
+    require_same_classes(bundle, vocabulary)
+    if job.config.maps.kind == MapKind.PATCH_CAM and str(model.config.variant) == "v1":
+        raise ValueError("this model (variant v1) has no patch CAM; give --maps.kind attention or fused")
+    shards = list_shards(job.shards)
+    print_config({"model": job.model, "digest": digest, "out": job.out}, job.config)
+    return open_run(
+        out_uri=job.out,
+        model_uri=job.model,
+        model_digest=digest,
+        vocabulary=vocabulary,
+        config=job.config,
+        shards=shards,
+    )
+
+
+def _choose_options(job: LabelJob) -> LabelOptions:
+    """Fill the cluster with actors unless the user says how many.
+
+    Raises:
+        LabellingError: Actors want GPUs and a cluster without any cannot get them.
+    """
+    resources = ray.cluster_resources()
+    if job.gpus_per_actor > 0:
+        num_gpus = resources.get("GPU", 0.0)
+        if num_gpus < job.gpus_per_actor and job.num_actors is None:
+            raise LabellingError(
+                f"the cluster has {num_gpus:g} GPUs and an actor wants {job.gpus_per_actor:g}; "
+                "give --gpus-per-actor 0 to label on CPUs, or --num-actors to wait for GPUs to join"
+            )
+        fitting = math.floor(num_gpus / job.gpus_per_actor)
+    else:
+        # One CPU stays free for reading and committing, or nothing would ever reach the actors.
+        fitting = math.floor((resources.get("CPU", 1.0) - 1) / job.cpus_per_actor)
+    return LabelOptions(
+        gpus_per_actor=job.gpus_per_actor,
+        cpus_per_actor=job.cpus_per_actor,
+        num_actors=job.num_actors or max(1, fitting),
+        device=job.device,
+        batch_size=job.batch_size,
+        max_rejected_fraction=job.max_rejected_fraction,
+    )
+
+
+def _stop_on_signals() -> threading.Event:
+    """Turn SIGTERM and SIGINT into an orderly stop. Comes after ray.init, which installs its own handler."""
+    stop = threading.Event()
+
+    def request_stop(signum: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        print(f"{signal.Signals(signum).name}: stopping; once more to stop at once", file=sys.stderr, flush=True)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, request_stop)
+    return stop
+
+
+class ProgressPrinter:
+    """Prints a line every few seconds: shards, images, speed, time left."""
+
+    def __init__(self, period_s: float = PROGRESS_PERIOD_S) -> None:
+        """Print at most one line in `period_s` seconds, and one whenever a shard is published."""
+        self._period_s = period_s
+        self._last_s = time.monotonic()
+        self._first: Progress | None = None
+        self._num_sealed = 0
+
+    def __call__(self, progress: Progress) -> None:
+        """Show a state, if it is time."""
+        self._first = self._first or progress
+        now = time.monotonic()
+        if now - self._last_s < self._period_s and progress.num_sealed in (self._num_sealed, 0):
+            return
+        self._last_s, self._num_sealed = now, progress.num_sealed
+        print(self._describe(progress), flush=True)
+
+    def _describe(self, progress: Progress) -> str:
+        assert self._first is not None
+        counts = progress.counts
+        # Starting actors takes a while: speed is counted from the first chunk that came back.
+        seconds = progress.elapsed_s - self._first.elapsed_s
+        num_images = counts.num_read - self._first.counts.num_read
+        num_bytes = progress.num_bytes_done - self._first.num_bytes_done
+        speed = f"{num_images / seconds:.1f} images/s" if seconds > 0 and num_images else "- images/s"
+        left = (progress.num_bytes - progress.num_bytes_done) * seconds / num_bytes if num_bytes > 0 else None
+        return (
+            f"{progress.num_sealed}/{progress.num_shards} shards, {counts.num_read} images "
+            f"({counts.num_rejected} rejected), {speed}, "
+            f"{'-' if left is None else format_duration(left)} left"
+        )
+
+
+def _print_plan(plan: Plan) -> None:
+    to_do = plan.num_bytes - plan.num_bytes_done
+    print(
+        f"{plan.num_shards} shards ({format_bytes(plan.num_bytes)}): {plan.num_sealed} published, "
+        f"{len(plan.work)} to do ({format_bytes(to_do)})",
+        flush=True,
+    )
+
+
+def _conclude(job: LabelJob, summary: LabelSummary) -> int:
+    counts = summary.counts
+    print(
+        f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images "
+        f"in {format_duration(summary.elapsed_s)}; published {summary.num_sealed} shards"
+    )
+    for reason, number in sorted(counts.rejected_by_reason.items()):
+        print(f"  rejected, {reason}: {number}")
+    if counts.num_read and counts.rejected_by_reason.get(Reason.NO_KNOWN_TAG, 0) == counts.num_read:
+        print("warning: no image had a known tag; check the vocabulary and --inputs.tags-field", file=sys.stderr)
+    for name, error in sorted(summary.failed_shards.items()):
+        print(f"error: {error if name in error else f'{name}: {error}'}", file=sys.stderr)
+    if summary.was_stopped:
+        print(f"stopped with {summary.num_shards_left} shards to do; run the same command again to go on")
+        return EXIT_STOPPED
+    if summary.num_shards_left:
+        print(f"{summary.num_shards_left} shards are not published; mend them and run the same command again")
+        return EXIT_FAILED
+    print(f"masks and statistics: {job.out.rstrip('/')}/labels/*.parquet")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

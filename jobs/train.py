@@ -1,0 +1,140 @@
+"""Train a model on tagged image shards: `python -m jobs.train --recipe v2 --shards ... --vocabulary ... --out OUT`.
+
+    python -m jobs.train --recipe v2 --shards 'train-{00000..00009}.tar' --val-shards train-00010.tar \\
+        --vocabulary vocabulary.json --out OUT --num-workers 2 --gpus-per-worker 0
+
+The recipe gives the defaults of all other options. Run the same command again to go on after any interruption,
+from the last finished epoch; a finished run only says so. The model is in OUT/bundle when the exit code is 0.
+Exit code 1: the training failed; 2: the command or its inputs are wrong.
+"""
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import ray.exceptions
+import ray.train
+import tyro
+
+from jobs.cluster import connect
+from jobs.console import EXIT_FAILED, EXIT_OK, print_config, run_job
+from jobs.recipes import RECIPES
+from jobs.train_output import EventPrinter, print_surveys
+from pipeline.bundles import load_bundle
+from pipeline.errors import TrainingError
+from pipeline.shards import list_shards
+from pipeline.training import fit, is_finished, survey_run
+from pipeline.training_config import TrainConfig, WorkerConfig
+from pipeline.training_loop import count_steps
+from pipeline.training_model import build_initial_model
+from pipeline.training_run import TrainingRun, open_training
+from pipeline.vocabulary import load_vocabulary
+
+DATA_SLOTS = 2
+"""CPU slots of a local Ray that training workers cannot take, so that reading and decoding always go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """Train a model on tagged image shards. Run the same command again to resume."""
+
+    recipe: Literal["v1", "v2", "plus", "demo"]
+    """Which complete configuration to start from; see jobs/recipes.py."""
+    shards: tuple[str, ...]
+    """Training shards, WebDataset tars: paths or URIs, globs, {00000..00099} ranges, or folders."""
+    vocabulary: str
+    """Vocabulary file (JSON or YAML): classes in the model's order, and their aliases."""
+    out: str
+    """Output folder or URI: checkpoints, and the model in OUT/bundle."""
+    val_shards: tuple[str, ...] = ()
+    """Shards kept aside for average precision; none: no validation."""
+    address: str | None = None
+    """Ray cluster to use. Default: the one that this job runs on, else a local one."""
+    workers: WorkerConfig
+    config: TrainConfig
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    return run_job(lambda: train(parse_command(sys.argv[1:] if arguments is None else arguments)))
+
+
+def parse_command(arguments: list[str]) -> TrainJob:
+    """Parse the recipe first, then everything with the recipe's values as defaults."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--recipe")
+    recipe = early.parse_known_args(arguments)[0].recipe
+    default = TrainJob(
+        recipe=recipe if recipe in RECIPES else tyro.MISSING,
+        shards=tyro.MISSING,
+        vocabulary=tyro.MISSING,
+        out=tyro.MISSING,
+        workers=WorkerConfig(),
+        config=RECIPES[recipe]() if recipe in RECIPES else TrainConfig(),
+    )
+    return tyro.cli(
+        TrainJob,
+        args=arguments,
+        prog="python -m jobs.train",
+        description=__doc__,
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def train(job: TrainJob) -> int:
+    """Train as the job says and return the exit code."""
+    run = _open(job)
+    if is_finished(run):
+        _, bundle, digest = load_bundle(run.bundle_uri)
+        print(f"nothing to do: this run is finished after {len(bundle.metrics['history'])} epochs")
+        print(f"model: {run.bundle_uri}  digest {digest}")
+        return EXIT_OK
+    initial = build_initial_model(job.config.model, run.vocabulary.classes, job.config.rng_seed)
+    connect(job.address, num_cpus=max(os.cpu_count() or 1, job.workers.num_workers + DATA_SLOTS))
+    surveys = survey_run(run)
+    print_surveys(surveys, run.vocabulary.classes)
+    num_images = surveys["train"].num_usable
+    num_steps = count_steps(num_images, job.config.optimizer.batch_size, job.workers.num_workers)
+    num_done, num_epochs = run.read_next_epoch(), job.config.optimizer.epochs
+    start = f"resuming after epoch {num_done}" if num_done else "starting"
+    print(f"{start}: {num_epochs - num_done} epochs of {num_steps} steps", flush=True)
+    printer = EventPrinter(num_epochs, run.vocabulary.classes)
+    try:
+        outcome = fit(run, initial, num_images, job.workers, printer)
+    except (TrainingError, ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+        print(f"error: training failed: {error}", file=sys.stderr)
+        print("run the same command again to go on from the last checkpoint", file=sys.stderr)
+        return EXIT_FAILED
+    printer.print_summary(outcome.history)
+    print(f"model: {run.bundle_uri}  digest {outcome.digest}")
+    return EXIT_OK
+
+
+def _open(job: TrainJob) -> TrainingRun:
+    vocabulary = load_vocabulary(job.vocabulary)
+    train_shards = list_shards(job.shards)
+    validation_shards = list_shards(job.val_shards) if job.val_shards else ()
+    facts = {
+        "recipe": job.recipe,
+        "out": job.out,
+        "classes": list(vocabulary.classes),
+        "train_shards": len(train_shards),
+        "validation_shards": len(validation_shards),
+        "num_workers": job.workers.num_workers,
+        "gpus_per_worker": job.workers.gpus_per_worker,
+    }
+    print_config(facts, job.config)
+    return open_training(
+        out_uri=job.out,
+        config=job.config,
+        vocabulary=vocabulary,
+        train_shards=train_shards,
+        validation_shards=validation_shards,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

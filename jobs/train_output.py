@@ -1,0 +1,111 @@
+"""What jobs.train prints: a survey of the shards, a line an epoch, a summary."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jobs.console import format_duration
+from pipeline.training_events import EpochRecord, RejectedImage, StepProgress
+from pipeline.training_survey import Survey
+
+MOST_UNKNOWN_TAGS = 10
+MOST_REJECTIONS = 5
+SUMMARY_LOSSES = ("total", "class_loss", "patch_loss", "contrast_loss")
+
+
+def print_surveys(surveys: Mapping[str, Survey], class_names: Sequence[str]) -> None:
+    """Print what the shards of each split hold: images per class, unknown tags, unusable samples."""
+    width = max(len(name) for name in (*class_names, "images"))
+    print(f"{'':{width}}" + "".join(f"{split:>12}" for split in surveys))
+    print(f"{'images':{width}}" + "".join(f"{survey.num_usable:12d}" for survey in surveys.values()))
+    for class_id, name in enumerate(class_names, start=1):
+        print(f"{name:{width}}" + "".join(f"{s.images_per_class[class_id]:12d}" for s in surveys.values()))
+    for split, survey in surveys.items():
+        _print_exceptions(split, survey)
+    unseen = [n for i, n in enumerate(class_names, start=1) if not surveys["train"].images_per_class[i]]
+    if unseen:
+        print(f"warning: no training image shows {', '.join(unseen)}; check the vocabulary", file=sys.stderr)
+    print(flush=True)
+
+
+def _print_exceptions(split: str, survey: Survey) -> None:
+    if survey.unusable:
+        reasons = ", ".join(f"{reason} {number}" for reason, number in survey.unusable.most_common())
+        print(f"{split}: {survey.unusable.total()} of {survey.num_samples} samples are not usable ({reasons})")
+    if survey.num_truncated_shards:
+        print(f"{split}: {survey.num_truncated_shards} shards are truncated; their whole samples are used")
+    if survey.unknown_tags:
+        tags = ", ".join(f"{tag} {number}" for tag, number in survey.unknown_tags.most_common(MOST_UNKNOWN_TAGS))
+        print(f"{split}: {len(survey.unknown_tags)} unknown tags, most frequent: {tags}")
+
+
+class EventPrinter:
+    """Prints a line an epoch, the state of long epochs in between, and the first dropped images."""
+
+    def __init__(self, num_epochs: int, class_names: Sequence[str]) -> None:
+        """Print for a run of so many epochs."""
+        self._num_epochs = num_epochs
+        self._class_names = class_names
+        self._started_s = time.monotonic()
+        self._num_done = 0
+        self._num_rejected = 0
+
+    def __call__(self, event: object) -> None:
+        """Print an event."""
+        if isinstance(event, StepProgress):
+            print(
+                f"  epoch {event.epoch}: step {event.step}/{event.num_steps}, loss {event.loss:.4f}, "
+                f"{event.images_per_s:.1f} images/s",
+                flush=True,
+            )
+        elif isinstance(event, RejectedImage):
+            self._num_rejected += 1
+            if self._num_rejected <= MOST_REJECTIONS:
+                print(f"  dropped '{event.key}': {event.error}", flush=True)
+        else:
+            self._print_epoch(event)
+
+    def _print_epoch(self, record: Any) -> None:
+        self._num_done += 1
+        seconds = (time.monotonic() - self._started_s) / self._num_done
+        left = format_duration(seconds * (self._num_epochs - record["epoch"]))
+        print(
+            f"epoch {record['epoch']}/{self._num_epochs}  {format_losses(record)}  lr {record['learning_rate']:.2e}  "
+            f"{record['num_images'] / record['train_s']:.1f} images/s  {left} left",
+            flush=True,
+        )
+        if record["validation"] is not None:
+            print(f"    {format_validation(record)}", flush=True)
+
+    def print_summary(self, history: Sequence[EpochRecord]) -> None:
+        """Print what the run came to."""
+        last = history[-1]
+        seconds = time.monotonic() - self._started_s
+        print(f"\ntrained {len(history)} epochs ({self._num_done} now, in {format_duration(seconds)})")
+        print(f"last epoch: {format_losses(last)}")
+        if last["validation"] is not None:
+            print(f"validation: {format_validation(last)}")
+            absent = last["validation"]["without_positives"]
+            if absent:
+                print(f"not in the mean, as no validation image shows them: {', '.join(absent)}")
+        if self._num_rejected:
+            print(f"{self._num_rejected} images could not be decoded and were dropped")
+
+
+def format_losses(record: EpochRecord) -> str:
+    """Write the losses of an epoch in one line."""
+    losses = record["losses"]
+    parts = [f"{name.removesuffix('_loss')} {losses[name]:.4f}" for name in SUMMARY_LOSSES[1:] if name in losses]
+    return f"loss {losses['total']:.4f} ({', '.join(parts)})"
+
+
+def format_validation(record: EpochRecord) -> str:
+    """Write the average precisions of an epoch in one line, in percent."""
+    validation, patch = record["validation"], record["patch_validation"]
+    assert validation is not None
+    if validation["mean_average_precision"] is None:
+        return "mAP - (no validation image shows any class)"
+    classes = "  ".join(f"{name} {100 * value:.1f}" for name, value in validation["average_precision"].items())
+    patch_part = f" (patch head {100 * patch['mean_average_precision']:.1f})" if patch else ""
+    return f"mAP {100 * validation['mean_average_precision']:.1f}{patch_part}  {classes}"

@@ -1,0 +1,304 @@
+"""Models as files: our bundle, the authors' checkpoints, timm's backbones.
+
+Whatever is loaded, every key that finds no place is named, and so is every weight that finds no key.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor
+
+from models.mctformer import MCTformer, MCTformerConfig, Variant, resize_positions
+
+logger = logging.getLogger(__name__)
+
+StateDict = Mapping[str, Tensor]
+
+BUNDLE_FORMAT = 1
+AUTHORS_UNUSED = ("norm.weight", "norm.bias")
+"""The authors' models hold a final norm that their forward pass leaves out."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded; the message names the keys or shapes that do not fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelBundle:
+    """What a model is, besides its weights."""
+
+    config: MCTformerConfig
+    class_names: tuple[str, ...]
+    """In the order of the class tokens."""
+    input_mean: tuple[float, float, float]
+    """Per channel, for pixels in [0, 1]."""
+    input_std: tuple[float, float, float]
+    backbone: str = ""
+    """timm name of the backbone that training started from; empty without one."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    library_version: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) != self.config.num_classes:
+            raise ValueError(
+                f"the model has {self.config.num_classes} classes, got {len(self.class_names)} names: "
+                f"{', '.join(self.class_names)}"
+            )
+
+
+def encode_bundle(model: MCTformer, bundle: ModelBundle) -> dict[str, bytes]:
+    """Encode a model as the files of a bundle. Equal models give equal bytes."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.state_dict().items())}
+    description = asdict(bundle) | {"config": bundle.config.describe(), "format": BUNDLE_FORMAT}
+    return {
+        "model.safetensors": safetensors.torch.save(weights),
+        "model.json": (json.dumps(description, indent=1, sort_keys=True) + "\n").encode(),
+    }
+
+
+def decode_bundle(files: Mapping[str, bytes]) -> tuple[MCTformer, ModelBundle]:
+    """Decode the files of a bundle: the model in evaluation mode, and what it is.
+
+    Raises:
+        CheckpointError: A file cannot be read, or the weights are not those of the configuration.
+    """
+    try:
+        description = json.loads(files["model.json"])
+        if description.pop("format") != BUNDLE_FORMAT:
+            raise CheckpointError("model.json has a format of another version; train or import it again")
+        config = MCTformerConfig(**description.pop("config"))
+        for name in ("class_names", "input_mean", "input_std"):
+            description[name] = tuple(description[name])
+        bundle = ModelBundle(config=config, **description)
+        weights = safetensors.torch.load(files["model.safetensors"])
+    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        raise CheckpointError(f"the bundle cannot be read: {error!r}; copy it again or train it again") from error
+    model = MCTformer(config)
+    _load(model, weights, unused=())
+    return model.eval(), bundle
+
+
+def compute_digest(files: Mapping[str, bytes]) -> str:
+    """Compute the name of a bundle: sha256 over its files, as 64 hex digits."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name} {len(files[name])}\n".encode())
+        digest.update(files[name])
+    return digest.hexdigest()
+
+
+def import_authors_checkpoint(
+    path: Path,
+    *,
+    variant: Variant,
+    class_names: tuple[str, ...],
+    input_mean: tuple[float, float, float],
+    input_std: tuple[float, float, float],
+    num_heads: int | None = None,
+) -> tuple[MCTformer, ModelBundle]:
+    """Import a checkpoint of the authors' code; sizes are read from its shapes.
+
+    Args:
+        path: `.pth` with a state dict, alone or under `model`; or safetensors.
+        variant: Which of the authors' models it is.
+        class_names: In the order of its class tokens.
+        input_mean: That the model was trained with.
+        input_std: Likewise.
+        num_heads: Attention heads; None: one per 64 of the width, as in every ViT and DeiT.
+
+    Raises:
+        CheckpointError: Keys or shapes do not fit; all are named.
+    """
+    weights = load_state_dict_file(path)
+    config = _infer_config(weights, variant, num_heads)
+    if config.num_classes != len(class_names):
+        raise CheckpointError(
+            f"'{path}' has {config.num_classes} class tokens, got {len(class_names)} class names "
+            f"({', '.join(class_names)}); give the classes it was trained on"
+        )
+    model = MCTformer(config)
+    unused = {Variant.V1: (*AUTHORS_UNUSED, "head.weight", "head.bias"), Variant.V2: AUTHORS_UNUSED}
+    _load(model, weights, unused=unused.get(variant, (*AUTHORS_UNUSED, "pos_embed")))
+    bundle = ModelBundle(config=config, class_names=class_names, input_mean=input_mean, input_std=input_std)
+    return model.eval(), bundle
+
+
+def load_state_dict_file(path: Path) -> dict[str, Tensor]:
+    """Load the tensors of a `.safetensors` or `.pth` file; nothing in it is executed.
+
+    Raises:
+        CheckpointError: It cannot be read, or holds no state dict.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"'{path}' does not exist; check the path of the checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch.load raises whatever its unpickler meets: EOFError, RuntimeError, UnpicklingError, KeyError ...
+        raise CheckpointError(f"'{path}' cannot be read as a checkpoint: {error}") from error
+    weights = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"'{path}' holds no state dict, neither alone nor under 'model'")
+    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
+def load_backbone_weights(model: MCTformer, weights: StateDict) -> tuple[str, ...]:
+    """Load timm's ViT or DeiT weights into a fresh model.
+
+    The class token and its position are repeated for every class; the table of positions is resized to
+    the model's grid.
+
+    Returns:
+        Keys that have no place in the model by design: the classifier and the final norm.
+
+    Raises:
+        CheckpointError: Any other key without place, weight without key, or shape that does not fit.
+    """
+    unused = tuple(name for name in weights if name.startswith(("head.", "head_dist.", "norm.", "fc_norm.")))
+    fitted = {name: tensor for name, tensor in weights.items() if name not in unused}
+    for name in ("cls_token", "pos_embed"):
+        if name not in fitted:
+            raise CheckpointError(f"the backbone has no '{name}'; only ViT and DeiT with a class token fit")
+    config = model.config
+    token, positions = fitted["cls_token"], fitted.pop("pos_embed")
+    if token.shape[-1] != config.width:
+        raise CheckpointError(f"the backbone has width {token.shape[-1]}, the model {config.width}; choose its own")
+    fitted["cls_token"] = token[:, :1].repeat(1, config.num_classes, 1)
+    num_extra = positions.shape[1] - int(positions.shape[1] ** 0.5) ** 2
+    for_classes = positions[:, :1].repeat(1, config.num_classes, 1)
+    for_patches = _fit_positions(positions[:, num_extra:], config.grid_side)
+    if config.variant == Variant.PLUS:
+        fitted |= {"pos_embed_cls": for_classes, "pos_embed_pat": for_patches}
+    else:
+        fitted["pos_embed"] = torch.cat([for_classes, for_patches], dim=1)
+    own_head = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("head.")}
+    _load(model, fitted | own_head, unused=("dist_token",))
+    return unused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A timm model to start from."""
+
+    name: str
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    input_mean: tuple[float, float, float]
+    input_std: tuple[float, float, float]
+    weights: dict[str, Tensor]
+    """Empty when random weights were asked for."""
+
+
+def load_timm_backbone(name: str, *, pretrained: bool = False, weights_path: Path | None = None) -> Backbone:
+    """Look up a timm ViT: its sizes, its input statistics, and its weights.
+
+    Args:
+        name: Such as `vit_tiny_patch16_224` or `deit_small_patch16_224`.
+        pretrained: Let timm fetch the published weights.
+        weights_path: Take the weights from this file instead.
+
+    Raises:
+        CheckpointError: timm knows no such model, or it is no plain ViT.
+    """
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*patch*")[:5])
+        raise CheckpointError(f"timm has no model '{name}'; names near it: {near or 'none'}")
+    network = timm.create_model(name, pretrained=pretrained and weights_path is None, num_classes=0)
+    try:
+        block = network.blocks[0]
+        sizes = {
+            "patch_size": network.patch_embed.patch_size[0],
+            "width": network.embed_dim,
+            "depth": len(network.blocks),
+            "num_heads": block.attn.num_heads,
+            "mlp_ratio": block.mlp.fc1.out_features / network.embed_dim,
+        }
+    except (AttributeError, TypeError, IndexError) as error:
+        raise CheckpointError(f"timm's '{name}' is no plain ViT ({error}); choose a vit_* or deit_* model") from error
+    weights: dict[str, Tensor] = {}
+    if weights_path is not None:
+        weights = load_state_dict_file(weights_path)
+    elif pretrained:
+        weights = dict(network.state_dict())
+    mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+    return Backbone(name=name, input_mean=tuple(mean), input_std=tuple(std), weights=weights, **sizes)
+
+
+def _fit_positions(positions: Float[Tensor, "1 n d"], side: int) -> Float[Tensor, "1 m d"]:
+    return positions if positions.shape[1] == side * side else resize_positions(positions, (side, side))
+
+
+def _infer_config(weights: StateDict, variant: Variant, num_heads: int | None) -> MCTformerConfig:
+    try:
+        _, num_classes, width = weights["cls_token"].shape
+        patch_size = weights["patch_embed.proj.weight"].shape[-1]
+        if variant == Variant.PLUS:
+            num_patches = weights["pos_embed_pat"].shape[1]
+        else:
+            num_patches = weights["pos_embed"].shape[1] - num_classes
+        hidden = weights["blocks.0.mlp.fc1.weight"].shape[0]
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"this is no MCTformer {variant} checkpoint: {error} is missing or misshapen; "
+            f"it has {_name_some(weights)}"
+        ) from error
+    side = round(num_patches**0.5)
+    if side * side != num_patches:
+        raise CheckpointError(f"the table of positions has {num_patches} patches, which is no square; is it {variant}?")
+    depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    return MCTformerConfig(
+        variant=variant,
+        num_classes=num_classes,
+        image_size=side * patch_size,
+        patch_size=patch_size,
+        width=width,
+        depth=depth,
+        num_heads=num_heads or max(1, width // 64),
+        mlp_ratio=hidden / width,
+    )
+
+
+def _load(model: MCTformer, weights: StateDict, unused: tuple[str, ...]) -> None:
+    """Load by name, strictly but for `unused`."""
+    own = model.state_dict()
+    complaints = []
+    missing = [name for name in own if name not in weights]
+    foreign = [name for name in weights if name not in own and name not in unused]
+    misfits = [
+        f"{name} is {list(weights[name].shape)}, needs {list(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if missing:
+        complaints.append(f"missing: {', '.join(missing)}")
+    if foreign:
+        complaints.append(f"without a place in the model: {', '.join(foreign)}")
+    if misfits:
+        complaints.append(f"shapes that do not fit: {'; '.join(misfits)}")
+    if complaints:
+        raise CheckpointError(f"the weights are not those of this {model.config.variant} ({'; '.join(complaints)})")
+    left_out = [name for name in unused if name in weights]
+    if left_out:
+        logger.info("not used by this model, by design: %s", ", ".join(left_out))
+    model.load_state_dict({name: weights[name] for name in own})
+
+
+def _name_some(weights: StateDict, most: int = 6) -> str:
+    names = list(weights)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more keys" if len(names) > most else "")

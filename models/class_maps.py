@@ -1,0 +1,73 @@
+"""From what the model returns to class maps: where in the image each class is."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from models.attention import compute_class_to_patch, propagate
+from models.mctformer import MCTformerOutput, Variant
+
+ATTENTION_LAYERS = {Variant.V1: 3, Variant.V2: 3, Variant.PLUS: 12}
+"""Last layers whose class-to-patch attention the authors use."""
+
+
+class Evidence(NamedTuple):
+    """A ViT's opinions on where the wanted classes are; non-negative, any scale."""
+
+    class_to_patch: Float[Tensor, "b k gh gw"]
+    """Attention of the class tokens."""
+    patch_cam: Float[Tensor, "b k gh gw"] | None
+    """After ReLU; None for V1."""
+    fused: Float[Tensor, "b k gh gw"]
+    """Both, joined as the variant joins them; attention alone for V1."""
+
+
+def compute_evidence(
+    output: MCTformerOutput, variant: Variant, class_index: Int[Tensor, "b k"], num_layers: int | None = None
+) -> Evidence:
+    """Compute where the model sees the wanted classes.
+
+    Args:
+        output: Of the model.
+        variant: Of the model; V2 multiplies attention and patch CAM, plus takes the square root of it.
+        class_index: Wanted classes of each image, from 0; they may repeat.
+        num_layers: Last layers whose attention is used; None: as the authors (`ATTENTION_LAYERS`), or all of a
+            model that has fewer.
+
+    Source: CVPR 2022, section 3.3 (V1, V2); the authors' code for plus, where attention is the mean over the
+    layers and not their sum.
+    """
+    depth = len(output.queries)
+    num_layers = min(ATTENTION_LAYERS[variant], depth) if num_layers is None else num_layers
+    attention = compute_class_to_patch(output, num_layers, class_index)
+    if variant == Variant.PLUS:
+        attention = attention / num_layers
+    if output.patch_cam is None:
+        return Evidence(attention, None, attention)
+    patch_cam = take_classes(output.patch_cam, class_index).float().relu()
+    product = attention * patch_cam
+    return Evidence(attention, patch_cam, product.sqrt() if variant == Variant.PLUS else product)
+
+
+def refine_class_maps(
+    output: MCTformerOutput, class_maps: Float[Tensor, "b k gh gw"]
+) -> Float[Tensor, "b k gh gw"]:
+    """Spread class maps along the patch affinity of all layers.
+
+    Source: CVPR 2022, section 3.4; there the affinity is formed, here it is applied.
+    """
+    return propagate(output, class_maps)
+
+
+def take_classes(maps: Float[Tensor, "b c gh gw"], class_index: Int[Tensor, "b k"]) -> Float[Tensor, "b k gh gw"]:
+    """Take the wanted classes of each image."""
+    index = class_index[:, :, None, None].expand(-1, -1, *maps.shape[-2:])
+    return maps.gather(1, index)
+
+
+def scale_min_max(maps: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
+    """Scale every map to [0, 1] by its minimum and maximum; a constant map becomes zero."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)

@@ -1,0 +1,217 @@
+"""MCTformer V1, V2 and plus: a ViT with one class token per class, on timm's blocks.
+
+Source: Xu et al., "Multi-class Token Transformer for Weakly Supervised Semantic Segmentation" (CVPR 2022) and
+"MCTformer+" (TPAMI 2024). Module names are timm's and the authors', so that their weights load by name. We
+differ in that attention is never formed: the forward pass returns queries and keys instead.
+"""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from timm.layers import PatchEmbed, trunc_normal_
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.attention import attend
+
+GWRP_DECAY = 0.996
+"""Weight of each next patch in global weighted ranking pooling (plus)."""
+LAYER_NORM_EPS = 1e-6
+DINO_OFFSET = 0.1
+"""How V1 and V2 resize position embeddings: weights trained at one size depend on it at another."""
+
+
+class Variant(StrEnum):
+    """Which of the authors' models it is."""
+
+    V1 = "v1"
+    V2 = "v2"
+    PLUS = "plus"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MCTformerConfig:
+    """The sizes of a model."""
+
+    variant: Variant
+    num_classes: int
+    image_size: int = 224
+    """Side of the square whose grid the table of position embeddings has, in pixels."""
+    patch_size: int = 16
+    width: int = 192
+    depth: int = 12
+    num_heads: int = 3
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+    """Rate of stochastic depth at the last block, rising linearly from 0 at the first; in training only."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "variant", Variant(self.variant))
+        for name in ("num_classes", "image_size", "patch_size", "width", "depth", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
+        if self.width % self.num_heads:
+            raise ValueError(f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}")
+        if self.image_size < self.patch_size:
+            raise ValueError(f"need image_size >= patch_size, got {self.image_size} and {self.patch_size}")
+
+    @property
+    def grid_side(self) -> int:
+        """Patches along a side of the table of position embeddings."""
+        return self.image_size // self.patch_size
+
+    def describe(self) -> dict[str, Any]:
+        """Give the configuration as plain values."""
+        return asdict(self) | {"variant": str(self.variant)}
+
+
+class MCTformerOutput(NamedTuple):
+    """What the model says, and the taps that class maps and losses need; t = c + gh * gw tokens."""
+
+    class_logits: Float[Tensor, "b c"]
+    """Mean over the embedding of each class token."""
+    patch_logits: Float[Tensor, "b c"] | None
+    """Pooled patch CAM; None for V1."""
+    patch_cam: Float[Tensor, "b c gh gw"] | None
+    """Class scores of the patch tokens, before ReLU; None for V1."""
+    class_tokens: Float[Tensor, "l b c d"]
+    """After each block."""
+    queries: tuple[Float[Tensor, "b heads t hd"], ...]
+    """Of each layer, class tokens first."""
+    keys: tuple[Float[Tensor, "b heads t hd"], ...]
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+
+
+class MCTformer(nn.Module):
+    """A ViT with one class token per class."""
+
+    def __init__(self, config: MCTformerConfig) -> None:
+        """Make a model with random weights."""
+        super().__init__()
+        self.config = config
+        c, d, num_patches = config.num_classes, config.width, config.grid_side**2
+        self.patch_embed = PatchEmbed(config.image_size, config.patch_size, 3, d, strict_img_size=False)
+        self.cls_token = nn.Parameter(torch.zeros(1, c, d))
+        if config.variant == Variant.PLUS:
+            self.pos_embed_cls = nn.Parameter(torch.zeros(1, c, d))
+            self.pos_embed_pat = nn.Parameter(torch.zeros(1, num_patches, d))
+        else:
+            self.pos_embed = nn.Parameter(torch.zeros(1, c + num_patches, d))
+        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        self.blocks = nn.ModuleList(
+            Block(
+                d,
+                config.num_heads,
+                config.mlp_ratio,
+                qkv_bias=True,
+                drop_path=rate,
+                norm_layer=partial(nn.LayerNorm, eps=LAYER_NORM_EPS),
+            )
+            for rate in rates
+        )
+        if config.variant != Variant.V1:
+            self.head = nn.Conv2d(d, c, kernel_size=3, padding=1)
+        self.apply(_initialise)
+        for name, parameter in self.named_parameters():
+            if name.startswith(("cls_token", "pos_embed")):
+                trunc_normal_(parameter, std=0.02)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> MCTformerOutput:
+        """Run the model.
+
+        Args:
+            images: Normalised RGB of any size of at least one patch; what does not fill a patch at the right and
+                at the bottom is not seen.
+        """
+        patches = self.patch_embed.proj(images)
+        grid = (patches.shape[2], patches.shape[3])
+        class_positions, patch_positions = self._position(grid, is_square=images.shape[2] == images.shape[3])
+        patch_tokens = patches.flatten(2).transpose(1, 2) + patch_positions
+        class_tokens = (self.cls_token + class_positions).expand(len(images), -1, -1)
+        tokens = torch.cat([class_tokens, patch_tokens], dim=1)
+        num_classes = self.config.num_classes
+        queries, keys, class_tokens_of = [], [], []
+        for block in self.blocks:
+            attended = attend(block.attn, block.norm1(tokens))
+            tokens = tokens + block.drop_path1(block.ls1(attended.tokens))
+            tokens = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+            queries.append(attended.queries)
+            keys.append(attended.keys)
+            class_tokens_of.append(tokens[:, :num_classes])
+        patch_cam, patch_logits = self._score_patches(tokens[:, num_classes:], grid)
+        return MCTformerOutput(
+            class_logits=tokens[:, :num_classes].mean(-1),
+            patch_logits=patch_logits,
+            patch_cam=patch_cam,
+            class_tokens=torch.stack(class_tokens_of),
+            queries=tuple(queries),
+            keys=tuple(keys),
+            grid=grid,
+        )
+
+    def _position(
+        self, grid: tuple[int, int], is_square: bool
+    ) -> tuple[Float[Tensor, "1 c d"], Float[Tensor, "1 n d"]]:
+        if self.config.variant == Variant.PLUS:
+            for_classes, for_patches = self.pos_embed_cls, self.pos_embed_pat
+        else:
+            for_classes, for_patches = self.pos_embed.tensor_split([self.config.num_classes], dim=1)
+        if is_square and grid[0] * grid[1] == for_patches.shape[1]:
+            return for_classes, for_patches
+        offset = 0.0 if self.config.variant == Variant.PLUS else DINO_OFFSET
+        return for_classes, resize_positions(for_patches, grid, offset=offset)
+
+    def _score_patches(
+        self, patch_tokens: Float[Tensor, "b n d"], grid: tuple[int, int]
+    ) -> tuple[Float[Tensor, "b c gh gw"] | None, Float[Tensor, "b c"] | None]:
+        if self.config.variant == Variant.V1:
+            return None, None
+        patch_cam = self.head(patch_tokens.transpose(1, 2).unflatten(2, grid))
+        if self.config.variant == Variant.V2:
+            return patch_cam, patch_cam.mean((2, 3))
+        return patch_cam, pool_by_rank(patch_cam)
+
+
+def resize_positions(
+    table: Float[Tensor, "1 n d"], grid: tuple[int, int], *, offset: float = 0.0
+) -> Float[Tensor, "1 m d"]:
+    """Resize a square table of position embeddings to a grid, bicubically.
+
+    Args:
+        table: Of a square grid.
+        grid: Rows and columns wanted.
+        offset: Added to rows and columns where the scale is computed: it moves the sampling points a little.
+
+    Source: for `offset` 0.1 `interpolate_pos_encoding` of DINO, which the authors of V1 and V2 took over.
+    """
+    side = round(table.shape[1] ** 0.5)
+    square = table.transpose(1, 2).unflatten(2, (side, side))
+    if offset:
+        factors = ((grid[0] + offset) / side, (grid[1] + offset) / side)
+        resized = functional.interpolate(square, scale_factor=factors, mode="bicubic")
+    else:
+        resized = functional.interpolate(square, size=grid, mode="bicubic")
+    return resized.flatten(2).transpose(1, 2)
+
+
+def pool_by_rank(patch_cam: Float[Tensor, "b c gh gw"]) -> Float[Tensor, "b c"]:
+    """Pool each class by global weighted ranking: the best patch counts 1, each next one `GWRP_DECAY` of it.
+
+    Source: Kolesnikov and Lampert, "Seed, Expand and Constrain" (ECCV 2016), section 3.2.
+    """
+    ranked = patch_cam.flatten(2).sort(dim=-1, descending=True).values
+    weights = GWRP_DECAY ** torch.arange(ranked.shape[-1], device=ranked.device, dtype=torch.float32)
+    return (ranked * weights).sum(-1) / weights.sum()
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,16 @@
+"""Rows in, rows out: how tagged shards become masks.
+
+    input shards                                     shards.py, vocabulary.py, storage.py (the one door to bytes)
+      -> plan: which chunks remain                   run.py (what this run is), resume.py
+      -> read tasks: one row a chunk                 chunk_source.py
+      -> labelling actors                            label_actor.py, labeler.py
+           decode -> frames                          decode.py, views.py
+           model -> class maps, joined over views    class_mapper.py (models/ does the mathematics)
+           class maps -> masks and statistics        masks.py, stats.py
+      -> commit tasks: one atomic put a chunk        commit.py
+      -> driver: counts, seals finished shards       label.py (the assembly), ledger.py
+      -> labels/<shard>.parquet: the manifest        records.py (its columns)
+      -> figures and pictures                        evaluation.py, report.py
+
+Training reads the same shards through the same decoding: training_data.py, training.py.
+"""

@@ -1,0 +1,90 @@
+"""What a training image looks like: decoded, cropped, mirrored, its colours varied; or plainly resized to validate.
+
+A module of its own, as it imports PyTorch and timm, which takes seconds and only the processes that decode need.
+"""
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from timm.data import create_transform
+
+from pipeline.decode import ImageRejection, decode_image
+from pipeline.training_config import AugmentConfig, TrainConfig
+from pipeline.training_seeds import derive_seed
+
+SAMPLE_COLUMNS = ("key", "epoch", "image", "class_ids")
+"""Of the encoded samples that come in."""
+
+ReportRejection = Callable[[str, str], None]
+"""Called with the key of a sample that had to be dropped, and why."""
+
+
+def make_transform(
+    image_size: int, augment: AugmentConfig | None
+) -> Callable[[Image.Image], UInt8[np.ndarray, "3 h w"]]:
+    """Build timm's training transform, or its plain resize and centre crop when `augment` is None.
+
+    Both give uint8; normalising and erasing are left to the trainer.
+    """
+    if augment is None:
+        return create_transform(
+            image_size, is_training=False, interpolation="bicubic", crop_pct=1.0, use_prefetcher=True
+        )
+    return create_transform(
+        image_size,
+        is_training=True,
+        scale=(augment.min_crop_fraction, 1.0),
+        hflip=augment.flip,
+        color_jitter=augment.color_jitter,
+        auto_augment=augment.rand_augment or None,
+        interpolation="bicubic",
+        re_prob=0.0,
+        use_prefetcher=True,
+    )
+
+
+def augment_image(
+    payload: bytes, transform: Callable[[Image.Image], np.ndarray], seed: int, image_size: int, max_pixels: int
+) -> UInt8[np.ndarray, "3 s s"] | ImageRejection:
+    """Decode an image and vary it. The same arguments give the same pixels."""
+    decoded = decode_image(payload, max_pixels=max_pixels, min_short_side_px=image_size)
+    if isinstance(decoded, ImageRejection):
+        return decoded
+    # timm draws from all three; this runs in a process of its own.
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return np.asarray(transform(Image.fromarray(decoded.image_rgb)))
+
+
+def augment_samples(
+    batch: dict[str, np.ndarray],
+    config: TrainConfig,
+    num_classes: int,
+    is_training: bool,
+    on_rejection: ReportRejection,
+) -> dict[str, np.ndarray]:
+    """Turn encoded samples into training images; what cannot be decoded is reported and left out.
+
+    Returns:
+        `image`, uint8 "n 3 s s"; `image_labels`, bool "n c".
+    """
+    size = config.model.image_size
+    transform = make_transform(size, config.augment if is_training else None)
+    images, labels = [], []
+    for key, epoch, payload, class_ids in zip(*(batch.get(name, ()) for name in SAMPLE_COLUMNS), strict=True):
+        seed = derive_seed(config.rng_seed, int(epoch), f"image/{key}")
+        image = augment_image(payload, transform, seed, size, config.inputs.max_image_pixels)
+        if isinstance(image, ImageRejection):
+            on_rejection(str(key), f"{image.reason}: {image.error}")
+            continue
+        images.append(image)
+        labels.append(np.isin(np.arange(1, num_classes + 1), class_ids))
+    return {
+        "image": np.stack(images) if images else np.zeros((0, 3, size, size), np.uint8),
+        "image_labels": np.stack(labels) if labels else np.zeros((0, num_classes), bool),
+    }

@@ -1,0 +1,146 @@
+"""The missing chunks of a plan as a Ray Dataset: one row a chunk, and one more at the end of each shard.
+
+Ray Data merges and splits blocks between stages but never splits a row, so what must stay together is
+one row. A shard that cannot be read gives an end row with the error: the other shards go on.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+
+import pyarrow as pa
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from pipeline.config import InputConfig
+from pipeline.errors import ShardError
+from pipeline.records import Chunk, Sample, ShardEnd
+from pipeline.resume import ShardWork
+from pipeline.shards import read_chunks
+
+SAMPLE = pa.struct(
+    [
+        ("key", pa.string()),
+        ("image", pa.large_binary()),
+        ("image_name", pa.string()),
+        ("tags", pa.list_(pa.string())),
+        ("class_numbers", pa.list_(pa.int64())),
+        ("tags_error", pa.string()),
+    ]
+)
+
+CHUNK_SCHEMA = pa.schema(
+    [
+        ("shard_name", pa.string()),
+        ("chunk_index", pa.int64()),
+        ("end_offset", pa.int64()),
+        ("samples", pa.list_(SAMPLE)),
+        ("is_end", pa.bool_()),
+        ("num_chunks", pa.int64()),
+        ("num_ignored_members", pa.int64()),
+        ("truncated_at", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
+
+
+class ChunkSource(Datasource):
+    """Reads what remains of some shards. The plan is frozen into the read tasks."""
+
+    def __init__(self, work: Sequence[ShardWork], config: InputConfig, shards_per_task: int) -> None:
+        """Read `work`, `shards_per_task` shards a task."""
+        super().__init__()
+        self._batches = [work[start : start + shards_per_task] for start in range(0, len(work), shards_per_task)]
+        self._config = config
+
+    def get_name(self) -> str:
+        """Name the source in Ray's progress and metrics."""
+        return "Shards"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Say how much there is to read, in bytes."""
+        return sum(item.shard.size_bytes for batch in self._batches for item in batch)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
+    ) -> list[ReadTask]:
+        """Give one task per group of shards, whatever parallelism Ray wishes for."""
+        return [
+            ReadTask(
+                partial(read_rows, tuple(batch), self._config),
+                BlockMetadata(
+                    num_rows=None,
+                    size_bytes=sum(item.shard.size_bytes for item in batch),
+                    input_files=None,
+                    exec_stats=None,
+                ),
+                schema=CHUNK_SCHEMA,
+                per_task_row_limit=per_task_row_limit,
+            )
+            for batch in self._batches
+        ]
+
+
+def read_rows(work: Sequence[ShardWork], config: InputConfig) -> Iterator[pa.Table]:
+    """Read the missing chunks of shards as tables of one row."""
+    for item in work:
+        try:
+            for piece in read_missing_chunks(item, config):
+                yield to_row(item.shard.name, piece)
+        except ShardError as error:
+            yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": str(error)})
+
+
+def read_missing_chunks(work: ShardWork, config: InputConfig) -> Iterator[Chunk | ShardEnd]:
+    """Read the chunks of a shard that are not committed, then its end. What is committed is not read."""
+    end_offsets = {part.chunk_index: part.end_offset for part in work.committed}
+    index, offset = 0, 0
+    while True:
+        while index in end_offsets:
+            offset = end_offsets[index]
+            index += 1
+        for piece in read_chunks(work.shard, config, start_offset=offset, first_chunk=index):
+            yield piece
+            if isinstance(piece, ShardEnd):
+                return
+            index, offset = piece.index + 1, piece.end_offset
+            if index in end_offsets:
+                break
+
+
+def to_row(shard_name: str, piece: Chunk | ShardEnd) -> pa.Table:
+    """Turn a chunk, or the end of a shard, into a table of one row."""
+    if isinstance(piece, ShardEnd):
+        return _to_table({"shard_name": shard_name, "is_end": True, **asdict(piece)})
+    samples = [
+        {name: getattr(sample, name) for name in ("key", "image", "image_name", "tags", "class_numbers", "tags_error")}
+        for sample in piece.samples
+    ]
+    return _to_table(
+        {
+            "shard_name": shard_name,
+            "chunk_index": piece.index,
+            "end_offset": piece.end_offset,
+            "samples": samples,
+            "is_end": False,
+        }
+    )
+
+
+def to_samples(row: pa.Table) -> tuple[Sample, ...]:
+    """Take the samples out of the row of a chunk."""
+    return tuple(
+        Sample(
+            key=fields["key"],
+            image=fields["image"],
+            image_name=fields["image_name"],
+            tags=tuple(fields["tags"]),
+            class_numbers=tuple(fields["class_numbers"]),
+            tags_error=fields["tags_error"],
+        )
+        for fields in row["samples"][0].as_py()
+    )
+
+
+def _to_table(fields: dict[str, object]) -> pa.Table:
+    return pa.Table.from_pylist([fields], schema=CHUNK_SCHEMA)

@@ -1,0 +1,253 @@
+"""How work becomes durable: part files, one atomic put a chunk; manifests, one atomic put a shard.
+
+Every name is a function of the chunk, every byte a function of the chunk and the run. So whatever is
+repeated (a retry, a replay, a second driver) writes the same bytes under the same name, and what is
+there is known from one listing. The manifest is the commit of a shard: there is no marker beside it.
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ManifestError, RejectionLimitError
+from pipeline.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard, Reason, Status
+from pipeline.run import describe_shard, get_library_version
+from pipeline.stats import LabelCounts
+from pipeline.storage import delete, join_uri, put_atomic, read_bytes
+
+FOOTER_KEY = b"tagmask"
+_PART_NAME = re.compile(r"(\d+)-(\d+)\.parquet")
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class PartName:
+    """What the name of a part says: which chunk, and where the next one starts."""
+
+    chunk_index: int
+    end_offset: int
+
+    def __str__(self) -> str:
+        return f"{self.chunk_index:06d}-{self.end_offset:014d}.parquet"
+
+
+def parse_part_name(file_name: str) -> PartName:
+    """Read the name of a part file.
+
+    >>> parse_part_name(str(PartName(chunk_index=3, end_offset=1024)))
+    PartName(chunk_index=3, end_offset=1024)
+
+    Raises:
+        ManifestError: It is not the name of a part.
+    """
+    match = _PART_NAME.fullmatch(file_name)
+    if not match:
+        raise ManifestError(f"'{file_name}' is not the name of a part; remove it if it is not yours to keep")
+    return PartName(chunk_index=int(match[1]), end_offset=int(match[2]))
+
+
+def locate_part(out_uri: str, shard_name: str, part: PartName) -> str:
+    """Return the URI of a part."""
+    return join_uri(out_uri, "parts", shard_name, str(part))
+
+
+def locate_manifest(out_uri: str, shard_name: str) -> str:
+    """Return the URI of a shard's manifest."""
+    return join_uri(out_uri, "labels", f"{shard_name}.parquet")
+
+
+def encode_part(rows: pa.Table, fingerprint: str, shard_name: str, chunk_index: int) -> bytes:
+    """Encode the rows of a chunk as the bytes of its part."""
+    footer = {"fingerprint": fingerprint, "shard": shard_name, "chunk": chunk_index, "num_rows": rows.num_rows}
+    return _encode_parquet([rows], PART_SCHEMA, footer)
+
+
+def commit_part(out_uri: str, shard_name: str, part: PartName, payload: bytes) -> None:
+    """Publish a part in one atomic put. Publishing it again changes nothing."""
+    put_atomic(locate_part(out_uri, shard_name, part), payload)
+
+
+def seal_shard(
+    *,
+    out_uri: str,
+    fingerprint: str,
+    shard: InputShard,
+    parts: Sequence[PartName],
+    truncated_at: int | None,
+    max_rejected_fraction: float,
+) -> LabelCounts:
+    """Turn all parts of a shard into its manifest, then delete them.
+
+    Sealing twice gives the same bytes. A crash between the put and the deletion leaves parts behind,
+    which the next plan removes.
+
+    Raises:
+        ManifestError: The parts are not those of this shard and run, or the books do not balance.
+        RejectionLimitError: Too large a share of the rows was rejected; the parts stay.
+    """
+    tables = _read_parts(out_uri, fingerprint, shard.name, sorted(parts))
+    tables = _number_rows(_reject_repeated_keys(tables))
+    counts = count_rows(tables, num_bytes=shard.size_bytes)
+    _require_balance(shard.name, counts, expected=sum(table.num_rows for table in tables))
+    _require_few_rejections(shard.name, counts, tables, max_rejected_fraction)
+    footer = {
+        "fingerprint": fingerprint,
+        "shard": describe_shard(shard),
+        "truncated_at": truncated_at,
+        "counts": counts.to_dict(),
+        "library_version": get_library_version(),
+    }
+    put_atomic(locate_manifest(out_uri, shard.name), _encode_parquet(tables, MANIFEST_SCHEMA, footer))
+    delete([locate_part(out_uri, shard.name, part) for part in parts])
+    return counts
+
+
+def read_footer(payload: bytes, uri: str) -> dict[str, Any]:
+    """Read what a part or manifest says of itself.
+
+    Raises:
+        ManifestError: It is no Parquet file of ours.
+    """
+    try:
+        metadata = pq.ParquetFile(io.BytesIO(payload)).schema_arrow.metadata or {}
+        return json.loads(metadata[FOOTER_KEY])
+    except (pa.ArrowInvalid, KeyError, ValueError) as error:
+        raise ManifestError(
+            f"'{uri}' is not a readable file of this project: {error}; delete it and run again"
+        ) from error
+
+
+def count_rows(tables: Iterable[pa.Table], num_bytes: int = 0) -> LabelCounts:
+    """Count the rows of part or manifest tables by status and reason."""
+    num_labelled = 0
+    rejected: dict[str, int] = {}
+    num_read = 0
+    for table in tables:
+        num_read += table.num_rows
+        for status, reason in zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True):
+            if status == Status.LABELLED:
+                num_labelled += 1
+            else:
+                rejected[reason] = rejected.get(reason, 0) + 1
+    return LabelCounts(
+        num_read=num_read,
+        num_labelled=num_labelled,
+        num_rejected=sum(rejected.values()),
+        rejected_by_reason=rejected,
+        num_bytes=num_bytes,
+    )
+
+
+def _encode_parquet(tables: Sequence[pa.Table], schema: pa.Schema, footer: dict[str, Any]) -> bytes:
+    sink = io.BytesIO()
+    text = json.dumps(footer, sort_keys=True)
+    # Masks are compressed already, and dictionaries of unique values only cost: plain zstd for the rest.
+    with pq.ParquetWriter(
+        sink, schema.with_metadata({FOOTER_KEY: text}), compression="zstd", use_dictionary=["status", "reason"]
+    ) as writer:
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata({FOOTER_KEY: text}), row_group_size=max(table.num_rows, 1))
+    return sink.getvalue()
+
+
+def _read_parts(out_uri: str, fingerprint: str, shard_name: str, parts: Sequence[PartName]) -> list[pa.Table]:
+    if [part.chunk_index for part in parts] != list(range(len(parts))):
+        raise ManifestError(
+            f"shard '{shard_name}': chunks {[part.chunk_index for part in parts]} are not 0 to {len(parts) - 1}, "
+            "each once; run the same command again"
+        )
+    tables = []
+    for part in parts:
+        uri = locate_part(out_uri, shard_name, part)
+        payload = read_bytes(uri)
+        footer = read_footer(payload, uri)
+        table = pq.read_table(io.BytesIO(payload), schema=PART_SCHEMA)
+        wanted = {
+            "fingerprint": fingerprint,
+            "shard": shard_name,
+            "chunk": part.chunk_index,
+            "num_rows": table.num_rows,
+        }
+        if footer != wanted:
+            raise ManifestError(f"'{uri}' says {footer}, expected {wanted}; delete it and run again")
+        tables.append(table)
+    return tables
+
+
+def _reject_repeated_keys(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """Reject every row whose key the shard showed before.
+
+    Done here and not by the reader: a resumed reader has not seen the earlier keys, and a part must be
+    a function of its chunk alone.
+    """
+    seen: set[str] = set()
+    checked = []
+    for table in tables:
+        keys = table["key"].to_pylist()
+        repeated = []
+        for row, key in enumerate(keys):
+            if key in seen:
+                repeated.append(row)
+            seen.add(key)
+        checked.append(_replace_rows(table, repeated) if repeated else table)
+    return checked
+
+
+def _replace_rows(table: pa.Table, repeated: Sequence[int]) -> pa.Table:
+    rows = table.to_pylist()
+    for index in repeated:
+        row = rows[index]
+        is_fragment = row["reason"] == Reason.NO_IMAGE
+        kept = {name: row[name] for name in ("key", "width", "height", "exif_orientation", "image_sha256")}
+        rows[index] = kept | {
+            "status": str(Status.REJECTED),
+            "reason": str(Reason.SPLIT_SAMPLE if is_fragment else Reason.DUPLICATE_KEY),
+            "error": "members of this key stand apart in the shard; sort its members by name"
+            if is_fragment
+            else "an earlier sample of this shard has the same key; only that one is labelled",
+        }
+    return pa.Table.from_pylist(rows, schema=PART_SCHEMA)
+
+
+def _number_rows(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    numbered = []
+    start = 0
+    for table in tables:
+        stop = start + table.num_rows
+        numbered.append(table.add_column(1, MANIFEST_SCHEMA.field("index"), pa.array(range(start, stop), pa.int64())))
+        start = stop
+    return numbered
+
+
+def _require_balance(shard_name: str, counts: LabelCounts, expected: int) -> None:
+    if counts.num_labelled + counts.num_rejected != expected:
+        raise ManifestError(
+            f"shard '{shard_name}': {counts.num_labelled} labelled and {counts.num_rejected} rejected rows "
+            f"do not add up to {expected} read; this is a defect, please report it"
+        )
+
+
+def _require_few_rejections(
+    shard_name: str, counts: LabelCounts, tables: Sequence[pa.Table], max_rejected_fraction: float
+) -> None:
+    # Missing tags are a property of a collection, not damage: they do not count towards the limit.
+    damaged = {reason: num for reason, num in counts.rejected_by_reason.items() if reason != Reason.NO_KNOWN_TAG}
+    num_damaged = sum(damaged.values())
+    if num_damaged <= max_rejected_fraction * counts.num_read:
+        return
+    most = max(damaged, key=lambda reason: damaged[reason])
+    first = next(
+        key
+        for table in tables
+        for key, reason in zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True)
+        if reason == most
+    )
+    raise RejectionLimitError(
+        f"shard '{shard_name}': rejected {num_damaged} of {counts.num_read} rows, limit {max_rejected_fraction:.0%}, "
+        f"mostly {most}, first '{first}'; look at its parts, then mend the shard or raise --max-rejected-fraction"
+    )

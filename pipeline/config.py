@@ -1,0 +1,122 @@
+"""What a labelling run is: frozen dataclasses, checked at construction, and their fingerprint."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+FORMAT_VERSION = 1
+"""Changes when parts or manifests change their meaning; runs of different versions do not mix."""
+
+
+class Resolution(StrEnum):
+    """The size at which the model sees an image."""
+
+    NATIVE = "native"
+    """As stored: for parity and evaluation. Every shape is a batch of its own."""
+    BUCKETS = "buckets"
+    """Scaled into one of a few shapes of one token budget: for speed."""
+
+
+class MapKind(StrEnum):
+    """Which evidence makes the class maps."""
+
+    ATTENTION = "attention"
+    """Class-to-patch attention alone."""
+    PATCH_CAM = "patch_cam"
+    """ReLU of the patch CAM alone. Not for V1, which has none."""
+    FUSED = "fused"
+    """Both, joined as the variant joins them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """How samples are read from shards."""
+
+    tags_field: str = "tags"
+    """Field of a sample's `.json` member that holds its tags: a list, or one string with commas."""
+    max_chunk_samples: int = 256
+    """A chunk closes at this many samples."""
+    max_chunk_bytes: int = 64 * 2**20
+    """A chunk closes once its encoded images reach this many bytes."""
+    max_image_pixels: int = 100_000_000
+    """Images with more pixels are rejected as too_large before they are decoded."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_chunk_samples", "max_chunk_bytes", "max_image_pixels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """How the model looks at an image."""
+
+    resolution: Resolution = Resolution.BUCKETS
+    """buckets: scaled to one token budget, for speed. native: as stored, for evaluation."""
+    num_patches: int = 784
+    """Token budget of a bucket, in patches: 784 is 448x448 at patch 16. Unused at native resolution."""
+    scales: tuple[float, ...] = (1.0,)
+    """Sizes of the views relative to the resolution."""
+    flip: bool = True
+    """Also see every view mirrored."""
+
+    def __post_init__(self) -> None:
+        if self.num_patches < 1:
+            raise ValueError(f"need num_patches >= 1, got {self.num_patches}")
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"need at least one scale, all above 0, got {self.scales}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapConfig:
+    """How a model's evidence becomes class maps and masks."""
+
+    kind: MapKind = MapKind.FUSED
+    """Evidence: class-to-patch attention, patch CAM, or both."""
+    num_attention_layers: int | None = None
+    """Last layers whose class-to-patch attention is used; None: as the variant's authors did (3; plus: 12)."""
+    refine: bool = True
+    """Spread the maps along the patch affinity."""
+    background_threshold: float = 0.4
+    """Pixels whose best class map is at most this are background. Maps are in [0, 1]."""
+    foreground_threshold: float = 0.4
+    """Pixels whose best class map is above this get its class; between the two they are ignored (255)."""
+    suggestion_threshold: float = 0.5
+    """Untagged classes with a presence probability above this are recorded as suggestions."""
+    keep_maps: bool = False
+    """Keep the maps on the patch grid in the manifest (under 1 kB a class), to change thresholds later."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.background_threshold <= self.foreground_threshold <= 1:
+            raise ValueError(
+                "need 0 <= background_threshold <= foreground_threshold <= 1, "
+                f"got {self.background_threshold} and {self.foreground_threshold}"
+            )
+        if self.num_attention_layers is not None and self.num_attention_layers < 1:
+            raise ValueError(f"need num_attention_layers >= 1, got {self.num_attention_layers}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """Everything that decides the bytes of a labelling run, besides model, vocabulary and inputs."""
+
+    inputs: InputConfig = field(default_factory=InputConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    maps: MapConfig = field(default_factory=MapConfig)
+
+
+def to_canonical_json(fields: Any) -> str:
+    """Render plain values so that equal values give equal text."""
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def compute_fingerprint(fields: dict[str, Any]) -> str:
+    """Compute the name of a run: sha256 over what it is, as 64 hex digits."""
+    return hashlib.sha256(to_canonical_json(fields).encode()).hexdigest()
+
+
+def describe_config(config: LabelConfig) -> dict[str, Any]:
+    """Turn a configuration into plain values for JSON."""
+    return json.loads(json.dumps(asdict(config)))

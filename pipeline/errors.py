@@ -1,0 +1,37 @@
+"""Every exception that this project raises on purpose. Who can act decides the type.
+
+A wrong argument is a `ValueError`, raised where it is constructed. Everything that an operator has to
+act on is a `LabellingError`. A bad image is no exception at all: it becomes a rejected row.
+"""
+
+
+class LabellingError(Exception):
+    """Something that the operator of a run can act on; its message says which thing, what is wrong, what to do."""
+
+
+class ShardError(LabellingError):
+    """An input shard that cannot be listed or read."""
+
+
+class VocabularyError(LabellingError):
+    """A vocabulary file that is not usable, or that does not fit the model."""
+
+
+class BundleError(LabellingError):
+    """A model directory or checkpoint that is not usable."""
+
+
+class ManifestError(LabellingError):
+    """An output file that is not what its name promises."""
+
+
+class RejectionLimitError(LabellingError):
+    """A shard of which too many rows were rejected to be published."""
+
+
+class RunConflictError(LabellingError):
+    """An output folder that belongs to another run, or inputs that changed under their parts."""
+
+
+class TrainingError(LabellingError):
+    """A training run that cannot go on, and would not if it were run again as it is."""

@@ -1,0 +1,136 @@
+"""The labelling actor and the commit task: a row with a chunk in, a row with its counts out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from pipeline.bundles import load_bundle
+from pipeline.chunk_source import to_samples
+from pipeline.commit import PartName, commit_part, count_rows, encode_part
+from pipeline.errors import LabellingError
+from pipeline.labeler import ChunkLabeler
+from pipeline.run import Run
+from pipeline.stats import LabelCounts
+
+COMMITTABLE_SCHEMA = pa.schema(
+    [
+        ("shard_name", pa.string()),
+        ("chunk_index", pa.int64()),
+        ("end_offset", pa.int64()),
+        ("is_end", pa.bool_()),
+        ("num_chunks", pa.int64()),
+        ("num_ignored_members", pa.int64()),
+        ("truncated_at", pa.int64()),
+        ("error", pa.string()),
+        ("num_labelled", pa.int64()),
+        ("rejected", pa.map_(pa.string(), pa.int64())),
+        ("payload", pa.large_binary()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions:
+    """How a run is executed. Nothing here changes the bytes that come out."""
+
+    gpus_per_actor: float = 1.0
+    """GPUs of a labelling actor: 1, a fraction to share one, 0 to label on CPUs."""
+    cpus_per_actor: float = 1.0
+    """CPUs of a labelling actor: for decoding and encoding, and on CPUs for the model too."""
+    num_actors: int = 1
+    """Labelling actors, each with its own copy of the model."""
+    device: str = "auto"
+    """cuda, cpu, or auto: cuda when the actor holds a GPU."""
+    batch_size: int = 16
+    """Images of one shape in a forward pass."""
+    max_rejected_fraction: float = 0.5
+    """A shard with a larger share of rejected rows is not published; images without known tag do not count."""
+
+    def __post_init__(self) -> None:
+        if self.gpus_per_actor < 0 or self.cpus_per_actor <= 0:
+            raise ValueError(
+                f"need gpus_per_actor >= 0 and cpus_per_actor > 0, got {self.gpus_per_actor} and {self.cpus_per_actor}"
+            )
+        if self.gpus_per_actor > 1 and not float(self.gpus_per_actor).is_integer():
+            raise ValueError(f"need gpus_per_actor to be a fraction or a whole number, got {self.gpus_per_actor}")
+        if self.num_actors < 1 or self.batch_size < 1:
+            raise ValueError(f"need num_actors and batch_size >= 1, got {self.num_actors} and {self.batch_size}")
+        if self.device not in ("auto", "cuda", "cpu"):
+            raise ValueError(f"device must be auto, cuda or cpu, got '{self.device}'")
+        if not 0 <= self.max_rejected_fraction <= 1:
+            raise ValueError(f"need 0 <= max_rejected_fraction <= 1, got {self.max_rejected_fraction}")
+
+
+class LabelChunks:
+    """The labelling actor: holds the model on its device for as long as it lives."""
+
+    def __init__(self, run: Run, options: LabelOptions) -> None:
+        """Load the model and pin the device that Ray gave to this actor."""
+        device = choose_device(options)
+        num_cpus = max(1, int(options.cpus_per_actor))
+        torch.set_num_threads(num_cpus)
+        model, bundle, digest = load_bundle(run.model_uri)
+        if digest != run.model_digest:
+            raise LabellingError(
+                f"model '{run.model_uri}' changed while it was used (digest {digest}, expected {run.model_digest}); "
+                "label with a new --out"
+            )
+        self._run = run
+        self._labeler = ChunkLabeler(
+            model=model,
+            bundle=bundle,
+            vocabulary=run.vocabulary,
+            config=run.config,
+            device=device,
+            batch_size=options.batch_size,
+            num_threads=num_cpus + 1,
+            use_bf16=device.type == "cuda",
+        )
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        """Label one chunk; the end of a shard passes through."""
+        fields: dict[str, Any] = row.drop_columns(["samples"]).to_pylist()[0] if row.num_rows else {}
+        if not fields or fields["is_end"]:
+            return to_committable(fields)
+        rows = self._labeler.label_chunk(to_samples(row))
+        payload = encode_part(rows, self._run.fingerprint, fields["shard_name"], fields["chunk_index"])
+        return to_committable(fields, payload, count_rows([rows]))
+
+
+def to_committable(fields: dict[str, Any], payload: bytes | None = None, counts: LabelCounts | None = None) -> pa.Table:
+    """Make the row that goes from the actor to the commit task."""
+    if not fields:
+        return COMMITTABLE_SCHEMA.empty_table()
+    counted = (
+        {"num_labelled": counts.num_labelled, "rejected": list(counts.rejected_by_reason.items())} if counts else {}
+    )
+    return pa.Table.from_pylist([fields | counted | {"payload": payload}], schema=COMMITTABLE_SCHEMA)
+
+
+def commit_row(row: pa.Table, out_uri: str) -> pa.Table:
+    """Publish the part in a row and keep only the counts."""
+    for fields in row.to_pylist():
+        if fields["payload"] is not None:
+            part = PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"])
+            commit_part(out_uri, fields["shard_name"], part, fields["payload"])
+    return row.drop_columns(["payload"])
+
+
+def choose_device(options: LabelOptions) -> torch.device:
+    """Choose the device of an actor. Ray shows it only the GPUs that are its own, so it is the first.
+
+    Raises:
+        LabellingError: A GPU is wanted and PyTorch sees none.
+    """
+    wants_cuda = options.device == "cuda" or (options.device == "auto" and options.gpus_per_actor > 0)
+    if not wants_cuda:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise LabellingError(
+            "a labelling actor holds a GPU but PyTorch sees no CUDA device there; "
+            "check the driver, or give --gpus-per-actor 0 to label on CPUs"
+        )
+    torch.cuda.set_device(0)
+    return torch.device("cuda", 0)

@@ -1,0 +1,140 @@
+"""What the driver keeps while a wave runs: which chunks are committed, which shards are complete."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from pipeline.commit import PartName, seal_shard
+from pipeline.errors import LabellingError
+from pipeline.label_actor import LabelOptions
+from pipeline.resume import Plan, ShardWork
+from pipeline.run import Run
+from pipeline.stats import LabelCounts
+
+MAX_SEALS_IN_FLIGHT = 64
+"""Shards that may wait to be sealed before the driver waits for them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run stands, for whoever shows it."""
+
+    num_shards: int
+    num_sealed: int
+    num_bytes: int
+    num_bytes_done: int
+    counts: LabelCounts
+    """Of this invocation."""
+    elapsed_s: float
+    """Since the first chunk was asked for."""
+
+
+@dataclass(kw_only=True)
+class Ledger:
+    """What the driver knows of the shards of a wave; seals those that are complete."""
+
+    run: Run
+    options: LabelOptions
+    plan: Plan
+    wave: Sequence[ShardWork]
+    started_s: float
+    counts: LabelCounts
+    num_chunks: int = 0
+    num_sealed: int = 0
+    failed_shards: dict[str, str] = field(default_factory=dict)
+    _parts: dict[str, set[PartName]] = field(default_factory=dict)
+    _ends: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _shards: dict[str, Any] = field(default_factory=dict)
+    _offsets: dict[str, int] = field(default_factory=dict)
+    _seals: dict[Any, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for work in self.wave:
+            self._parts[work.shard.name] = set(work.committed)
+            self._shards[work.shard.name] = work.shard
+            self._offsets[work.shard.name] = work.num_bytes_done
+
+    def take(self, fields: dict[str, Any]) -> None:
+        """Enter one row that came back from a commit task."""
+        name = fields["shard_name"]
+        if fields["error"]:
+            self.failed_shards[name] = fields["error"]
+            return
+        if fields["is_end"]:
+            self._ends[name] = fields
+        else:
+            self._enter_chunk(name, fields)
+        self._seal_if_complete(name)
+
+    def _enter_chunk(self, name: str, fields: dict[str, Any]) -> None:
+        self._parts[name].add(PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"]))
+        self._offsets[name] = max(self._offsets[name], fields["end_offset"])
+        rejected = dict(fields["rejected"])
+        num_rejected = sum(rejected.values())
+        self.num_chunks += 1
+        self.counts = self.counts.merge(
+            LabelCounts(
+                num_read=fields["num_labelled"] + num_rejected,
+                num_labelled=fields["num_labelled"],
+                num_rejected=num_rejected,
+                rejected_by_reason=rejected,
+                num_bytes=0,
+            )
+        )
+
+    def _seal_if_complete(self, name: str) -> None:
+        end = self._ends.get(name)
+        if end is None or len(self._parts[name]) < end["num_chunks"]:
+            return
+        del self._ends[name]
+        while len(self._seals) >= MAX_SEALS_IN_FLIGHT:
+            self.collect_seals(timeout_s=None, num_returns=1)
+        seal = _seal_remotely.remote(
+            out_uri=self.run.out_uri,
+            fingerprint=self.run.fingerprint,
+            shard=self._shards[name],
+            parts=tuple(sorted(self._parts.pop(name))),
+            truncated_at=end["truncated_at"],
+            max_rejected_fraction=self.options.max_rejected_fraction,
+        )
+        self._seals[seal] = name
+
+    def collect_seals(self, timeout_s: float | None, num_returns: int | None = None) -> None:
+        """Enter the shards that are sealed by now; with `timeout_s=None` wait for them."""
+        if not self._seals:
+            return
+        done, _ = ray.wait(list(self._seals), num_returns=num_returns or len(self._seals), timeout=timeout_s)
+        for seal in done:
+            name = self._seals.pop(seal)
+            error = ray.get(seal)
+            if error:
+                self.failed_shards[name] = error
+            else:
+                self.num_sealed += 1
+                self._offsets[name] = self._shards[name].size_bytes
+
+    def show(self) -> Progress:
+        """Say where the wave stands."""
+        in_wave = sum(self._offsets.values())
+        before = self.plan.num_bytes_done - sum(item.num_bytes_done for item in self.wave)
+        return Progress(
+            num_shards=self.plan.num_shards,
+            num_sealed=self.plan.num_sealed + self.num_sealed,
+            num_bytes=self.plan.num_bytes,
+            num_bytes_done=before + in_wave,
+            counts=self.counts,
+            elapsed_s=time.monotonic() - self.started_s,
+        )
+
+
+@ray.remote(num_cpus=0.25)
+def _seal_remotely(**arguments: Any) -> str:
+    """Seal a shard; a refusal is an answer, not a failed task."""
+    try:
+        seal_shard(**arguments)
+    except LabellingError as error:
+        return str(error)
+    return ""

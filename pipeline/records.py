@@ -1,0 +1,138 @@
+"""What flows between the steps: samples, chunks, and the Arrow schemas of parts and manifests."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pyarrow as pa
+
+IGNORE_LABEL = 255
+"""Pixels of a mask that belong to no class and not to the background either."""
+
+
+class Reason(StrEnum):
+    """Why a sample has no mask. The row stays in the manifest, with this in its column `reason`."""
+
+    UNDECODABLE = "undecodable"
+    TOO_LARGE = "too_large"
+    NO_IMAGE = "no_image"
+    BAD_TAGS = "bad_tags"
+    NO_KNOWN_TAG = "no_known_tag"
+    DUPLICATE_KEY = "duplicate_key"
+    SPLIT_SAMPLE = "split_sample"
+
+
+class Status(StrEnum):
+    """Whether a sample got a mask."""
+
+    LABELLED = "labelled"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputShard:
+    """One input archive as it was when it was listed."""
+
+    uri: str
+    name: str
+    """Base name without its suffix; unique in the run, and safe as the name of a folder."""
+    size_bytes: int
+    etag: str
+    """Changes when the content changes: the store's etag, or size and time of change on a local disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The members of an archive that share a key, still encoded."""
+
+    key: str
+    image: bytes | None = None
+    """Encoded image; None when the sample has none."""
+    image_name: str = ""
+    """Suffix of the image's member, such as `jpg`; empty without an image."""
+    tags: tuple[str, ...] = ()
+    class_numbers: tuple[int, ...] = ()
+    """Zero-based class numbers of a numeric `.cls` member."""
+    tags_error: str = ""
+    """Why the tags could not be read; empty when they could."""
+    is_continuation: bool = False
+    """True when the archive showed this key before, apart from this run of members."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A run of samples of a shard: the unit of work, of commit and of loss."""
+
+    index: int
+    end_offset: int
+    """Where the next sample starts in the archive, in bytes."""
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEnd:
+    """What is known of a shard once its last sample was read. Follows the last chunk."""
+
+    num_chunks: int
+    num_ignored_members: int
+    """Members read by this pass that belong to no sample (hidden files, names without a suffix)."""
+    truncated_at: int | None = None
+    """Byte at which the archive broke off; None when it ended as it should."""
+
+
+CLASS_STATS = pa.struct(
+    [
+        pa.field("class_id", pa.int16(), nullable=False),
+        ("presence", pa.float32()),
+        ("presence_std", pa.float32()),
+        ("raw_peak", pa.float32()),
+        ("area_fraction", pa.float32()),
+        ("confidence_mean", pa.float32()),
+        ("stability", pa.float32()),
+        ("view_agreement", pa.float32()),
+        ("head_agreement", pa.float32()),
+        ("components", pa.int32()),
+    ]
+)
+
+CLASS_MAPS = pa.struct(
+    [
+        ("height", pa.int16()),
+        ("width", pa.int16()),
+        ("scales", pa.list_(pa.float32())),
+        ("values", pa.binary()),
+    ]
+)
+"""Refined maps on the patch grid of the upright image, one per entry of `class_ids` and in that order.
+
+`values` holds uint8, class by class, row by row; a map is `values / 255` after min-max per class, and its
+value before min-max was at most `scales[i]`. Resize bilinearly to the upright image to use them.
+"""
+
+MASK = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+PART_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        ("reason", pa.string()),
+        ("error", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("exif_orientation", pa.int8()),
+        ("image_sha256", pa.string()),
+        ("tags_unknown", pa.list_(pa.string())),
+        ("class_ids", pa.list_(pa.int16())),
+        ("mask", MASK),
+        ("ignore_fraction", pa.float32()),
+        ("background_fraction", pa.float32()),
+        ("margin_mean", pa.float32()),
+        ("entropy_mean", pa.float32()),
+        ("suggested_class_ids", pa.list_(pa.int16())),
+        ("classes", pa.list_(CLASS_STATS)),
+        ("class_maps", CLASS_MAPS),
+    ]
+)
+"""One row a sample, in the shard's order. `class_maps` is null unless the run keeps maps."""
+
+MANIFEST_SCHEMA = PART_SCHEMA.insert(1, pa.field("index", pa.int64(), nullable=False))
+"""The parts of a shard in order, and `index`, the sample's place in its shard from 0."""

@@ -1,0 +1,102 @@
+"""Which chunks remain: the plan, made once from two listings and then frozen.
+
+Ray replays the outputs of a lost read task by position. A read task must therefore give the same rows
+whenever it runs, whatever was committed meanwhile: it gets its part of the plan as plain values.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from pipeline.commit import PartName, locate_part, parse_part_name
+from pipeline.errors import ManifestError
+from pipeline.records import InputShard
+from pipeline.run import Run
+from pipeline.storage import join_uri, list_folder, list_objects
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardWork:
+    """What remains of a shard."""
+
+    shard: InputShard
+    committed: tuple[PartName, ...] = ()
+    """Parts that are there, in order; there may be gaps."""
+
+    @property
+    def num_bytes_done(self) -> int:
+        """Bytes of the archive up to the first chunk that is missing."""
+        end_offset = 0
+        for index, part in enumerate(self.committed):
+            if part.chunk_index != index:
+                break
+            end_offset = part.end_offset
+        return end_offset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run has done and what it has to do."""
+
+    work: tuple[ShardWork, ...]
+    """Shards that are not sealed, in the order of the inputs."""
+    num_shards: int
+    num_sealed: int
+    num_bytes: int
+    """Size of all shards."""
+    num_bytes_done: int
+    """Size of the sealed shards, and of what is committed of the others."""
+    leftover_parts: tuple[str, ...]
+    """URIs of parts whose shard is sealed: a crash came between sealing and cleaning up."""
+
+
+def plan_run(run: Run, limit: int | None = None) -> Plan:
+    """List the output once and work out what remains of the first `limit` shards (None: of all).
+
+    Raises:
+        ManifestError: The output folder holds files that are not of this run's making.
+    """
+    shards = run.shards[:limit]
+    sealed = _list_sealed(run.out_uri)
+    parts = _list_parts(run.out_uri)
+    work = tuple(
+        ShardWork(shard=shard, committed=_order_parts(shard, parts.get(shard.name, [])))
+        for shard in shards
+        if shard.name not in sealed
+    )
+    leftovers = tuple(
+        locate_part(run.out_uri, name, part) for name, names in parts.items() if name in sealed for part in names
+    )
+    return Plan(
+        work=work,
+        num_shards=len(shards),
+        num_sealed=len(shards) - len(work),
+        num_bytes=sum(shard.size_bytes for shard in shards),
+        num_bytes_done=sum(shard.size_bytes for shard in shards if shard.name in sealed)
+        + sum(item.num_bytes_done for item in work),
+        leftover_parts=leftovers,
+    )
+
+
+def _list_sealed(out_uri: str) -> Collection[str]:
+    objects = list_folder(join_uri(out_uri, "labels"))
+    return {item.uri.rsplit("/", 1)[-1].removesuffix(".parquet") for item in objects}
+
+
+def _list_parts(out_uri: str) -> dict[str, list[PartName]]:
+    parts: dict[str, list[PartName]] = defaultdict(list)
+    for item in list_objects(join_uri(out_uri, "parts")):
+        shard_name, file_name = item.uri.rsplit("/", 2)[-2:]
+        parts[shard_name].append(parse_part_name(file_name))
+    return parts
+
+
+def _order_parts(shard: InputShard, parts: Collection[PartName]) -> tuple[PartName, ...]:
+    ordered = tuple(sorted(parts))
+    indices = [part.chunk_index for part in ordered]
+    if len(set(indices)) != len(indices):
+        raise ManifestError(
+            f"shard '{shard.name}': two parts claim one chunk ({', '.join(map(str, ordered))}); "
+            "the shard changed while it was labelled, delete its parts and run again"
+        )
+    return ordered

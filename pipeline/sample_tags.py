@@ -1,0 +1,95 @@
+"""The tags of a sample: from its `.json`, `.txt` or `.cls` member."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+MAX_CLASS_DIGITS = 9
+"""Longer numbers are tags: no vocabulary has so many classes."""
+
+
+class SampleTags(NamedTuple):
+    """What the members of a sample say about its tags."""
+
+    tags: tuple[str, ...] = ()
+    class_numbers: tuple[int, ...] = ()
+    error: str = ""
+
+
+def read_tags(key: str, payloads: Mapping[str, bytes], tags_field: str) -> SampleTags:
+    """Read a sample's tags: `.json` before `.txt` before `.cls`.
+
+    A `.json` without the field gives way to the others, as it often holds other things.
+
+    Args:
+        key: Key of the sample, for messages.
+        payloads: Contents of the members that may hold tags, by suffix.
+        tags_field: Field of the `.json` member.
+    """
+    missing = SampleTags()
+    try:
+        if "json" in payloads:
+            fields = _parse_object(f"{key}.json", payloads["json"])
+            if tags_field in fields:
+                return SampleTags(tags=_clean(_list_tags(f"{key}.json", fields[tags_field], tags_field)))
+            there = ", ".join(f"'{name}'" for name in list(fields)[:10]) or "none"
+            missing = SampleTags(error=_escape(f"'{key}.json' has no field '{tags_field}'; its fields: {there}"))
+        if "txt" in payloads:
+            return SampleTags(tags=_clean(_split(_decode(f"{key}.txt", payloads["txt"]))))
+        if "cls" in payloads:
+            return _sort_classes(_clean(_split(_decode(f"{key}.cls", payloads["cls"]))))
+    except ValueError as error:
+        return SampleTags(error=_escape(str(error)))
+    return missing
+
+
+def _parse_object(member: str, payload: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{member}' is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"'{member}' holds a {type(fields).__name__}, need an object with fields")
+    return fields
+
+
+def _list_tags(member: str, tags: Any, tags_field: str) -> list[str]:
+    if isinstance(tags, str):
+        return _split(tags)
+    if not isinstance(tags, list):
+        raise ValueError(f"'{member}': field '{tags_field}' is {type(tags).__name__}, need a list or text")
+    for tag in tags:
+        if isinstance(tag, bool) or not isinstance(tag, str | int | float):
+            raise ValueError(f"'{member}': field '{tags_field}' holds a {type(tag).__name__}, need text or numbers")
+    return [str(tag) for tag in tags]
+
+
+def _sort_classes(names: Iterable[str]) -> SampleTags:
+    """Part the entries of a `.cls` member into names and zero-based numbers."""
+    names = list(names)
+    numbers = [name for name in names if name.isascii() and name.isdecimal() and len(name) <= MAX_CLASS_DIGITS]
+    return SampleTags(
+        tags=tuple(name for name in names if name not in numbers), class_numbers=tuple(int(name) for name in numbers)
+    )
+
+
+def _decode(member: str, payload: bytes) -> str:
+    try:
+        return payload.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{member}' is not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _split(text: str) -> list[str]:
+    return re.split(r"[,;\r\n]", text)
+
+
+def _clean(tags: Iterable[str]) -> tuple[str, ...]:
+    """Trim tags and drop empty ones."""
+    return tuple(_escape(tag.strip()) for tag in tags if tag.strip())
+
+
+def _escape(text: str) -> str:
+    """Replace halves of surrogate pairs, which JSON can hold and Arrow cannot."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,201 @@
+"""Input shards in a stable order, and their chunks."""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from braceexpand import braceexpand
+
+from pipeline.config import InputConfig
+from pipeline.errors import ShardError
+from pipeline.records import Chunk, InputShard, Sample, ShardEnd
+from pipeline.sample_tags import read_tags
+from pipeline.storage import (
+    StoredObject,
+    find_object,
+    get_local_path,
+    glob_objects,
+    list_folder,
+    list_objects,
+    read_bytes,
+)
+from pipeline.tar_reader import ArchiveEnd, MemberGroup, read_groups
+
+MAX_LOOKUPS = 8
+"""Up to so many names in one folder are looked up one by one; more cost one listing of the folder."""
+
+MAX_NAME_BYTES = 200
+"""File systems allow 255; suffixes and hashes are added."""
+
+GLOB_CHARACTERS = re.compile(r"[*?\[]")
+COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+def list_shards(patterns: Sequence[str]) -> tuple[InputShard, ...]:
+    """List the shards that patterns name, in the order of first mention, sorted within a pattern.
+
+    Args:
+        patterns: Each a path or URI of an archive, a folder (all `*.tar` below it), a glob, a brace pattern
+            such as `s3://bucket/train-{00000..00099}.tar`, or `@` and a text file with one of these a line.
+
+    Raises:
+        ShardError: A pattern matches nothing, some names of a brace pattern are missing, or a file has a format
+            that is not read here.
+    """
+    found: dict[str, StoredObject] = {}
+    for pattern in _read_pattern_files(patterns):
+        for item in _expand_pattern(_make_absolute(pattern)):
+            found.setdefault(item.uri, item)
+    if not found:
+        raise ShardError("need at least one shard, got no pattern; name archives, folders or patterns")
+    for uri in found:
+        _require_supported(uri)
+    shards = [
+        InputShard(uri=item.uri, name=_make_name(item.uri), size_bytes=item.size_bytes, etag=item.etag)
+        for item in found.values()
+    ]
+    # Some disks do not tell capitals from small letters.
+    times = Counter(shard.name.casefold() for shard in shards)
+    return tuple(
+        replace(shard, name=f"{shard.name}-{_hash_uri(shard.uri)}") if times[shard.name.casefold()] > 1 else shard
+        for shard in shards
+    )
+
+
+def read_chunks(
+    shard: InputShard, config: InputConfig, *, start_offset: int = 0, first_chunk: int = 0
+) -> Iterator[Chunk | ShardEnd]:
+    """Read the chunks of a shard in order, then one `ShardEnd`.
+
+    Started again at the `end_offset` of chunk k, with `first_chunk=k + 1`, it gives the same later chunks. So
+    `is_continuation` is set when the same chunk showed the key before; sealing finds keys that come again in
+    another chunk. Of several images of one key the first is used. Members count as ignored when they are
+    hidden, called `__..__`, without a suffix, or no plain files.
+
+    Raises:
+        ShardError: The shard is gone, or no tar archive.
+    """
+    index, num_bytes, num_ignored = first_chunk, 0, 0
+    samples: list[Sample] = []
+    keys: set[str] = set()
+    for item in read_groups(shard, start_offset):
+        offset = item.offset
+        is_full = len(samples) >= config.max_chunk_samples or num_bytes >= config.max_chunk_bytes
+        if samples and (is_full or isinstance(item, ArchiveEnd)):
+            yield Chunk(index=index, end_offset=offset, samples=tuple(samples))
+            index, num_bytes, samples, keys = index + 1, 0, [], set()
+        if isinstance(item, ArchiveEnd):
+            num_ignored = item.num_ignored_members
+            yield ShardEnd(num_chunks=index, num_ignored_members=num_ignored, truncated_at=item.truncated_at)
+            return
+        samples.append(_make_sample(item, config, is_continuation=item.key in keys))
+        keys.add(item.key)
+        num_bytes += len(item.image or b"")
+
+
+def _make_sample(group: MemberGroup, config: InputConfig, *, is_continuation: bool) -> Sample:
+    found = read_tags(group.key, group.tag_payloads, config.tags_field)
+    return Sample(
+        key=group.key,
+        image=group.image,
+        image_name=group.image_name,
+        tags=found.tags,
+        class_numbers=found.class_numbers,
+        tags_error=found.error,
+        is_continuation=is_continuation,
+    )
+
+
+def _read_pattern_files(patterns: Sequence[str]) -> Iterator[str]:
+    for pattern in patterns:
+        if not pattern.startswith("@"):
+            yield pattern
+            continue
+        try:
+            lines = read_bytes(pattern[1:]).decode().splitlines()
+        except FileNotFoundError as error:
+            raise ShardError(f"list of shards '{pattern[1:]}' does not exist; check the path") from error
+        yield from (line.strip() for line in lines if line.strip() and not line.startswith("#"))
+
+
+def _make_absolute(pattern: str) -> str:
+    """Make a local path absolute: workers have other working folders."""
+    path = get_local_path(pattern)
+    return pattern if path is None or "://" in pattern else os.path.abspath(path.expanduser())  # noqa: PTH100 (keeps links)
+
+
+def _expand_pattern(pattern: str) -> list[StoredObject]:
+    """List what one pattern names.
+
+    Raises:
+        ShardError: Nothing matches, or not all names of a brace pattern exist.
+    """
+    # A name that exists is meant literally, whatever characters it has.
+    if (item := find_object(pattern)) is not None:
+        return [item]
+    try:
+        names = list(dict.fromkeys(braceexpand(pattern))) if "{" in pattern else [pattern]
+    except ValueError as error:
+        raise ShardError(f"shard pattern '{pattern}' has unbalanced braces; close them") from error
+    if GLOB_CHARACTERS.search(pattern):
+        found = [item for name in names for item in glob_objects(name)]
+        if not found:
+            raise ShardError(f"shard pattern '{pattern}' matches no file; check the folder and the pattern")
+        return found
+    return _list_tars_below(pattern) if names == [pattern] else _look_up(pattern, names)
+
+
+def _list_tars_below(folder_uri: str) -> list[StoredObject]:
+    items = [item for item in list_objects(folder_uri) if not item.uri.rpartition("/")[2].startswith(".")]
+    found = [item for item in items if item.uri.endswith(".tar")]
+    if not found:
+        for item in items[:1]:
+            _require_supported(item.uri)
+        seen = f"a folder of {len(items)} files, none of them *.tar" if items else "neither a file nor a folder"
+        raise ShardError(f"no shard at '{folder_uri}': it is {seen}; check the path")
+    return found
+
+
+def _look_up(pattern: str, names: Sequence[str]) -> list[StoredObject]:
+    """Look names up, each folder in one listing unless they are few."""
+    by_folder: dict[str, list[str]] = {}
+    for name in names:
+        by_folder.setdefault(name.rpartition("/")[0], []).append(name)
+    found: dict[str, StoredObject] = {}
+    for folder, group in by_folder.items():
+        looked_up = list_folder(folder) if len(group) > MAX_LOOKUPS else map(find_object, group)
+        found |= {item.uri: item for item in looked_up if item is not None}
+    missing = [name for name in names if name not in found]
+    if missing:
+        shown = ", ".join(f"'{name}'" for name in missing[:5])
+        raise ShardError(
+            f"shard pattern '{pattern}': {len(missing)} of {len(names)} shards do not exist, such as {shown}; "
+            "copy them or change the pattern"
+        )
+    return [found[name] for name in sorted(names)]
+
+
+def _require_supported(uri: str) -> None:
+    if uri.lower().endswith(".parquet"):
+        raise ShardError(f"shard '{uri}' is Parquet, which is not supported yet; convert it to tar")
+    if uri.lower().endswith(COMPRESSED_SUFFIXES):
+        raise ShardError(f"shard '{uri}' is compressed, which is not supported; decompress it, as images do not shrink")
+
+
+def _make_name(uri: str) -> str:
+    """Make a shard's name of its URI.
+
+    >>> _make_name("s3://bucket/train 00001.tar")
+    'train_00001'
+    """
+    name = re.sub(r"[^\w.\-]", "_", uri.rpartition("/")[2].removesuffix(".tar"))
+    if len(name.encode()) > MAX_NAME_BYTES or not name.strip("."):
+        name = f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{_hash_uri(uri)}"
+    return f"_{name[1:]}" if name.startswith(".") else name
+
+
+def _hash_uri(uri: str) -> str:
+    return hashlib.sha256(uri.encode(errors="surrogateescape")).hexdigest()[:8]

@@ -1,0 +1,330 @@
+"""The one door to bytes: list, read, put atomically, create if absent, delete.
+
+A URI is a plain local path, or what fsspec knows: `file://`, `s3://`, `memory://` and others. On a local
+disk a put is a hidden temporary file, synced and renamed; on an object store it is one request.
+Nothing is cached between calls: other machines write to the same folders.
+"""
+
+import glob
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import fsspec
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Names of files that a put on a local disk has not finished; never listed."""
+
+READAHEAD_BYTES = 8 * 2**20
+"""What one request of a sequential read from an object store fetches."""
+
+
+@runtime_checkable
+class ByteStream(Protocol):
+    """What all stores' files have in common."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read up to `size` bytes; none at the end."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to a position."""
+
+    def close(self) -> None:
+        """Let go of what the stream holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """A file or object as a listing shows it."""
+
+    uri: str
+    size_bytes: int
+    etag: str
+    """Changes when the content changes: the store's etag, or time of change and size on a local disk."""
+
+
+def get_local_path(uri: str) -> Path | None:
+    """Give the path of a URI on a local disk; None when it is elsewhere.
+
+    >>> get_local_path("s3://bucket/a.tar") is None
+    True
+    """
+    if uri.startswith(("file://", "local://")):
+        return Path(uri.partition("://")[2])
+    return None if "://" in uri else Path(uri)
+
+
+def join_uri(base: str, *parts: str) -> str:
+    """Append parts to a URI.
+
+    >>> join_uri("s3://bucket/run/", "labels", "a.parquet")
+    's3://bucket/run/labels/a.parquet'
+    """
+    if not parts:
+        return base
+    scheme, separator, path = base.rpartition("://")
+    tail = "/".join(part.strip("/") for part in parts)
+    # The root folder must not lose its slash, nor memory:// its scheme.
+    head = f"{path.rstrip('/')}/" if path.strip("/") else path[:1]
+    return scheme + separator + head + tail
+
+
+def find_object(uri: str) -> StoredObject | None:
+    """Look one file or object up; None when there is none, or a folder."""
+    if (path := get_local_path(uri)) is not None:
+        return _describe_local(uri, path) if path.is_file() else None
+    filesystem, name = _open_filesystem(uri)
+    try:
+        found = filesystem.info(name)
+    except FileNotFoundError:
+        return None
+    return None if found["type"] == "directory" else _describe_remote(uri, found)
+
+
+def exists(uri: str) -> bool:
+    """Tell whether there is a file or object at the URI; a folder is none."""
+    return find_object(uri) is not None
+
+
+def list_objects(folder_uri: str) -> list[StoredObject]:
+    """List everything below a folder, sorted by URI. A folder that is not there is empty."""
+    if (folder := get_local_path(folder_uri)) is not None:
+        found = [_describe_local(_rebase(folder_uri, folder, path), path) for path in _walk(folder)]
+    else:
+        filesystem, name = _open_filesystem(folder_uri)
+        found = _describe_all(folder_uri, name, filesystem.find(name, detail=True).values())
+    return sorted(found, key=lambda item: item.uri)
+
+
+def list_folder(uri: str) -> list[StoredObject]:
+    """List the files directly in a folder, sorted by URI. A folder that is not there is empty."""
+    if (folder := get_local_path(uri)) is not None:
+        paths = [path for path in folder.iterdir() if _is_listed(path)] if folder.is_dir() else []
+        found = [_describe_local(_rebase(uri, folder, path), path) for path in paths]
+    else:
+        filesystem, name = _open_filesystem(uri)
+        try:
+            entries = filesystem.ls(name, detail=True)
+        except FileNotFoundError:
+            entries = []
+        found = _describe_all(uri, name, entries)
+    return sorted(found, key=lambda item: item.uri)
+
+
+def glob_objects(pattern: str) -> list[StoredObject]:
+    """List the files whose URI matches a pattern with `*`, `?`, `[...]` or `**`, sorted by URI."""
+    if (local := get_local_path(pattern)) is not None:
+        prefix = pattern[: len(pattern) - len(str(local))] if "://" in pattern else ""
+        paths = [Path(name) for name in glob.glob(str(local), recursive=True)]  # noqa: PTH207 (Path refuses absolute patterns)
+        found = [_describe_local(prefix + str(path), path) for path in paths if _is_listed(path)]
+    else:
+        filesystem, name = _open_filesystem(pattern)
+        scheme = pattern.partition("://")[0]
+        entries = cast("dict[str, Any]", filesystem.glob(name, detail=True))
+        found = [
+            _describe_remote(f"{scheme}://{path.lstrip('/')}", entry)
+            for path, entry in entries.items()
+            if entry["type"] == "file" and not path.endswith("/")
+        ]
+    return sorted(found, key=lambda item: item.uri)
+
+
+def read_bytes(uri: str) -> bytes:
+    """Read a whole file or object.
+
+    Raises:
+        FileNotFoundError: There is none; the message holds the URI.
+    """
+    try:
+        if (path := get_local_path(uri)) is not None:
+            return path.read_bytes()
+        filesystem, name = _open_filesystem(uri)
+        return cast(bytes, filesystem.cat_file(name))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"'{uri}' does not exist") from error
+
+
+def open_stream(uri: str, offset: int = 0) -> ByteStream:
+    """Open a file or object for one sequential read that starts at a byte offset.
+
+    Raises:
+        FileNotFoundError: There is none; the message holds the URI.
+    """
+    try:
+        if (path := get_local_path(uri)) is not None:
+            stream: ByteStream = path.open("rb", buffering=2**20)
+        else:
+            filesystem, name = _open_filesystem(uri)
+            stream = filesystem.open(name, "rb", block_size=READAHEAD_BYTES, cache_type="readahead")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"'{uri}' does not exist") from error
+    stream.seek(offset)
+    return stream
+
+
+def put_atomic(uri: str, payload: bytes) -> None:
+    """Write a file or object: afterwards readers see all of it, before that nothing of it."""
+    if (path := get_local_path(uri)) is None:
+        filesystem, name = _open_filesystem(uri)
+        filesystem.pipe_file(name, payload)
+        return
+    temporary = _write_temporary(path, payload)
+    try:
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def create_if_absent(uri: str, payload: bytes) -> bool:
+    """Write a file or object unless there is one already, also when several writers try at once.
+
+    Returns:
+        True when it was written. False when there was one, whatever it holds: read it.
+    """
+    if (path := get_local_path(uri)) is None:
+        filesystem, name = _open_filesystem(uri)
+        try:
+            filesystem.pipe_file(name, payload, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    temporary = _write_temporary(path, payload)
+    try:
+        # A hard link is exclusive and shows the whole file at once; a rename would replace.
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    _sync_folder(path.parent)
+    return True
+
+
+def delete(uris: Iterable[str]) -> None:
+    """Delete files or objects, in as few requests as the store allows. Those that are gone already are no error."""
+    remote: dict[str, list[str]] = {}
+    for uri in uris:
+        if (path := get_local_path(uri)) is not None:
+            path.unlink(missing_ok=True)
+        else:
+            remote.setdefault(uri.partition("://")[0], []).append(uri)
+    for group in remote.values():
+        filesystem, _ = _open_filesystem(group[0])
+        names = [filesystem._strip_protocol(uri) for uri in group]
+        if hasattr(filesystem, "call_s3"):
+            _delete_in_bulk(filesystem, names)
+        else:
+            for name in names:
+                _delete_one(filesystem, name)
+
+
+def _delete_in_bulk(filesystem: Any, names: list[str]) -> None:
+    """Delete from S3, whose bulk request takes 1000 names of one bucket and does not mind missing ones."""
+    by_bucket: dict[str, list[str]] = {}
+    for name in names:
+        by_bucket.setdefault(name.partition("/")[0], []).append(name)
+    for bucket, group in by_bucket.items():
+        for start in range(0, len(group), 1000):
+            keys = [{"Key": name.partition("/")[2]} for name in group[start : start + 1000]]
+            # bulk_delete of s3fs does not tell what could not be deleted.
+            answer = filesystem.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+            if answer.get("Errors"):
+                first = answer["Errors"][0]
+                raise OSError(f"'s3://{bucket}/{first.get('Key')}' cannot be deleted: {first.get('Message')}")
+
+
+def _delete_one(filesystem: Any, name: str) -> None:
+    try:
+        filesystem.rm_file(name)
+    except FileNotFoundError:
+        return
+
+
+def _open_filesystem(uri: str) -> tuple[Any, str]:
+    """Give the file system of a URI and the URI's name in it."""
+    filesystem, name = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    return filesystem, cast(str, name)
+
+
+def _describe_local(uri: str, path: Path) -> StoredObject:
+    status = path.stat()
+    return StoredObject(uri=uri, size_bytes=status.st_size, etag=f"{status.st_mtime_ns:x}-{status.st_size:x}")
+
+
+def _describe_remote(uri: str, entry: Mapping[str, Any]) -> StoredObject:
+    """Turn fsspec's entry into ours. Stores name the identity of a content differently."""
+    size_bytes = int(entry["size"] or 0)
+    for key in ("ETag", "etag", "md5Hash", "content_md5"):
+        if entry.get(key):
+            return StoredObject(uri=uri, size_bytes=size_bytes, etag=str(entry[key]).strip('"'))
+    changed = next((entry[key] for key in ("mtime", "LastModified", "created") if entry.get(key)), "")
+    # The memory store gives one time as a number or as a date, depending on the call.
+    changed = changed.timestamp() if isinstance(changed, datetime) else changed
+    changed = f"{round(changed * 1e6):x}" if isinstance(changed, float) else changed
+    return StoredObject(uri=uri, size_bytes=size_bytes, etag=f"{changed}-{size_bytes:x}")
+
+
+def _describe_all(folder_uri: str, folder_name: str, entries: Iterable[Mapping[str, Any]]) -> list[StoredObject]:
+    """Describe the files among entries below a folder, under URIs that start as the folder's does."""
+    root = folder_name.rstrip("/") + "/"
+    found = []
+    for entry in entries:
+        name = str(entry["name"])
+        # Some tools mark folders by empty objects that end in a slash.
+        if entry["type"] == "file" and name.startswith(root) and not name.endswith("/"):
+            found.append(_describe_remote(join_uri(folder_uri, name[len(root) :]), entry))
+    return found
+
+
+def _rebase(folder_uri: str, folder: Path, path: Path) -> str:
+    return join_uri(folder_uri, path.relative_to(folder).as_posix())
+
+
+def _is_listed(path: Path) -> bool:
+    return not path.name.startswith(TEMPORARY_PREFIX) and path.is_file()
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Give the files below a folder, through links to folders too. Errors of the disk are raised."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for parent, _, names in os.walk(folder, onerror=fail, followlinks=True):
+        for name in names:
+            path = Path(parent, name)
+            if _is_listed(path):
+                yield path
+
+
+def _write_temporary(path: Path, payload: bytes) -> Path:
+    """Write and sync a hidden file beside `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            # Temporary files are private; what is published has the rights that any new file would have.
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename or link in a folder last through a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,171 @@
+"""The identity and the folder of a training run: `train.json`, the survey, checkpoints, and the bundle at the end.
+
+<out>/train.json                 what this run is; created once, never changed
+<out>/survey.json                what the shards hold
+<out>/checkpoints/epoch-0007/    Ray Train's: the state after 7 epochs
+<out>/bundle/                    the trained model; the run is finished once it is there
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import FORMAT_VERSION, compute_fingerprint, to_canonical_json
+from pipeline.errors import RunConflictError, TrainingError
+from pipeline.records import InputShard
+from pipeline.run import get_library_version
+from pipeline.storage import create_if_absent, join_uri, put_atomic, read_bytes
+from pipeline.training_config import TrainConfig, describe_train_config
+from pipeline.training_survey import Survey
+from pipeline.vocabulary import Vocabulary
+
+TRAIN_FILE = "train.json"
+SURVEY_FILE = "survey.json"
+BUNDLE_FOLDER = "bundle"
+CHECKPOINT_FOLDER = "checkpoints"
+SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
+"""Written by Ray Train beside the checkpoints: which of them it resumes from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """What is trained, on what, and where to."""
+
+    out_uri: str
+    config: TrainConfig
+    vocabulary: Vocabulary
+    train_shards: tuple[InputShard, ...]
+    validation_shards: tuple[InputShard, ...]
+    fingerprint: str
+
+    @property
+    def bundle_uri(self) -> str:
+        """Where the trained model will be."""
+        return join_uri(self.out_uri, BUNDLE_FOLDER)
+
+    def read_next_epoch(self) -> int:
+        """Return how many epochs the newest registered checkpoint has seen; 0 without a checkpoint."""
+        return read_next_epoch(self.out_uri)
+
+
+def open_training(
+    *,
+    out_uri: str,
+    config: TrainConfig,
+    vocabulary: Vocabulary,
+    train_shards: Sequence[InputShard],
+    validation_shards: Sequence[InputShard],
+) -> TrainingRun:
+    """Start a run in an empty folder, or take up the same run again.
+
+    Raises:
+        RunConflictError: The folder belongs to another run; the message names what differs.
+        ValueError: A shard serves both training and validation.
+    """
+    shared = sorted({shard.uri for shard in train_shards} & {shard.uri for shard in validation_shards})
+    if shared:
+        raise ValueError(f"shard '{shared[0]}' is among the training and the validation shards; choose one")
+    identity = {
+        "kind": "training",
+        "format_version": FORMAT_VERSION,
+        "config": describe_train_config(config),
+        "vocabulary": vocabulary.describe(),
+        "train_shards": _describe_shards(train_shards),
+        "validation_shards": _describe_shards(validation_shards),
+    }
+    fingerprint = compute_fingerprint(identity)
+    record = identity | {"fingerprint": fingerprint, "library_version": get_library_version()}
+    uri = join_uri(out_uri, TRAIN_FILE)
+    if not create_if_absent(uri, to_canonical_json(record).encode()):
+        existing = json.loads(read_bytes(uri))
+        if existing.get("fingerprint") != fingerprint:
+            raise RunConflictError(
+                f"'{out_uri}' holds another training run: {'; '.join(list_changes(existing, identity))}; "
+                "give the same command as before, or another --out"
+            )
+    return TrainingRun(
+        out_uri=out_uri,
+        config=config,
+        vocabulary=vocabulary,
+        train_shards=tuple(train_shards),
+        validation_shards=tuple(validation_shards),
+        fingerprint=fingerprint,
+    )
+
+
+def list_changes(before: dict[str, Any], after: dict[str, Any], most: int = 8) -> list[str]:
+    """Name the fields in which two runs differ, with both values.
+
+    >>> list_changes({"config": {"epochs": 5, "seed": 1}}, {"config": {"epochs": 6, "seed": 1}})
+    ['config.epochs was 5, is 6']
+    """
+    old, new = _flatten(before), _flatten(after)
+    changes = [
+        f"{key} was {old.get(key, 'absent')}, is {new.get(key, 'absent')}"
+        for key in {**new, **{key: None for key in old if key.split(".")[0] in after}}
+        if old.get(key) != new.get(key)
+    ]
+    return changes if len(changes) <= most else [*changes[:most], f"and {len(changes) - most} more fields"]
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix.removesuffix("."): value}
+    return {key: leaf for name, inner in value.items() for key, leaf in _flatten(inner, f"{prefix}{name}.").items()}
+
+
+def _describe_shards(shards: Sequence[InputShard]) -> dict[str, str]:
+    return {shard.uri: f"{shard.size_bytes} bytes, etag {shard.etag}" for shard in shards}
+
+
+def read_next_epoch(out_uri: str) -> int:
+    """Return how many epochs the checkpoint that Ray Train will resume from has seen; 0 without one.
+
+    Raises:
+        TrainingError: Ray's record of the checkpoints cannot be understood.
+    """
+    uri = join_uri(out_uri, CHECKPOINT_FOLDER, SNAPSHOT_FILE)
+    try:
+        latest = json.loads(read_bytes(uri))["latest_checkpoint_result"]
+    except FileNotFoundError:
+        return 0
+    except (ValueError, KeyError) as error:
+        raise TrainingError(f"'{uri}' is not Ray Train's record of checkpoints; give another --out") from error
+    if latest is None:
+        return 0
+    match = re.fullmatch(r"epoch-(\d+)", latest["checkpoint_dir_name"])
+    if match is None:
+        raise TrainingError(f"'{uri}' names a checkpoint '{latest['checkpoint_dir_name']}' that is not ours")
+    return int(match[1])
+
+
+def name_checkpoint(num_epochs: int) -> str:
+    """Name the checkpoint after so many epochs.
+
+    >>> name_checkpoint(7)
+    'epoch-0007'
+    """
+    return f"epoch-{num_epochs:04d}"
+
+
+def read_surveys(run: TrainingRun) -> dict[str, Survey] | None:
+    """Read the surveys of an earlier attempt by split; None when there are none."""
+    try:
+        fields = json.loads(read_bytes(join_uri(run.out_uri, SURVEY_FILE)))
+    except FileNotFoundError:
+        return None
+    return {split: Survey.restore(survey) for split, survey in fields.items()}
+
+
+def write_surveys(run: TrainingRun, surveys: dict[str, Survey]) -> None:
+    """Keep the surveys, by split, for the next attempt."""
+    fields = {split: survey.describe() for split, survey in surveys.items()}
+    put_atomic(join_uri(run.out_uri, SURVEY_FILE), to_canonical_json(fields).encode())
+
+
+def get_storage_path(out_uri: str) -> str:
+    """Return the folder of a run as Ray Train wants it: an absolute path, or a URI."""
+    return out_uri if "://" in out_uri else str(Path(out_uri).absolute())

@@ -1,0 +1,41 @@
+"""Storage backends for the tests: a local disk, memory, and S3 over HTTP."""
+
+import uuid
+
+import fsspec
+import pytest
+from moto.server import ThreadedMotoServer
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint():
+    """A pretended S3 that answers over HTTP on a free port."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_folder(s3_endpoint, monkeypatch):
+    """URI of an empty folder in a bucket of the pretended S3."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    fsspec.filesystem("s3", use_listings_cache=False).mkdir(bucket)
+    yield f"s3://{bucket}/run"
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def folder_uri(request, tmp_path):
+    """URI of an empty folder, once on every backend."""
+    if request.param == "local":
+        return str(tmp_path / "run")
+    if request.param == "memory":
+        return f"memory://{uuid.uuid4().hex}/run"
+    return request.getfixturevalue("s3_folder")

@@ -1,0 +1,154 @@
+"""`python -m jobs.label` as a user runs it, on a real local Ray."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from models.bundle import ModelBundle
+from models.mctformer import MCTformer, MCTformerConfig, Variant
+from pipeline.masks import decode_mask
+from pipeline.storage import list_objects, read_bytes
+from tests.factories import make_photo, make_tar
+
+from pipeline.bundles import save_bundle
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[2]
+NUM_PER_SHARD = 11
+
+
+def make_samples(shard):
+    return {
+        f"s{shard}/photo{i:03d}": {
+            "jpg": make_photo(100 * shard + i),
+            "json": json.dumps({"tags": ["Kitty", "sunset"] if i % 4 else ["nothing"]}).encode(),
+        }
+        for i in range(NUM_PER_SHARD)
+    }
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    for shard in range(3):
+        make_tar(folder / f"photos-{shard:05d}.tar", make_samples(shard))
+    (folder / "vocabulary.json").write_text(json.dumps({"classes": ["cat", "dog"], "aliases": {"cat": ["kitty"]}}))
+    torch.manual_seed(0)
+    config = MCTformerConfig(
+        variant=Variant.V2, num_classes=2, image_size=32, patch_size=16, width=48, depth=2, num_heads=3
+    )
+    bundle = ModelBundle(config=config, class_names=("cat", "dog"), input_mean=(0.5,) * 3, input_std=(0.5,) * 3)
+    save_bundle(str(folder / "model"), MCTformer(config), bundle)
+    return folder
+
+
+def run_label(inputs, out, *flags, shards="photos-{00000..00002}.tar", check=0):
+    command = [
+        *(sys.executable, "-m", "jobs.label", "--shards", f"{inputs}/{shards}"),
+        *("--vocabulary", f"{inputs}/vocabulary.json", "--model", f"{inputs}/model", "--out", str(out)),
+        *("--gpus-per-actor", "0", "--views.num-patches", "16", "--inputs.max-chunk-samples", "4", *flags),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == check, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def read_rows(out):
+    tables = [pq.read_table(io.BytesIO(read_bytes(item.uri))) for item in list_objects(str(out / "labels"))]
+    return [row for table in tables for row in table.to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def labelled(inputs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    return out, run_label(inputs, out)
+
+
+def test_every_sample_is_in_the_manifests_once(labelled):
+    out, _ = labelled
+    rows = read_rows(out)
+    expected = [key for shard in range(3) for key in make_samples(shard)]
+    assert [row["key"] for row in rows] == expected
+    assert [row["index"] for row in rows] == [*range(NUM_PER_SHARD)] * 3
+    for row in rows:
+        if row["status"] == "labelled":
+            assert decode_mask(row["mask"]["bytes"]).shape == (row["height"], row["width"])
+        else:
+            assert (row["reason"], row["tags_unknown"]) == ("no_known_tag", ["nothing"])
+    assert sum(row["status"] == "labelled" for row in rows) == 3 * 8
+
+
+def test_finished_run_leaves_manifests_and_the_run_record_only(labelled):
+    out, _ = labelled
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert files == [*(f"labels/photos-0000{i}.parquet" for i in range(3)), "run.json"]
+
+
+def test_second_run_of_the_same_command_does_nothing_and_starts_no_ray(inputs, labelled):
+    out, _ = labelled
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert "nothing to do" in run_label(inputs, out)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_run_in_pieces_gives_the_bytes_of_the_run_at_once(inputs, labelled, tmp_path):
+    """One shard first, then one lost manifest, then one lost part: the same command mends it all."""
+    whole, _ = labelled
+    out = tmp_path / "out"
+    run_label(inputs, out, "--limit", "1")
+    assert [path.name for path in (out / "labels").iterdir()] == ["photos-00000.parquet"]
+    (out / "labels" / "photos-00000.parquet").unlink()
+    run_label(inputs, out)
+    for shard in range(3):
+        name = f"labels/photos-0000{shard}.parquet"
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_dry_run_prints_what_remains_and_writes_no_labels(inputs, tmp_path):
+    printed = run_label(inputs, tmp_path / "out", "--dry-run")
+    assert "0 published, 3 to do" in printed
+    assert not (tmp_path / "out" / "labels").exists()
+
+
+def test_other_settings_under_the_same_output_are_refused_with_the_difference(inputs, labelled):
+    out, _ = labelled
+    printed = run_label(inputs, out, "--maps.foreground-threshold", "0.9", check=2)
+    assert "config.maps.foreground_threshold was 0.4, is 0.9" in printed
+    assert "Traceback" not in printed
+
+
+def test_shard_that_is_no_tar_fails_alone_and_is_named(inputs, tmp_path):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    make_tar(shards / "good.tar", make_samples(0))
+    (shards / "bad.tar").write_bytes(b"this is not a tar archive" * 100)
+    done = run_label(inputs, tmp_path / "out", "--shards", str(shards), check=1)
+    assert "bad.tar" in done
+    assert [path.name for path in (tmp_path / "out" / "labels").iterdir()] == ["good.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--shards", "nowhere/*.tar"], "nowhere/*.tar"),
+        (["--model", "nowhere"], "is no model bundle"),
+        (["--vocabulary", "nowhere.json"], "nowhere.json"),
+        (["--maps.background-threshold", "0.9"], "background_threshold"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(inputs, tmp_path, flags, message):
+    printed = run_label(inputs, tmp_path / "out", *flags, check=2)
+    assert message in printed
+    assert "Traceback" not in printed
+
+
+def test_vocabulary_that_is_not_the_models_is_refused(inputs, tmp_path):
+    (tmp_path / "vocabulary.json").write_text('{"classes": ["dog", "cat"]}')
+    printed = run_label(inputs, tmp_path / "out", "--vocabulary", str(tmp_path / "vocabulary.json"), check=2)
+    assert "same names, other order" in printed

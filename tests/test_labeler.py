@@ -1,0 +1,186 @@
+"""The labelling step on real small images and a small random model, without Ray."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from models.bundle import ModelBundle
+from models.mctformer import MCTformer, MCTformerConfig, Variant
+from PIL import Image
+from pipeline.masks import decode_class_maps, decode_mask
+from pipeline.vocabulary import Vocabulary
+
+from pipeline.config import InputConfig, LabelConfig, MapConfig, MapKind, Resolution, ViewConfig
+from pipeline.labeler import ChunkLabeler
+from pipeline.records import PART_SCHEMA, Sample
+from tests.factories import make_photo
+
+VOCABULARY = Vocabulary(classes=("cat", "dog", "cow"))
+
+
+def make_model(variant=Variant.V2):
+    torch.manual_seed(0)
+    config = MCTformerConfig(
+        variant=variant, num_classes=3, image_size=64, patch_size=16, width=48, depth=4, num_heads=3
+    )
+    return MCTformer(config).eval()
+
+
+def make_labeler(*, variant=Variant.V2, batch_size=4, **maps):
+    config = LabelConfig(
+        inputs=InputConfig(max_image_pixels=1_000_000),
+        views=ViewConfig(
+            num_patches=maps.pop("num_patches", 16),
+            resolution=maps.pop("resolution", Resolution.BUCKETS),
+            scales=maps.pop("scales", (1.0,)),
+        ),
+        maps=MapConfig(**maps),
+    )
+    model = make_model(variant)
+    bundle = ModelBundle(
+        config=model.config, class_names=VOCABULARY.classes, input_mean=(0.5,) * 3, input_std=(0.5,) * 3
+    )
+    return ChunkLabeler(
+        model=model,
+        bundle=bundle,
+        vocabulary=VOCABULARY,
+        config=config,
+        device=torch.device("cpu"),
+        batch_size=batch_size,
+        num_threads=2,
+        use_bf16=False,
+    )
+
+
+def encode(image, image_format="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def make_samples(num=6):
+    tags = [("cat",), ("dog", "cow"), ("cow", "holiday")]
+    return [Sample(key=f"k{i}", image=make_photo(i), image_name="jpg", tags=tags[i % 3]) for i in range(num)]
+
+
+def test_every_sample_gets_a_row_in_order_with_a_mask_of_its_stored_size():
+    samples = make_samples()
+    table = make_labeler().label_chunk(samples)
+    assert table.schema.equals(PART_SCHEMA)
+    assert table["key"].to_pylist() == [sample.key for sample in samples]
+    for row, sample in zip(table.to_pylist(), samples, strict=True):
+        mask = decode_mask(row["mask"]["bytes"])
+        assert mask.shape == (row["height"], row["width"]) == Image.open(io.BytesIO(sample.image)).size[::-1]
+        assert set(np.unique(mask)) <= {0, 255, *row["class_ids"]}
+        assert [entry["class_id"] for entry in row["classes"]] == row["class_ids"]
+    assert table["tags_unknown"].to_pylist()[2] == ["holiday"]
+
+
+@pytest.mark.parametrize("variant", list(Variant))
+@pytest.mark.parametrize("resolution", list(Resolution))
+def test_every_variant_labels_at_every_resolution(variant, resolution):
+    rows = make_labeler(variant=variant, resolution=resolution).label_chunk(make_samples(3)).to_pylist()
+    assert {row["status"] for row in rows} == {"labelled"}
+    agreement = [entry["head_agreement"] for row in rows for entry in row["classes"]]
+    assert all(value is None for value in agreement) == (variant == Variant.V1)
+
+
+@pytest.mark.parametrize(
+    ("sample", "reason", "message"),
+    [
+        (Sample(key="k", tags=("cat",)), "no_image", "no jpg"),
+        (Sample(key="k", image=b"broken", image_name="jpg", tags=("cat",)), "undecodable", ""),
+        (Sample(key="k", image=make_photo(0), tags=("sunset",)), "no_known_tag", "none of its tags"),
+        (Sample(key="k", image=make_photo(0)), "no_known_tag", "no tags"),
+        (Sample(key="k", image=make_photo(0), tags_error="'k.json' is not JSON"), "bad_tags", "is not JSON"),
+        (
+            Sample(key="k", image=encode(Image.new("L", (2000, 1000))), image_name="png", tags=("cat",)),
+            "too_large",
+            "",
+        ),
+    ],
+)
+def test_sample_that_cannot_be_labelled_is_a_rejected_row_with_its_reason(sample, reason, message):
+    rows = make_labeler().label_chunk([*make_samples(2), sample]).to_pylist()
+    assert [row["status"] for row in rows] == ["labelled", "labelled", "rejected"]
+    assert rows[2]["reason"] == reason
+    assert message in rows[2]["error"]
+    assert rows[2]["mask"] is None
+
+
+def test_mask_lies_on_the_stored_pixels_of_a_rotated_photo():
+    """The same scene, stored upright and stored on its side: equal masks once both are turned upright."""
+    upright = Image.open(io.BytesIO(make_photo(1))).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise, so it is stored turned the other way
+    on_its_side = encode(upright.transpose(Image.Transpose.ROTATE_90), exif=exif)
+    samples = [
+        Sample(key="upright", image=encode(upright), tags=("cat",)),
+        Sample(key="side", image=on_its_side, tags=("cat",)),
+    ]
+    rows = make_labeler(batch_size=1).label_chunk(samples).to_pylist()
+    masks = [decode_mask(row["mask"]["bytes"]) for row in rows]
+    assert (rows[1]["width"], rows[1]["height"]) == (upright.height, upright.width)
+    assert len(np.unique(masks[0])) > 1
+    np.testing.assert_array_equal(np.rot90(masks[1], k=-1), masks[0])
+
+
+def test_kept_maps_give_the_mask_again():
+    rows = make_labeler(keep_maps=True, num_patches=64).label_chunk(make_samples(3)).to_pylist()
+    for row in rows:
+        maps = torch.from_numpy(np.asarray(decode_class_maps(row["class_maps"])))[None]
+        assert row["class_maps"]["height"] * row["class_maps"]["width"] <= 64
+        large = torch.nn.functional.interpolate(maps, (row["height"], row["width"]), mode="bilinear")[0]
+        low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+        best, index = ((large - low) / (high - low)).max(0)
+        again = torch.where(best > 0.4, torch.tensor(row["class_ids"])[index], 0).numpy()
+        assert (again == decode_mask(row["mask"]["bytes"])).mean() > 0.98
+
+
+def test_maps_are_left_out_unless_asked_for():
+    assert make_labeler().label_chunk(make_samples(1))["class_maps"].to_pylist() == [None]
+
+
+def test_two_thresholds_leave_a_band_that_is_ignored():
+    rows = make_labeler(background_threshold=0.3, foreground_threshold=0.7).label_chunk(make_samples()).to_pylist()
+    for row in rows:
+        mask = decode_mask(row["mask"]["bytes"])
+        assert row["ignore_fraction"] == pytest.approx((mask == 255).mean(), abs=1e-6)
+        assert row["background_fraction"] == pytest.approx((mask == 0).mean(), abs=1e-6)
+    assert sum(row["ignore_fraction"] for row in rows) > 0
+
+
+def test_same_chunk_gives_the_same_rows_again():
+    labeler = make_labeler(scales=(1.0, 0.75), keep_maps=True)
+    assert labeler.label_chunk(make_samples()).equals(labeler.label_chunk(make_samples()))
+
+
+def test_threads_may_share_a_labeler():
+    from concurrent.futures import ThreadPoolExecutor
+
+    labeler = make_labeler()
+    expected = labeler.label_chunk(make_samples())
+    with ThreadPoolExecutor(3) as threads:
+        for table in threads.map(lambda _: labeler.label_chunk(make_samples()), range(6)):
+            assert table.equals(expected)
+
+
+def test_absurdly_large_photo_of_few_bytes_is_labelled_within_the_limit_and_at_its_size():
+    wide = Sample(key="wide", image=encode(Image.new("RGB", (4000, 250), "red")), tags=("cat",))
+    row = make_labeler().label_chunk([wide]).to_pylist()[0]
+    assert decode_mask(row["mask"]["bytes"]).shape == (250, 4000)
+
+
+@pytest.mark.parametrize("resolution", list(Resolution))
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3)])
+def test_tiny_photo_is_labelled_at_its_size(resolution, size):
+    tiny = Sample(key="tiny", image=encode(Image.new("RGB", size, "blue")), tags=("dog",))
+    row = make_labeler(resolution=resolution).label_chunk([tiny]).to_pylist()[0]
+    assert row["status"] == "labelled"
+    assert decode_mask(row["mask"]["bytes"]).shape == size[::-1]
+
+
+def test_model_without_patch_cam_says_so_when_it_is_asked_for():
+    with pytest.raises(ValueError, match="no patch CAM"):
+        make_labeler(variant=Variant.V1, kind=MapKind.PATCH_CAM).label_chunk(make_samples(1))

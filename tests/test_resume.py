@@ -1,0 +1,96 @@
+"""The plan: what is left after any set of commits, from listings alone."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pipeline.shards import list_shards
+from pipeline.storage import put_atomic
+from pipeline.vocabulary import Vocabulary
+
+from pipeline.chunk_source import read_missing_chunks
+from pipeline.commit import PartName, locate_manifest, locate_part
+from pipeline.config import InputConfig, LabelConfig
+from pipeline.errors import ManifestError
+from pipeline.records import Chunk, InputShard, ShardEnd
+from pipeline.resume import ShardWork, plan_run
+from pipeline.run import Run
+from tests.factories import make_photo, make_tar
+
+SHARDS = tuple(InputShard(uri=f"in/{name}.tar", name=name, size_bytes=5000, etag="e") for name in "abc")
+
+
+def make_run(out_uri, shards=SHARDS):
+    return Run(
+        out_uri=str(out_uri),
+        model_uri="model",
+        model_digest="d",
+        vocabulary=Vocabulary(classes=("cat",)),
+        config=LabelConfig(),
+        shards=shards,
+        fingerprint="f",
+    )
+
+
+def put_part(out_uri, shard_name, index, end_offset):
+    part = PartName(chunk_index=index, end_offset=end_offset)
+    put_atomic(locate_part(str(out_uri), shard_name, part), b"")
+    return part
+
+
+def test_plan_of_an_empty_output_is_everything(tmp_path):
+    plan = plan_run(make_run(tmp_path))
+    assert [item.shard.name for item in plan.work] == ["a", "b", "c"]
+    assert all(item.committed == () for item in plan.work)
+    assert (plan.num_bytes, plan.num_bytes_done, plan.num_sealed) == (15_000, 0, 0)
+
+
+def test_plan_leaves_out_sealed_shards_and_keeps_committed_parts(tmp_path):
+    put_atomic(locate_manifest(str(tmp_path), "b"), b"")
+    parts = [put_part(tmp_path, "c", index, offset) for index, offset in [(0, 1000), (1, 2000), (3, 4000)]]
+    plan = plan_run(make_run(tmp_path))
+    assert [(item.shard.name, item.committed) for item in plan.work] == [("a", ()), ("c", tuple(parts))]
+    assert plan.num_bytes_done == 5000 + 2000
+
+
+def test_parts_left_behind_by_a_crash_after_the_seal_are_listed_for_removal(tmp_path):
+    put_atomic(locate_manifest(str(tmp_path), "a"), b"")
+    part = put_part(tmp_path, "a", 0, 1000)
+    assert plan_run(make_run(tmp_path)).leftover_parts == (locate_part(str(tmp_path), "a", part),)
+
+
+def test_limit_plans_only_the_first_shards(tmp_path):
+    plan = plan_run(make_run(tmp_path), limit=2)
+    assert [item.shard.name for item in plan.work] == ["a", "b"]
+    assert plan.num_shards == 2
+
+
+def test_two_parts_that_claim_one_chunk_are_refused(tmp_path):
+    put_part(tmp_path, "a", 0, 1000)
+    put_part(tmp_path, "a", 0, 1536)
+    with pytest.raises(ManifestError, match="two parts claim one chunk"):
+        plan_run(make_run(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    folder: Path = tmp_path_factory.mktemp("shards")
+    samples = {f"photo{i:03d}": {"jpg": make_photo(i), "json": b'{"tags": ["cat"]}'} for i in range(23)}
+    make_tar(folder / "a.tar", samples)
+    return list_shards([str(folder / "a.tar")])[0]
+
+
+@given(committed=st.sets(st.integers(0, 7)))
+def test_missing_chunks_are_read_whatever_is_committed(shard, committed):
+    config = InputConfig(max_chunk_samples=3)
+    whole = list(read_missing_chunks(ShardWork(shard=shard), config))
+    parts = tuple(
+        PartName(chunk_index=piece.index, end_offset=piece.end_offset)
+        for piece in whole
+        if isinstance(piece, Chunk) and piece.index in committed
+    )
+    left = list(read_missing_chunks(ShardWork(shard=shard, committed=parts), config))
+    assert left[:-1] == [piece for piece in whole[:-1] if piece.index not in committed]
+    assert isinstance(left[-1], ShardEnd)
+    assert left[-1].num_chunks == whole[-1].num_chunks == 8
