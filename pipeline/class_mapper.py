@@ -216,8 +216,8 @@ def _take(view: _ViewMaps, row: int, num_classes: int) -> _ViewMaps:
     )
 
 
-def _join_by_grid(maps: list[Float[Tensor, "1 k gh gw"]]) -> list[Tensor]:
-    """Sum the views that share a grid. Resizing is linear, so this comes before it and not after."""
+def _join_by_grid(maps: list[Tensor]) -> list[Tensor]:
+    """Sum the views, each `1 k gh gw`, that share a grid. Resizing is linear, so this comes before it."""
     sums: dict[tuple[int, ...], Tensor] = {}
     for view in maps:
         shape = tuple(view.shape)

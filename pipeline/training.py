@@ -19,7 +19,7 @@ from pipeline.run import get_library_version
 from pipeline.storage import exists, join_uri
 from pipeline.training_config import WorkerConfig, describe_train_config
 from pipeline.training_data import SplitForTraining, make_dataset
-from pipeline.training_events import EpochRecord, EventBox, post_event, relay_events
+from pipeline.training_events import EpochRecord, post_event, relay_events, start_event_box
 from pipeline.training_loop import LoopSettings, count_steps, load_state, train_on_worker
 from pipeline.training_model import InitialModel
 from pipeline.training_run import CHECKPOINT_FOLDER, TrainingRun, get_storage_path, read_surveys, write_surveys
@@ -78,7 +78,7 @@ def fit(
         ray.train.TrainingFailedError: Workers failed more often than allowed.
     """
     count_steps(num_images, run.config.optimizer.batch_size, workers.num_workers)
-    box = EventBox.remote()
+    box = start_event_box()
     settings = LoopSettings(
         config=run.config,
         network=initial.network.config,

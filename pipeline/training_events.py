@@ -54,7 +54,6 @@ class RejectedImage:
     error: str
 
 
-@ray.remote(num_cpus=0)
 class EventBox:
     """Carries events from workers and data tasks to the driver. A sample is reported once."""
 
@@ -77,6 +76,11 @@ class EventBox:
         return events
 
 
+def start_event_box() -> ActorHandle:
+    """Start a box in a process of its own, on no CPU slot."""
+    return ray.remote(EventBox).options(num_cpus=0).remote()
+
+
 def post_event(box: ActorHandle, event: object) -> None:
     """Send an event; does not wait."""
     box.post.remote(event)
@@ -95,7 +99,8 @@ def relay_events(box: ActorHandle, on_event: Callable[[object], None]) -> Iterat
     def relay() -> None:
         while True:
             was_over = is_over.wait(POLL_PERIOD_S)
-            for event in ray.get(box.drain.remote()):
+            events: list[object] = ray.get(box.drain.remote())
+            for event in events:
                 on_event(event)
             if was_over:
                 return

@@ -4,7 +4,12 @@ import uuid
 
 import fsspec
 import pytest
+from hypothesis import settings
 from moto.server import ThreadedMotoServer
+
+# How long an example takes says nothing on a shared machine.
+settings.register_profile("tagmask", deadline=None)
+settings.load_profile("tagmask")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,246 @@
+"""Manifests against true masks: intersection over union per class, at the threshold used and at all others.
+
+What is counted is pixels by (true class, predicted class), and for the curve by (true class, best class,
+how good it is): every threshold follows from sums over these, each pixel counted once.
+
+A pixel whose truth is 255 is not counted. A pixel that the mask leaves open (255) is no class: it misses
+its true class, and its share is reported. A rejected sample has no mask and is not judged; how many
+there were is reported too.
+"""
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch.nn import functional
+
+from models.class_maps import scale_min_max
+from pipeline.decode import place_on_stored_pixels
+from pipeline.errors import LabellingError, ManifestError
+from pipeline.manifests import open_manifest
+from pipeline.masks import decode_class_maps, decode_mask
+from pipeline.records import IGNORE_LABEL, Status
+from pipeline.storage import get_local_path, join_uri, list_objects, read_bytes
+
+NUM_THRESHOLDS = 100
+"""The curve has the thresholds 0, 0.01 .. 0.99."""
+COLUMNS = ("key", "status", "exif_orientation", "class_ids", "mask", "class_maps")
+
+FindTruth = Callable[[str], bytes | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationCounts:
+    """What was counted; c classes besides the background. Merging is associative and commutative."""
+
+    confusion: Int[np.ndarray, "c_plus_1 c_plus_2"]
+    """Pixels by true class and class of the mask; the last column are pixels that the mask leaves open."""
+    histogram: Int[np.ndarray, "c_plus_1 c_plus_1 bins"]
+    """Pixels by true class, best class, and number of thresholds that the best map exceeds."""
+    num_images: int = 0
+    num_without_truth: int = 0
+    num_rejected: int = 0
+    num_without_maps: int = 0
+
+    def merge(self, other: "EvaluationCounts") -> "EvaluationCounts":
+        """Add up two counts."""
+        return EvaluationCounts(
+            confusion=self.confusion + other.confusion,
+            histogram=self.histogram + other.histogram,
+            num_images=self.num_images + other.num_images,
+            num_without_truth=self.num_without_truth + other.num_without_truth,
+            num_rejected=self.num_rejected + other.num_rejected,
+            num_without_maps=self.num_without_maps + other.num_without_maps,
+        )
+
+
+class Scores(NamedTuple):
+    """How good masks are."""
+
+    iou: Float[np.ndarray, " c_plus_1"]
+    """Per class, the background first; NaN where a class is neither in truth nor in any mask."""
+    mean_iou: float
+    """Over the classes that have an IoU."""
+    pixel_accuracy: float
+    open_fraction: float
+    """Share of the counted pixels that the masks leave open."""
+
+
+def make_empty_counts(num_classes: int) -> EvaluationCounts:
+    """Make counts of nothing."""
+    side = num_classes + 1
+    return EvaluationCounts(
+        confusion=np.zeros((side, side + 1), np.int64),
+        histogram=np.zeros((side, side, NUM_THRESHOLDS + 1), np.int64),
+    )
+
+
+def score_masks(counts: EvaluationCounts) -> Scores:
+    """Score the masks as they are, at the thresholds of the run."""
+    return _score(counts.confusion)
+
+
+def score_curve(counts: EvaluationCounts) -> list[Scores]:
+    """Score the kept maps at each threshold t: the best class where its map exceeds t, else background.
+
+    Raises:
+        ManifestError: Some labelled image has no kept maps.
+    """
+    if counts.num_without_maps:
+        raise ManifestError(
+            f"{counts.num_without_maps} of {counts.num_images} images have no class maps; "
+            "label with --maps.keep-maps for the curve over thresholds"
+        )
+    curve = []
+    for index in range(NUM_THRESHOLDS):
+        confusion = np.zeros_like(counts.confusion)
+        confusion[:, :-1] = counts.histogram[:, :, index + 1 :].sum(-1)
+        confusion[:, 0] += counts.histogram[:, :, : index + 1].sum((1, 2))
+        curve.append(_score(confusion))
+    return curve
+
+
+def _score(confusion: Int[np.ndarray, "c_plus_1 c_plus_2"]) -> Scores:
+    predicted = confusion[:, :-1]
+    hits = np.diag(predicted)
+    union = confusion.sum(1) + predicted.sum(0) - hits
+    total = confusion.sum()
+    iou = np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+    return Scores(
+        iou=iou,
+        mean_iou=float(np.nanmean(iou)) if total else float("nan"),
+        pixel_accuracy=float(hits.sum() / total) if total else float("nan"),
+        open_fraction=float(confusion[:, -1].sum() / total) if total else float("nan"),
+    )
+
+
+def evaluate_manifest(uri: str, find_truth: FindTruth, num_classes: int) -> EvaluationCounts:
+    """Count the pixels of one manifest.
+
+    Raises:
+        LabellingError: A true mask has another size than its image, or classes that the run does not have.
+    """
+    counts = make_empty_counts(num_classes)
+    for row in open_manifest(uri).iterate_rows(COLUMNS):
+        counts = counts.merge(_evaluate_row(row, find_truth, num_classes))
+    return counts
+
+
+def _evaluate_row(row: Mapping[str, Any], find_truth: FindTruth, num_classes: int) -> EvaluationCounts:
+    empty = make_empty_counts(num_classes)
+    if row["status"] != Status.LABELLED:
+        return EvaluationCounts(confusion=empty.confusion, histogram=empty.histogram, num_rejected=1)
+    payload = find_truth(row["key"])
+    if payload is None:
+        return EvaluationCounts(confusion=empty.confusion, histogram=empty.histogram, num_without_truth=1)
+    truth = _decode_truth(payload, row["key"], num_classes)
+    mask = decode_mask(row["mask"]["bytes"])
+    if truth.shape != mask.shape:
+        raise LabellingError(
+            f"true mask of '{row['key']}' is {truth.shape[1]} x {truth.shape[0]} pixels, its image "
+            f"{mask.shape[1]} x {mask.shape[0]}; masks lie on the stored pixels, before any EXIF rotation"
+        )
+    has_maps = row["class_maps"] is not None
+    return EvaluationCounts(
+        confusion=count_pixels(truth, mask, num_classes),
+        histogram=count_by_threshold(truth, row, num_classes) if has_maps else empty.histogram,
+        num_images=1,
+        num_without_maps=0 if has_maps else 1,
+    )
+
+
+def _decode_truth(payload: bytes, key: str, num_classes: int) -> UInt8[np.ndarray, "h w"]:
+    truth = decode_mask(payload)
+    unknown = [int(value) for value in np.unique(truth) if value > num_classes and value != IGNORE_LABEL]
+    if unknown:
+        raise LabellingError(
+            f"true mask of '{key}' has classes {unknown}, the run has 0 to {num_classes} (255 is ignored); "
+            "give masks with the vocabulary's class ids"
+        )
+    return truth
+
+
+def count_pixels(
+    truth: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"], num_classes: int
+) -> Int[np.ndarray, "c_plus_1 c_plus_2"]:
+    """Count pixels by true class and class of the mask; ignored pixels of the mask go to the last column."""
+    side = num_classes + 1
+    counted = truth != IGNORE_LABEL
+    predicted = np.where(mask == IGNORE_LABEL, side, mask).astype(np.int64)
+    index = truth[counted].astype(np.int64) * (side + 1) + predicted[counted]
+    return np.bincount(index, minlength=side * (side + 1)).reshape(side, side + 1)
+
+
+def count_by_threshold(
+    truth: UInt8[np.ndarray, "h w"], row: Mapping[str, Any], num_classes: int
+) -> Int[np.ndarray, "c_plus_1 c_plus_1 bins"]:
+    """Count pixels by true class, best class, and number of thresholds exceeded, from the kept maps."""
+    is_turned = row["exif_orientation"] >= 5
+    upright_size = truth.shape[::-1] if is_turned else truth.shape
+    best, best_class = _find_best(row, upright_size)
+    best = place_on_stored_pixels(best, row["exif_orientation"])
+    best_class = place_on_stored_pixels(best_class, row["exif_orientation"])
+    # How many of 0, 0.01 .. 0.99 lie below the value.
+    num_exceeded = np.searchsorted(np.arange(NUM_THRESHOLDS) / NUM_THRESHOLDS, best, side="left")
+    side, num_bins = num_classes + 1, NUM_THRESHOLDS + 1
+    counted = truth != IGNORE_LABEL
+    index = (truth[counted].astype(np.int64) * side + best_class[counted]) * num_bins + num_exceeded[counted]
+    return np.bincount(index, minlength=side * side * num_bins).reshape(side, side, num_bins)
+
+
+def _find_best(
+    row: Mapping[str, Any], size: tuple[int, ...]
+) -> tuple[Float[np.ndarray, "h w"], Int[np.ndarray, "h w"]]:
+    maps = torch.from_numpy(np.array(decode_class_maps(row["class_maps"])))[None]
+    enlarged = functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+    best, index = scale_min_max(enlarged)[0].max(0)
+    return best.numpy().astype(np.float64), np.asarray(row["class_ids"], np.int64)[index.numpy()]
+
+
+def open_truth(truth_uri: str) -> FindTruth:
+    """Open a collection of true masks: a folder of PNGs, or a tar of them.
+
+    A mask belongs to the sample whose key is its path without suffix, else to the one whose key ends in its
+    base name.
+
+    Raises:
+        LabellingError: There are no PNGs.
+    """
+    members = dict(_list_tar(truth_uri)) if truth_uri.endswith(".tar") else dict(_list_folder(truth_uri))
+    if not members:
+        raise LabellingError(f"'{truth_uri}' holds no PNGs; give a folder or a tar of true masks, one per key")
+    by_base_name = {PurePosixPath(name).name: read for name, read in members.items()}
+
+    def find(key: str) -> bytes | None:
+        read = members.get(key) or by_base_name.get(PurePosixPath(key).name)
+        return read() if read else None
+
+    return find
+
+
+def _list_folder(truth_uri: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    prefix = join_uri(truth_uri, "")
+    for item in list_objects(truth_uri):
+        if item.uri.endswith(".png"):
+            name = item.uri.removeprefix(prefix).removeprefix("/").removesuffix(".png")
+            yield name, lambda uri=item.uri: read_bytes(uri)
+
+
+def _list_tar(truth_uri: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    path = get_local_path(truth_uri)
+    payload = None if path else io.BytesIO(read_bytes(truth_uri))
+    try:
+        with tarfile.open(path, fileobj=payload) as archive:
+            for member in archive:
+                file = archive.extractfile(member) if member.name.endswith(".png") else None
+                if file is not None:
+                    png = file.read()
+                    yield member.name.removesuffix(".png"), lambda png=png: png
+    except tarfile.ReadError as error:
+        raise LabellingError(f"'{truth_uri}' is no readable tar: {error}; give a folder or a tar of PNGs") from error

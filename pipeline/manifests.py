@@ -1,0 +1,55 @@
+"""Reading what a run published: its manifests, row by row."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.commit import FOOTER_KEY
+from pipeline.errors import ManifestError
+from pipeline.storage import join_uri, list_folder, read_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """One published shard."""
+
+    uri: str
+    footer: dict[str, Any]
+    """Run fingerprint, identity of the shard, counts, library version."""
+    file: pq.ParquetFile
+
+    def iterate_rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Read the rows, a chunk in memory at a time."""
+        for batch in self.file.iter_batches(columns=columns):
+            yield from batch.to_pylist()
+
+
+def list_manifests(out_uri: str) -> list[str]:
+    """List the manifests of a run, by name.
+
+    Raises:
+        ManifestError: Nothing is published.
+    """
+    uris = [item.uri for item in list_folder(join_uri(out_uri, "labels")) if item.uri.endswith(".parquet")]
+    if not uris:
+        raise ManifestError(f"'{out_uri}' has no manifests (labels/*.parquet); give the --out of jobs.label")
+    return uris
+
+
+def open_manifest(uri: str) -> Manifest:
+    """Open a manifest.
+
+    Raises:
+        ManifestError: It is not a file of this project.
+    """
+    try:
+        file = pq.ParquetFile(io.BytesIO(read_bytes(uri)))
+        footer = json.loads((file.schema_arrow.metadata or {})[FOOTER_KEY])
+    except (pa.ArrowInvalid, KeyError, ValueError) as error:
+        raise ManifestError(f"'{uri}' is no manifest of this project: {error}; label the shard again") from error
+    return Manifest(uri=uri, footer=footer, file=file)
