@@ -10,6 +10,7 @@ Exit code 1: the training failed; 2: the command or its inputs are wrong.
 
 import argparse
 import os
+import re
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -105,12 +106,22 @@ def train(job: TrainJob) -> int:
     try:
         outcome = fit(run, initial, num_images, job.workers, printer)
     except (TrainingError, ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-        print(f"error: training failed: {error}", file=sys.stderr)
+        print(f"error: training failed: {name_cause(error)}", file=sys.stderr)
         print("run the same command again to go on from the last checkpoint", file=sys.stderr)
         return EXIT_FAILED
     printer.print_summary(outcome.history)
     print(f"model: {run.bundle_uri}  digest {outcome.digest}")
     return EXIT_OK
+
+
+def name_cause(error: Exception) -> str:
+    """Find the line that names the first cause in what Ray reports of its processes; all of it if there is none."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    report = str(next(iter(failures.values())))
+    causes = [
+        line.strip() for line in report.splitlines() if re.match(r"\s*[\w.]*(Error|Exception|Interrupt)\b: ", line)
+    ]
+    return causes[0] if causes else report
 
 
 def _open(job: TrainJob) -> TrainingRun:

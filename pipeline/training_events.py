@@ -78,7 +78,8 @@ class EventBox:
 
 def start_event_box() -> ActorHandle:
     """Start a box in a process of its own, on no CPU slot."""
-    return ray.remote(EventBox).options(num_cpus=0).remote()
+    actor_class: Any = ray.remote(EventBox)
+    return actor_class.options(num_cpus=0).remote()
 
 
 def post_event(box: ActorHandle, event: object) -> None:

@@ -1,0 +1,39 @@
+# Two commands for users: `make demo` and `make test`. The rest is for whoever changes the code.
+
+PYTHON ?= python3
+VENV := .venv
+IN_VENV := . $(VENV)/bin/activate &&
+
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo    train on made-up tagged photos, label others, score the masks: demo/report.html"
+	@echo "make test    run the whole test suite"
+	@echo "make lint    check format, lint and types"
+	@echo "make format  format the code"
+	@echo "make clean   remove the demo and caches (the environment in $(VENV) stays)"
+
+demo: $(VENV)/.stamp
+	$(IN_VENV) python -m jobs.demo --out demo
+
+test: $(VENV)/.stamp
+	$(IN_VENV) python -m pytest
+
+lint: $(VENV)/.stamp
+	$(IN_VENV) ruff format --check .
+	$(IN_VENV) ruff check .
+	$(IN_VENV) mypy
+
+format: $(VENV)/.stamp
+	$(IN_VENV) ruff format .
+	$(IN_VENV) ruff check --fix .
+
+clean:
+	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "tagmask needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(IN_VENV) python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

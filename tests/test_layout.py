@@ -1,0 +1,55 @@
+"""What may import what, and what may stand where."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FORBIDDEN = {
+    "models": {"ray", "fsspec", "s3fs", "pyarrow", "pipeline", "jobs", "tests"},
+    "pipeline": {"jobs", "tests", "tyro", "argparse"},
+    "jobs": {"tests", "benchmarks"},
+}
+FILES = [path for package in FORBIDDEN for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def list_imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    tops = {name.split(".")[0] for name in list_imports(ast.parse(path.read_text()))}
+    assert not tops & FORBIDDEN[package]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parent.name != "jobs"], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_below_jobs_nothing_prints_or_reads_the_environment(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not (isinstance(node, ast.Name) and node.id == "print"), f"print in line {node.lineno}"
+        assert not (isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")), f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_storage_opens_uris(path):
+    if path.name == "storage.py":
+        return
+    assert "fsspec" not in {name.split(".")[0] for name in list_imports(ast.parse(path.read_text()))}
+
+
+def test_no_module_is_named_for_nothing():
+    assert not {"utils", "helpers", "common", "base", "misc"} & {path.stem for path in FILES}
+
+
+def test_every_module_says_what_it_is():
+    for path in FILES:
+        if path.name != "__init__.py":
+            assert ast.get_docstring(ast.parse(path.read_text())), path
