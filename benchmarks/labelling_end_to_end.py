@@ -19,8 +19,6 @@ from pathlib import Path
 import ray
 import torch
 import tyro
-from pipeline.shards import list_shards, read_chunks
-from pipeline.vocabulary import load_vocabulary
 
 from jobs.cluster import connect
 from pipeline.bundles import load_bundle
@@ -32,6 +30,8 @@ from pipeline.labeler import ChunkLabeler
 from pipeline.ledger import Progress
 from pipeline.records import Chunk
 from pipeline.run import Run, open_run
+from pipeline.shards import list_shards, read_chunks
+from pipeline.vocabulary import load_vocabulary
 
 
 @dataclass(frozen=True)

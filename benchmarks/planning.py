@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import tyro
-from pipeline.shards import list_shards
-from pipeline.vocabulary import Vocabulary
 
 from pipeline.commit import locate_manifest
 from pipeline.config import LabelConfig
 from pipeline.resume import plan_run
 from pipeline.run import open_run
+from pipeline.shards import list_shards
+from pipeline.vocabulary import Vocabulary
 
 Outcome = TypeVar("Outcome")
 

@@ -3,6 +3,7 @@
 Whatever is loaded, every key that finds no place is named, and so is every weight that finds no key.
 """
 
+import difflib
 import hashlib
 import json
 import logging
@@ -77,7 +78,8 @@ def decode_bundle(files: Mapping[str, bytes]) -> tuple[MCTformer, ModelBundle]:
         description = json.loads(files["model.json"])
         if description.pop("format") != BUNDLE_FORMAT:
             raise CheckpointError("model.json has a format of another version; train or import it again")
-        config = MCTformerConfig(**description.pop("config"))
+        sizes = description.pop("config")
+        config = MCTformerConfig(**sizes | {"variant": Variant(sizes["variant"])})
         for name in ("class_names", "input_mean", "input_std"):
             description[name] = tuple(description[name])
         bundle = ModelBundle(config=config, **description)
@@ -217,7 +219,7 @@ def load_timm_backbone(name: str, *, pretrained: bool = False, weights_path: Pat
         CheckpointError: timm knows no such model, or it is no plain ViT.
     """
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*patch*")[:5])
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
         raise CheckpointError(f"timm has no model '{name}'; names near it: {near or 'none'}")
     network = timm.create_model(name, pretrained=pretrained and weights_path is None, num_classes=0)
     try:

@@ -51,7 +51,6 @@ class MCTformerConfig:
     """Rate of stochastic depth at the last block, rising linearly from 0 at the first; in training only."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "variant", Variant(self.variant))
         for name in ("num_classes", "image_size", "patch_size", "width", "depth", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")

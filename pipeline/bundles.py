@@ -2,7 +2,6 @@
 
 from models.bundle import CheckpointError, ModelBundle, compute_digest, decode_bundle, encode_bundle
 from models.mctformer import MCTformer
-
 from pipeline.errors import BundleError
 from pipeline.storage import join_uri, put_atomic, read_bytes
 from pipeline.vocabulary import Vocabulary

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from models.bundle import ModelBundle
-from models.class_maps import Evidence, compute_evidence, refine_class_maps, scale_min_max
-from models.mctformer import MCTformer, MCTformerOutput
 from torch import Tensor
 from torch.nn import functional
 
+from models.bundle import ModelBundle
+from models.class_maps import Evidence, compute_evidence, refine_class_maps, scale_min_max
+from models.mctformer import MCTformer, MCTformerOutput
 from pipeline.config import LabelConfig, MapKind, Resolution
 from pipeline.masks import label_pixels
 from pipeline.stats import (

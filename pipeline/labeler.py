@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import UInt8
+
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer
-
 from pipeline.class_mapper import ClassMapper, ImageEvidence
 from pipeline.config import LabelConfig, Resolution
 from pipeline.decode import DecodedImage, ImageRejection, decode_image, place_on_stored_pixels

@@ -6,7 +6,6 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pipeline.storage import exists, list_objects, read_bytes
 
 from pipeline.commit import (
     FOOTER_KEY,
@@ -20,6 +19,7 @@ from pipeline.commit import (
 )
 from pipeline.errors import ManifestError, RejectionLimitError
 from pipeline.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard
+from pipeline.storage import exists, list_objects, read_bytes
 
 FINGERPRINT = "f" * 64
 SHARD = InputShard(uri="photos/a.tar", name="a", size_bytes=10_000, etag="1")

@@ -5,15 +5,15 @@ import io
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
-from PIL import Image
-from pipeline.masks import decode_class_maps, decode_mask
-from pipeline.vocabulary import Vocabulary
-
 from pipeline.config import InputConfig, LabelConfig, MapConfig, MapKind, Resolution, ViewConfig
 from pipeline.labeler import ChunkLabeler
+from pipeline.masks import decode_class_maps, decode_mask
 from pipeline.records import PART_SCHEMA, Sample
+from pipeline.vocabulary import Vocabulary
 from tests.factories import make_photo
 
 VOCABULARY = Vocabulary(classes=("cat", "dog", "cow"))

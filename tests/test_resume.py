@@ -5,9 +5,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pipeline.shards import list_shards
-from pipeline.storage import put_atomic
-from pipeline.vocabulary import Vocabulary
 
 from pipeline.chunk_source import read_missing_chunks
 from pipeline.commit import PartName, locate_manifest, locate_part
@@ -16,6 +13,9 @@ from pipeline.errors import ManifestError
 from pipeline.records import Chunk, InputShard, ShardEnd
 from pipeline.resume import ShardWork, plan_run
 from pipeline.run import Run
+from pipeline.shards import list_shards
+from pipeline.storage import put_atomic
+from pipeline.vocabulary import Vocabulary
 from tests.factories import make_photo, make_tar
 
 SHARDS = tuple(InputShard(uri=f"in/{name}.tar", name=name, size_bytes=5000, etag="e") for name in "abc")

@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from pipeline.vocabulary import Vocabulary
 
 from pipeline.config import LabelConfig, MapConfig, ViewConfig
 from pipeline.errors import ManifestError, RunConflictError
 from pipeline.records import InputShard
 from pipeline.run import open_run, read_run
+from pipeline.vocabulary import Vocabulary
 
 SHARDS = tuple(InputShard(uri=f"in/{name}.tar", name=name, size_bytes=1000, etag="e") for name in "abc")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
+from pipeline.bundles import save_bundle
 from pipeline.masks import decode_mask
 from pipeline.storage import list_objects, read_bytes
 from tests.factories import make_photo, make_tar
-
-from pipeline.bundles import save_bundle
 
 pytestmark = pytest.mark.ray
 
