@@ -242,4 +242,3 @@ def _resize(maps: Float[Tensor, "b k gh gw"], size: tuple[int, int]) -> Float[Te
 def _limit_size(size: tuple[int, int]) -> tuple[int, int]:
     factor = min(1.0, (MAX_MAP_PIXELS / (size[0] * size[1])) ** 0.5)
     return (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
-

@@ -146,7 +146,7 @@ def _decode(image: Image.Image, min_short_side_px: int | None) -> DecodedImage:
         stored_height, stored_width = height, width
         pixels = _to_rgb(image)
         orientation = _read_orientation(image)
-        pixels = _turn_upright(pixels, orientation)
+        pixels = turn_upright(pixels, orientation)
     return DecodedImage(
         image_rgb=np.ascontiguousarray(pixels),
         stored_height=stored_height,
@@ -155,7 +155,10 @@ def _decode(image: Image.Image, min_short_side_px: int | None) -> DecodedImage:
     )
 
 
-def _turn_upright(stored: UInt8[np.ndarray, "h w 3"], exif_orientation: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+def turn_upright(
+    stored: Shaped[np.ndarray, "h w ..."], exif_orientation: int
+) -> Shaped[np.ndarray, "upright_h upright_w ..."]:
+    """Turn stored pixels as the EXIF orientation (1 to 8) says."""
     swap, row_step, column_step = _UPRIGHT_STEPS[exif_orientation]
     return (stored.swapaxes(0, 1) if swap else stored)[::row_step, ::column_step]
 

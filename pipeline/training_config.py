@@ -67,7 +67,7 @@ class AugmentConfig:
     color_jitter: float = 0.4
     """Strength of brightness, contrast and saturation jitter; unused when rand_augment is given."""
     rand_augment: str = "rand-m9-mstd0.5-mmax9-inc1"
-    """timm's name of a RandAugment policy; empty: colour jitter. mmax9, as timm posterises to 0 bits at 10, an error."""
+    """timm's name of a RandAugment policy; empty: colour jitter. mmax9 as at 10 timm asks for 0 bits."""
     random_erasing: float = 0.25
     """Probability of erasing a rectangle, filled with noise."""
 

@@ -1,0 +1,148 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.mctformer import MCTformer, MCTformerConfig, Variant
+from pipeline.errors import RunConflictError, TrainingError
+from pipeline.records import InputShard
+from pipeline.storage import join_uri, put_atomic
+from pipeline.training import is_finished
+from pipeline.training_config import ModelConfig, OptimizerConfig, TrainConfig
+from pipeline.training_loop import compute_learning_rate, count_steps, make_optimizer, normalise
+from pipeline.training_model import build_initial_model
+from pipeline.training_run import CHECKPOINT_FOLDER, SNAPSHOT_FILE, open_training, read_surveys, write_surveys
+from pipeline.training_survey import Survey
+from pipeline.vocabulary import Vocabulary
+
+OPTIMIZER = OptimizerConfig(epochs=10, batch_size=64, warmup_epochs=2.0)
+TINY = ModelConfig(image_size=32, patch_size=16, width=48, depth=2, num_heads=3)
+
+
+def test_learning_rate_warms_up_linearly_and_ends_at_its_minimum():
+    rates = [compute_learning_rate(position, OPTIMIZER) for position in (0.0, 1.0, 2.0, 6.0, 10.0)]
+    peak = OPTIMIZER.peak_lr
+    assert rates == pytest.approx([1e-6, (1e-6 + peak) / 2, peak, (peak + 1e-5) / 2, 1e-5])
+
+
+@given(st.floats(2, 12), st.floats(2, 12))
+def test_learning_rate_never_rises_after_the_warm_up(first, second):
+    first, second = sorted((first, second))
+    assert compute_learning_rate(first, OPTIMIZER) >= compute_learning_rate(second, OPTIMIZER) >= OPTIMIZER.min_lr
+
+
+def test_steps_leave_out_the_last_incomplete_batch_of_each_worker():
+    assert count_steps(num_images=101, batch_size=10, num_workers=2) == 10
+    assert count_steps(num_images=99, batch_size=10, num_workers=2) == 9
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "num_workers", "complaint"),
+    [(100, 9, 2, "divisible by num_workers, got 9 and 2"), (7, 8, 1, "7 usable training images do not fill")],
+)
+def test_steps_of_a_batch_that_cannot_be_filled_are_refused(num_images, batch_size, num_workers, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        count_steps(num_images, batch_size, num_workers)
+
+
+def test_optimizer_decays_matrices_but_no_vectors_tokens_or_positions():
+    network = MCTformer(
+        MCTformerConfig(variant=Variant.V2, num_classes=2, image_size=32, patch_size=16, width=48, depth=1, num_heads=3)
+    )
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    decayed, free = make_optimizer(network, OPTIMIZER).param_groups
+    assert (decayed["weight_decay"], free["weight_decay"]) == (OPTIMIZER.weight_decay, 0.0)
+    free_names = {names[parameter] for parameter in free["params"]}
+    assert {"cls_token", "pos_embed", "head.bias", "blocks.0.norm1.weight"} <= free_names
+    assert {names[parameter] for parameter in decayed["params"]} == set(names.values()) - free_names
+
+
+def test_normalised_pixels_have_the_mean_and_spread_of_the_backbone():
+    images = torch.tensor([0, 255], dtype=torch.uint8).repeat(3, 1).view(1, 3, 1, 2)
+    assert normalise(images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).tolist() == [[[[-1.0, 1.0]]] * 3]
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    first, again, other = (build_initial_model(TINY, ("cat", "dog"), seed).network.cls_token for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_initial_model_of_a_timm_name_takes_its_sizes_and_inputs():
+    config = ModelConfig(backbone="vit_tiny_patch16_224", backbone_weights="none", image_size=64)
+    network, mean, std = build_initial_model(config, ("cat", "dog"), rng_seed=0)
+    assert (network.config.width, network.config.num_heads, network.config.num_classes) == (192, 3, 2)
+    assert (mean, std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def make_shard(name, size=10):
+    return InputShard(uri=f"/in/{name}.tar", name=name, size_bytes=size, etag="e")
+
+
+def open_at(out, **changes):
+    arguments = {
+        "config": TrainConfig(model=TINY),
+        "vocabulary": Vocabulary(classes=("cat", "dog")),
+        "train_shards": [make_shard("a")],
+        "validation_shards": [make_shard("b")],
+    }
+    return open_training(out_uri=str(out), **(arguments | changes))
+
+
+def test_training_run_of_the_same_command_is_taken_up_again(tmp_path):
+    assert open_at(tmp_path) == open_at(tmp_path)
+
+
+def test_training_run_of_another_configuration_is_refused_with_the_fields_that_differ(tmp_path):
+    open_at(tmp_path)
+    with pytest.raises(RunConflictError, match="config.rng_seed was 0, is 7; give the same command"):
+        open_at(tmp_path, config=TrainConfig(model=TINY, rng_seed=7))
+
+
+def test_training_run_on_a_changed_shard_is_refused_with_its_name(tmp_path):
+    open_at(tmp_path)
+    with pytest.raises(RunConflictError, match=r"train_shards./in/a.tar was 10 bytes, etag e, is 11 bytes, etag e"):
+        open_at(tmp_path, train_shards=[make_shard("a", size=11)])
+
+
+def test_training_and_validating_on_one_shard_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'/in/a.tar' is among the training and the validation shards"):
+        open_at(tmp_path, validation_shards=[make_shard("a")])
+
+
+def test_next_epoch_is_read_from_the_checkpoint_that_ray_resumes_from(tmp_path):
+    run = open_at(tmp_path)
+    assert run.read_next_epoch() == 0
+    uri = join_uri(str(tmp_path), CHECKPOINT_FOLDER, SNAPSHOT_FILE)
+    put_atomic(uri, b'{"latest_checkpoint_result": {"checkpoint_dir_name": "epoch-0007", "metrics": {}}}')
+    assert run.read_next_epoch() == 7
+    put_atomic(uri, b"{}")
+    with pytest.raises(TrainingError, match="is not Ray Train's record"):
+        run.read_next_epoch()
+
+
+def test_training_run_is_finished_once_the_bundle_has_its_description(tmp_path):
+    run = open_at(tmp_path)
+    put_atomic(join_uri(run.bundle_uri, "model.safetensors"), b"")
+    assert not is_finished(run)
+    put_atomic(join_uri(run.bundle_uri, "model.json"), b"")
+    assert is_finished(run)
+
+
+def test_surveys_written_with_a_run_are_read_again(tmp_path):
+    run = open_at(tmp_path)
+    assert read_surveys(run) is None
+    survey = Survey(num_samples=3, num_usable=2)
+    survey.unknown_tags["film"] = 2
+    survey.images_per_class[1] = 2
+    write_surveys(run, {"train": survey})
+    assert read_surveys(run) == {"train": survey}
+
+
+def test_learning_rate_is_finite_without_warm_up():
+    rate = compute_learning_rate(0.0, OptimizerConfig(epochs=1, warmup_epochs=0))
+    assert math.isfinite(rate)
+    assert np.isclose(rate, 6.25e-5)

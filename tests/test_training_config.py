@@ -1,0 +1,34 @@
+import json
+
+import pytest
+
+from jobs.recipes import RECIPES
+from pipeline.training_config import AugmentConfig, ModelConfig, OptimizerConfig, describe_train_config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_gives_a_configuration_that_survives_json(name):
+    described = describe_train_config(RECIPES[name]())
+    assert json.loads(json.dumps(described)) == described
+
+
+def test_peak_learning_rate_scales_with_the_batch():
+    assert OptimizerConfig(batch_size=64, base_lr=5e-4).peak_lr == pytest.approx(6.25e-5)
+
+
+@pytest.mark.parametrize(
+    ("build", "complaint"),
+    [
+        (lambda: OptimizerConfig(epochs=5, warmup_epochs=5), "0 <= warmup_epochs < epochs, got 5 and 5"),
+        (lambda: OptimizerConfig(batch_size=0), "batch_size >= 1, got 0"),
+        (lambda: OptimizerConfig(base_lr=0), "base_lr > 0"),
+        (lambda: OptimizerConfig(clip_norm=-1.0), "clip_norm > 0 or None, got -1.0"),
+        (lambda: ModelConfig(image_size=100), "divisible by patch_size, got 100 and 16"),
+        (lambda: ModelConfig(drop_path=1.0), "0 <= drop_path < 1, got 1.0"),
+        (lambda: AugmentConfig(min_crop_fraction=0.0), "0 < min_crop_fraction <= 1, got 0.0"),
+        (lambda: AugmentConfig(random_erasing=1.5), "0 <= random_erasing <= 1, got 1.5"),
+    ],
+)
+def test_configuration_out_of_range_is_refused_with_its_values(build, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        build()
