@@ -1,7 +1,7 @@
 """What all jobs share on the command line: exit codes, error lines, how numbers are written."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -20,12 +20,9 @@ EXIT_STOPPED = 75
 Job = TypeVar("Job")
 
 
-def parse(job_type: type[Job], description: str | None, default: Job | None = None) -> Job:
-    """Read the command line; enumerations are written by their values, as everywhere else."""
-    config = (tyro.conf.EnumChoicesFromValues,)
-    if default is None:
-        return tyro.cli(job_type, description=description, config=config)
-    return tyro.cli(job_type, description=description, config=config, default=default)
+def parse(job_type: type[Job], description: str | None, arguments: Sequence[str] | None) -> Job:
+    """Read a command line, `sys.argv` if None; enumerations are written by their values, as everywhere else."""
+    return tyro.cli(job_type, description=description, args=arguments, config=(tyro.conf.EnumChoicesFromValues,))
 
 
 def run_job(job: Callable[[], int]) -> int:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,9 +46,9 @@ class DemoJob:
     """Epochs of training; default: the recipe's."""
 
 
-def main() -> int:
-    """Run the command line and return its exit code."""
-    return run_job(lambda: run_demo(parse(DemoJob, __doc__)))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, `sys.argv` if None, and return its exit code."""
+    return run_job(lambda: run_demo(parse(DemoJob, __doc__, arguments)))
 
 
 def run_demo(job: DemoJob) -> int:

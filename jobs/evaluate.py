@@ -8,6 +8,7 @@ claim about new images. Exit code 0: scored; 2: the command or its inputs are wr
 
 import json
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
@@ -45,9 +46,9 @@ class EvaluateJob:
     """Manifests that are read at the same time."""
 
 
-def main() -> int:
-    """Run the command line and return its exit code."""
-    return run_job(lambda: evaluate(parse(EvaluateJob, __doc__)))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, `sys.argv` if None, and return its exit code."""
+    return run_job(lambda: evaluate(parse(EvaluateJob, __doc__, arguments)))
 
 
 def evaluate(job: EvaluateJob) -> int:

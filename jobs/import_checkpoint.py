@@ -5,6 +5,7 @@
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,9 @@ class ImportJob:
     """Standard deviation of the inputs per channel."""
 
 
-def main() -> int:
-    """Run the command line and return its exit code."""
-    return run_job(lambda: import_checkpoint(parse(ImportJob, __doc__)))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, `sys.argv` if None, and return its exit code."""
+    return run_job(lambda: import_checkpoint(parse(ImportJob, __doc__, arguments)))
 
 
 def import_checkpoint(job: ImportJob) -> int:

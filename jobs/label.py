@@ -14,6 +14,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -70,9 +72,9 @@ class LabelJob:
     config: Annotated[LabelConfig, tyro.conf.arg(name="")] = field(default_factory=LabelConfig)
 
 
-def main() -> int:
-    """Run the command line and return its exit code."""
-    return run_job(lambda: label(parse(LabelJob, __doc__)))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, `sys.argv` if None, and return its exit code."""
+    return run_job(lambda: label(parse(LabelJob, __doc__, arguments)))
 
 
 def label(job: LabelJob) -> int:
@@ -90,8 +92,8 @@ def label(job: LabelJob) -> int:
     connect(job.address, num_cpus=(os.cpu_count() or 1) + 1)
     options = _choose_options(job)
     print(f"labelling with {options.num_actors} actors of {options.gpus_per_actor:g} GPUs each")
-    stop = _stop_on_signals()
-    summary = label_run(run, options, limit=job.limit, on_progress=ProgressPrinter(), stop=stop)
+    with _stop_on_signals() as stop:
+        summary = label_run(run, options, limit=job.limit, on_progress=ProgressPrinter(), stop=stop)
     return _conclude(job, summary)
 
 
@@ -141,7 +143,8 @@ def _choose_options(job: LabelJob) -> LabelOptions:
     )
 
 
-def _stop_on_signals() -> threading.Event:
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
     """Turn SIGTERM and SIGINT into an orderly stop. Comes after ray.init, which installs its own handler."""
     stop = threading.Event()
 
@@ -151,9 +154,12 @@ def _stop_on_signals() -> threading.Event:
         print(f"{signal.Signals(signum).name}: stopping; once more to stop at once", file=sys.stderr, flush=True)
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, request_stop)
-    return stop
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class ProgressPrinter:

@@ -4,6 +4,7 @@ python -m jobs.report --labels OUT --out report.html [--truth truth/]
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.console import EXIT_OK, format_bytes, parse, run_job
@@ -28,9 +29,9 @@ class ReportJob:
     """Another one picks other images."""
 
 
-def main() -> int:
-    """Run the command line and return its exit code."""
-    return run_job(lambda: report(parse(ReportJob, __doc__)))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, `sys.argv` if None, and return its exit code."""
+    return run_job(lambda: report(parse(ReportJob, __doc__, arguments)))
 
 
 def report(job: ReportJob) -> int:

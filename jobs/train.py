@@ -118,10 +118,8 @@ def name_cause(error: Exception) -> str:
     """Find the line that names the first cause in what Ray reports of its processes; all of it if there is none."""
     failures = getattr(error, "worker_failures", None) or {0: error}
     report = str(next(iter(failures.values())))
-    causes = [
-        line.strip() for line in report.splitlines() if re.match(r"\s*[\w.]*(Error|Exception|Interrupt)\b: ", line)
-    ]
-    return causes[0] if causes else report
+    cause = re.search(r"^\s*([\w.]*(?:Error|Exception): .*)$", report, re.MULTILINE)
+    return cause[1] if cause else report
 
 
 def _open(job: TrainJob) -> TrainingRun:

@@ -143,6 +143,6 @@ def test_surveys_written_with_a_run_are_read_again(tmp_path):
 
 
 def test_learning_rate_is_finite_without_warm_up():
-    rate = compute_learning_rate(0.0, OptimizerConfig(epochs=1, warmup_epochs=0))
+    rate = compute_learning_rate(0.0, OptimizerConfig(epochs=1, warmup_epochs=0.0))
     assert math.isfinite(rate)
     assert np.isclose(rate, 6.25e-5)

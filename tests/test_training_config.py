@@ -19,9 +19,9 @@ def test_peak_learning_rate_scales_with_the_batch():
 @pytest.mark.parametrize(
     ("build", "complaint"),
     [
-        (lambda: OptimizerConfig(epochs=5, warmup_epochs=5), "0 <= warmup_epochs < epochs, got 5 and 5"),
+        (lambda: OptimizerConfig(epochs=5, warmup_epochs=5.0), "0 <= warmup_epochs < epochs, got 5.0 and 5"),
         (lambda: OptimizerConfig(batch_size=0), "batch_size >= 1, got 0"),
-        (lambda: OptimizerConfig(base_lr=0), "base_lr > 0"),
+        (lambda: OptimizerConfig(base_lr=0.0), "base_lr > 0"),
         (lambda: OptimizerConfig(clip_norm=-1.0), "clip_norm > 0 or None, got -1.0"),
         (lambda: ModelConfig(image_size=100), "divisible by patch_size, got 100 and 16"),
         (lambda: ModelConfig(drop_path=1.0), "0 <= drop_path < 1, got 1.0"),

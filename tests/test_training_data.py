@@ -8,6 +8,7 @@ from ray.data import DataContext
 
 from pipeline.augmentation import augment_image, augment_samples, make_transform
 from pipeline.config import InputConfig
+from pipeline.records import InputShard
 from pipeline.shards import list_shards
 from pipeline.training_config import AugmentConfig, ModelConfig, TrainConfig
 from pipeline.training_data import SAMPLE_SCHEMA, SampleSource, read_epoch, shuffle_in_window
@@ -90,9 +91,10 @@ def test_shuffling_in_a_window_keeps_every_row_and_never_draws_beyond_the_window
 
 @given(st.integers(1, 20), st.integers(1, 8))
 def test_groups_of_shards_are_even_and_hold_each_shard_once(num_shards, num_groups):
-    groups = group_evenly(range(num_shards), num_groups)
+    shards = [InputShard(uri=f"{n}.tar", name=f"{n}", size_bytes=1, etag="") for n in range(num_shards)]
+    groups = group_evenly(shards, num_groups)
     sizes = [len(group) for group in groups]
-    assert sorted(shard for group in groups for shard in group) == list(range(num_shards))
+    assert sorted(shard.name for group in groups for shard in group) == sorted(shard.name for shard in shards)
     assert max(sizes) - min(sizes) <= 1
     assert min(sizes) >= 1
 
@@ -137,7 +139,12 @@ def test_image_that_cannot_be_decoded_is_reported_and_left_out():
 
 
 def test_batch_of_nothing_but_broken_images_has_the_shape_of_no_images():
-    batch = {"key": ["bad"], "epoch": [0], "image": [b""], "class_ids": [[1]]}
+    batch = {
+        "key": np.array(["bad"]),
+        "epoch": np.array([0]),
+        "image": np.array([b"x"], dtype=object),
+        "class_ids": np.array([[1]]),
+    }
     images = augment_samples(batch, CONFIG, 2, True, lambda key, error: None)
     assert images["image"].shape == (0, 3, 32, 32)
     assert images["image_labels"].shape == (0, 2)
