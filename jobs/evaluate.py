@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from pipeline.evaluation import (
     EvaluationCounts,
     Scores,
     evaluate_manifest,
+    make_empty_counts,
     open_truth,
     score_curve,
     score_masks,
@@ -60,6 +60,8 @@ def evaluate(job: EvaluateJob) -> int:
             f"no labelled image has a true mask in '{job.truth}' ({counts.num_without_truth} have none); "
             "name the masks by the keys of the manifests"
         )
+    if not counts.confusion.any():
+        raise LabellingError(f"the truth in '{job.truth}' ignores every pixel (255); give masks with class ids")
     used = score_masks(counts)
     curve = [] if counts.num_without_maps else score_curve(counts)
     print_scores(counts, class_names, used, curve)
@@ -72,12 +74,13 @@ def count_run(job: EvaluateJob, num_classes: int) -> EvaluationCounts:
     """Count all manifests of a run."""
     find_truth = open_truth(job.truth)
     uris = list_manifests(job.labels)
-    counted: list[EvaluationCounts] = []
+    total = make_empty_counts(num_classes)
     with ThreadPoolExecutor(job.num_threads) as threads:
-        for counts in threads.map(lambda uri: evaluate_manifest(uri, find_truth, num_classes), uris):
-            counted.append(counts)
-            print(f"{len(counted)}/{len(uris)} manifests", file=sys.stderr, flush=True)
-    return reduce(EvaluationCounts.merge, counted)
+        counted = threads.map(lambda uri: evaluate_manifest(uri, find_truth, num_classes), uris)
+        for number, counts in enumerate(counted, start=1):
+            total = total.merge(counts)
+            print(f"{number}/{len(uris)} manifests, {total.num_images} images", file=sys.stderr, flush=True)
+    return total
 
 
 def print_scores(counts: EvaluationCounts, class_names: list[str], used: Scores, curve: list[Scores]) -> None:
@@ -97,6 +100,8 @@ def print_scores(counts: EvaluationCounts, class_names: list[str], used: Scores,
         print(f"not in the mean, for they are in no mask and no truth: {', '.join(left_out)}")
     if best is None:
         print(f"no curve over thresholds: {counts.num_without_maps} images were labelled without --maps.keep-maps")
+    else:
+        print("the best threshold is an oracle, chosen with the truth in hand: no claim about new images")
 
 
 def describe_scores(

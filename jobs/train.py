@@ -28,8 +28,8 @@ from pipeline.errors import TrainingError
 from pipeline.shards import list_shards
 from pipeline.training import fit, is_finished, survey_run
 from pipeline.training_config import TrainConfig, WorkerConfig
-from pipeline.training_loop import count_steps
-from pipeline.training_model import build_initial_model
+from pipeline.training_loop import count_steps, share_batch
+from pipeline.training_model import InitialModel, build_initial_model
 from pipeline.training_run import TrainingRun, open_training
 from pipeline.vocabulary import load_vocabulary
 
@@ -87,13 +87,12 @@ def parse_command(arguments: list[str]) -> TrainJob:
 
 def train(job: TrainJob) -> int:
     """Train as the job says and return the exit code."""
-    run = _open(job)
+    run, initial = _open(job)
     if is_finished(run):
         _, bundle, digest = load_bundle(run.bundle_uri)
         print(f"nothing to do: this run is finished after {len(bundle.metrics['history'])} epochs")
         print(f"model: {run.bundle_uri}  digest {digest}")
         return EXIT_OK
-    initial = build_initial_model(job.config.model, run.vocabulary.classes, job.config.rng_seed)
     connect(job.address, num_cpus=max(os.cpu_count() or 1, job.workers.num_workers + DATA_SLOTS))
     surveys = survey_run(run)
     print_surveys(surveys, run.vocabulary.classes)
@@ -122,7 +121,8 @@ def name_cause(error: Exception) -> str:
     return cause[1] if cause else report
 
 
-def _open(job: TrainJob) -> TrainingRun:
+def _open(job: TrainJob) -> tuple[TrainingRun, InitialModel]:
+    """Read the inputs and check them all before the output folder gets an identity that a mistake would keep."""
     vocabulary = load_vocabulary(job.vocabulary)
     train_shards = list_shards(job.shards)
     validation_shards = list_shards(job.val_shards) if job.val_shards else ()
@@ -136,13 +136,16 @@ def _open(job: TrainJob) -> TrainingRun:
         "gpus_per_worker": job.workers.gpus_per_worker,
     }
     print_config(facts, job.config)
-    return open_training(
+    initial = build_initial_model(job.config.model, vocabulary.classes, job.config.rng_seed)
+    share_batch(job.config.optimizer.batch_size, job.workers.num_workers)
+    run = open_training(
         out_uri=job.out,
         config=job.config,
         vocabulary=vocabulary,
         train_shards=train_shards,
         validation_shards=validation_shards,
     )
+    return run, initial
 
 
 if __name__ == "__main__":

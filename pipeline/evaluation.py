@@ -12,6 +12,7 @@ import io
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -139,13 +140,8 @@ def _evaluate_row(row: Mapping[str, Any], find_truth: FindTruth, num_classes: in
     payload = find_truth(row["key"])
     if payload is None:
         return EvaluationCounts(confusion=empty.confusion, histogram=empty.histogram, num_without_truth=1)
-    truth = _decode_truth(payload, row["key"], num_classes)
     mask = decode_mask(row["mask"]["bytes"])
-    if truth.shape != mask.shape:
-        raise LabellingError(
-            f"true mask of '{row['key']}' is {truth.shape[1]} x {truth.shape[0]} pixels, its image "
-            f"{mask.shape[1]} x {mask.shape[0]}; masks lie on the stored pixels, before any EXIF rotation"
-        )
+    truth = decode_truth(payload, row["key"], mask.shape, num_classes)
     has_maps = row["class_maps"] is not None
     return EvaluationCounts(
         confusion=count_pixels(truth, mask, num_classes),
@@ -155,8 +151,27 @@ def _evaluate_row(row: Mapping[str, Any], find_truth: FindTruth, num_classes: in
     )
 
 
-def _decode_truth(payload: bytes, key: str, num_classes: int) -> UInt8[np.ndarray, "h w"]:
-    truth = decode_mask(payload)
+def decode_truth(payload: bytes, key: str, shape: tuple[int, ...], num_classes: int) -> UInt8[np.ndarray, "h w"]:
+    """Decode the true mask of a sample.
+
+    Args:
+        payload: The PNG.
+        key: Of the sample, for messages.
+        shape: Height and width of the sample's own mask, in stored pixels.
+        num_classes: Of the run.
+
+    Raises:
+        LabellingError: It cannot be read, has another size, or classes that the run does not have.
+    """
+    try:
+        truth = decode_mask(payload)
+    except ManifestError as error:
+        raise LabellingError(f"true mask of '{key}' cannot be read: {error}") from error
+    if truth.shape != shape:
+        raise LabellingError(
+            f"true mask of '{key}' is {truth.shape[1]} x {truth.shape[0]} pixels, its image "
+            f"{shape[1]} x {shape[0]}; masks lie on the stored pixels, before any EXIF rotation"
+        )
     unknown = [int(value) for value in np.unique(truth) if value > num_classes and value != IGNORE_LABEL]
     if unknown:
         raise LabellingError(
@@ -186,8 +201,9 @@ def count_by_threshold(
     best, best_class = _find_best(row, upright_size)
     best = place_on_stored_pixels(best, row["exif_orientation"])
     best_class = place_on_stored_pixels(best_class, row["exif_orientation"])
-    # How many of 0, 0.01 .. 0.99 lie below the value.
-    num_exceeded = np.searchsorted(np.arange(NUM_THRESHOLDS) / NUM_THRESHOLDS, best, side="left")
+    # How many of 0, 0.01 .. 0.99 lie below the value; in single precision, in which masks are made.
+    thresholds = (np.arange(NUM_THRESHOLDS) / NUM_THRESHOLDS).astype(np.float32)
+    num_exceeded = np.searchsorted(thresholds, best, side="left")
     side, num_bins = num_classes + 1, NUM_THRESHOLDS + 1
     counted = truth != IGNORE_LABEL
     index = (truth[counted].astype(np.int64) * side + best_class[counted]) * num_bins + num_exceeded[counted]
@@ -200,14 +216,17 @@ def _find_best(
     maps = torch.from_numpy(np.array(decode_class_maps(row["class_maps"])))[None]
     enlarged = functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
     best, index = scale_min_max(enlarged)[0].max(0)
-    return best.numpy().astype(np.float64), np.asarray(row["class_ids"], np.int64)[index.numpy()]
+    return best.numpy(), np.asarray(row["class_ids"], np.int64)[index.numpy()]
 
 
 def open_truth(truth_uri: str) -> FindTruth:
     """Open a collection of true masks: a folder of PNGs, or a tar of them.
 
-    A mask belongs to the sample whose key is its path without suffix, else to the one whose key ends in its
-    base name.
+    A sample's mask is the one whose path without suffix is the key, else the one with the key's base name.
+
+    Returns:
+        A function that gives the PNG of a key, or None; it raises a LabellingError when several have its base
+        name, such as masks of classes and masks of objects in sibling folders.
 
     Raises:
         LabellingError: There are no PNGs.
@@ -215,11 +234,17 @@ def open_truth(truth_uri: str) -> FindTruth:
     members = dict(_list_tar(truth_uri)) if truth_uri.endswith(".tar") else dict(_list_folder(truth_uri))
     if not members:
         raise LabellingError(f"'{truth_uri}' holds no PNGs; give a folder or a tar of true masks, one per key")
-    by_base_name = {PurePosixPath(name).name: read for name, read in members.items()}
+    by_base_name: dict[str, list[str]] = {}
+    for name in members:
+        by_base_name.setdefault(PurePosixPath(name).name, []).append(name)
 
     def find(key: str) -> bytes | None:
-        read = members.get(key) or by_base_name.get(PurePosixPath(key).name)
-        return read() if read else None
+        names = [key] if key in members else by_base_name.get(PurePosixPath(key).name, [])
+        if len(names) > 1:
+            raise LabellingError(
+                f"true masks '{names[0]}' and '{names[1]}' both fit the key '{key}'; give a folder or tar with one"
+            )
+        return members[names[0]]() if names else None
 
     return find
 
@@ -229,7 +254,7 @@ def _list_folder(truth_uri: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
     for item in list_objects(truth_uri):
         if item.uri.endswith(".png"):
             name = item.uri.removeprefix(prefix).removeprefix("/").removesuffix(".png")
-            yield name, lambda uri=item.uri: read_bytes(uri)
+            yield name, partial(read_bytes, item.uri)
 
 
 def _list_tar(truth_uri: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -240,7 +265,6 @@ def _list_tar(truth_uri: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
             for member in archive:
                 file = archive.extractfile(member) if member.name.endswith(".png") else None
                 if file is not None:
-                    png = file.read()
-                    yield member.name.removesuffix(".png"), lambda png=png: png
+                    yield member.name.removesuffix(".png"), partial(bytes, file.read())
     except tarfile.ReadError as error:
         raise LabellingError(f"'{truth_uri}' is no readable tar: {error}; give a folder or a tar of PNGs") from error

@@ -120,7 +120,7 @@ def label_run(
 def _label_wave(ledger: Ledger, on_progress: Callable[[Progress], None], stop: threading.Event) -> None:
     for fields in _iterate_rows(build_dataset(ledger.run, ledger.wave, ledger.options)):
         ledger.take(fields)
-        ledger.collect_seals(timeout_s=0)
+        ledger.collect_seals(timeout_s=0.0)
         on_progress(ledger.show())
         if stop.is_set():
             break

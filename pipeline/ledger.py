@@ -32,6 +32,15 @@ class Progress:
     """Since the first chunk was asked for."""
 
 
+def try_to_seal(**arguments: Any) -> str:
+    """Seal a shard as `seal_shard` does; a refusal is an answer and not a failed task. Empty if all went well."""
+    try:
+        seal_shard(**arguments)
+    except LabellingError as error:
+        return str(error)
+    return ""
+
+
 @dataclass(kw_only=True)
 class Ledger:
     """What the driver knows of the shards of a wave; seals those that are complete."""
@@ -92,7 +101,7 @@ class Ledger:
         del self._ends[name]
         while len(self._seals) >= MAX_SEALS_IN_FLIGHT:
             self.collect_seals(timeout_s=None, num_returns=1)
-        seal = _seal_remotely.remote(
+        seal = ray.remote(num_cpus=0.25)(try_to_seal).remote(
             out_uri=self.run.out_uri,
             fingerprint=self.run.fingerprint,
             shard=self._shards[name],
@@ -128,13 +137,3 @@ class Ledger:
             counts=self.counts,
             elapsed_s=time.monotonic() - self.started_s,
         )
-
-
-@ray.remote(num_cpus=0.25)
-def _seal_remotely(**arguments: Any) -> str:
-    """Seal a shard; a refusal is an answer, not a failed task."""
-    try:
-        seal_shard(**arguments)
-    except LabellingError as error:
-        return str(error)
-    return ""

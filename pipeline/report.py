@@ -4,6 +4,7 @@ manifests -> a sample of them -> figures; picked rows + their photos from the in
 """
 
 import base64
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from torch.nn import functional
 from pipeline.config import InputConfig
 from pipeline.decode import DecodedImage, decode_image, turn_upright
 from pipeline.errors import ShardError
-from pipeline.evaluation import FindTruth
+from pipeline.evaluation import FindTruth, decode_truth
 from pipeline.manifests import Manifest, list_manifests, open_manifest
 from pipeline.masks import build_palette, decode_class_maps, decode_mask
 from pipeline.records import IGNORE_LABEL, Chunk, InputShard, Status
@@ -178,22 +179,29 @@ def _make_examples(
     palette: UInt8[np.ndarray, "256 3"],
     find_truth: FindTruth | None,
 ) -> list[Example]:
-    photos = _read_photos(manifest, {row["key"] for row in rows})
+    photos = _read_photos(manifest, {row["key"]: row["image_sha256"] for row in rows})
     return [_make_example(row, photos.get(row["key"]), vocabulary, palette, find_truth) for row in rows]
 
 
-def _read_photos(manifest: Manifest, keys: set[str]) -> dict[str, DecodedImage]:
-    """Read photos from the input shard; none if it is gone or has changed."""
+def _read_photos(manifest: Manifest, digests: Mapping[str, str]) -> dict[str, DecodedImage]:
+    """Read photos from the input shard, by key; those that are gone or have changed are missing.
+
+    Args:
+        manifest: Of the shard.
+        digests: For each wanted key, sha256 of the photo that was labelled.
+    """
     photos: dict[str, DecodedImage] = {}
     try:
         for piece in read_chunks(InputShard(**manifest.footer["shard"]), InputConfig()):
             for sample in piece.samples if isinstance(piece, Chunk) else ():
-                if sample.key in keys and sample.key not in photos and sample.image is not None:
+                if sample.image is None or sample.key not in digests or sample.key in photos:
+                    continue
+                if hashlib.sha256(sample.image).hexdigest() == digests[sample.key]:
                     # The run has labelled this image, so its own limit let it pass.
                     image = decode_image(sample.image, max_pixels=2**31, min_short_side_px=MAX_SIDE_PX)
                     if isinstance(image, DecodedImage):
                         photos[sample.key] = image
-            if len(photos) == len(keys):
+            if len(photos) == len(digests):
                 break
     except (ShardError, FileNotFoundError):
         return photos
@@ -208,7 +216,8 @@ def _make_example(
     find_truth: FindTruth | None,
 ) -> Example:
     orientation = row["exif_orientation"]
-    mask = turn_upright(decode_mask(row["mask"]["bytes"]), orientation)
+    stored = decode_mask(row["mask"]["bytes"])
+    mask = turn_upright(stored, orientation)
     size = _fit(mask.shape)
     grey = np.full((*size, 3), 128, np.uint8)
     rgb = grey if photo is None else np.asarray(Image.fromarray(photo.image_rgb).resize(size[::-1]))
@@ -221,7 +230,7 @@ def _make_example(
     payload = find_truth(row["key"]) if find_truth else None
     note = "the input shard is gone or has changed: no photo" if photo is None else ""
     if payload is not None:
-        truth = turn_upright(decode_mask(payload), orientation)
+        truth = turn_upright(decode_truth(payload, row["key"], stored.shape, len(vocabulary.classes)), orientation)
         pictures.append(_embed("truth", _overlay(rgb, _shrink(truth, size), palette)))
         note = f"{note} mean IoU with the truth {_compute_mean_iou(mask, truth):.2f}"
     unknown = row["tags_unknown"]
@@ -301,5 +310,5 @@ def _make_tables(
     ]
     if unknown:
         rows = tuple((tag, str(number)) for tag, number in unknown)
-        tables.append(Table(title="Tags the vocabulary does not know", header=("tag", "images"), rows=rows))
+        tables.append(Table(title="Unknown tags", header=("tag", "images"), rows=rows))
     return tables

@@ -57,15 +57,24 @@ class LoopSettings:
     """Sends a StepProgress or an EpochRecord to the driver."""
 
 
+def share_batch(batch_size: int, num_workers: int) -> int:
+    """Count the images of a batch that one worker gets.
+
+    Raises:
+        ValueError: The batch cannot be divided among the workers.
+    """
+    if batch_size % num_workers:
+        raise ValueError(f"need a batch_size divisible by num_workers, got {batch_size} and {num_workers}")
+    return batch_size // num_workers
+
+
 def count_steps(num_images: int, batch_size: int, num_workers: int) -> int:
     """Count the steps of an epoch: every worker gets the same number of images, and whole batches only.
 
     Raises:
         ValueError: The batch cannot be divided among the workers, or is larger than the epoch.
     """
-    if batch_size % num_workers:
-        raise ValueError(f"need a batch_size divisible by num_workers, got {batch_size} and {num_workers}")
-    num_steps = (num_images // num_workers) // (batch_size // num_workers)
+    num_steps = (num_images // num_workers) // share_batch(batch_size, num_workers)
     if num_steps == 0:
         raise ValueError(
             f"{num_images} usable training images do not fill one batch of {batch_size}; give a smaller one"

@@ -1,12 +1,23 @@
-"""Small real inputs for tests: photos and tar shards."""
+"""Small real inputs for tests: photos, tar shards, and published runs."""
 
+import hashlib
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import torch
 from PIL import Image
+
+from pipeline.commit import PartName, commit_part, encode_part, locate_manifest, seal_shard
+from pipeline.config import LabelConfig
+from pipeline.masks import encode_class_maps, encode_mask, voc_palette
+from pipeline.records import PART_SCHEMA, InputShard
+from pipeline.run import open_run
+from pipeline.vocabulary import Vocabulary
 
 
 def make_photo(rng_seed: int, size: tuple[int, int] | None = None, image_format: str = "JPEG") -> bytes:
@@ -33,3 +44,66 @@ def make_tar(path: Path, samples: Mapping[str, Mapping[str, bytes]], tar_format:
                 header.size = len(payload)
                 archive.addfile(header, io.BytesIO(payload))
     return path
+
+
+def make_mask_png(mask: np.ndarray) -> bytes:
+    """Encode class ids as a palette PNG in VOC's colours."""
+    return encode_mask(mask.astype(np.uint8), voc_palette())
+
+
+def make_labelled_row(
+    key: str,
+    mask: np.ndarray,
+    class_ids: Sequence[int],
+    class_maps: np.ndarray | None = None,
+    *,
+    photo: bytes = b"",
+    exif_orientation: int = 1,
+    tags_unknown: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Make a row of a part as the labeler would: a mask on the stored pixels, maps on the upright patch grid."""
+    return {
+        "key": key,
+        "status": "labelled",
+        "height": mask.shape[0],
+        "width": mask.shape[1],
+        "exif_orientation": exif_orientation,
+        "image_sha256": hashlib.sha256(photo).hexdigest(),
+        "tags_unknown": list(tags_unknown),
+        "class_ids": list(class_ids),
+        "mask": {"bytes": make_mask_png(mask), "path": f"{key}.png"},
+        "classes": [{"class_id": n, "presence": 0.5, "area_fraction": float((mask == n).mean())} for n in class_ids],
+        "class_maps": None if class_maps is None else encode_class_maps(torch.from_numpy(class_maps).float()),
+    }
+
+
+def make_rejected_row(key: str, reason: str = "undecodable") -> dict[str, Any]:
+    """Make a row of a part for a sample that has no mask."""
+    return {"key": key, "status": "rejected", "reason": reason, "error": "made so by a test", "tags_unknown": []}
+
+
+def make_run(
+    out_uri: str, classes: Sequence[str], shards: Mapping[InputShard, Sequence[Mapping[str, Any]]]
+) -> list[str]:
+    """Publish a labelling run without a model: for each shard its rows. Returns the URIs of the manifests."""
+    run = open_run(
+        out_uri=out_uri,
+        model_uri="model",
+        model_digest="d" * 64,
+        vocabulary=Vocabulary(classes=tuple(classes)),
+        config=LabelConfig(),
+        shards=list(shards),
+    )
+    part = PartName(chunk_index=0, end_offset=512)
+    for shard, rows in shards.items():
+        table = pa.Table.from_pylist(list(rows), schema=PART_SCHEMA)
+        commit_part(out_uri, shard.name, part, encode_part(table, run.fingerprint, shard.name, 0))
+        seal_shard(
+            out_uri=out_uri,
+            fingerprint=run.fingerprint,
+            shard=shard,
+            parts=[part],
+            truncated_at=None,
+            max_rejected_fraction=1.0,
+        )
+    return [locate_manifest(out_uri, shard.name) for shard in shards]

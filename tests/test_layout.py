@@ -53,3 +53,9 @@ def test_every_module_says_what_it_is():
     for path in FILES:
         if path.name != "__init__.py":
             assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_top_level_has_what_its_readers_look_for():
+    wanted = {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml", ".ci", "docs"}
+    assert wanted <= {path.name for path in ROOT.iterdir()}
+    assert not list(ROOT.glob("*.py"))

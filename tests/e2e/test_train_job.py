@@ -108,3 +108,24 @@ def test_train_job_under_the_output_of_another_run_is_refused_in_one_line(inputs
     errors = capsys.readouterr().err
     assert "config.rng_seed was 0, is 7" in errors
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--shards", "{inputs}/none-*.tar"), "none-*.tar"),
+        (("--vocabulary", "{inputs}/none.json"), "none.json"),
+        (("--backbone", "nosuch"), "timm has no model 'nosuch'"),
+        (("--batch-size", "15"), "divisible by num_workers, got 15 and 2"),
+        (("--val-shards", "{inputs}/train-00000.tar"), "is among the training and the validation shards"),
+    ],
+)
+def test_train_job_with_a_wrong_command_says_so_in_one_line_and_leaves_no_output(
+    inputs, tmp_path, capsys, flags, complaint
+):
+    out = tmp_path / "out"
+    assert main(make_command(inputs, out, *(flag.format(inputs=inputs) for flag in flags))) == 2
+    errors = capsys.readouterr().err
+    assert complaint in errors
+    assert errors.count("\n") == 1
+    assert not out.exists()
