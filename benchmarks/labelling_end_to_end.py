@@ -119,9 +119,8 @@ def main() -> None:
     )
     print(f"plain loop        {loop_speed:8.2f} images/s   1.00")
     print(f"jobs.label, warm  {warm_speed:8.2f} images/s   {warm_speed / loop_speed:.2f}")
-    print(
-        f"jobs.label, whole {num_ray / ray_s:8.2f} images/s   {num_ray / ray_s / loop_speed:.2f}  (with start of actors)"
-    )
+    whole_speed = num_ray / ray_s
+    print(f"jobs.label, whole {whole_speed:8.2f} images/s   {whole_speed / loop_speed:.2f}  (with the start of actors)")
 
 
 if __name__ == "__main__":

@@ -80,8 +80,6 @@ def _propagate_slice(
     values = values[:, None].expand(-1, num_heads, -1, -1)
     total = torch.zeros_like(maps)
     for queries, keys in zip(output.queries, output.keys, strict=True):
-        spread = functional.scaled_dot_product_attention(
-            queries[:, :, -num_patches:].float(), keys.float(), values
-        )
+        spread = functional.scaled_dot_product_attention(queries[:, :, -num_patches:].float(), keys.float(), values)
         total += spread[..., :k].mean(1).transpose(1, 2)
     return total

@@ -221,7 +221,8 @@ def load_timm_backbone(name: str, *, pretrained: bool = False, weights_path: Pat
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
         raise CheckpointError(f"timm has no model '{name}'; names near it: {near or 'none'}")
-    network = timm.create_model(name, pretrained=pretrained and weights_path is None, num_classes=0)
+    # timm's models declare no attributes, and only plain ViTs have the ones that follow.
+    network: Any = timm.create_model(name, pretrained=pretrained and weights_path is None, num_classes=0)
     try:
         block = network.blocks[0]
         sizes = {
@@ -257,8 +258,7 @@ def _infer_config(weights: StateDict, variant: Variant, num_heads: int | None) -
         hidden = weights["blocks.0.mlp.fc1.weight"].shape[0]
     except (KeyError, ValueError) as error:
         raise CheckpointError(
-            f"this is no MCTformer {variant} checkpoint: {error} is missing or misshapen; "
-            f"it has {_name_some(weights)}"
+            f"this is no MCTformer {variant} checkpoint: {error} is missing or misshapen; it has {_name_some(weights)}"
         ) from error
     side = round(num_patches**0.5)
     if side * side != num_patches:

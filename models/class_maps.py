@@ -51,9 +51,7 @@ def compute_evidence(
     return Evidence(attention, patch_cam, product.sqrt() if variant == Variant.PLUS else product)
 
 
-def refine_class_maps(
-    output: MCTformerOutput, class_maps: Float[Tensor, "b k gh gw"]
-) -> Float[Tensor, "b k gh gw"]:
+def refine_class_maps(output: MCTformerOutput, class_maps: Float[Tensor, "b k gh gw"]) -> Float[Tensor, "b k gh gw"]:
     """Spread class maps along the patch affinity of all layers.
 
     Source: CVPR 2022, section 3.4; there the affinity is formed, here it is applied.

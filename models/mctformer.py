@@ -5,14 +5,14 @@ Source: Xu et al., "Multi-class Token Transformer for Weakly Supervised Semantic
 differ in that attention is never formed: the forward pass returns queries and keys instead.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
-from timm.layers import PatchEmbed, trunc_normal_
+from timm.layers import Attention, PatchEmbed, trunc_normal_
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,6 +24,13 @@ GWRP_DECAY = 0.996
 LAYER_NORM_EPS = 1e-6
 DINO_OFFSET = 0.1
 """How V1 and V2 resize position embeddings: weights trained at one size depend on it at another."""
+
+
+class _LayerNorm(nn.LayerNorm):
+    """Layer normalisation with the epsilon of ViT and DeiT."""
+
+    def __init__(self, width: int, **placement: Any) -> None:
+        super().__init__(width, eps=LAYER_NORM_EPS, **placement)
 
 
 class Variant(StrEnum):
@@ -110,7 +117,7 @@ class MCTformer(nn.Module):
                 config.mlp_ratio,
                 qkv_bias=True,
                 drop_path=rate,
-                norm_layer=partial(nn.LayerNorm, eps=LAYER_NORM_EPS),
+                norm_layer=_LayerNorm,
             )
             for rate in rates
         )
@@ -136,8 +143,8 @@ class MCTformer(nn.Module):
         tokens = torch.cat([class_tokens, patch_tokens], dim=1)
         num_classes = self.config.num_classes
         queries, keys, class_tokens_of = [], [], []
-        for block in self.blocks:
-            attended = attend(block.attn, block.norm1(tokens))
+        for block in cast(Iterable[Block], self.blocks):
+            attended = attend(cast(Attention, block.attn), block.norm1(tokens))
             tokens = tokens + block.drop_path1(block.ls1(attended.tokens))
             tokens = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
             queries.append(attended.queries)
@@ -157,6 +164,8 @@ class MCTformer(nn.Module):
     def _position(
         self, grid: tuple[int, int], is_square: bool
     ) -> tuple[Float[Tensor, "1 c d"], Float[Tensor, "1 n d"]]:
+        for_classes: Tensor
+        for_patches: Tensor
         if self.config.variant == Variant.PLUS:
             for_classes, for_patches = self.pos_embed_cls, self.pos_embed_pat
         else:

@@ -162,7 +162,7 @@ class ClassMapper:
         pixel_maps = _enlarge(grids, _limit_size(size))
         ids = torch.tensor(class_ids, device=self._device)
         mask = label_pixels(pixel_maps, ids, *thresholds)
-        base = seen[0].maps.shape[-2:]
+        base = (seen[0].maps.shape[-2], seen[0].maps.shape[-1])
         on_grid = torch.stack([_resize(view.maps, base) for view in seen])
         presence_logits = torch.stack([view.class_logits[0] for view in seen]).float()
         mean, std = compute_presence(presence_logits)

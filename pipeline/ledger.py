@@ -101,7 +101,9 @@ class Ledger:
         del self._ends[name]
         while len(self._seals) >= MAX_SEALS_IN_FLIGHT:
             self.collect_seals(timeout_s=None, num_returns=1)
-        seal = ray.remote(num_cpus=0.25)(try_to_seal).remote(
+        # Ray's types know no keyword arguments of remote functions.
+        seal_remotely: Any = ray.remote(num_cpus=0.25)(try_to_seal)
+        seal = seal_remotely.remote(
             out_uri=self.run.out_uri,
             fingerprint=self.run.fingerprint,
             shard=self._shards[name],
