@@ -19,8 +19,6 @@ from torch.nn import functional
 
 from models.attention import attend
 
-GWRP_DECAY = 0.996
-"""Weight of each next patch in global weighted ranking pooling (plus)."""
 LAYER_NORM_EPS = 1e-6
 DINO_OFFSET = 0.1
 """How V1 and V2 resize position embeddings: weights trained at one size depend on it at another."""
@@ -54,6 +52,8 @@ class MCTformerConfig:
     depth: int = 12
     num_heads: int = 3
     mlp_ratio: float = 4.0
+    rank_decay: float = 0.996
+    """Plus: weight of each next patch in global weighted ranking pooling. The authors' value suits their 784 patches."""
     drop_path: float = 0.0
     """Rate of stochastic depth at the last block, rising linearly from 0 at the first; in training only."""
 
@@ -63,6 +63,8 @@ class MCTformerConfig:
                 raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
         if self.width % self.num_heads:
             raise ValueError(f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}")
+        if not 0 < self.rank_decay <= 1:
+            raise ValueError(f"need 0 < rank_decay <= 1, got {self.rank_decay}")
         if self.image_size < self.patch_size:
             raise ValueError(f"need image_size >= patch_size, got {self.image_size} and {self.patch_size}")
 
@@ -183,7 +185,7 @@ class MCTformer(nn.Module):
         patch_cam = self.head(patch_tokens.transpose(1, 2).unflatten(2, grid))
         if self.config.variant == Variant.V2:
             return patch_cam, patch_cam.mean((2, 3))
-        return patch_cam, pool_by_rank(patch_cam)
+        return patch_cam, pool_by_rank(patch_cam, self.config.rank_decay)
 
 
 def resize_positions(
@@ -208,13 +210,13 @@ def resize_positions(
     return resized.flatten(2).transpose(1, 2)
 
 
-def pool_by_rank(patch_cam: Float[Tensor, "b c gh gw"]) -> Float[Tensor, "b c"]:
-    """Pool each class by global weighted ranking: the best patch counts 1, each next one `GWRP_DECAY` of it.
+def pool_by_rank(patch_cam: Float[Tensor, "b c gh gw"], decay: float) -> Float[Tensor, "b c"]:
+    """Pool each class by global weighted ranking: the best patch counts 1, each next one `decay` of the one before.
 
     Source: Kolesnikov and Lampert, "Seed, Expand and Constrain" (ECCV 2016), section 3.2.
     """
     ranked = patch_cam.flatten(2).sort(dim=-1, descending=True).values
-    weights = GWRP_DECAY ** torch.arange(ranked.shape[-1], device=ranked.device, dtype=torch.float32)
+    weights = decay ** torch.arange(ranked.shape[-1], device=ranked.device, dtype=torch.float32)
     return (ranked * weights).sum(-1) / weights.sum()
 
 

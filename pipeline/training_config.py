@@ -41,6 +41,8 @@ class ModelConfig:
     """Hidden channels of a block's MLP, relative to the width."""
     drop_path: float = 0.1
     """Share of residual branches skipped in the last block; rises linearly from 0 in the first."""
+    rank_decay: float = 0.996
+    """Weight of each next patch when plus pools its patch scores; fewer patches want a smaller one. Used by plus."""
     contrast_weight: float = 1.0
     """Weight of the class-token contrast loss; used by plus."""
 
@@ -52,6 +54,8 @@ class ModelConfig:
             raise ValueError(f"need an image_size divisible by patch_size, got {self.image_size} and {self.patch_size}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"need 0 <= drop_path < 1, got {self.drop_path}")
+        if not 0 < self.rank_decay <= 1:
+            raise ValueError(f"need 0 < rank_decay <= 1, got {self.rank_decay}")
         if self.contrast_weight < 0:
             raise ValueError(f"need contrast_weight >= 0, got {self.contrast_weight}")
 

@@ -55,6 +55,7 @@ def _make_network(config: ModelConfig, sizes: dict[str, int | float], num_classe
         MCTformerConfig(
             variant=Variant(config.variant),
             num_classes=num_classes,
+            rank_decay=config.rank_decay,
             image_size=config.image_size,
             patch_size=int(sizes["patch_size"]),
             width=int(sizes["width"]),

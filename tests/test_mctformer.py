@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from models.attention import compute_class_to_patch, propagate
 from models.class_maps import compute_evidence
-from models.mctformer import GWRP_DECAY, MCTformer, MCTformerConfig, Variant, pool_by_rank, resize_positions
+from models.mctformer import MCTformer, MCTformerConfig, Variant, pool_by_rank, resize_positions
 
 GOLDEN = Path(__file__).parent / "golden"
 INPUTS = ("square", "wide", "tall", "ragged")
@@ -128,10 +128,10 @@ def test_training_step_reaches_every_weight(golden):
 
 def test_ranked_pooling_lies_between_mean_and_maximum():
     cam = torch.randn(2, 3, 7, 5)
-    pooled = pool_by_rank(cam)
+    pooled = pool_by_rank(cam, 0.9)
     assert (pooled <= cam.amax((2, 3))).all()
     assert (pooled >= cam.mean((2, 3))).all()
-    weights = [GWRP_DECAY**rank for rank in range(35)]
+    weights = [0.9**rank for rank in range(35)]
     ranked = sorted(cam[1, 2].flatten().tolist(), reverse=True)
     by_hand = sum(weight * value for weight, value in zip(weights, ranked, strict=True)) / sum(weights)
     assert float(pooled[1, 2]) == pytest.approx(by_hand, abs=1e-5)
@@ -153,6 +153,7 @@ def test_positions_are_resized_to_the_very_grid(grid, offset):
     [
         ({"num_classes": 0}, "num_classes >= 1"),
         ({"num_heads": 5}, "multiple of num_heads"),
+        ({"rank_decay": 0.0}, "rank_decay <= 1"),
         ({"image_size": 8}, "image_size >= patch_size"),
     ],
 )

@@ -38,7 +38,8 @@ def test_bucket_grids_keep_the_budget_and_come_in_both_orientations(num_patches)
 def test_bucket_grids_use_the_budget_and_span_three_to_one(num_patches):
     grids = list_bucket_grids(num_patches)
     assert min(height * width for height, width in grids) >= 0.85 * num_patches
-    assert 2.7 <= max(width / height for height, width in grids) <= 3.2
+    # Half a row more or less on nine moves the aspect by a tenth.
+    assert 2.6 <= max(width / height for height, width in grids) <= 3.2
 
 
 def test_bucket_grids_of_784_patches_are_the_known_ones():
