@@ -53,7 +53,7 @@ class MCTformerConfig:
     num_heads: int = 3
     mlp_ratio: float = 4.0
     rank_decay: float = 0.996
-    """Plus: weight of each next patch in global weighted ranking pooling. The authors' value suits their 784 patches."""
+    """Plus: weight of each next patch in global weighted ranking pooling; the authors' value suits 784 patches."""
     drop_path: float = 0.0
     """Rate of stochastic depth at the last block, rising linearly from 0 at the first; in training only."""
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 COLOURS = {"cat": (200, 30, 30), "dog": (30, 60, 200)}
-NUM_EPOCHS = 5
+NUM_EPOCHS = 8
 
 
 def make_squares(rng, class_names):
@@ -53,7 +53,7 @@ def inputs(tmp_path_factory):
 
 def make_command(inputs, out, *flags):
     return [
-        *("--recipe", "demo", "--shards", f"{inputs}/train-{{00000..00002}}.tar"),
+        *("--recipe", "demo", "--variant", "v2", "--shards", f"{inputs}/train-{{00000..00002}}.tar"),
         *("--val-shards", f"{inputs}/train-00003.tar", "--vocabulary", f"{inputs}/vocabulary.json"),
         *("--out", str(out), "--num-workers", "2", "--epochs", str(NUM_EPOCHS), "--warmup-epochs", "1"),
         *("--image-size", "32", "--patch-size", "8", "--width", "48", "--depth", "2", "--num-heads", "3"),

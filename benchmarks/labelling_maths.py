@@ -1,0 +1,125 @@
+"""What does it save not to form attention? The labelling mathematics against the plain form, side by side.
+
+    python -m benchmarks.labelling_maths [--width 384 --num-heads 6]
+
+Both forms run the same network with the same weights on the same images, and give refined class maps of three classes.
+The plain form, written below from the definition, computes the attention of every layer as a matrix, stacks all of
+them, averages over heads, sums over layers, and multiplies the patch part with the maps. Each form and size runs in a
+process of its own, so that its peak memory is its own; before anything is timed the maps must agree.
+"""
+
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import tyro
+from jaxtyping import Float
+from torch import Tensor
+
+from models.class_maps import compute_evidence, refine_class_maps
+from models.mctformer import MCTformer, MCTformerConfig, Variant
+
+NUM_CLASSES = 20
+CLASS_INDEX = (0, 7, 14)
+NUM_LAYERS = 3
+SIZES = ((448, 8), (768, 1), (1024, 1))
+"""Side of the images in pixels, and images in the batch."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Compare the labelling mathematics with the plain form."""
+
+    width: int = 192
+    """Channels of a token: 192 is ViT-Tiny, 384 ViT-Small."""
+    num_heads: int = 3
+    """Attention heads."""
+    num_repeats: int = 3
+    """Timed runs; the median counts."""
+
+
+def make_model(job: Benchmark) -> MCTformer:
+    """Make a V2 with random weights."""
+    torch.manual_seed(0)
+    sizes = {"num_classes": NUM_CLASSES, "width": job.width, "num_heads": job.num_heads}
+    return MCTformer(MCTformerConfig(variant=Variant.V2, **sizes)).eval()
+
+
+def compute_maps(model: MCTformer, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k gh gw"]:
+    """Compute refined maps as tagmask does."""
+    index = torch.tensor(CLASS_INDEX).expand(len(images), -1)
+    output = model(images)
+    return refine_class_maps(output, compute_evidence(output, Variant.V2, index, num_layers=NUM_LAYERS).fused)
+
+
+def compute_maps_plainly(model: MCTformer, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k gh gw"]:
+    """Compute refined maps by the definition: all attention matrices, stacked."""
+    patches = model.patch_embed.proj(images)
+    grid = (patches.shape[2], patches.shape[3])
+    for_classes, for_patches = model._position(grid, is_square=images.shape[2] == images.shape[3])
+    class_tokens = (model.cls_token + for_classes).expand(len(images), -1, -1)
+    tokens = torch.cat([class_tokens, patches.flatten(2).transpose(1, 2) + for_patches], dim=1)
+    stacked = []
+    for block in model.blocks:
+        normed = block.norm1(tokens)
+        b, t, d = normed.shape
+        qkv = block.attn.qkv(normed).reshape(b, t, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        attention = (qkv[0] @ qkv[1].transpose(-2, -1) * block.attn.scale).softmax(-1)
+        tokens = tokens + block.attn.proj((attention @ qkv[2]).transpose(1, 2).reshape(b, t, d))
+        tokens = tokens + block.mlp(block.norm2(tokens))
+        stacked.append(attention)
+    attention = torch.stack(stacked).mean(2)
+    patch_cam = model.head(tokens[:, NUM_CLASSES:].transpose(1, 2).unflatten(2, grid)).relu()
+    class_to_patch = attention[-NUM_LAYERS:].sum(0)[:, :NUM_CLASSES, NUM_CLASSES:].unflatten(2, grid)
+    fused = (class_to_patch * patch_cam)[:, list(CLASS_INDEX)]
+    affinity = attention.sum(0)[:, NUM_CLASSES:, NUM_CLASSES:]
+    return (affinity @ fused.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, grid)
+
+
+FORMS: dict[str, Callable[[MCTformer, Tensor], Tensor]] = {"plain": compute_maps_plainly, "tagmask": compute_maps}
+
+
+@torch.inference_mode()
+def measure(form: str, job: Benchmark, side: int, batch: int) -> tuple[float, float, Tensor]:
+    """Give the median seconds, the peak memory in MiB above the idle process, and the maps."""
+    model = make_model(job)
+    images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
+    model(images[:, :, :64, :64])
+    idle_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = []
+    for _ in range(1 + job.num_repeats):
+        started_s = time.perf_counter()
+        maps = FORMS[form](model, images)
+        seconds.append(time.perf_counter() - started_s)
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle_kib
+    return statistics.median(seconds[1:]), peak_kib / 1024, maps
+
+
+def main() -> None:
+    """Print the comparison."""
+    job = tyro.cli(Benchmark, description=__doc__)
+    print(f"V2, width {job.width}, depth 12, float32, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
+    print(f"{'input':>14s}{'plain':>18s}{'tagmask':>18s}{'faster':>9s}{'smaller':>9s}{'error':>10s}")
+    # Spawned, not forked: a forked process inherits its parent's peak.
+    context = multiprocessing.get_context("spawn")
+    for side, batch in SIZES:
+        found = {}
+        for form in FORMS:
+            with context.Pool(1) as pool:
+                found[form] = pool.apply(measure, (form, job, side, batch))
+        (plain_s, plain_mib, expected), (own_s, own_mib, maps) = found["plain"], found["tagmask"]
+        error = float((maps - expected).norm() / expected.norm())
+        assert error < 1e-5, f"the two forms differ by {error}"
+        print(
+            f"{batch:5d} x {side}px{plain_s:8.2f} s {plain_mib:5.0f} MiB{own_s:8.2f} s {own_mib:5.0f} MiB"
+            f"{plain_s / own_s:8.1f}x{plain_mib / own_mib:8.1f}x{error:10.0e}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
