@@ -21,6 +21,10 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
         return
     # Ray's own lines only; what fails in a worker reaches the driver as an exception.
     logging.getLogger("ray").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        # Ray Data's plans and summaries still go to the log files of the session.
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.ERROR)
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
     if wanted != "local":
         ray.init(address=wanted, logging_level=logging.ERROR, log_to_driver=False)

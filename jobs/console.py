@@ -22,7 +22,14 @@ Job = TypeVar("Job")
 
 def parse(job_type: type[Job], description: str | None, arguments: Sequence[str] | None) -> Job:
     """Read a command line, `sys.argv` if None; enumerations are written by their values, as everywhere else."""
-    return tyro.cli(job_type, description=description, args=arguments, config=(tyro.conf.EnumChoicesFromValues,))
+    spec = sys.modules["__main__"].__spec__
+    return tyro.cli(
+        job_type,
+        prog=f"python -m {spec.name}" if spec else None,
+        description=description,
+        args=arguments,
+        config=(tyro.conf.EnumChoicesFromValues,),
+    )
 
 
 def run_job(job: Callable[[], int]) -> int:

@@ -12,6 +12,7 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,12 +58,12 @@ class TrainJob:
     config: TrainConfig
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     return run_job(lambda: train(parse_command(sys.argv[1:] if arguments is None else arguments)))
 
 
-def parse_command(arguments: list[str]) -> TrainJob:
+def parse_command(arguments: Sequence[str]) -> TrainJob:
     """Parse the recipe first, then everything with the recipe's values as defaults."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe")
@@ -81,7 +82,7 @@ def parse_command(arguments: list[str]) -> TrainJob:
         prog="python -m jobs.train",
         description=__doc__,
         default=default,
-        config=(tyro.conf.OmitArgPrefixes,),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.EnumChoicesFromValues),
     )
 
 
