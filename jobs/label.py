@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import ray
+import ray.exceptions
 import tyro
 
 from jobs.cluster import connect
@@ -92,8 +93,12 @@ def label(job: LabelJob) -> int:
     connect(job.address, num_cpus=(os.cpu_count() or 1) + 1)
     options = _choose_options(job)
     print(f"labelling with {options.num_actors} actors of {options.gpus_per_actor:g} GPUs each")
-    with _stop_on_signals() as stop:
-        summary = label_run(run, options, limit=job.limit, on_progress=ProgressPrinter(), stop=stop)
+    try:
+        with _stop_on_signals() as stop:
+            summary = label_run(run, options, limit=job.limit, on_progress=ProgressPrinter(), stop=stop)
+    except ray.exceptions.RayError as error:
+        print(f"error: Ray failed: {error}\nwhat is committed stays; run the same command again", file=sys.stderr)
+        return EXIT_FAILED
     return _conclude(job, summary)
 
 

@@ -16,6 +16,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from pipeline.chunk_source import ChunkSource
+from pipeline.errors import LabellingError
 from pipeline.label_actor import LabelChunks, LabelOptions, commit_row
 from pipeline.ledger import Ledger, Progress
 from pipeline.resume import ShardWork, plan_run
@@ -29,8 +30,8 @@ MAX_READ_TASKS = 5_000
 """Read tasks in one dataset: Ray's driver needs 10 ms and 4 kB for each, before the first one runs."""
 MAX_SHARDS_PER_TASK = 4
 """A lost read task is read again, so a task takes only a few shards even when there are many."""
-MAX_ATTEMPTS = 3
-"""Datasets that may die of an internal error of Ray one after the other without a chunk in between."""
+MAX_IDLE_WAVES = 3
+"""Waves in a row that may end without a chunk, a seal or a verdict: Ray may fail, but not for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +93,12 @@ def label_run(
     go on. A shard that fails is left out of later waves of this invocation and reported.
 
     Raises:
-        ray.exceptions.RayError: Ray failed `MAX_ATTEMPTS` times in a row without progress.
+        ray.exceptions.RayError: Ray failed in the last of `MAX_IDLE_WAVES` waves without progress.
+        LabellingError: So many waves ended without an error and without progress.
     """
     stop = stop or threading.Event()
     totals = _Totals(started_s=time.monotonic())
-    num_failures = 0
+    num_idle_waves = 0
     while not stop.is_set():
         plan = plan_run(run, limit)
         delete(plan.leftover_parts)
@@ -107,26 +109,33 @@ def label_run(
         ledger = Ledger(
             run=run, options=options, plan=plan, wave=wave, started_s=totals.started_s, counts=totals.counts
         )
-        try:
-            _label_wave(ledger, on_progress, stop)
-        except ray.exceptions.RayError as error:
-            num_failures = 1 if ledger.num_chunks else num_failures + 1
-            if num_failures >= MAX_ATTEMPTS:
-                raise
-            logger.warning("Ray gave up on this wave, taking it up again from what is committed: %s", error)
+        failure = _label_wave(ledger, on_progress, stop)
         totals.enter(ledger)
+        num_idle_waves = 0 if ledger.made_progress else num_idle_waves + 1
+        if num_idle_waves == MAX_IDLE_WAVES:
+            names = ", ".join(item.shard.name for item in work[:5])
+            raise failure or LabellingError(f"no progress on {len(work)} shards ({names}); run the same command again")
     return totals.summarise(num_shards_left=len(plan_run(run, limit).work), was_stopped=stop.is_set())
 
 
-def _label_wave(ledger: Ledger, on_progress: Callable[[Progress], None], stop: threading.Event) -> None:
-    for fields in _iterate_rows(build_dataset(ledger.run, ledger.wave, ledger.options)):
-        ledger.take(fields)
-        ledger.collect_seals(timeout_s=0.0)
-        on_progress(ledger.show())
-        if stop.is_set():
-            break
+def _label_wave(
+    ledger: Ledger, on_progress: Callable[[Progress], None], stop: threading.Event
+) -> ray.exceptions.RayError | None:
+    """Label the shards of a wave; an error of Ray is returned, for what is committed stays."""
+    failure = None
+    try:
+        for fields in _iterate_rows(build_dataset(ledger.run, ledger.wave, ledger.options)):
+            ledger.take(fields)
+            ledger.collect_seals(timeout_s=0.0)
+            on_progress(ledger.show())
+            if stop.is_set():
+                break
+    except ray.exceptions.RayError as error:
+        logger.warning("Ray gave up on this wave, it is taken up again from what is committed: %s", error)
+        failure = error
     ledger.collect_seals(timeout_s=None)
     on_progress(ledger.show())
+    return failure
 
 
 def _iterate_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:

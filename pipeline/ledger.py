@@ -66,6 +66,11 @@ class Ledger:
             self._shards[work.shard.name] = work.shard
             self._offsets[work.shard.name] = work.num_bytes_done
 
+    @property
+    def made_progress(self) -> bool:
+        """Whether anything was committed, sealed, or found impossible."""
+        return bool(self.num_chunks or self.num_sealed or self.failed_shards)
+
     def take(self, fields: dict[str, Any]) -> None:
         """Enter one row that came back from a commit task."""
         name = fields["shard_name"]
