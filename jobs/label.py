@@ -12,12 +12,11 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import ray
 import ray.exceptions
@@ -28,16 +27,19 @@ from jobs.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_bytes, forma
 from pipeline.bundles import load_bundle, require_same_classes
 from pipeline.config import LabelConfig, MapKind
 from pipeline.errors import LabellingError
-from pipeline.label import LabelSummary, label_run
+from pipeline.label import Assignment, LabelSummary, Stop, label_run
 from pipeline.label_actor import LabelOptions
 from pipeline.ledger import Progress
 from pipeline.records import Reason
 from pipeline.resume import Plan, plan_run
+from pipeline.retry import open_retry, parse_reasons, plan_retry, try_to_replace
 from pipeline.run import Run, open_run
 from pipeline.shards import list_shards
 from pipeline.vocabulary import load_vocabulary
 
 PROGRESS_PERIOD_S = 5.0
+SILENCE_PERIOD_S = 60.0
+"""After so long a line is printed even if nothing has changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,15 @@ class LabelJob:
     """Images of one shape in a forward pass."""
     max_rejected_fraction: float = 0.5
     """A shard with a larger share of rejected rows is not published; images without known tag do not count."""
+    stall_timeout_s: float = 300.0
+    """A worker that shows no progress for so many seconds is ended, and its chunk tried again."""
+    grace_s: float = 2.0
+    """After SIGTERM or SIGINT, seconds in which commits under way may finish. Ray kills a stopped job after 3 s."""
     limit: int | None = None
     """Label only the first LIMIT shards. The whole can follow under the same --out."""
+    retry: str | None = None
+    """Label again what a finished run rejected: 'rejected', or 'rejected:too_large,crashed' for some reasons. The
+    limit that rejected them may be raised in the same command; everything else stays as it was."""
     dry_run: bool = False
     """Print what is done and what remains, and stop."""
     address: str | None = None
@@ -82,27 +91,35 @@ def label(job: LabelJob) -> int:
     """Label as the job says and return the exit code."""
     if job.limit is not None and job.limit < 1:
         raise ValueError(f"need --limit >= 1, got {job.limit}")
-    run = _open(job)
-    plan = plan_run(run, job.limit)
-    _print_plan(plan)
+    run, assignment = _open(job)
+    plan = assignment.make_plan()
+    _print_plan(plan, job)
     if job.dry_run:
         return EXIT_OK
     if not plan.work and not plan.leftover_parts:
-        print(f"nothing to do: every shard is published under {job.out}")
+        print(f"nothing to do: every shard is {'labelled again' if job.retry else 'published'} under {job.out}")
         return EXIT_OK
     connect(job.address, num_cpus=(os.cpu_count() or 1) + 1)
     options = _choose_options(job)
     print(f"labelling with {options.num_actors} actors of {options.gpus_per_actor:g} GPUs each")
     try:
-        with _stop_on_signals() as stop:
-            summary = label_run(run, options, limit=job.limit, on_progress=ProgressPrinter(), stop=stop)
+        with _stop_on_signals(Stop(grace_s=job.grace_s)) as stop:
+            summary = label_run(
+                run,
+                options,
+                on_progress=ProgressPrinter(),
+                on_warning=_print_warning,
+                stop=stop,
+                assignment=assignment,
+            )
     except ray.exceptions.RayError as error:
         print(f"error: Ray failed: {error}\nwhat is committed stays; run the same command again", file=sys.stderr)
         return EXIT_FAILED
     return _conclude(job, summary)
 
 
-def _open(job: LabelJob) -> Run:
+def _open(job: LabelJob) -> tuple[Run, Assignment]:
+    reasons = parse_reasons(job.retry) if job.retry is not None else None
     vocabulary = load_vocabulary(job.vocabulary)
     model, bundle, digest = load_bundle(job.model)
     require_same_classes(bundle, vocabulary)
@@ -110,13 +127,20 @@ def _open(job: LabelJob) -> Run:
         raise ValueError("this model (variant v1) has no patch CAM; give --maps.kind attention or fused")
     shards = list_shards(job.shards)
     print_config({"model": job.model, "digest": digest, "out": job.out}, job.config)
-    return open_run(
-        out_uri=job.out,
-        model_uri=job.model,
-        model_digest=digest,
-        vocabulary=vocabulary,
-        config=job.config,
-        shards=shards,
+    arguments: dict[str, Any] = {
+        "out_uri": job.out,
+        "model_uri": job.model,
+        "model_digest": digest,
+        "vocabulary": vocabulary,
+        "config": job.config,
+        "shards": shards,
+    }
+    if reasons is None:
+        run = open_run(**arguments)
+        return run, Assignment(make_plan=lambda: plan_run(run, job.limit))
+    run, order = open_retry(Run(**arguments, fingerprint=""), reasons)
+    return run, Assignment(
+        make_plan=lambda: plan_retry(run, order, job.limit), seal=try_to_replace, seal_arguments={"order": order}
     )
 
 
@@ -145,19 +169,24 @@ def _choose_options(job: LabelJob) -> LabelOptions:
         device=job.device,
         batch_size=job.batch_size,
         max_rejected_fraction=job.max_rejected_fraction,
+        stall_timeout_s=job.stall_timeout_s,
     )
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
+def _stop_on_signals(stop: Stop) -> Iterator[Stop]:
     """Turn SIGTERM and SIGINT into an orderly stop. Comes after ray.init, which installs its own handler."""
-    stop = threading.Event()
 
     def request_stop(signum: int, frame: object) -> None:
-        if stop.is_set():
+        if stop.is_requested:
             raise KeyboardInterrupt
-        print(f"{signal.Signals(signum).name}: stopping; once more to stop at once", file=sys.stderr, flush=True)
-        stop.set()
+        print(
+            f"{signal.Signals(signum).name}: stopping within {stop.grace_s:g} s, what is committed stays; "
+            "once more to stop at once",
+            file=sys.stderr,
+            flush=True,
+        )
+        stop.request()
 
     before = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -176,23 +205,27 @@ class ProgressPrinter:
         self._last_s = time.monotonic()
         self._first: Progress | None = None
         self._num_sealed = 0
+        self._num_read = 0
 
     def __call__(self, progress: Progress) -> None:
         """Show a state, if it is time."""
-        self._first = self._first or progress
+        # Starting actors takes a while: speed is counted from the first chunk that came back.
+        if self._first is None and progress.counts.num_read:
+            self._first = progress
         now = time.monotonic()
-        if now - self._last_s < self._period_s and progress.num_sealed in (self._num_sealed, 0):
+        has_sealed = progress.num_sealed not in (self._num_sealed, 0)
+        has_read = progress.counts.num_read != self._num_read
+        if now - self._last_s < (self._period_s if has_read else SILENCE_PERIOD_S) and not has_sealed:
             return
-        self._last_s, self._num_sealed = now, progress.num_sealed
+        self._last_s, self._num_sealed, self._num_read = now, progress.num_sealed, progress.counts.num_read
         print(self._describe(progress), flush=True)
 
     def _describe(self, progress: Progress) -> str:
-        assert self._first is not None
         counts = progress.counts
-        # Starting actors takes a while: speed is counted from the first chunk that came back.
-        seconds = progress.elapsed_s - self._first.elapsed_s
-        num_images = counts.num_read - self._first.counts.num_read
-        num_bytes = progress.num_bytes_done - self._first.num_bytes_done
+        first = self._first or progress
+        seconds = progress.elapsed_s - first.elapsed_s
+        num_images = counts.num_read - first.counts.num_read
+        num_bytes = progress.num_bytes_done - first.num_bytes_done
         speed = f"{num_images / seconds:.1f} images/s" if seconds > 0 and num_images else "- images/s"
         left = (progress.num_bytes - progress.num_bytes_done) * seconds / num_bytes if num_bytes > 0 else None
         return (
@@ -202,11 +235,24 @@ class ProgressPrinter:
         )
 
 
-def _print_plan(plan: Plan) -> None:
+def _print_warning(warning: str) -> None:
+    print(f"warning: {warning}", file=sys.stderr, flush=True)
+
+
+def _print_plan(plan: Plan, job: LabelJob) -> None:
+    if job.retry is not None:
+        chunks = [places for item in plan.work for places in (item.wanted or {}).values()]
+        print(
+            f"{plan.num_shards} published shards: {len(plan.work)} with rows to label again "
+            f"({sum(map(len, chunks))} rows in {len(chunks)} chunks)",
+            flush=True,
+        )
+        return
     to_do = plan.num_bytes - plan.num_bytes_done
+    num_parts = sum(len(item.committed) for item in plan.work)
     print(
         f"{plan.num_shards} shards ({format_bytes(plan.num_bytes)}): {plan.num_sealed} published, "
-        f"{len(plan.work)} to do ({format_bytes(to_do)})",
+        f"{len(plan.work)} to do ({format_bytes(to_do)}), {num_parts} of their chunks are committed",
         flush=True,
     )
 

@@ -5,7 +5,7 @@ one row. A shard that cannot be read gives an end row with the error: the other 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import pyarrow as pa
@@ -86,6 +86,8 @@ def read_rows(work: Sequence[ShardWork], config: InputConfig) -> Iterator[pa.Tab
     for item in work:
         try:
             for piece in read_missing_chunks(item, config):
+                if isinstance(piece, Chunk) and item.wanted is not None:
+                    piece = replace(piece, samples=tuple(piece.samples[n] for n in item.wanted[piece.index]))
                 yield to_row(item.shard.name, piece)
         except ShardError as error:
             yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": str(error)})

@@ -8,6 +8,7 @@ there is known from one listing. The manifest is the commit of a shard: there is
 import io
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,10 @@ from pipeline.errors import ManifestError, RejectionLimitError
 from pipeline.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard, Reason, Status
 from pipeline.run import describe_shard, get_library_version
 from pipeline.stats import LabelCounts
-from pipeline.storage import delete, join_uri, put_atomic, read_bytes
+from pipeline.storage import delete, join_uri, list_objects, put_atomic, read_bytes
 
 FOOTER_KEY = b"tagmask"
+PARTS_FOLDER = "parts"
 _PART_NAME = re.compile(r"(\d+)-(\d+)\.parquet")
 
 
@@ -51,9 +53,9 @@ def parse_part_name(file_name: str) -> PartName:
     return PartName(chunk_index=int(match[1]), end_offset=int(match[2]))
 
 
-def locate_part(out_uri: str, shard_name: str, part: PartName) -> str:
+def locate_part(out_uri: str, shard_name: str, part: PartName, folder: str = PARTS_FOLDER) -> str:
     """Return the URI of a part."""
-    return join_uri(out_uri, "parts", shard_name, str(part))
+    return join_uri(out_uri, folder, shard_name, str(part))
 
 
 def locate_manifest(out_uri: str, shard_name: str) -> str:
@@ -67,9 +69,9 @@ def encode_part(rows: pa.Table, fingerprint: str, shard_name: str, chunk_index: 
     return _encode_parquet([rows], PART_SCHEMA, footer)
 
 
-def commit_part(out_uri: str, shard_name: str, part: PartName, payload: bytes) -> None:
+def commit_part(out_uri: str, shard_name: str, part: PartName, payload: bytes, folder: str = PARTS_FOLDER) -> None:
     """Publish a part in one atomic put. Publishing it again changes nothing."""
-    put_atomic(locate_part(out_uri, shard_name, part), payload)
+    put_atomic(locate_part(out_uri, shard_name, part, folder), payload)
 
 
 def seal_shard(
@@ -84,13 +86,24 @@ def seal_shard(
     """Turn all parts of a shard into its manifest, then delete them.
 
     Sealing twice gives the same bytes. A crash between the put and the deletion leaves parts behind,
-    which the next plan removes.
+    which the next plan removes. Parts that are gone because another driver has sealed the shard meanwhile
+    are no error.
 
     Raises:
         ManifestError: The parts are not those of this shard and run, or the books do not balance.
         RejectionLimitError: Too large a share of the rows was rejected; the parts stay.
     """
-    tables = _read_parts(out_uri, fingerprint, shard.name, sorted(parts))
+    try:
+        tables = _read_parts(out_uri, fingerprint, shard.name, sorted(parts))
+    except FileNotFoundError as error:
+        sealed = _find_sealed(out_uri, fingerprint, shard)
+        if sealed is None:
+            raise ManifestError(
+                f"shard '{shard.name}': {error}, and nobody sealed it; run the same command again"
+            ) from error
+        delete([locate_part(out_uri, shard.name, part) for part in parts])
+        return sealed
+    chunks = [[table.num_rows, part.end_offset] for table, part in zip(tables, sorted(parts), strict=True)]
     tables = _number_rows(_reject_repeated_keys(tables))
     counts = count_rows(tables, num_bytes=shard.size_bytes)
     _require_balance(shard.name, counts, expected=sum(table.num_rows for table in tables))
@@ -100,11 +113,48 @@ def seal_shard(
         "shard": describe_shard(shard),
         "truncated_at": truncated_at,
         "counts": counts.to_dict(),
+        "chunks": chunks,
         "library_version": get_library_version(),
     }
-    put_atomic(locate_manifest(out_uri, shard.name), _encode_parquet(tables, MANIFEST_SCHEMA, footer))
+    publish_manifest(out_uri, shard.name, tables, footer)
     delete([locate_part(out_uri, shard.name, part) for part in parts])
     return counts
+
+
+def publish_manifest(out_uri: str, shard_name: str, tables: Sequence[pa.Table], footer: dict[str, Any]) -> None:
+    """Publish a manifest in one atomic put, in place of the one that may be there.
+
+    Args:
+        out_uri: Output folder of the run.
+        shard_name: Name of the shard.
+        tables: One a chunk, with the schema `MANIFEST_SCHEMA`; each becomes a row group.
+        footer: What the manifest says of itself.
+    """
+    put_atomic(locate_manifest(out_uri, shard_name), _encode_parquet(tables, MANIFEST_SCHEMA, footer))
+
+
+def list_part_names(out_uri: str, folder: str = PARTS_FOLDER) -> dict[str, list[PartName]]:
+    """List the parts of all shards, by the shard's name.
+
+    Raises:
+        ManifestError: There is a file that is no part.
+    """
+    parts: dict[str, list[PartName]] = defaultdict(list)
+    for item in list_objects(join_uri(out_uri, folder)):
+        shard_name, file_name = item.uri.rsplit("/", 2)[-2:]
+        parts[shard_name].append(parse_part_name(file_name))
+    return parts
+
+
+def _find_sealed(out_uri: str, fingerprint: str, shard: InputShard) -> LabelCounts | None:
+    """Give the counts of a shard's manifest; None when there is none of this run."""
+    uri = locate_manifest(out_uri, shard.name)
+    try:
+        footer = read_footer(read_bytes(uri), uri)
+    except FileNotFoundError:
+        return None
+    is_ours = footer.get("fingerprint") == fingerprint and footer.get("shard") == describe_shard(shard)
+    return LabelCounts.from_dict(footer["counts"]) if is_ours else None
 
 
 def read_footer(payload: bytes, uri: str) -> dict[str, Any]:
@@ -147,6 +197,7 @@ def _encode_parquet(tables: Sequence[pa.Table], schema: pa.Schema, footer: dict[
     sink = io.BytesIO()
     text = json.dumps(footer, sort_keys=True)
     # Masks are compressed already, and dictionaries of unique values only cost: plain zstd for the rest.
+    # Row groups are the chunks: what is labelled again is found and replaced chunk by chunk.
     with pq.ParquetWriter(
         sink, schema.with_metadata({FOOTER_KEY: text}), compression="zstd", use_dictionary=["status", "reason"]
     ) as writer:
@@ -161,22 +212,29 @@ def _read_parts(out_uri: str, fingerprint: str, shard_name: str, parts: Sequence
             f"shard '{shard_name}': chunks {[part.chunk_index for part in parts]} are not 0 to {len(parts) - 1}, "
             "each once; run the same command again"
         )
-    tables = []
-    for part in parts:
-        uri = locate_part(out_uri, shard_name, part)
-        payload = read_bytes(uri)
-        footer = read_footer(payload, uri)
-        table = pq.read_table(io.BytesIO(payload), schema=PART_SCHEMA)
-        wanted = {
-            "fingerprint": fingerprint,
-            "shard": shard_name,
-            "chunk": part.chunk_index,
-            "num_rows": table.num_rows,
-        }
-        if footer != wanted:
-            raise ManifestError(f"'{uri}' says {footer}, expected {wanted}; delete it and run again")
-        tables.append(table)
-    return tables
+    return [read_part(out_uri, fingerprint, shard_name, part) for part in parts]
+
+
+def read_part(out_uri: str, fingerprint: str, shard_name: str, part: PartName, folder: str = PARTS_FOLDER) -> pa.Table:
+    """Read one part.
+
+    Raises:
+        FileNotFoundError: It is gone.
+        ManifestError: It is not of this shard and run.
+    """
+    uri = locate_part(out_uri, shard_name, part, folder)
+    payload = read_bytes(uri)
+    footer = read_footer(payload, uri)
+    table = pq.read_table(io.BytesIO(payload), schema=PART_SCHEMA)
+    wanted = {
+        "fingerprint": fingerprint,
+        "shard": shard_name,
+        "chunk": part.chunk_index,
+        "num_rows": table.num_rows,
+    }
+    if footer != wanted:
+        raise ManifestError(f"'{uri}' says {footer}, expected {wanted}; delete it and run again")
+    return table
 
 
 def _reject_repeated_keys(tables: Sequence[pa.Table]) -> list[pa.Table]:

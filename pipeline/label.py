@@ -4,32 +4,28 @@ plan -> read tasks: chunks -> labelling actors: rows -> commit tasks: parts -> d
 """
 
 import logging
-import math
+import os
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from pipeline.chunk_source import ChunkSource
+from pipeline.engine import MAX_READ_TASKS, MAX_SHARDS_PER_TASK, Engine, RayEngine
 from pipeline.errors import LabellingError
-from pipeline.label_actor import LabelChunks, LabelOptions, commit_row
-from pipeline.ledger import Ledger, Progress
-from pipeline.resume import ShardWork, plan_run
+from pipeline.heartbeat import Driver, Heartbeat
+from pipeline.label_actor import LabelOptions
+from pipeline.ledger import Ledger, Progress, try_to_seal
+from pipeline.resume import Plan, plan_run
 from pipeline.run import Run
 from pipeline.stats import LabelCounts
 from pipeline.storage import delete
 
 logger = logging.getLogger(__name__)
 
-MAX_READ_TASKS = 5_000
-"""Read tasks in one dataset: Ray's driver needs 10 ms and 4 kB for each, before the first one runs."""
-MAX_SHARDS_PER_TASK = 4
-"""A lost read task is read again, so a task takes only a few shards even when there are many."""
 MAX_IDLE_WAVES = 3
 """Waves in a row that may end without a chunk, a seal or a verdict: Ray may fail, but not for ever."""
 
@@ -48,35 +44,41 @@ class LabelSummary:
     elapsed_s: float
 
 
-def build_dataset(run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Dataset:
-    """Chain the steps: chunks -> rows -> parts -> counts."""
-    context = DataContext.get_current()
-    # A block closes at this size, never inside a row: every chunk is a block of its own, so that what is
-    # in flight (and is lost with an actor) is a few chunks and not a few hundred megabytes.
-    context.target_max_block_size = 1
-    # Waiting for a GPU is not an error on a cluster that scales.
-    context.execution_options.preserve_order = False
-    context.execution_no_progress_timeout_s = -1
-    context.enable_progress_bars = False
-    shards_per_task = min(MAX_SHARDS_PER_TASK, math.ceil(len(work) / MAX_READ_TASKS))
-    chunks = ray.data.read_datasource(
-        ChunkSource(work, run.config.inputs, shards_per_task), num_cpus=0.5, override_num_blocks=len(work)
-    )
-    rows = chunks.map_batches(
-        LabelChunks,
-        # Without the list of shards: Ray keeps the arguments of actors, and ships them to each.
-        fn_constructor_args=(replace(run, shards=()), options),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(
-            size=options.num_actors, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
-        ),
-        num_cpus=options.cpus_per_actor,
-        num_gpus=options.gpus_per_actor or None,
-    )
-    return rows.map_batches(
-        commit_row, fn_kwargs={"out_uri": run.out_uri}, batch_size=1, batch_format="pyarrow", num_cpus=0.25
-    )
+@dataclass(kw_only=True)
+class Stop:
+    """The wish of whoever runs a driver that it ends."""
+
+    grace_s: float = 2.0
+    """For how long commits and seals that are under way are still waited for."""
+    _since_s: float | None = None
+    _event: threading.Event = field(default_factory=threading.Event)
+
+    def request(self) -> None:
+        """Ask the driver to end; may be called by a handler of signals."""
+        if self._since_s is None:
+            self._since_s = time.monotonic()
+        self._event.set()
+
+    @property
+    def is_requested(self) -> bool:
+        """Whether the driver should end."""
+        return self._event.is_set()
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds of grace that are left; all of them while nobody asked."""
+        return self.grace_s if self._since_s is None else max(0.0, self._since_s + self.grace_s - time.monotonic())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What an invocation is to do."""
+
+    make_plan: Callable[[], Plan]
+    """Gives what remains, from storage."""
+    seal: Callable[..., str] = try_to_seal
+    """Publishes a shard that is complete."""
+    seal_arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def label_run(
@@ -85,62 +87,109 @@ def label_run(
     *,
     limit: int | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-    stop: threading.Event | None = None,
+    on_warning: Callable[[str], None] = logger.warning,
+    stop: Stop | None = None,
+    engine: Engine | None = None,
+    assignment: Assignment | None = None,
 ) -> LabelSummary:
     """Label all that remains of a run, wave by wave, until nothing does.
 
     Between waves the plan is made anew from storage, so nothing that the driver remembers is needed to
     go on. A shard that fails is left out of later waves of this invocation and reported.
 
+    Args:
+        run: What is labelled.
+        options: How it is executed.
+        limit: Label only the first shards.
+        on_progress: Called often with where the run stands.
+        on_warning: Called with what an operator should know and nothing can be done about here.
+        stop: Ends the run between two chunks.
+        engine: Where it runs; None: the Ray cluster that this process is connected to.
+        assignment: What is to do; None: all that is not published.
+
     Raises:
         ray.exceptions.RayError: Ray failed in the last of `MAX_IDLE_WAVES` waves without progress.
         LabellingError: So many waves ended without an error and without progress.
     """
-    stop = stop or threading.Event()
+    stop, engine = stop or Stop(), engine or RayEngine()
+    assignment = assignment or Assignment(make_plan=lambda: plan_run(run, limit))
     totals = _Totals(started_s=time.monotonic())
+    heartbeat = Heartbeat(run.out_uri, _describe_driver())
     num_idle_waves = 0
-    while not stop.is_set():
-        plan = plan_run(run, limit)
+    while True:
+        plan = assignment.make_plan()
         delete(plan.leftover_parts)
         work = [item for item in plan.work if item.shard.name not in totals.failed_shards]
-        if not work:
+        totals.num_shards_left = len(plan.work)
+        if not work or stop.is_requested:
             break
         wave = work[: MAX_READ_TASKS * MAX_SHARDS_PER_TASK]
         ledger = Ledger(
-            run=run, options=options, plan=plan, wave=wave, started_s=totals.started_s, counts=totals.counts
+            run=run,
+            options=options,
+            plan=plan,
+            wave=wave,
+            started_s=totals.started_s,
+            counts=totals.counts,
+            submit=engine.submit,
+            seal=assignment.seal,
+            seal_arguments=assignment.seal_arguments,
         )
-        failure = _label_wave(ledger, on_progress, stop)
+        failure = _label_wave(ledger, engine, on_progress, lambda: _warn(heartbeat, on_warning), stop)
         totals.enter(ledger)
+        if stop.is_requested:
+            # The plan would have to be listed again, and the time of grace is short.
+            totals.num_shards_left = len(plan.work) - ledger.num_sealed
+            break
+        if failure is not None:
+            on_warning(f"Ray gave up on this wave, it is taken up again from what is committed: {failure}")
         num_idle_waves = 0 if ledger.made_progress else num_idle_waves + 1
         if num_idle_waves == MAX_IDLE_WAVES:
             names = ", ".join(item.shard.name for item in work[:5])
             raise failure or LabellingError(f"no progress on {len(work)} shards ({names}); run the same command again")
-    return totals.summarise(num_shards_left=len(plan_run(run, limit).work), was_stopped=stop.is_set())
+    heartbeat.end()
+    return totals.summarise(was_stopped=stop.is_requested)
 
 
 def _label_wave(
-    ledger: Ledger, on_progress: Callable[[Progress], None], stop: threading.Event
+    ledger: Ledger,
+    engine: Engine,
+    on_progress: Callable[[Progress], None],
+    on_pause: Callable[[], None],
+    stop: Stop,
 ) -> ray.exceptions.RayError | None:
     """Label the shards of a wave; an error of Ray is returned, for what is committed stays."""
     failure = None
+    on_pause()
     try:
-        for fields in _iterate_rows(build_dataset(ledger.run, ledger.wave, ledger.options)):
-            ledger.take(fields)
+        for fields in engine.label_chunks(ledger.run, ledger.wave, ledger.options):
+            if fields is not None:
+                ledger.take(fields)
             ledger.collect_seals(timeout_s=0.0)
             on_progress(ledger.show())
-            if stop.is_set():
+            on_pause()
+            if stop.is_requested and stop.remaining_s == 0:
                 break
     except ray.exceptions.RayError as error:
-        logger.warning("Ray gave up on this wave, it is taken up again from what is committed: %s", error)
         failure = error
-    ledger.collect_seals(timeout_s=None)
+    # A seal that is given up is no loss: the parts are there, and the next driver seals the shard.
+    ledger.collect_seals(timeout_s=max(0.5, stop.remaining_s) if stop.is_requested else None)
     on_progress(ledger.show())
     return failure
 
 
-def _iterate_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from cast(pa.Table, batch).to_pylist()
+def _describe_driver() -> Driver:
+    return Driver(host=socket.gethostname(), pid=os.getpid(), started_s=time.time())
+
+
+def _warn(heartbeat: Heartbeat, on_warning: Callable[[str], None]) -> None:
+    """Give a sign of life, and tell of other drivers. A store that fails for a moment does not end a run for that."""
+    try:
+        warning = heartbeat.beat()
+    except OSError as error:
+        warning = f"the sign of life cannot be written, other drivers will not see this one: {error}"
+    if warning:
+        on_warning(warning)
 
 
 @dataclass(kw_only=True)
@@ -151,6 +200,7 @@ class _Totals:
     counts: LabelCounts = field(default_factory=LabelCounts)
     num_chunks: int = 0
     num_sealed: int = 0
+    num_shards_left: int = 0
     failed_shards: dict[str, str] = field(default_factory=dict)
 
     def enter(self, ledger: Ledger) -> None:
@@ -159,13 +209,13 @@ class _Totals:
         self.num_sealed += ledger.num_sealed
         self.failed_shards |= ledger.failed_shards
 
-    def summarise(self, num_shards_left: int, was_stopped: bool) -> LabelSummary:
+    def summarise(self, was_stopped: bool) -> LabelSummary:
         return LabelSummary(
             counts=self.counts,
             num_chunks=self.num_chunks,
             num_sealed=self.num_sealed,
             failed_shards=self.failed_shards,
-            was_stopped=was_stopped and num_shards_left > 0,
-            num_shards_left=num_shards_left,
+            was_stopped=was_stopped and self.num_shards_left > 0,
+            num_shards_left=self.num_shards_left,
             elapsed_s=time.monotonic() - self.started_s,
         )

@@ -1,18 +1,29 @@
 """The labelling actor and the commit task: a row with a chunk in, a row with its counts out."""
 
+import logging
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import ray
 import torch
 
+from pipeline.attempts import MAX_DEATHS, Attempts
 from pipeline.bundles import load_bundle
 from pipeline.chunk_source import to_samples
 from pipeline.commit import PartName, commit_part, count_rows, encode_part
 from pipeline.errors import LabellingError
+from pipeline.isolation import label_isolated
 from pipeline.labeler import ChunkLabeler
+from pipeline.records import Sample
 from pipeline.run import Run
 from pipeline.stats import LabelCounts
+from pipeline.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
 
 COMMITTABLE_SCHEMA = pa.schema(
     [
@@ -47,6 +58,8 @@ class LabelOptions:
     """Images of one shape in a forward pass."""
     max_rejected_fraction: float = 0.5
     """A shard with a larger share of rejected rows is not published; images without known tag do not count."""
+    stall_timeout_s: float = 300.0
+    """A worker that shows no progress on a chunk for so long is ended and its chunk tried again."""
 
     def __post_init__(self) -> None:
         if self.gpus_per_actor < 0 or self.cpus_per_actor <= 0:
@@ -59,15 +72,17 @@ class LabelOptions:
             raise ValueError(f"need num_actors and batch_size >= 1, got {self.num_actors} and {self.batch_size}")
         if self.device not in ("auto", "cuda", "cpu"):
             raise ValueError(f"device must be auto, cuda or cpu, got '{self.device}'")
+        if self.stall_timeout_s <= 0:
+            raise ValueError(f"need stall_timeout_s > 0, got {self.stall_timeout_s}")
         if not 0 <= self.max_rejected_fraction <= 1:
             raise ValueError(f"need 0 <= max_rejected_fraction <= 1, got {self.max_rejected_fraction}")
 
 
-class LabelChunks:
-    """The labelling actor: holds the model on its device for as long as it lives."""
+class WatchedLabeler:
+    """A model on its device, as one process holds it, and a watchdog that ends the process when it hangs."""
 
     def __init__(self, run: Run, options: LabelOptions) -> None:
-        """Load the model and pin the device that Ray gave to this actor."""
+        """Load the model and pin the device that Ray gave to this process."""
         device = choose_device(options)
         num_cpus = max(1, int(options.cpus_per_actor))
         torch.set_num_threads(num_cpus)
@@ -77,7 +92,7 @@ class LabelChunks:
                 f"model '{run.model_uri}' changed while it was used (digest {digest}, expected {run.model_digest}); "
                 "label with a new --out"
             )
-        self._run = run
+        self._watchdog = Watchdog(options.stall_timeout_s)
         self._labeler = ChunkLabeler(
             model=model,
             bundle=bundle,
@@ -89,14 +104,59 @@ class LabelChunks:
             use_bf16=device.type == "cuda",
         )
 
+    def label(self, samples: Sequence[Sample]) -> pa.Table:
+        """Label the samples of a chunk: one row each, in order."""
+        name = f"{len(samples)} images from '{samples[0].key}' on" if samples else "no images"
+        with self._watchdog.watch(name) as tick:
+            return self._labeler.label_chunk(samples, on_progress=tick)
+
+
+class LabelChunks:
+    """The labelling actor: holds the model on its device for as long as it lives."""
+
+    def __init__(self, run: Run, options: LabelOptions, attempts: Attempts) -> None:
+        """Load the model and pin the device that Ray gave to this actor."""
+        _log_to_worker_file()
+        self._run = run
+        self._attempts = attempts
+        self._make_labeler = partial(WatchedLabeler, run, options)
+        self._labeler = self._make_labeler()
+
     def __call__(self, row: pa.Table) -> pa.Table:
         """Label one chunk; the end of a shard passes through."""
         fields: dict[str, Any] = row.drop_columns(["samples"]).to_pylist()[0] if row.num_rows else {}
         if not fields or fields["is_end"]:
             return to_committable(fields)
-        rows = self._labeler.label_chunk(to_samples(row))
+        rows = self._label(f"{fields['shard_name']}/{fields['chunk_index']:06d}", to_samples(row))
         payload = encode_part(rows, self._run.fingerprint, fields["shard_name"], fields["chunk_index"])
         return to_committable(fields, payload, count_rows([rows]))
+
+    def _label(self, chunk: str, samples: Sequence[Sample]) -> pa.Table:
+        started_s = time.monotonic()
+        num_deaths = self._attempts.begin(chunk)
+        if num_deaths >= MAX_DEATHS:
+            logger.warning("%s: %d workers died with it, it is labelled in a child process", chunk, num_deaths)
+            rows = label_isolated(self._make_labeler, samples)
+        else:
+            try:
+                rows = self._labeler.label(samples)
+            except Exception:
+                # One image must not hold up a shard: in a child process it is found, and becomes a rejected row.
+                logger.exception("%s: labelling failed, it is taken up again in a child process", chunk)
+                rows = label_isolated(self._make_labeler, samples)
+        self._attempts.finish(chunk)
+        logger.info("%s: labelled %d images in %.2f s", chunk, len(samples), time.monotonic() - started_s)
+        return rows
+
+
+def _log_to_worker_file() -> None:
+    """Show which chunk this worker is at in its log file, where Ray keeps what a worker prints."""
+    if ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None:
+        package = logging.getLogger("pipeline")
+        package.setLevel(logging.INFO)
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        package.addHandler(handler)
 
 
 def to_committable(fields: dict[str, Any], payload: bytes | None = None, counts: LabelCounts | None = None) -> pa.Table:
@@ -109,12 +169,12 @@ def to_committable(fields: dict[str, Any], payload: bytes | None = None, counts:
     return pa.Table.from_pylist([fields | counted | {"payload": payload}], schema=COMMITTABLE_SCHEMA)
 
 
-def commit_row(row: pa.Table, out_uri: str) -> pa.Table:
+def commit_row(row: pa.Table, out_uri: str, parts_folder: str) -> pa.Table:
     """Publish the part in a row and keep only the counts."""
     for fields in row.to_pylist():
         if fields["payload"] is not None:
             part = PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"])
-            commit_part(out_uri, fields["shard_name"], part, fields["payload"])
+            commit_part(out_uri, fields["shard_name"], part, fields["payload"], parts_folder)
     return row.drop_columns(["payload"])
 
 

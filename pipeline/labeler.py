@@ -7,6 +7,7 @@ threads may call it at once; a lock keeps one on the device while others decode 
 """
 
 import hashlib
+import logging
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,10 @@ from pipeline.vocabulary import Vocabulary
 
 MAX_PENDING_PIXELS = 48_000_000
 """Decoded pixels that may wait for a batch of their shape to fill: 144 MB."""
+
+OUT_OF_MEMORY = "the device has too little memory for this image alone; label it on a larger one or in smaller views"
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -89,8 +94,12 @@ class ChunkLabeler:
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="label")
         self._device_lock = threading.Lock()
 
-    def label_chunk(self, samples: Sequence[Sample]) -> pa.Table:
+    def label_chunk(self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None) -> pa.Table:
         """Label the samples of a chunk.
+
+        Args:
+            samples: Still encoded.
+            on_progress: Called after every step of an image or batch, from any thread.
 
         Returns:
             One row a sample, in order, with the schema `PART_SCHEMA`; what cannot be labelled is a
@@ -101,6 +110,7 @@ class ChunkLabeler:
 
         def keep_rejections() -> Iterator[ReadyImage]:
             for outcome in _map_ahead(self._threads, self._prepare, enumerate(samples), self._window):
+                on_progress()
                 if isinstance(outcome, ReadyImage):
                     yield outcome
                 else:
@@ -109,19 +119,45 @@ class ChunkLabeler:
 
         for batch in _batch_by_shape(keep_rejections(), self._batch_size):
             with self._device_lock:
-                found = self._mapper.find(
-                    np.stack([image.frame for image in batch]),
-                    [image.class_ids for image in batch],
-                    [image.upright_size for image in batch],
-                )
+                found = self._find(batch, on_progress)
             for image, evidence in zip(batch, found, strict=True):
+                if evidence is None:
+                    rows[image.position] = _reject(image.row, Reason.OUT_OF_MEMORY, OUT_OF_MEMORY)
+                    continue
                 rows[image.position] = future = self._threads.submit(self._finish, image, evidence)
                 unfinished.append(future)
             # Maps at image size are large: the device waits when more than two batches of them pile up.
             while len(unfinished) > 2 * self._batch_size:
                 unfinished.popleft().result()
-        finished = [row.result() if isinstance(row, Future) else row for row in rows]
+                on_progress()
+        finished = []
+        for row in rows:
+            finished.append(row.result() if isinstance(row, Future) else row)
+            on_progress()
         return pa.Table.from_pylist(finished, schema=PART_SCHEMA)
+
+    def _find(self, batch: Sequence[ReadyImage], on_progress: Callable[[], None]) -> list[ImageEvidence | None]:
+        """Find the classes in a batch; in its halves if memory is too small. None for an image too large alone."""
+        try:
+            found: list[ImageEvidence | None] = [
+                *self._mapper.find(
+                    np.stack([image.frame for image in batch]),
+                    [image.class_ids for image in batch],
+                    [image.upright_size for image in batch],
+                )
+            ]
+        except torch.OutOfMemoryError:
+            found = []
+        on_progress()
+        if found:
+            return found
+        # Outside of the handler, whose traceback keeps the tensors of the failed attempt alive.
+        torch.cuda.empty_cache()
+        if len(batch) == 1:
+            return [None]
+        logger.warning("out of memory with %d images of %s, they are halved", len(batch), batch[0].frame.shape)
+        half = len(batch) // 2
+        return [*self._find(batch[:half], on_progress), *self._find(batch[half:], on_progress)]
 
     def _prepare(self, numbered: tuple[int, Sample]) -> ReadyImage | tuple[int, dict[str, Any]]:
         position, sample = numbered

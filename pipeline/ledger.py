@@ -1,7 +1,9 @@
 """What the driver keeps while a wave runs: which chunks are committed, which shards are complete."""
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +15,8 @@ from pipeline.label_actor import LabelOptions
 from pipeline.resume import Plan, ShardWork
 from pipeline.run import Run
 from pipeline.stats import LabelCounts
+
+logger = logging.getLogger(__name__)
 
 MAX_SEALS_IN_FLIGHT = 64
 """Shards that may wait to be sealed before the driver waits for them."""
@@ -36,7 +40,7 @@ def try_to_seal(**arguments: Any) -> str:
     """Seal a shard as `seal_shard` does; a refusal is an answer and not a failed task. Empty if all went well."""
     try:
         seal_shard(**arguments)
-    except LabellingError as error:
+    except (LabellingError, OSError) as error:
         return str(error)
     return ""
 
@@ -51,6 +55,12 @@ class Ledger:
     wave: Sequence[ShardWork]
     started_s: float
     counts: LabelCounts
+    submit: Callable[..., Future[str]]
+    """Calls a function somewhere else."""
+    seal: Callable[..., str] = try_to_seal
+    """Publishes a shard that is complete; gives the error, or nothing."""
+    seal_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What `seal` wants besides what every shard has."""
     num_chunks: int = 0
     num_sealed: int = 0
     failed_shards: dict[str, str] = field(default_factory=dict)
@@ -58,7 +68,7 @@ class Ledger:
     _ends: dict[str, dict[str, Any]] = field(default_factory=dict)
     _shards: dict[str, Any] = field(default_factory=dict)
     _offsets: dict[str, int] = field(default_factory=dict)
-    _seals: dict[Any, str] = field(default_factory=dict)
+    _seals: dict[Future[str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for work in self.wave:
@@ -105,27 +115,32 @@ class Ledger:
             return
         del self._ends[name]
         while len(self._seals) >= MAX_SEALS_IN_FLIGHT:
-            self.collect_seals(timeout_s=None, num_returns=1)
-        # Ray's types know no keyword arguments of remote functions.
-        seal_remotely: Any = ray.remote(num_cpus=0.25)(try_to_seal)
-        seal = seal_remotely.remote(
+            self.collect_seals(timeout_s=None, wait_for_all=False)
+        seal = self.submit(
+            self.seal,
             out_uri=self.run.out_uri,
             fingerprint=self.run.fingerprint,
             shard=self._shards[name],
             parts=tuple(sorted(self._parts.pop(name))),
             truncated_at=end["truncated_at"],
             max_rejected_fraction=self.options.max_rejected_fraction,
+            **self.seal_arguments,
         )
         self._seals[seal] = name
 
-    def collect_seals(self, timeout_s: float | None, num_returns: int | None = None) -> None:
-        """Enter the shards that are sealed by now; with `timeout_s=None` wait for them."""
+    def collect_seals(self, timeout_s: float | None, *, wait_for_all: bool = True) -> None:
+        """Enter the shards that are sealed by now; with `timeout_s=None` wait for all, or for one."""
         if not self._seals:
             return
-        done, _ = ray.wait(list(self._seals), num_returns=num_returns or len(self._seals), timeout=timeout_s)
-        for seal in done:
+        how = ALL_COMPLETED if wait_for_all else FIRST_COMPLETED
+        for seal in wait(self._seals, timeout=timeout_s, return_when=how).done:
             name = self._seals.pop(seal)
-            error = ray.get(seal)
+            try:
+                error = seal.result()
+            except ray.exceptions.RayError as failure:
+                # The parts are there: the next wave finds the shard unsealed and seals it.
+                logger.warning("sealing shard '%s' failed, it is tried again: %s", name, failure)
+                continue
             if error:
                 self.failed_shards[name] = error
             else:

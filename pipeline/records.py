@@ -19,6 +19,8 @@ class Reason(StrEnum):
     NO_KNOWN_TAG = "no_known_tag"
     DUPLICATE_KEY = "duplicate_key"
     SPLIT_SAMPLE = "split_sample"
+    CRASHED = "crashed"
+    OUT_OF_MEMORY = "out_of_memory"
 
 
 class Status(StrEnum):

@@ -4,15 +4,14 @@ Ray replays the outputs of a lost read task by position. A read task must theref
 whenever it runs, whatever was committed meanwhile: it gets its part of the plan as plain values.
 """
 
-from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from pipeline.commit import PartName, locate_part, parse_part_name
+from pipeline.commit import PartName, list_part_names, locate_part
 from pipeline.errors import ManifestError
 from pipeline.records import InputShard
 from pipeline.run import Run
-from pipeline.storage import join_uri, list_folder, list_objects
+from pipeline.storage import join_uri, list_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +21,8 @@ class ShardWork:
     shard: InputShard
     committed: tuple[PartName, ...] = ()
     """Parts that are there, in order; there may be gaps."""
+    wanted: Mapping[int, tuple[int, ...]] | None = None
+    """Places of the samples to label, by chunk; None: all."""
 
     @property
     def num_bytes_done(self) -> int:
@@ -58,7 +59,7 @@ def plan_run(run: Run, limit: int | None = None) -> Plan:
     """
     shards = run.shards[:limit]
     sealed = _list_sealed(run.out_uri)
-    parts = _list_parts(run.out_uri)
+    parts = list_part_names(run.out_uri)
     work = tuple(
         ShardWork(shard=shard, committed=_order_parts(shard, parts.get(shard.name, [])))
         for shard in shards
@@ -81,14 +82,6 @@ def plan_run(run: Run, limit: int | None = None) -> Plan:
 def _list_sealed(out_uri: str) -> Collection[str]:
     objects = list_folder(join_uri(out_uri, "labels"))
     return {item.uri.rsplit("/", 1)[-1].removesuffix(".parquet") for item in objects}
-
-
-def _list_parts(out_uri: str) -> dict[str, list[PartName]]:
-    parts: dict[str, list[PartName]] = defaultdict(list)
-    for item in list_objects(join_uri(out_uri, "parts")):
-        shard_name, file_name = item.uri.rsplit("/", 2)[-2:]
-        parts[shard_name].append(parse_part_name(file_name))
-    return parts
 
 
 def _order_parts(shard: InputShard, parts: Collection[PartName]) -> tuple[PartName, ...]:

@@ -34,6 +34,8 @@ class Run:
     config: LabelConfig
     shards: tuple[InputShard, ...]
     fingerprint: str
+    parts_folder: str = "parts"
+    """Where chunks are committed, below the output folder."""
 
 
 def describe_identity(

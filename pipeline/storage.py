@@ -7,7 +7,9 @@ Nothing is cached between calls: other machines write to the same folders.
 
 import glob
 import os
+import random
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +23,15 @@ TEMPORARY_PREFIX = ".tmp-"
 
 READAHEAD_BYTES = 8 * 2**20
 """What one request of a sequential read from an object store fetches."""
+
+S3_OPTIONS = {
+    # botocore's standard mode waits longer after each try, with jitter; it takes up throttling (503), timeouts and
+    # broken connections. s3fs tries five times on top of that.
+    "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 4}, "connect_timeout": 10, "read_timeout": 60},
+}
+"""How S3 is asked. Endpoint, region and credentials come from the usual chain of AWS and from nowhere else."""
+
+CREATE_ATTEMPTS = 5
 
 
 @runtime_checkable
@@ -185,15 +196,11 @@ def create_if_absent(uri: str, payload: bytes) -> bool:
     """Write a file or object unless there is one already, also when several writers try at once.
 
     Returns:
-        True when it was written. False when there was one, whatever it holds: read it.
+        True when it was written. False when there was one, whatever it holds: read it. It may be our own:
+        when the reply to a write is lost, the repeated request finds what the first one wrote.
     """
     if (path := get_local_path(uri)) is None:
-        filesystem, name = _open_filesystem(uri)
-        try:
-            filesystem.pipe_file(name, payload, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        return _create_remote(uri, payload)
     temporary = _write_temporary(path, payload)
     try:
         # A hard link is exclusive and shows the whole file at once; a rename would replace.
@@ -204,6 +211,25 @@ def create_if_absent(uri: str, payload: bytes) -> bool:
         temporary.unlink()
     _sync_folder(path.parent)
     return True
+
+
+def _create_remote(uri: str, payload: bytes) -> bool:
+    filesystem, name = _open_filesystem(uri)
+    for attempt in range(CREATE_ATTEMPTS):
+        try:
+            filesystem.pipe_file(name, payload, mode="create")
+        except FileExistsError:
+            return False
+        except OSError:
+            # S3 answers 409 while another conditional write is under way: whoever was first has won by then.
+            if exists(uri):
+                return False
+            if attempt == CREATE_ATTEMPTS - 1:
+                raise
+            time.sleep(random.uniform(0, 0.1 * 2**attempt))
+        else:
+            return True
+    raise AssertionError("the last attempt returns or raises")
 
 
 def delete(uris: Iterable[str]) -> None:
@@ -248,7 +274,8 @@ def _delete_one(filesystem: Any, name: str) -> None:
 
 def _open_filesystem(uri: str) -> tuple[Any, str]:
     """Give the file system of a URI and the URI's name in it."""
-    filesystem, name = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    options = S3_OPTIONS if uri.startswith(("s3://", "s3a://")) else {}
+    filesystem, name = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
     return filesystem, cast(str, name)
 
 

@@ -27,7 +27,7 @@ def make_model(variant=Variant.V2):
     return MCTformer(config).eval()
 
 
-def make_labeler(*, variant=Variant.V2, batch_size=4, **maps):
+def make_labeler(*, variant=Variant.V2, batch_size=4, most_images=None, **maps):
     config = LabelConfig(
         inputs=InputConfig(max_image_pixels=1_000_000),
         views=ViewConfig(
@@ -38,6 +38,8 @@ def make_labeler(*, variant=Variant.V2, batch_size=4, **maps):
         maps=MapConfig(**maps),
     )
     model = make_model(variant)
+    if most_images is not None:
+        model.register_forward_pre_hook(lambda _, inputs: run_out_of_memory(len(inputs[0]), most_images))
     bundle = ModelBundle(
         config=model.config, class_names=VOCABULARY.classes, input_mean=(0.5,) * 3, input_std=(0.5,) * 3
     )
@@ -51,6 +53,11 @@ def make_labeler(*, variant=Variant.V2, batch_size=4, **maps):
         num_threads=2,
         use_bf16=False,
     )
+
+
+def run_out_of_memory(num_images, most_images):
+    if num_images > most_images:
+        raise torch.OutOfMemoryError(f"{num_images} images")
 
 
 def encode(image, image_format="PNG", **options):
@@ -184,3 +191,23 @@ def test_tiny_photo_is_labelled_at_its_size(resolution, size):
 def test_model_without_patch_cam_says_so_when_it_is_asked_for():
     with pytest.raises(ValueError, match="no patch CAM"):
         make_labeler(variant=Variant.V1, kind=MapKind.PATCH_CAM).label_chunk(make_samples(1))
+
+
+def test_batch_that_does_not_fit_into_memory_is_halved():
+    samples = [Sample(key=f"k{i}", image=make_photo(3 * i), image_name="jpg", tags=("cat",)) for i in range(8)]
+    halved = make_labeler(batch_size=8, most_images=2).label_chunk(samples).to_pylist()
+    expected = make_labeler(batch_size=2).label_chunk(samples).to_pylist()
+    assert [row["status"] for row in halved] == ["labelled"] * 8
+    assert [row["mask"] for row in halved] == [row["mask"] for row in expected]
+
+
+def test_image_that_alone_does_not_fit_into_memory_is_rejected():
+    rows = make_labeler(most_images=0).label_chunk(make_samples(3)).to_pylist()
+    assert [(row["status"], row["reason"]) for row in rows] == [("rejected", "out_of_memory")] * 3
+    assert rows[0]["width"] is not None
+
+
+def test_every_image_and_batch_shows_progress():
+    ticks = []
+    make_labeler().label_chunk(make_samples(6), on_progress=lambda: ticks.append(1))
+    assert len(ticks) >= 2 * 6

@@ -1,9 +1,13 @@
 """What every storage backend must do; and what only a local disk does."""
 
+import itertools
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
+import fsspec
 import pytest
 
+from pipeline import storage
 from pipeline.storage import (
     create_if_absent,
     delete,
@@ -17,6 +21,7 @@ from pipeline.storage import (
     put_atomic,
     read_bytes,
 )
+from tests.fakes import Fault, FaultyNetwork
 
 
 def list_uris(objects):
@@ -57,13 +62,13 @@ def test_listing_sees_a_new_object_at_once(folder_uri):
     assert len(list_objects(folder_uri)) == len(list_folder(folder_uri)) == 2
 
 
-def test_listing_of_more_than_a_page_is_whole(s3_folder):
-    uris = [join_uri(s3_folder, f"{index:04d}") for index in range(1003)]
+def test_listing_of_more_than_a_page_is_whole(folder_uri):
+    uris = [join_uri(folder_uri, f"{index:04d}") for index in range(1003)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda uri: put_atomic(uri, b""), uris))
-    assert list_uris(list_objects(s3_folder)) == uris
+    assert list_uris(list_objects(folder_uri)) == uris
     delete(uris)
-    assert list_objects(s3_folder) == []
+    assert list_objects(folder_uri) == []
 
 
 def test_etag_changes_with_the_content(folder_uri):
@@ -134,3 +139,78 @@ def test_failed_put_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError):
         put_atomic(str(tmp_path / "a"), b"x")
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+@pytest.fixture
+def network(s3_folder, s3_endpoint, monkeypatch):
+    """The pretended S3 behind a network that fails on command."""
+    hasty = storage.S3_OPTIONS["config_kwargs"] | {"read_timeout": 5}
+    monkeypatch.setattr(storage, "S3_OPTIONS", {"config_kwargs": hasty})
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with FaultyNetwork(s3_endpoint) as network:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
+        yield network
+
+
+OPERATIONS = {
+    "put": lambda folder: put_atomic(join_uri(folder, "a"), b"new"),
+    "create": lambda folder: create_if_absent(join_uri(folder, "b"), b"new"),
+    "read": lambda folder: read_bytes(join_uri(folder, "a")),
+    "stream": lambda folder: open_stream(join_uri(folder, "a"), 1).read(),
+    "list": lambda folder: list_objects(folder),
+    "find": lambda folder: find_object(join_uri(folder, "a")),
+    "delete": lambda folder: delete([join_uri(folder, "a")]),
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "fault"),
+    [
+        *itertools.product(OPERATIONS, [Fault.SLOW_DOWN, Fault.RESET, Fault.LOST_REPLY]),
+        ("put", Fault.HANG),
+        ("stream", Fault.HANG),
+    ],
+)
+def test_operation_survives_a_network_that_fails(s3_folder, network, operation, fault):
+    put_atomic(join_uri(s3_folder, "a"), b"old")
+    expected = {"read": b"old", "stream": b"ld"}
+    num_faults = 1 if fault == Fault.HANG else 2
+    network.choose = lambda method, path: fault if network.num_faults < num_faults else None
+    answer = OPERATIONS[operation](s3_folder)
+    assert network.num_faults == num_faults
+    network.choose = lambda method, path: None
+    stored = {item.uri.rpartition("/")[2]: read_bytes(item.uri) for item in list_objects(s3_folder)}
+    assert stored == {
+        "put": {"a": b"new"},
+        "create": {"a": b"old", "b": b"new"},
+        "delete": {},
+    }.get(operation, {"a": b"old"})
+    assert operation not in expected or answer == expected[operation]
+
+
+def test_create_if_absent_waits_for_a_write_under_way(s3_folder, network):
+    network.choose = lambda method, path: Fault.CONFLICT if method == "PUT" and network.num_faults < 2 else None
+    assert create_if_absent(join_uri(s3_folder, "a"), b"mine")
+    assert not create_if_absent(join_uri(s3_folder, "a"), b"theirs")
+
+
+def test_put_that_never_gets_through_is_an_error(s3_folder, network):
+    storage.S3_OPTIONS["config_kwargs"]["retries"] = {"mode": "standard", "max_attempts": 1}
+    network.choose = lambda method, path: Fault.RESET if method == "PUT" else None
+    with pytest.raises(OSError):
+        put_atomic(join_uri(s3_folder, "a"), b"x")
+
+
+def test_part_costs_one_request(s3_folder, network):
+    put_atomic(join_uri(s3_folder, "warm"), b"x")
+    network.requests.clear()
+    put_atomic(join_uri(s3_folder, "a"), bytes(20 * 2**20))
+    assert [request.kind for request in network.requests] == ["put"]
+
+
+def test_credentials_never_show_in_messages(s3_folder, network, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with pytest.raises(FileNotFoundError) as caught:
+        read_bytes(join_uri(s3_folder, "nothing"))
+    assert "hush-hush" not in "".join(traceback.format_exception(caught.value))

@@ -1,0 +1,62 @@
+"""A worker that hangs dies, so that whoever waits for it sees what to do: a process that is gone is started anew."""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EXIT_STALLED = 70
+"""Exit code of a process that the watchdog ended: EX_SOFTWARE of sysexits.h."""
+
+
+def end_process(name: str) -> None:
+    """Print what every thread was doing, and exit at once: what hangs in C code cannot be stopped otherwise."""
+    print(f"no progress on {name}: this process is given up", file=sys.stderr, flush=True)  # noqa: T201 (the worker's log)
+    faulthandler.dump_traceback(all_threads=True)
+    os._exit(EXIT_STALLED)
+
+
+class Watchdog:
+    """Watches pieces of work that must show progress. Each is watched by itself: one that goes on hides no other."""
+
+    def __init__(self, limit_s: float, on_stall: Callable[[str], None] = end_process) -> None:
+        """Call `on_stall` with the name of a piece that shows no progress for `limit_s` seconds."""
+        self._limit_s = limit_s
+        self._on_stall = on_stall
+        self._last_s: dict[int, float] = {}
+        self._names: dict[int, str] = {}
+        self._lock = threading.Lock()
+        threading.Thread(target=self._poll, name="watchdog", daemon=True).start()
+
+    @contextmanager
+    def watch(self, name: str) -> Iterator[Callable[[], None]]:
+        """Watch a piece of work; call what this gives whenever it goes on."""
+        with self._lock:
+            token = max(self._last_s, default=0) + 1
+            self._names[token] = name
+            self._last_s[token] = time.monotonic()
+
+        def tick() -> None:
+            # A thread of this piece may end after the piece itself.
+            with self._lock:
+                if token in self._last_s:
+                    self._last_s[token] = time.monotonic()
+
+        try:
+            yield tick
+        finally:
+            with self._lock:
+                del self._last_s[token], self._names[token]
+
+    def _poll(self) -> None:
+        while True:
+            time.sleep(self._limit_s / 10)
+            with self._lock:
+                late_s = time.monotonic() - self._limit_s
+                stalled = [self._names[token] for token, last_s in self._last_s.items() if last_s < late_s]
+            if stalled:
+                self._on_stall(stalled[0])
+                return

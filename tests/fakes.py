@@ -1,0 +1,211 @@
+"""Fakes at the edges: storage that fails on command, and an engine without a cluster."""
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
+
+import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
+
+from pipeline.attempts import AttemptCounter
+from pipeline.chunk_source import read_rows
+from pipeline.label_actor import LabelChunks, LabelOptions, commit_row
+from pipeline.resume import ShardWork
+from pipeline.run import Run
+
+SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>Try again.</Message></Error>"
+
+
+class Fault(StrEnum):
+    """What happens to a request or a write."""
+
+    SLOW_DOWN = "slow_down"
+    """The server says 503 and does nothing."""
+    CONFLICT = "conflict"
+    """The server says 409 and does nothing: another conditional write is under way."""
+    RESET = "reset"
+    """The connection breaks before the server has seen the request."""
+    HANG = "hang"
+    """The server never answers."""
+    LOST_REPLY = "lost_reply"
+    """The server does it; the connection breaks before the reply."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as a proxy saw it."""
+
+    method: str
+    path: str
+    num_bytes: int
+    """Of the reply's body."""
+
+    @property
+    def kind(self) -> str:
+        """Name the operation of S3: get, head, put, list, delete."""
+        if self.method == "GET" and "list-type" in parse_qs(urlsplit(self.path).query, keep_blank_values=True):
+            return "list"
+        return {"POST": "delete"}.get(self.method, self.method.lower())
+
+
+@dataclass
+class FaultyNetwork:
+    """A proxy in front of a server, over HTTP: counts requests and fails those that `choose` names."""
+
+    endpoint: str
+    choose: Callable[[str, str], Fault | None] = lambda method, path: None
+    requests: list[Request] = field(default_factory=list)
+    num_faults: int = 0
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> "FaultyNetwork":
+        network = self
+
+        class Handler(_ProxyHandler):
+            proxied = network
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """Where clients connect to."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+
+class _ProxyHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    proxied: ClassVar[FaultyNetwork]
+
+    def _forward(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = self.proxied.choose(self.command, self.path)
+        if fault is not None:
+            self.proxied.num_faults += 1
+        if fault in (Fault.RESET, Fault.HANG):
+            self.proxied.closing.wait(0 if fault == Fault.RESET else 10)
+            self.close_connection = True
+            return
+        if fault in (Fault.SLOW_DOWN, Fault.CONFLICT):
+            self._answer(
+                503 if fault == Fault.SLOW_DOWN else 409, {}, SLOW_DOWN if fault == Fault.SLOW_DOWN else CONFLICT
+            )
+            return
+        connection = http.client.HTTPConnection(urlsplit(self.proxied.endpoint).netloc, timeout=60)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        reply = connection.getresponse()
+        payload = reply.read()
+        connection.close()
+        self.proxied.requests.append(Request(self.command, self.path, len(payload)))
+        if fault == Fault.LOST_REPLY:
+            self.close_connection = True
+            return
+        self._answer(reply.status, dict(reply.getheaders()), payload)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _forward  # noqa: N815 (names of http.server)
+
+    def _answer(self, status: int, headers: dict[str, str], payload: bytes) -> None:
+        self.send_response_only(status)
+        length = headers.get("Content-Length") if self.command == "HEAD" else None
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", length or str(len(payload)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(payload)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+class CrashError(BaseException):
+    """The process is gone. No handler of errors may hold it up, so it is no `Exception`."""
+
+
+class FaultyStore(MemoryFileSystem):
+    """A memory store (`faulty://`) that calls `before_write` and `after_write` around every write, numbered from 0."""
+
+    protocol = "faulty"
+    # Apart from `memory://`, which other tests use at the same time.
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    writes: ClassVar[list[str]] = []
+    before_write: ClassVar[Callable[[int, str], None]] = staticmethod(lambda number, name: None)
+    after_write: ClassVar[Callable[[int, str], None]] = staticmethod(lambda number, name: None)
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("faulty://", "memory://", 1))
+
+    @classmethod
+    def reset(cls) -> None:
+        """Forget what is stored, what was written and what should fail."""
+        cls.store.clear()
+        cls.pseudo_dirs[:] = [""]
+        cls.heal()
+
+    @classmethod
+    def heal(cls) -> None:
+        """Let all writes pass from now on, numbered from 0 again."""
+        cls.writes = []
+        cls.before_write = staticmethod(lambda number, name: None)
+        cls.after_write = staticmethod(lambda number, name: None)
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **arguments: Any) -> None:
+        """Write a file whole."""
+        self._write(path, lambda: super(FaultyStore, self).pipe_file(path, value, mode=mode, **arguments))
+
+    def rm_file(self, path: str) -> None:
+        """Delete a file."""
+        self._write(path, lambda: super(FaultyStore, self)._rm(self._strip_protocol(path)))
+
+    def _write(self, path: str, write: Callable[[], None]) -> None:
+        cls = type(self)
+        number = len(cls.writes)
+        cls.writes.append(path)
+        cls.before_write(number, path)
+        write()
+        cls.after_write(number, path)
+
+
+fsspec.register_implementation("faulty", FaultyStore, clobber=True)
+
+
+class SerialEngine:
+    """Does in this process, in a fixed order, what a cluster does: the same steps, nothing at the same time."""
+
+    def __init__(self) -> None:
+        """Start with no chunk begun."""
+        self.attempts = AttemptCounter()
+        self.labelled: list[str] = []
+
+    def label_chunks(self, run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Iterator[dict[str, Any]]:
+        """Read, label and commit chunk by chunk."""
+        actor = LabelChunks(run, options, self.attempts)
+        for row in read_rows(work, run.config.inputs):
+            labelled = actor(row)
+            for fields in commit_row(labelled, run.out_uri, run.parts_folder).to_pylist():
+                if not fields["is_end"]:
+                    self.labelled.append(f"{fields['shard_name']}/{fields['chunk_index']}")
+                yield fields
+
+    def submit(self, function: Callable[..., str], **arguments: Any) -> "Future[str]":
+        """Call the function now."""
+        future: Future[str] = Future()
+        future.set_result(function(**arguments))
+        return future

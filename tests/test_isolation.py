@@ -1,0 +1,81 @@
+"""Labelling in a child process: real processes that really die."""
+
+import os
+import signal
+import time
+
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import LabellingError
+from pipeline.isolation import label_isolated
+from pipeline.records import PART_SCHEMA, Sample
+from pipeline.watchdog import Watchdog
+
+
+class FragileLabeler:
+    """Labels by writing down how many samples it saw at once; some images kill or provoke it."""
+
+    def __init__(self):
+        self.watchdog = Watchdog(1.0)
+
+    def label(self, samples):
+        with self.watchdog.watch("samples"):
+            for sample in samples:
+                if sample.image == b"die":
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                if sample.image == b"hang":
+                    time.sleep(1000)
+                if sample.image == b"raise":
+                    raise ZeroDivisionError("such an image")
+        rows = [{"key": sample.key, "status": "labelled", "width": len(samples)} for sample in samples]
+        return pa.Table.from_pylist(rows, schema=PART_SCHEMA)
+
+
+class StillbornLabeler:
+    """Dies before it has seen anything."""
+
+    def __init__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def label(*images, make_labeler=FragileLabeler):
+    samples = [Sample(key=f"k{place}", image=image) for place, image in enumerate(images)]
+    return label_isolated(make_labeler, samples).to_pylist()
+
+
+def test_innocent_chunk_is_labelled_as_any_worker_would():
+    rows = label(b"a", b"b", b"c")
+    assert [(row["key"], row["status"], row["width"]) for row in rows] == [(f"k{i}", "labelled", 3) for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("culprit", "error"), [(b"die", "died or hung"), (b"hang", "died or hung"), (b"raise", "such an image")]
+)
+def test_culprits_are_rejected_and_the_others_labelled_together(culprit, error):
+    rows = label(b"a", culprit, b"c", b"d", culprit)
+    assert [(row["key"], row["status"]) for row in rows] == [
+        ("k0", "labelled"),
+        ("k1", "rejected"),
+        ("k2", "labelled"),
+        ("k3", "labelled"),
+        ("k4", "rejected"),
+    ]
+    assert [row["reason"] for row in rows] == [None, "crashed", None, None, "crashed"]
+    assert error in rows[1]["error"]
+    # As if they had been a chunk without the culprits.
+    assert [row["width"] for row in rows if row["status"] == "labelled"] == [3, 3, 3]
+
+
+def test_chunk_of_one_culprit_is_a_rejected_row():
+    assert [row["reason"] for row in label(b"die")] == ["crashed"]
+
+
+def test_machine_that_kills_every_image_is_not_blamed_on_them():
+    with pytest.raises(LabellingError, match="every one of 2 images"):
+        label(b"die", b"raise")
+
+
+def test_child_that_cannot_start_is_an_error():
+    with pytest.raises(LabellingError, match="cannot be started"):
+        label(b"a", make_labeler=StillbornLabeler)
