@@ -96,7 +96,8 @@ def print_table(verdict: Verdict, *, footers_only: bool) -> None:
             print(f"{name:28s}{'-':>10s}{'-':>12s}  not checked: footers only")
             continue
         finding = verdict.findings.get(check, Finding())
-        shown = [example.text for example in finding.examples[:NUM_EXAMPLES_SHOWN]]
+        # Errors of libraries may have several lines, and so may keys.
+        shown = [" ".join(example.text.split()) for example in finding.examples[:NUM_EXAMPLES_SHOWN]]
         print(f"{name:28s}{finding.num_shards:10d}{finding.num_rows or '-':>12}  {shown[0] if shown else ''}".rstrip())
         for text in shown[1:]:
             print(f"{'':50s}  {text}")

@@ -21,8 +21,8 @@ from pipeline.verdict import Check, Problem, Verdict, judge_shard
 COLUMNS = ("key", "index", "status", "reason", "mask")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-_UNREADABLE = (ManifestError, OSError, UnicodeDecodeError, pa.ArrowException)
-"""What a damaged manifest raises; pyarrow reports some damage as OSError. One bad file must not end the audit."""
+_UNREADABLE = (ManifestError, ShardError, OSError, UnicodeDecodeError, pa.ArrowException)
+"""What a damaged file raises; pyarrow reports some damage as OSError. One bad file must not end the audit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ def _check_input(
             yield Problem(Check.INPUT_CHANGED, 0, f"{shard.uri}: was {was}; is {now}")
             return
         wanted, end = read_keys(shard, inputs)
-    except (ShardError, OSError) as error:
+    except _UNREADABLE as error:
         yield Problem(Check.INPUT_UNREADABLE, 0, f"{shard.uri}: {error}")
         return
     if end.truncated_at != truncated_at:
