@@ -11,6 +11,7 @@
       -> driver: counts, seals finished shards       label.py (the assembly), ledger.py
       -> labels/<shard>.parquet: the manifest        records.py (its columns)
       -> figures and pictures                        evaluation.py, report.py
+      -> proof that no row is lost or doubled        verify.py, shard_audit.py, key_comparison.py, verdict.py
 
 Training reads the same shards through the same decoding: training_data.py, training.py.
 """

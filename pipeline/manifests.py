@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.commit import FOOTER_KEY
 from pipeline.errors import ManifestError
-from pipeline.storage import join_uri, list_folder, read_bytes
+from pipeline.storage import ByteStream, join_uri, list_folder, open_stream, read_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,27 @@ def open_manifest(uri: str) -> Manifest:
     Raises:
         ManifestError: It is not a file of this project.
     """
+    return _parse_manifest(uri, io.BytesIO(read_bytes(uri)))
+
+
+@contextmanager
+def stream_manifest(uri: str) -> Iterator[Manifest]:
+    """Open a manifest without reading it whole: the footer now, rows as they are asked for.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ManifestError: It is not a file of this project.
+    """
+    with closing(open_stream(uri)) as stream:
+        yield _parse_manifest(uri, stream)
+
+
+def _parse_manifest(uri: str, source: ByteStream) -> Manifest:
     try:
-        file = pq.ParquetFile(io.BytesIO(read_bytes(uri)))
+        file = pq.ParquetFile(source)
         footer = json.loads((file.schema_arrow.metadata or {})[FOOTER_KEY])
+        if not isinstance(footer, dict):
+            raise ValueError(f"its footer is {footer!r}")
     except (pa.ArrowInvalid, KeyError, ValueError) as error:
         raise ManifestError(f"'{uri}' is no manifest of this project: {error}; label the shard again") from error
     return Manifest(uri=uri, footer=footer, file=file)

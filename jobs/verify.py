@@ -1,0 +1,122 @@
+"""Prove that the books of a labelling run balance: every sample of every input shard is a row, once.
+
+    python -m jobs.verify --out s3://bucket/masks
+
+Reads every manifest and every input anew and compares them key by key. With --footers-only it reads the
+footers of the manifests and no input: cheap, and enough to see that all shards are published and their
+counts add up. Run it while nobody labels. Nothing is changed.
+
+Exit code 0: the books balance; 1: they do not, or Ray failed; 2: the command is wrong or there is no run.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ray.exceptions
+
+from jobs.cluster import connect
+from jobs.console import EXIT_FAILED, EXIT_OK, parse, run_job
+from pipeline.storage import put_atomic
+from pipeline.verdict import CONTENT_CHECKS, WARNINGS, Check, Finding, Verdict
+from pipeline.verify import FOOTERS, FULL, list_run, verify_run
+
+PROGRESS_PERIOD_S = 5.0
+NUM_EXAMPLES_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyJob:
+    """Prove that the books of a labelling run balance."""
+
+    out: str
+    """Output folder or URI of jobs.label."""
+    footers_only: bool = False
+    """Read the footers of the manifests only: their identity and counts, no rows and no inputs."""
+    report: str | None = None
+    """Also write the verdict to this JSON file or URI."""
+    address: str | None = None
+    """Ray cluster to use. Default: the one that this job runs on, else a local one. A small run needs none."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, `sys.argv` if None, and return its exit code."""
+    return run_job(lambda: verify(parse(VerifyJob, __doc__, arguments)))
+
+
+def verify(job: VerifyJob) -> int:
+    """Verify as the job says and return the exit code."""
+    depth = FOOTERS if job.footers_only else FULL
+    listing = list_run(job.out)
+    if listing.needs_ray(depth):
+        connect(job.address)
+    try:
+        verdict = verify_run(listing, depth, on_progress=ProgressPrinter(len(listing.published)))
+    except ray.exceptions.RayError as error:
+        print(f"error: Ray failed: {error}\nnothing is proved; run the same command again", file=sys.stderr)
+        return EXIT_FAILED
+    print_table(verdict, footers_only=job.footers_only)
+    print_totals(verdict, footers_only=job.footers_only)
+    if job.report:
+        facts = {"out": job.out, "fingerprint": listing.fingerprint, "footers_only": job.footers_only}
+        put_atomic(job.report, json.dumps(facts | verdict.to_dict(), indent=1).encode())
+    return EXIT_FAILED if verdict.failed_checks else EXIT_OK
+
+
+class ProgressPrinter:
+    """Prints a line every few seconds: manifests looked at, rows so far, failed checks."""
+
+    def __init__(self, num_manifests: int) -> None:
+        """Expect so many manifests."""
+        self._num_manifests = num_manifests
+        self._last_s = time.monotonic()
+
+    def __call__(self, verdict: Verdict) -> None:
+        """Show a state, if it is time."""
+        now = time.monotonic()
+        if now - self._last_s < PROGRESS_PERIOD_S:
+            return
+        self._last_s = now
+        print(
+            f"{verdict.num_published} of {self._num_manifests} manifests read, {verdict.counts.num_read} rows, "
+            f"{len(verdict.failed_checks)} checks failed so far",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def print_table(verdict: Verdict, *, footers_only: bool) -> None:
+    """Print a line a check; under a failed one its first examples."""
+    print(f"{'check':28s}{'shards':>10s}{'rows':>12s}  example")
+    for check in Check:
+        name = f"{check} (warning)" if check in WARNINGS else str(check)
+        if footers_only and check in CONTENT_CHECKS:
+            print(f"{name:28s}{'-':>10s}{'-':>12s}  not checked: footers only")
+            continue
+        finding = verdict.findings.get(check, Finding())
+        # Errors of libraries may have several lines, and so may keys.
+        shown = [" ".join(example.text.split()) for example in finding.examples[:NUM_EXAMPLES_SHOWN]]
+        print(f"{name:28s}{finding.num_shards:10d}{finding.num_rows or '-':>12}  {shown[0] if shown else ''}".rstrip())
+        for text in shown[1:]:
+            print(f"{'':50s}  {text}")
+
+
+def print_totals(verdict: Verdict, *, footers_only: bool) -> None:
+    """Print what there is in all, and the verdict."""
+    counts = verdict.counts
+    print(f"\n{verdict.num_published} of {verdict.num_shards} shards published, {counts.num_read} rows read")
+    print(f"  labelled: {counts.num_labelled}")
+    for reason, number in sorted(counts.rejected_by_reason.items()):
+        print(f"  rejected, {reason or 'without a reason'}: {number}")
+    if verdict.failed_checks:
+        print(f"the books do not balance: {', '.join(verdict.failed_checks)}")
+    elif footers_only:
+        print("the footers balance; rows and inputs were not read, leave out --footers-only to compare them")
+    else:
+        print("the books balance: every sample of every input is a row, once and in order")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
