@@ -47,7 +47,7 @@ class LabelJob:
     """Label tagged image shards with masks. Run the same command again to resume."""
 
     shards: tuple[str, ...]
-    """WebDataset tars: paths or URIs, globs, {00000..00099} ranges, or folders."""
+    """WebDataset tars or Parquet files: paths or URIs, globs, {00000..00099} ranges, or folders."""
     vocabulary: str
     """Vocabulary file (JSON or YAML): classes in the model's order, and their aliases."""
     model: str
@@ -65,7 +65,7 @@ class LabelJob:
     batch_size: int = 16
     """Images of one shape in a forward pass."""
     max_rejected_fraction: float = 0.5
-    """A shard with a larger share of rejected rows is not published; images without known tag do not count."""
+    """A shard with a larger share of rejected rows is not published; no_known_tag and download_failed do not count."""
     stall_timeout_s: float = 300.0
     """A worker that shows no progress for so many seconds is ended, and its chunk tried again."""
     grace_s: float = 2.0

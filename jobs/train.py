@@ -45,7 +45,7 @@ class TrainJob:
     recipe: Literal["v1", "v2", "plus", "demo"]
     """Which complete configuration to start from; see jobs/recipes.py."""
     shards: tuple[str, ...]
-    """Training shards, WebDataset tars: paths or URIs, globs, {00000..00099} ranges, or folders."""
+    """Training shards, WebDataset tars or Parquet files: paths or URIs, globs, {00000..00099} ranges, folders."""
     vocabulary: str
     """Vocabulary file (JSON or YAML): classes in the model's order, and their aliases."""
     out: str

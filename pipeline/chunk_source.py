@@ -16,7 +16,7 @@ from pipeline.config import InputConfig
 from pipeline.errors import ShardError
 from pipeline.records import Chunk, Sample, ShardEnd
 from pipeline.resume import ShardWork
-from pipeline.shards import read_chunks
+from pipeline.shards import read_chunks, require_unchanged
 
 SAMPLE = pa.struct(
     [
@@ -26,6 +26,7 @@ SAMPLE = pa.struct(
         ("tags", pa.list_(pa.string())),
         ("class_numbers", pa.list_(pa.int64())),
         ("tags_error", pa.string()),
+        ("download_error", pa.string()),
     ]
 )
 
@@ -85,6 +86,7 @@ def read_rows(work: Sequence[ShardWork], config: InputConfig) -> Iterator[pa.Tab
     """Read the missing chunks of shards as tables of one row."""
     for item in work:
         try:
+            require_unchanged(item.shard)
             for piece in read_missing_chunks(item, config):
                 if isinstance(piece, Chunk) and item.wanted is not None:
                     piece = replace(piece, samples=tuple(piece.samples[n] for n in item.wanted[piece.index]))
@@ -114,10 +116,7 @@ def to_row(shard_name: str, piece: Chunk | ShardEnd) -> pa.Table:
     """Turn a chunk, or the end of a shard, into a table of one row."""
     if isinstance(piece, ShardEnd):
         return _to_table({"shard_name": shard_name, "is_end": True, **asdict(piece)})
-    samples = [
-        {name: getattr(sample, name) for name in ("key", "image", "image_name", "tags", "class_numbers", "tags_error")}
-        for sample in piece.samples
-    ]
+    samples = [{name: getattr(sample, name) for name in SAMPLE.names} for sample in piece.samples]
     return _to_table(
         {
             "shard_name": shard_name,
@@ -139,6 +138,7 @@ def to_samples(row: pa.Table) -> tuple[Sample, ...]:
             tags=tuple(fields["tags"]),
             class_numbers=tuple(fields["class_numbers"]),
             tags_error=fields["tags_error"],
+            download_error=fields["download_error"],
         )
         for fields in row["samples"][0].as_py()
     )

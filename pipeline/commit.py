@@ -166,7 +166,8 @@ def read_footer(payload: bytes, uri: str) -> dict[str, Any]:
     try:
         metadata = pq.ParquetFile(io.BytesIO(payload)).schema_arrow.metadata or {}
         return json.loads(metadata[FOOTER_KEY])
-    except (pa.ArrowInvalid, KeyError, ValueError) as error:
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+        # pyarrow tells a damaged file as an OSError, too.
         raise ManifestError(
             f"'{uri}' is not a readable file of this project: {error}; delete it and run again"
         ) from error
@@ -293,8 +294,9 @@ def _require_balance(shard_name: str, counts: LabelCounts, expected: int) -> Non
 def _require_few_rejections(
     shard_name: str, counts: LabelCounts, tables: Sequence[pa.Table], max_rejected_fraction: float
 ) -> None:
-    # Missing tags are a property of a collection, not damage: they do not count towards the limit.
-    damaged = {reason: num for reason, num in counts.rejected_by_reason.items() if reason != Reason.NO_KNOWN_TAG}
+    # Missing tags and links that are dead are properties of a collection, not damage.
+    harmless = (Reason.NO_KNOWN_TAG, Reason.DOWNLOAD_FAILED)
+    damaged = {reason: num for reason, num in counts.rejected_by_reason.items() if reason not in harmless}
     num_damaged = sum(damaged.values())
     if num_damaged <= max_rejected_fraction * counts.num_read:
         return

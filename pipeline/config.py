@@ -35,7 +35,12 @@ class InputConfig:
     """How samples are read from shards."""
 
     tags_field: str = "tags"
-    """Field of a sample's `.json` member that holds its tags: a list, or one string with commas."""
+    """Field of a sample's `.json` member, or column of a Parquet file, that holds its tags: a list, or one string
+    with commas; a column may hold class numbers from 0, too."""
+    image_column: str | None = None
+    """Parquet: column of the images, bytes or struct{bytes, path}. Default: image, else jpg, jpeg, png or webp."""
+    key_column: str | None = None
+    """Parquet: column of the keys. Default: key or __key__ if there is one, else rows are known by their number."""
     max_chunk_samples: int = 256
     """A chunk closes at this many samples."""
     max_chunk_bytes: int = 64 * 2**20

@@ -57,7 +57,7 @@ class LabelOptions:
     batch_size: int = 16
     """Images of one shape in a forward pass."""
     max_rejected_fraction: float = 0.5
-    """A shard with a larger share of rejected rows is not published; images without known tag do not count."""
+    """A shard with a larger share of rejected rows is not published; no_known_tag and download_failed do not count."""
     stall_timeout_s: float = 300.0
     """A worker that shows no progress on a chunk for so long is ended and its chunk tried again."""
 

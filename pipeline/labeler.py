@@ -162,6 +162,8 @@ class ChunkLabeler:
     def _prepare(self, numbered: tuple[int, Sample]) -> ReadyImage | tuple[int, dict[str, Any]]:
         position, sample = numbered
         row: dict[str, Any] = {"key": sample.key}
+        if sample.download_error:
+            return position, _reject(row, Reason.DOWNLOAD_FAILED, sample.download_error)
         if sample.image is None:
             return position, _reject(row, Reason.NO_IMAGE, "no jpg, jpeg, png or webp member with this key")
         row["image_sha256"] = hashlib.sha256(sample.image).hexdigest()

@@ -95,7 +95,8 @@ class Ledger:
 
     def _enter_chunk(self, name: str, fields: dict[str, Any]) -> None:
         self._parts[name].add(PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"]))
-        self._offsets[name] = max(self._offsets[name], fields["end_offset"])
+        if not self._shards[name].is_parquet:
+            self._offsets[name] = max(self._offsets[name], fields["end_offset"])
         rejected = dict(fields["rejected"])
         num_rejected = sum(rejected.values())
         self.num_chunks += 1

@@ -48,7 +48,12 @@ def open_manifest(uri: str) -> Manifest:
     Raises:
         ManifestError: It is not a file of this project.
     """
-    return _parse_manifest(uri, io.BytesIO(read_bytes(uri)))
+    payload = read_bytes(uri)
+    try:
+        return _parse_manifest(uri, io.BytesIO(payload))
+    except OSError as error:
+        # Of bytes in memory this is how pyarrow calls damage.
+        raise ManifestError(f"'{uri}' is no manifest of this project: {error}; label the shard again") from error
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import pyarrow as pa
 IGNORE_LABEL = 255
 """Pixels of a mask that belong to no class and not to the background either."""
 
+PARQUET_SUFFIX = ".parquet"
+
 
 class Reason(StrEnum):
     """Why a sample has no mask. The row stays in the manifest, with this in its column `reason`."""
@@ -16,6 +18,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     NO_IMAGE = "no_image"
     BAD_TAGS = "bad_tags"
+    DOWNLOAD_FAILED = "download_failed"
     NO_KNOWN_TAG = "no_known_tag"
     DUPLICATE_KEY = "duplicate_key"
     SPLIT_SAMPLE = "split_sample"
@@ -41,6 +44,11 @@ class InputShard:
     etag: str
     """Changes when the content changes: the store's etag, or size and time of change on a local disk."""
 
+    @property
+    def is_parquet(self) -> bool:
+        """Whether offsets into the shard are numbers of rows; else it is a tar, and they are bytes."""
+        return self.uri.lower().endswith(PARQUET_SUFFIX)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -56,6 +64,8 @@ class Sample:
     """Zero-based class numbers of a numeric `.cls` member."""
     tags_error: str = ""
     """Why the tags could not be read; empty when they could."""
+    download_error: str = ""
+    """Why whoever collected the images has none here, in their words; empty when they do not say."""
     is_continuation: bool = False
     """True when the archive showed this key before, apart from this run of members."""
 
@@ -66,7 +76,7 @@ class Chunk:
 
     index: int
     end_offset: int
-    """Where the next sample starts in the archive, in bytes."""
+    """Where the next sample starts: bytes of a tar, rows of a Parquet file."""
     samples: tuple[Sample, ...]
 
 

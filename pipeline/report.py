@@ -117,6 +117,7 @@ def build_report(
     """
     run = read_run(labels_uri)
     vocabulary = parse_vocabulary(run["vocabulary"])
+    inputs = InputConfig(**run["config"]["inputs"])
     uris = list_manifests(labels_uri)
     manifests = [open_manifest(uri) for uri in _spread(uris, MAX_MANIFESTS)]
     figures = _Figures()
@@ -126,7 +127,7 @@ def build_report(
     examples = [
         example
         for manifest, rows in picked
-        for example in _make_examples(manifest, rows, vocabulary, palette, find_truth)
+        for example in _make_examples(manifest, rows, inputs, vocabulary, palette, find_truth)
     ]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         files("pipeline").joinpath("templates/report.html.j2").read_text("utf-8")
@@ -175,24 +176,26 @@ def _pick_rows(
 def _make_examples(
     manifest: Manifest,
     rows: Sequence[dict[str, Any]],
+    inputs: InputConfig,
     vocabulary: Vocabulary,
     palette: UInt8[np.ndarray, "256 3"],
     find_truth: FindTruth | None,
 ) -> list[Example]:
-    photos = _read_photos(manifest, {row["key"]: row["image_sha256"] for row in rows})
+    photos = _read_photos(manifest, {row["key"]: row["image_sha256"] for row in rows}, inputs)
     return [_make_example(row, photos.get(row["key"]), vocabulary, palette, find_truth) for row in rows]
 
 
-def _read_photos(manifest: Manifest, digests: Mapping[str, str]) -> dict[str, DecodedImage]:
+def _read_photos(manifest: Manifest, digests: Mapping[str, str], inputs: InputConfig) -> dict[str, DecodedImage]:
     """Read photos from the input shard, by key; those that are gone or have changed are missing.
 
     Args:
         manifest: Of the shard.
         digests: For each wanted key, sha256 of the photo that was labelled.
+        inputs: How the run read its shards.
     """
     photos: dict[str, DecodedImage] = {}
     try:
-        for piece in read_chunks(InputShard(**manifest.footer["shard"]), InputConfig()):
+        for piece in read_chunks(InputShard(**manifest.footer["shard"]), inputs):
             for sample in piece.samples if isinstance(piece, Chunk) else ():
                 if sample.image is None or sample.key not in digests or sample.key in photos:
                     continue

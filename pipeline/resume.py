@@ -26,7 +26,9 @@ class ShardWork:
 
     @property
     def num_bytes_done(self) -> int:
-        """Bytes of the archive up to the first chunk that is missing."""
+        """Bytes of the archive up to the first chunk that is missing; 0 for Parquet, whose offsets are rows."""
+        if self.shard.is_parquet:
+            return 0
         end_offset = 0
         for index, part in enumerate(self.committed):
             if part.chunk_index != index:

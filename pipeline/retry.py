@@ -25,7 +25,7 @@ from pipeline.commit import (
 )
 from pipeline.config import compute_fingerprint
 from pipeline.errors import LabellingError, ManifestError, RunConflictError
-from pipeline.manifests import Manifest, open_manifest
+from pipeline.manifests import Manifest, open_manifest, stream_manifest
 from pipeline.records import InputShard, Reason, Status
 from pipeline.resume import Plan, ShardWork
 from pipeline.run import Run, describe_identity, list_differences, read_run
@@ -33,7 +33,7 @@ from pipeline.storage import delete
 
 CHANGEABLE = (("config", "inputs", "max_image_pixels"), ("config", "inputs", "tags_field"), ("vocabulary", "aliases"))
 CHANGEABLE_TEXT = "--inputs.max-image-pixels, --inputs.tags-field, and the aliases of the vocabulary"
-HOPELESS = frozenset({Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE, Reason.NO_IMAGE})
+HOPELESS = frozenset({Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE, Reason.NO_IMAGE, Reason.DOWNLOAD_FAILED})
 """Reasons that lie in the shard: labelling again cannot change them, and a changed shard is another run."""
 NUM_THREADS = 16
 
@@ -170,9 +170,15 @@ def replace_manifest(
 def _plan_shard(run: Run, order: RetryOrder, shard: InputShard, parts: Sequence[PartName]) -> ShardWork | bool | None:
     """Give what remains of a shard; True when nothing does, None when it is not published."""
     try:
-        manifest = open_manifest(locate_manifest(run.out_uri, shard.name))
+        with stream_manifest(locate_manifest(run.out_uri, shard.name)) as manifest:
+            return _plan_published(run, order, shard, manifest, parts)
     except FileNotFoundError:
         return None
+
+
+def _plan_published(
+    run: Run, order: RetryOrder, shard: InputShard, manifest: Manifest, parts: Sequence[PartName]
+) -> ShardWork | bool:
     _require_run(manifest, run.fingerprint, shard)
     rejected = manifest.footer["counts"]["rejected_by_reason"]
     if _remembers(manifest, order) or not any(rejected.get(reason) for reason in order.reasons):

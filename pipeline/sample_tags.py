@@ -44,6 +44,41 @@ def read_tags(key: str, payloads: Mapping[str, bytes], tags_field: str) -> Sampl
     return missing
 
 
+def read_tag_value(name: str, value: Any, tags_field: str) -> SampleTags:
+    """Read the tags in a column of a table: a list, text with commas, or zero-based class numbers.
+
+    Args:
+        name: Names the row, for messages.
+        value: Content of the column; None is no tags.
+        tags_field: Name of the column.
+    """
+    if value is None:
+        return SampleTags()
+    values = value if isinstance(value, list) else [value]
+    if all(isinstance(tag, int) and not isinstance(tag, bool) for tag in values):
+        return SampleTags(class_numbers=tuple(values))
+    try:
+        return SampleTags(tags=_clean(_list_tags(name, value, tags_field)))
+    except ValueError as error:
+        return SampleTags(error=_escape(str(error)))
+
+
+def find_download_error(fields: Mapping[str, Any]) -> str:
+    """Give what img2dataset says of an image that it could not load; empty when it says no such thing."""
+    status = fields.get("status")
+    if not isinstance(status, str) or status == "success":
+        return ""
+    return _escape(f"{status}: {fields.get('error_message') or 'no reason given'}")
+
+
+def find_json_download_error(payload: bytes | None) -> str:
+    """Give what a sample's `.json` member says of an image that could not be loaded; empty when it says nothing."""
+    try:
+        return find_download_error(_parse_object("", payload)) if payload else ""
+    except ValueError:
+        return ""
+
+
 def _parse_object(member: str, payload: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(payload)

@@ -11,8 +11,9 @@ from braceexpand import braceexpand
 
 from pipeline.config import InputConfig
 from pipeline.errors import ShardError
-from pipeline.records import Chunk, InputShard, Sample, ShardEnd
-from pipeline.sample_tags import read_tags
+from pipeline.parquet_reader import read_parquet_samples
+from pipeline.records import PARQUET_SUFFIX, Chunk, InputShard, Sample, ShardEnd
+from pipeline.sample_tags import find_json_download_error, read_tags
 from pipeline.storage import (
     StoredObject,
     find_object,
@@ -31,6 +32,7 @@ MAX_NAME_BYTES = 200
 """File systems allow 255; suffixes and hashes are added."""
 
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
+TAR_SUFFIX = ".tar"
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -38,8 +40,8 @@ def list_shards(patterns: Sequence[str]) -> tuple[InputShard, ...]:
     """List the shards that patterns name, in the order of first mention, sorted within a pattern.
 
     Args:
-        patterns: Each a path or URI of an archive, a folder (all `*.tar` below it), a glob, a brace pattern
-            such as `s3://bucket/train-{00000..00099}.tar`, or `@` and a text file with one of these a line.
+        patterns: Each a path or URI of an archive, a folder (all `*.tar` below it, else all `*.parquet`), a glob, a
+            brace pattern such as `s3://bucket/train-{00000..00099}.tar`, or `@` and a text file with one of these a line.
 
     Raises:
         ShardError: A pattern matches nothing, some names of a brace pattern are missing, or a file has a format
@@ -76,13 +78,12 @@ def read_chunks(
     hidden, called `__..__`, without a suffix, or no plain files.
 
     Raises:
-        ShardError: The shard is gone, or no tar archive.
+        ShardError: The shard is gone, or neither a tar archive nor a Parquet file that fits the configuration.
     """
     index, num_bytes, num_ignored = first_chunk, 0, 0
     samples: list[Sample] = []
     keys: set[str] = set()
-    for item in read_groups(shard, start_offset):
-        offset = item.offset
+    for offset, item in _read_samples(shard, config, start_offset):
         is_full = len(samples) >= config.max_chunk_samples or num_bytes >= config.max_chunk_bytes
         if samples and (is_full or isinstance(item, ArchiveEnd)):
             yield Chunk(index=index, end_offset=offset, samples=tuple(samples))
@@ -91,12 +92,40 @@ def read_chunks(
             num_ignored = item.num_ignored_members
             yield ShardEnd(num_chunks=index, num_ignored_members=num_ignored, truncated_at=item.truncated_at)
             return
-        samples.append(_make_sample(item, config, is_continuation=item.key in keys))
+        samples.append(replace(item, is_continuation=True) if item.key in keys else item)
         keys.add(item.key)
         num_bytes += len(item.image or b"")
 
 
-def _make_sample(group: MemberGroup, config: InputConfig, *, is_continuation: bool) -> Sample:
+def _read_samples(shard: InputShard, config: InputConfig, start: int) -> Iterator[tuple[int, Sample | ArchiveEnd]]:
+    """Read the samples of a shard from an offset on, each with its own, and then the end."""
+    if not shard.is_parquet:
+        for group in read_groups(shard, start):
+            yield group.offset, group if isinstance(group, ArchiveEnd) else _make_sample(group, config)
+        return
+    number = start - 1
+    for number, sample in read_parquet_samples(shard, config, start):
+        yield number, sample
+    yield number + 1, ArchiveEnd(offset=number + 1, num_ignored_members=0, truncated_at=None)
+
+
+def require_unchanged(shard: InputShard) -> None:
+    """Check that a shard is still what it was when it was listed.
+
+    Raises:
+        ShardError: It is gone, or has another size or etag.
+    """
+    found = find_object(shard.uri)
+    if found is None:
+        raise ShardError(f"shard '{shard.uri}' does not exist; it was there when it was listed")
+    if (found.size_bytes, found.etag) != (shard.size_bytes, shard.etag):
+        raise ShardError(
+            f"shard '{shard.uri}' changed since it was listed (was {shard.size_bytes} bytes, etag {shard.etag}; is "
+            f"{found.size_bytes} bytes, etag {found.etag}); put the old one back, or label the new one with a new --out"
+        )
+
+
+def _make_sample(group: MemberGroup, config: InputConfig) -> Sample:
     found = read_tags(group.key, group.tag_payloads, config.tags_field)
     return Sample(
         key=group.key,
@@ -105,7 +134,7 @@ def _make_sample(group: MemberGroup, config: InputConfig, *, is_continuation: bo
         tags=found.tags,
         class_numbers=found.class_numbers,
         tags_error=found.error,
-        is_continuation=is_continuation,
+        download_error="" if group.image is not None else find_json_download_error(group.tag_payloads.get("json")),
     )
 
 
@@ -145,18 +174,34 @@ def _expand_pattern(pattern: str) -> list[StoredObject]:
         if not found:
             raise ShardError(f"shard pattern '{pattern}' matches no file; check the folder and the pattern")
         return found
-    return _list_tars_below(pattern) if names == [pattern] else _look_up(pattern, names)
+    return _list_shards_below(pattern) if names == [pattern] else _look_up(pattern, names)
 
 
-def _list_tars_below(folder_uri: str) -> list[StoredObject]:
+def _list_shards_below(folder_uri: str) -> list[StoredObject]:
+    """List the tars of a folder, or else its Parquet files.
+
+    img2dataset writes a Parquet file with metadata beside each tar: there the tars are meant.
+    """
     items = [item for item in list_objects(folder_uri) if not item.uri.rpartition("/")[2].startswith(".")]
-    found = [item for item in items if item.uri.endswith(".tar")]
-    if not found:
+    tars = [item for item in items if item.uri.endswith(TAR_SUFFIX)]
+    tables = [item for item in items if item.uri.endswith(PARQUET_SUFFIX)]
+    stems = {item.uri.removesuffix(TAR_SUFFIX) for item in tars}
+    alone = [item.uri for item in tables if item.uri.removesuffix(PARQUET_SUFFIX) not in stems]
+    if tars and alone:
+        raise ShardError(
+            f"folder '{folder_uri}' holds tars such as '{tars[0].uri}' and other Parquet files such as '{alone[0]}'; "
+            f"name those that you mean, as in '{folder_uri}/*.tar'"
+        )
+    if not tars and not tables:
         for item in items[:1]:
             _require_supported(item.uri)
-        seen = f"a folder of {len(items)} files, none of them *.tar" if items else "neither a file nor a folder"
+        seen = (
+            f"a folder of {len(items)} files, none of them *.tar or *.parquet"
+            if items
+            else "neither a file nor a folder"
+        )
         raise ShardError(f"no shard at '{folder_uri}': it is {seen}; check the path")
-    return found
+    return tars or tables
 
 
 def _look_up(pattern: str, names: Sequence[str]) -> list[StoredObject]:
@@ -179,8 +224,6 @@ def _look_up(pattern: str, names: Sequence[str]) -> list[StoredObject]:
 
 
 def _require_supported(uri: str) -> None:
-    if uri.lower().endswith(".parquet"):
-        raise ShardError(f"shard '{uri}' is Parquet, which is not supported yet; convert it to tar")
     if uri.lower().endswith(COMPRESSED_SUFFIXES):
         raise ShardError(f"shard '{uri}' is compressed, which is not supported; decompress it, as images do not shrink")
 
@@ -191,7 +234,7 @@ def _make_name(uri: str) -> str:
     >>> _make_name("s3://bucket/train 00001.tar")
     'train_00001'
     """
-    name = re.sub(r"[^\w.\-]", "_", uri.rpartition("/")[2].removesuffix(".tar"))
+    name = re.sub(r"[^\w.\-]", "_", uri.rpartition("/")[2].removesuffix(TAR_SUFFIX).removesuffix(PARQUET_SUFFIX))
     if len(name.encode()) > MAX_NAME_BYTES or not name.strip("."):
         name = f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{_hash_uri(uri)}"
     return f"_{name[1:]}" if name.startswith(".") else name

@@ -1,20 +1,22 @@
 """A worker that hangs dies, so that whoever waits for it sees what to do: a process that is gone is started anew."""
 
 import faulthandler
+import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
 
 EXIT_STALLED = 70
 """Exit code of a process that the watchdog ended: EX_SOFTWARE of sysexits.h."""
 
 
 def end_process(name: str) -> None:
-    """Print what every thread was doing, and exit at once: what hangs in C code cannot be stopped otherwise."""
-    print(f"no progress on {name}: this process is given up", file=sys.stderr, flush=True)  # noqa: T201 (the worker's log)
+    """Log what every thread was doing, and exit at once: what hangs in C code cannot be stopped otherwise."""
+    logger.critical("no progress on %s: this process is given up", name)
     faulthandler.dump_traceback(all_threads=True)
     os._exit(EXIT_STALLED)
 
