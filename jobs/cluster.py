@@ -1,9 +1,26 @@
 """Where a job computes: the Ray cluster that it was submitted to, or a local Ray of its own."""
 
+import json
 import logging
 import os
 
 import ray
+
+FORWARDED_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+"""What workers on other machines are told of the driver's S3. Credentials never travel: they have their own."""
+
+
+def use_endpoint(url: str | None) -> None:
+    """Let S3 mean another store than that of AWS, here and in all workers; None leaves it as it is.
+
+    Raises:
+        ValueError: It is no URL.
+    """
+    if url is None:
+        return
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"need --endpoint-url to start with http:// or https://, got '{url}'")
+    os.environ["AWS_ENDPOINT_URL"] = url
 
 
 def connect(address: str | None, num_cpus: int | None = None) -> None:
@@ -27,7 +44,8 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
             handler.setLevel(logging.ERROR)
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
     if wanted != "local":
-        ray.init(address=wanted, logging_level=logging.ERROR, log_to_driver=False)
+        environment = {"env_vars": _choose_variables()}
+        ray.init(address=wanted, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
@@ -37,3 +55,10 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
+
+
+def _choose_variables() -> dict[str, str]:
+    """Choose what workers are told; Ray refuses what the job's own environment tells them already."""
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    told = (submitted.get("runtime_env") or {}).get("env_vars") or {}
+    return {name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ and name not in told}

@@ -22,7 +22,7 @@ import ray
 import ray.exceptions
 import tyro
 
-from jobs.cluster import connect
+from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_bytes, format_duration, parse, print_config, run_job
 from pipeline.bundles import load_bundle, require_same_classes
 from pipeline.config import LabelConfig, MapKind
@@ -79,6 +79,8 @@ class LabelJob:
     """Print what is done and what remains, and stop."""
     address: str | None = None
     """Ray cluster to use. Default: the one that this job runs on, else a local one."""
+    endpoint_url: str | None = None
+    """Address of an S3-compatible store. Default: AWS_ENDPOINT_URL, else AWS. Credentials come from the usual chain."""
     config: Annotated[LabelConfig, tyro.conf.arg(name="")] = field(default_factory=LabelConfig)
 
 
@@ -89,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def label(job: LabelJob) -> int:
     """Label as the job says and return the exit code."""
+    use_endpoint(job.endpoint_url)
     if job.limit is not None and job.limit < 1:
         raise ValueError(f"need --limit >= 1, got {job.limit}")
     run, assignment = _open(job)

@@ -20,7 +20,7 @@ import ray.exceptions
 import ray.train
 import tyro
 
-from jobs.cluster import connect
+from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_FAILED, EXIT_OK, print_config, run_job
 from jobs.recipes import RECIPES
 from jobs.train_output import EventPrinter, print_surveys
@@ -54,6 +54,8 @@ class TrainJob:
     """Shards kept aside for average precision; none: no validation."""
     address: str | None = None
     """Ray cluster to use. Default: the one that this job runs on, else a local one."""
+    endpoint_url: str | None = None
+    """Address of an S3-compatible store. Default: AWS_ENDPOINT_URL, else AWS. Credentials come from the usual chain."""
     workers: WorkerConfig
     config: TrainConfig
 
@@ -88,6 +90,7 @@ def parse_command(arguments: Sequence[str]) -> TrainJob:
 
 def train(job: TrainJob) -> int:
     """Train as the job says and return the exit code."""
+    use_endpoint(job.endpoint_url)
     run, initial = _open(job)
     if is_finished(run):
         _, bundle, digest = load_bundle(run.bundle_uri)

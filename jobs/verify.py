@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import ray.exceptions
 
-from jobs.cluster import connect
+from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_FAILED, EXIT_OK, parse, run_job
 from pipeline.storage import put_atomic
 from pipeline.verdict import CONTENT_CHECKS, WARNINGS, Check, Finding, Verdict
@@ -39,6 +39,8 @@ class VerifyJob:
     """Also write the verdict to this JSON file or URI."""
     address: str | None = None
     """Ray cluster to use. Default: the one that this job runs on, else a local one. A small run needs none."""
+    endpoint_url: str | None = None
+    """Address of an S3-compatible store. Default: AWS_ENDPOINT_URL, else AWS. Credentials come from the usual chain."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def verify(job: VerifyJob) -> int:
     """Verify as the job says and return the exit code."""
+    use_endpoint(job.endpoint_url)
     depth = FOOTERS if job.footers_only else FULL
     listing = list_run(job.out)
     if listing.needs_ray(depth):

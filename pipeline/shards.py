@@ -41,7 +41,8 @@ def list_shards(patterns: Sequence[str]) -> tuple[InputShard, ...]:
 
     Args:
         patterns: Each a path or URI of an archive, a folder (all `*.tar` below it, else all `*.parquet`), a glob, a
-            brace pattern such as `s3://bucket/train-{00000..00099}.tar`, or `@` and a text file with one of these a line.
+            brace pattern such as `s3://bucket/train-{00000..00099}.tar`, or `@` and a text file with one of these
+            a line.
 
     Raises:
         ShardError: A pattern matches nothing, some names of a brace pattern are missing, or a file has a format
