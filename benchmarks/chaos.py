@@ -25,7 +25,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -274,9 +274,18 @@ class Playground:
         return number
 
 
-def run_schedule(job: Benchmark, inputs: Path, out: Path, rng_seed: int) -> Outcome:
-    """Label while things die, until all is published."""
+def run_schedule(job: Benchmark, inputs: Path, out: Path, rng_seed: int, victims: Sequence[str] = ()) -> Outcome:
+    """Label while things die, until all is published.
+
+    Args:
+        job: How much and how often.
+        inputs: What `make_inputs` wrote.
+        out: Output folder of the run.
+        rng_seed: Decides what dies when.
+        victims: What dies, one after the other; empty: by chance.
+    """
     random.seed(rng_seed)
+    remaining = list(victims)
     ground = Playground(inputs, out, job)
     started_s = time.monotonic()
     kinds = {
@@ -300,7 +309,7 @@ def run_schedule(job: Benchmark, inputs: Path, out: Path, rng_seed: int) -> Outc
                 time.sleep(0.5)
                 continue
             if not _is_finished_within(ground, wait_s):
-                kind = random.choices([*kinds], weights=[4, 3, 2, 1])[0]
+                kind = remaining.pop(0) if remaining else random.choices([*kinds], weights=[4, 3, 2, 1])[0]
                 ground.outcome.kills[kind] += kinds[kind]()
     finally:
         ground.close()
