@@ -31,7 +31,7 @@ from pipeline.label import Assignment, LabelSummary, Stop, label_run
 from pipeline.label_actor import LabelOptions
 from pipeline.ledger import Progress
 from pipeline.records import Reason
-from pipeline.resume import Plan, plan_run
+from pipeline.resume import Plan, estimate_rest, plan_run
 from pipeline.retry import open_retry, parse_reasons, plan_retry, try_to_replace
 from pipeline.run import Run, open_run
 from pipeline.shards import list_shards
@@ -98,6 +98,7 @@ def label(job: LabelJob) -> int:
     plan = assignment.make_plan()
     _print_plan(plan, job)
     if job.dry_run:
+        _print_estimate(run, plan, job)
         return EXIT_OK
     if not plan.work and not plan.leftover_parts:
         print(f"nothing to do: every shard is {'labelled again' if job.retry else 'published'} under {job.out}")
@@ -258,6 +259,15 @@ def _print_plan(plan: Plan, job: LabelJob) -> None:
         f"{len(plan.work)} to do ({format_bytes(to_do)}), {num_parts} of their chunks are committed",
         flush=True,
     )
+
+
+def _print_estimate(run: Run, plan: Plan, job: LabelJob) -> None:
+    estimate = estimate_rest(run, plan)
+    if estimate is not None and plan.work and job.retry is None:
+        print(
+            f"to do: about {estimate.num_rows} images in {estimate.num_chunks} chunks, "
+            f"by what {estimate.num_sampled} published shards hold"
+        )
 
 
 def _conclude(job: LabelJob, summary: LabelSummary) -> int:

@@ -147,7 +147,10 @@ def label_run(
         if num_idle_waves == MAX_IDLE_WAVES:
             names = ", ".join(item.shard.name for item in work[:5])
             raise failure or LabellingError(f"no progress on {len(work)} shards ({names}); run the same command again")
-    heartbeat.end()
+    try:
+        heartbeat.end()
+    except OSError as error:
+        on_warning(f"the sign of life cannot be taken away, the next driver may warn of this one: {error}")
     return totals.summarise(was_stopped=stop.is_requested)
 
 

@@ -66,16 +66,6 @@ def read_parquet_samples(shard: InputShard, config: InputConfig, start_row: int 
             raise ShardError(f"shard '{shard.uri}' breaks off behind row {row}: {error}; copy it again") from error
 
 
-def count_parquet_rows(shard: InputShard) -> int:
-    """Count the rows of a Parquet file, from its footer.
-
-    Raises:
-        ShardError: It is no Parquet file.
-    """
-    with closing(open_stream(shard.uri)) as stream:
-        return _open(shard, stream).metadata.num_rows
-
-
 def _open(shard: InputShard, stream: Any) -> pq.ParquetFile:
     try:
         # With a buffer the pages of a column are read one after the other, and not a whole row group at once.

@@ -7,11 +7,15 @@ whenever it runs, whatever was committed meanwhile: it gets its part of the plan
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from pipeline.commit import PartName, list_part_names, locate_part
+from pipeline.commit import PartName, list_part_names, locate_manifest, locate_part
 from pipeline.errors import ManifestError
+from pipeline.manifests import stream_manifest
 from pipeline.records import InputShard
 from pipeline.run import Run
 from pipeline.storage import join_uri, list_folder
+
+MAX_SAMPLED = 20
+"""Manifests of which an estimate reads the footers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,35 @@ def plan_run(run: Run, limit: int | None = None) -> Plan:
         + sum(item.num_bytes_done for item in work),
         leftover_parts=leftovers,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """About how much is left, by what the published shards hold a byte."""
+
+    num_rows: int
+    num_chunks: int
+    num_sampled: int
+    """Manifests that this was worked out from."""
+
+
+def estimate_rest(run: Run, plan: Plan) -> Estimate | None:
+    """Estimate what is left from the footers of a few manifests; None while nothing is published.
+
+    Nobody knows how many samples a shard holds before it is read.
+    """
+    to_do = {item.shard.name for item in plan.work}
+    published = [shard for shard in run.shards if shard.name not in to_do][:MAX_SAMPLED]
+    num_bytes = sum(shard.size_bytes for shard in published)
+    if not num_bytes:
+        return None
+    num_rows = num_chunks = 0
+    for shard in published:
+        with stream_manifest(locate_manifest(run.out_uri, shard.name)) as manifest:
+            num_rows += manifest.footer["counts"]["num_read"]
+            num_chunks += len(manifest.footer["chunks"])
+    share = (plan.num_bytes - plan.num_bytes_done) / num_bytes
+    return Estimate(num_rows=round(num_rows * share), num_chunks=round(num_chunks * share), num_sampled=len(published))
 
 
 def _list_sealed(out_uri: str) -> Collection[str]:

@@ -126,6 +126,7 @@ def test_run_in_pieces_gives_the_bytes_of_the_run_at_once(run_label, labelled, t
     whole, _ = labelled
     out = tmp_path / "out"
     run_label(out, "--limit", "1")
+    assert "to do: about 22 images in 6 chunks, by what 1 published" in run_label(out, "--dry-run")
     assert [path.name for path in (out / "labels").iterdir()] == ["photos-00000.parquet"]
     (out / "labels" / "photos-00000.parquet").unlink()
     run_label(out)

@@ -1,0 +1,108 @@
+"""Does labelling keep up with more actors? Images a second with 1, 2, 4, 8 and 16 of them, whose work is sleep.
+
+    python -m benchmarks.scaling
+
+Decoding is made to sleep, so that cores are not the limit and what is measured is how Ray Data feeds the actors.
+Each number of actors labels its own share of shards from scratch; the speed is counted between the first chunk that
+every actor could have finished and the last one before the work runs out. Efficiency is the speed over that of one
+actor times their number.
+"""
+
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import tyro
+
+from benchmarks.chaos import Benchmark as Inputs
+from benchmarks.chaos import make_inputs
+from pipeline.bundles import load_bundle
+from pipeline.config import InputConfig, LabelConfig, ViewConfig
+from pipeline.label import label_run
+from pipeline.label_actor import LabelOptions
+from pipeline.ledger import Progress
+from pipeline.run import Run, open_run
+from pipeline.shards import list_shards
+from pipeline.vocabulary import load_vocabulary
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Measure how labelling scales with actors that sleep."""
+
+    num_actors: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Numbers of actors."""
+    chunks_per_actor: int = 16
+    """Chunks that each actor labels."""
+    chunk_samples: int = 10
+    """Images a chunk."""
+    image_s: float = 1.0
+    """Seconds that decoding an image sleeps."""
+
+
+def open_benchmark_run(folder: Path, out: Path, num_shards: int, job: Benchmark) -> Run:
+    """Open a run on the first shards."""
+    model = str(folder / "model")
+    return open_run(
+        out_uri=str(out),
+        model_uri=model,
+        model_digest=load_bundle(model)[2],
+        vocabulary=load_vocabulary(str(folder / "vocabulary.json")),
+        config=LabelConfig(inputs=InputConfig(max_chunk_samples=job.chunk_samples), views=ViewConfig(num_patches=16)),
+        shards=list_shards([f"{folder}/photos-*.tar"])[:num_shards],
+    )
+
+
+def measure_speed(run: Run, num_actors: int, job: Benchmark) -> float:
+    """Label a run and give its images a second while all actors are busy."""
+    seen: list[tuple[float, int]] = []
+
+    def note(progress: Progress) -> None:
+        if not seen or seen[-1][1] != progress.counts.num_read:
+            seen.append((time.monotonic(), progress.counts.num_read))
+
+    options = LabelOptions(gpus_per_actor=0.0, cpus_per_actor=0.5, num_actors=num_actors)
+    label_run(run, options, on_progress=note)
+    total = num_actors * job.chunks_per_actor * job.chunk_samples
+    # Actors start one after the other, and end one after the other: the first and the last quarter do not count.
+    busy = [(moment, number) for moment, number in seen if total / 4 <= number <= total * 3 / 4]
+    return (busy[-1][1] - busy[0][1]) / (busy[-1][0] - busy[0][0])
+
+
+def main() -> None:
+    """Measure each number of actors."""
+    job = tyro.cli(Benchmark, description=__doc__)
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Ray {ray.__version__}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        most = max(job.num_actors)
+        make_inputs(
+            folder,
+            Inputs(
+                num_shards=most,
+                num_images=job.chunks_per_actor * job.chunk_samples,
+                chunk_samples=job.chunk_samples,
+                image_s=job.image_s,
+            ),
+        )
+        os.environ["PYTHONPATH"] = f"{folder / 'slow'}{os.pathsep}{ROOT}"
+        ray.init(address="local", num_cpus=most + 4, include_dashboard=False, log_to_driver=False)
+        first = 0.0
+        print("actors  images/s  efficiency")
+        for number in job.num_actors:
+            run = open_benchmark_run(folder, folder / f"out-{number}", number, job)
+            speed = measure_speed(run, number, job)
+            first = first or speed / number
+            print(f"{number:>6}  {speed:>8.2f}  {speed / number / first:>9.0%}", flush=True)
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

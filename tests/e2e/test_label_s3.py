@@ -1,0 +1,67 @@
+"""`python -m jobs.label` and `jobs.verify` with shards, model and output on S3 over HTTP."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from pipeline.storage import join_uri, list_objects, put_atomic
+from tests.e2e.test_label_job import NUM_PER_SHARD, ROOT, inputs  # noqa: F401 (a fixture)
+from tests.fakes import FaultyNetwork
+
+pytestmark = pytest.mark.ray
+
+NUM_SHARDS = 3
+CHUNKS_PER_SHARD = -(-NUM_PER_SHARD // 4)
+
+
+def run_job(name, *arguments, **variables):
+    """Run a job as a user does. The endpoint comes by the flag, the credentials from the environment."""
+    environment = {key: value for key, value in os.environ.items() if key != "AWS_ENDPOINT_URL"}
+    environment |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "hush-hush", "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-m", f"jobs.{name}", *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment | variables, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert "hush-hush" not in done.stdout + done.stderr
+    return done
+
+
+def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(inputs, s3_folder, s3_endpoint):  # noqa: F811
+    for path in sorted(inputs.rglob("*")):
+        if path.is_file():
+            put_atomic(join_uri(s3_folder, path.relative_to(inputs).as_posix()), path.read_bytes())
+    out = join_uri(s3_folder, "masks")
+    arguments = [
+        *("--shards", join_uri(s3_folder, "photos-{00000..00002}.tar"), "--out", out, "--gpus-per-actor", "0"),
+        *("--vocabulary", join_uri(s3_folder, "vocabulary.json"), "--model", join_uri(s3_folder, "model")),
+        *("--views.num-patches", "16", "--inputs.max-chunk-samples", "4"),
+    ]
+    with FaultyNetwork(s3_endpoint) as network:
+        done = run_job("label", *arguments, "--endpoint-url", network.url)
+        assert done.returncode == 0, done.stdout + done.stderr
+        kinds = Counter(request.kind for request in network.requests)
+        puts = Counter(
+            request.path.split("/run/masks/")[-1].split("/")[0] for request in network.requests if request.kind == "put"
+        )
+        # The sign of life is written once a minute.
+        assert puts.pop("driver.json") >= 1
+        assert puts == {"run.json": 1, "parts": NUM_SHARDS * CHUNKS_PER_SHARD, "labels": NUM_SHARDS}
+        # Two listings for each plan: at the start, before the first wave, and after the last one.
+        assert kinds["list"] <= 3 * 2 + 2
+        # One for the parts of each shard, and one for the sign of life.
+        assert kinds["delete"] == NUM_SHARDS + 1
+        network.requests.clear()
+        again = run_job("label", *arguments, "--endpoint-url", network.url)
+        assert "nothing to do" in again.stdout
+        assert not [
+            request
+            for request in network.requests
+            if request.kind in ("put", "delete") and "run.json" not in request.path
+        ]
+        verified = run_job("verify", "--out", out, "--endpoint-url", network.url)
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+    names = [item.uri.removeprefix(out) for item in list_objects(out)]
+    assert names == [*(f"/labels/photos-0000{shard}.parquet" for shard in range(NUM_SHARDS)), "/run.json"]
