@@ -26,8 +26,9 @@ from benchmarks.chaos import make_inputs
 from pipeline.attempts import AttemptCounter
 from pipeline.bundles import load_bundle
 from pipeline.chunk_source import read_rows
+from pipeline.commit import commit_row
 from pipeline.config import LabelConfig, ViewConfig
-from pipeline.label_actor import LabelChunks, LabelOptions, commit_row
+from pipeline.label_actor import LabelChunks, LabelOptions
 from pipeline.resume import ShardWork
 from pipeline.run import open_run
 from pipeline.shards import list_shards

@@ -17,7 +17,8 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from pipeline.attempts import SharedAttempts
 from pipeline.chunk_source import ChunkSource
-from pipeline.label_actor import LabelChunks, LabelOptions, commit_row
+from pipeline.commit import commit_row
+from pipeline.label_actor import LabelChunks, LabelOptions
 from pipeline.resume import ShardWork
 from pipeline.run import Run
 

@@ -14,14 +14,15 @@ from typing import Any
 
 import ray
 
+from pipeline.commit import try_to_seal
+from pipeline.counts import LabelCounts
 from pipeline.engine import MAX_READ_TASKS, MAX_SHARDS_PER_TASK, Engine, RayEngine
 from pipeline.errors import LabellingError
 from pipeline.heartbeat import Driver, Heartbeat
 from pipeline.label_actor import LabelOptions
-from pipeline.ledger import Ledger, Progress, try_to_seal
+from pipeline.ledger import Ledger, Progress
 from pipeline.resume import Plan, plan_run
 from pipeline.run import Run
-from pipeline.stats import LabelCounts
 from pipeline.storage import delete
 
 logger = logging.getLogger(__name__)

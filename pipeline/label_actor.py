@@ -1,4 +1,4 @@
-"""The labelling actor and the commit task: a row with a chunk in, a row with its counts out."""
+"""The labelling actor: a row with a chunk in, a row with its part and counts out."""
 
 import logging
 import time
@@ -14,32 +14,15 @@ import torch
 from pipeline.attempts import MAX_DEATHS, Attempts
 from pipeline.bundles import load_bundle
 from pipeline.chunk_source import to_samples
-from pipeline.commit import PartName, commit_part, count_rows, encode_part
+from pipeline.commit import count_rows, encode_part, to_committable
 from pipeline.errors import LabellingError
 from pipeline.isolation import label_isolated
 from pipeline.labeler import ChunkLabeler
 from pipeline.records import Sample
 from pipeline.run import Run
-from pipeline.stats import LabelCounts
 from pipeline.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
-
-COMMITTABLE_SCHEMA = pa.schema(
-    [
-        ("shard_name", pa.string()),
-        ("chunk_index", pa.int64()),
-        ("end_offset", pa.int64()),
-        ("is_end", pa.bool_()),
-        ("num_chunks", pa.int64()),
-        ("num_ignored_members", pa.int64()),
-        ("truncated_at", pa.int64()),
-        ("error", pa.string()),
-        ("num_labelled", pa.int64()),
-        ("rejected", pa.map_(pa.string(), pa.int64())),
-        ("payload", pa.large_binary()),
-    ]
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,25 +140,6 @@ def _log_to_worker_file() -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         package.addHandler(handler)
-
-
-def to_committable(fields: dict[str, Any], payload: bytes | None = None, counts: LabelCounts | None = None) -> pa.Table:
-    """Make the row that goes from the actor to the commit task."""
-    if not fields:
-        return COMMITTABLE_SCHEMA.empty_table()
-    counted = (
-        {"num_labelled": counts.num_labelled, "rejected": list(counts.rejected_by_reason.items())} if counts else {}
-    )
-    return pa.Table.from_pylist([fields | counted | {"payload": payload}], schema=COMMITTABLE_SCHEMA)
-
-
-def commit_row(row: pa.Table, out_uri: str, parts_folder: str) -> pa.Table:
-    """Publish the part in a row and keep only the counts."""
-    for fields in row.to_pylist():
-        if fields["payload"] is not None:
-            part = PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"])
-            commit_part(out_uri, fields["shard_name"], part, fields["payload"], parts_folder)
-    return row.drop_columns(["payload"])
 
 
 def choose_device(options: LabelOptions) -> torch.device:

@@ -9,12 +9,11 @@ from typing import Any
 
 import ray
 
-from pipeline.commit import PartName, seal_shard
-from pipeline.errors import LabellingError
+from pipeline.commit import PartName, try_to_seal
+from pipeline.counts import LabelCounts
 from pipeline.label_actor import LabelOptions
 from pipeline.resume import Plan, ShardWork
 from pipeline.run import Run
-from pipeline.stats import LabelCounts
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +33,6 @@ class Progress:
     """Of this invocation."""
     elapsed_s: float
     """Since the first chunk was asked for."""
-
-
-def try_to_seal(**arguments: Any) -> str:
-    """Seal a shard as `seal_shard` does; a refusal is an answer and not a failed task. Empty if all went well."""
-    try:
-        seal_shard(**arguments)
-    except (LabellingError, OSError) as error:
-        return str(error)
-    return ""
 
 
 @dataclass(kw_only=True)

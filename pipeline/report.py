@@ -21,6 +21,7 @@ from PIL import Image
 from torch.nn import functional
 
 from pipeline.config import InputConfig
+from pipeline.counts import LabelCounts
 from pipeline.decode import DecodedImage, decode_image, turn_upright
 from pipeline.errors import ShardError
 from pipeline.evaluation import FindTruth, decode_truth
@@ -29,7 +30,6 @@ from pipeline.masks import build_palette, decode_class_maps, decode_mask
 from pipeline.records import IGNORE_LABEL, Chunk, InputShard, Status
 from pipeline.run import read_run
 from pipeline.shards import read_chunks
-from pipeline.stats import LabelCounts
 from pipeline.vocabulary import Vocabulary, parse_vocabulary
 
 MAX_SIDE_PX = 280

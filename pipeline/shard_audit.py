@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from pipeline.config import InputConfig
+from pipeline.counts import LabelCounts
 from pipeline.errors import ManifestError, ShardError
 from pipeline.key_comparison import compare_keys
 from pipeline.manifests import Manifest, stream_manifest
 from pipeline.records import InputShard, ShardEnd, Status
 from pipeline.run import describe_shard
 from pipeline.shards import read_chunks
-from pipeline.stats import LabelCounts
 from pipeline.storage import find_object
 from pipeline.verdict import Check, Problem, Verdict, judge_shard
 

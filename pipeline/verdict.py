@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from pipeline.stats import LabelCounts
+from pipeline.counts import LabelCounts
 
 MAX_EXAMPLES = 5
 """Examples kept per check: those of the first shards, so that it does not matter who came back first."""

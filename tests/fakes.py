@@ -15,7 +15,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.attempts import AttemptCounter
 from pipeline.chunk_source import read_rows
-from pipeline.label_actor import LabelChunks, LabelOptions, commit_row
+from pipeline.commit import commit_row
+from pipeline.label_actor import LabelChunks, LabelOptions
 from pipeline.resume import ShardWork
 from pipeline.run import Run
 

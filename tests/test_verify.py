@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from jobs.verify import main
 from pipeline.commit import FOOTER_KEY, PartName, commit_part
+from pipeline.counts import LabelCounts
 from pipeline.key_comparison import compare_keys
 from pipeline.records import InputShard
 from pipeline.shards import list_shards
-from pipeline.stats import LabelCounts
 from pipeline.storage import put_atomic
 from pipeline.verdict import Check, Problem, Verdict, judge_shard
 from pipeline.verify import FOOTERS, FULL, list_run, verify_run
