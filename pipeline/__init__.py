@@ -2,14 +2,16 @@
 
     input shards                                     shards.py, vocabulary.py, storage.py (the one door to bytes)
       -> plan: which chunks remain                   run.py (what this run is), resume.py
-      -> read tasks: one row a chunk                 chunk_source.py
+      -> read tasks: one row a chunk                 chunk_source.py, tar_reader.py, parquet_reader.py
       -> labelling actors                            label_actor.py, labeler.py
            decode -> frames                          decode.py, views.py
            model -> class maps, joined over views    class_mapper.py (models/ does the mathematics)
            class maps -> masks and statistics        masks.py, stats.py
+           what kills or stalls an actor             attempts.py, watchdog.py, isolation.py
       -> commit tasks: one atomic put a chunk        commit.py
-      -> driver: counts, seals finished shards       label.py (the assembly), ledger.py
+      -> driver: counts, seals finished shards       label.py (the assembly), engine.py (Ray), ledger.py, heartbeat.py
       -> labels/<shard>.parquet: the manifest        records.py (its columns)
+      -> rejected rows, labelled again               retry.py
       -> figures and pictures                        evaluation.py, report.py
       -> proof that no row is lost or doubled        verify.py, shard_audit.py, key_comparison.py, verdict.py
 
