@@ -9,6 +9,8 @@ IGNORE_LABEL = 255
 """Pixels of a mask that belong to no class and not to the background either."""
 
 PARQUET_SUFFIX = ".parquet"
+RUN_FILE = "run.json"
+"""Marks the output folder of a labelling run."""
 
 
 class Reason(StrEnum):

@@ -8,11 +8,9 @@ from typing import Any
 
 from pipeline.config import FORMAT_VERSION, LabelConfig, compute_fingerprint, describe_config, to_canonical_json
 from pipeline.errors import ManifestError, RunConflictError
-from pipeline.records import InputShard
+from pipeline.records import RUN_FILE, InputShard
 from pipeline.storage import create_if_absent, join_uri, read_bytes
 from pipeline.vocabulary import Vocabulary
-
-RUN_FILE = "run.json"
 
 
 def get_library_version() -> str:

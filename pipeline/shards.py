@@ -12,7 +12,7 @@ from braceexpand import braceexpand
 from pipeline.config import InputConfig
 from pipeline.errors import ShardError
 from pipeline.parquet_reader import read_parquet_samples
-from pipeline.records import PARQUET_SUFFIX, Chunk, InputShard, Sample, ShardEnd
+from pipeline.records import PARQUET_SUFFIX, RUN_FILE, Chunk, InputShard, Sample, ShardEnd
 from pipeline.sample_tags import find_json_download_error, read_tags
 from pipeline.storage import (
     StoredObject,
@@ -184,6 +184,9 @@ def _list_shards_below(folder_uri: str) -> list[StoredObject]:
     img2dataset writes a Parquet file with metadata beside each tar: there the tars are meant.
     """
     items = [item for item in list_objects(folder_uri) if not item.uri.rpartition("/")[2].startswith(".")]
+    # An output folder may lie below: its manifests and parts are no inputs.
+    runs = tuple(item.uri.removesuffix(RUN_FILE) for item in items if item.uri.endswith(f"/{RUN_FILE}"))
+    items = [item for item in items if not item.uri.startswith(runs)]
     tars = [item for item in items if item.uri.endswith(TAR_SUFFIX)]
     tables = [item for item in items if item.uri.endswith(PARQUET_SUFFIX)]
     stems = {item.uri.removesuffix(TAR_SUFFIX) for item in tars}

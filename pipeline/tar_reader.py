@@ -224,7 +224,8 @@ def _skip_end_marks(tape: _Tape, start: int) -> bool:
     """Tell whether another archive was appended behind the end marks, and move to it.
 
     Raises:
-        _BrokenArchiveError: There are no end marks at `start`.
+        _BrokenArchiveError: There are no end marks at `start`, or something else than an archive behind them: a hole
+            in the file looks like end marks.
     """
     if len(tape.last_read) < BLOCK_BYTES:
         raise _BrokenArchiveError(tape.tell(), is_inside_sample=False)
@@ -235,6 +236,8 @@ def _skip_end_marks(tape: _Tape, start: int) -> bool:
         tape.read(len(block))
     try:
         tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
-    except tarfile.HeaderError:
+    except tarfile.HeaderError as error:
+        if block:
+            raise _BrokenArchiveError(start, is_inside_sample=False) from error
         return False
     return True

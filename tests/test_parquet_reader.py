@@ -174,6 +174,17 @@ def test_folder_of_parquet_files_is_read_and_a_mixed_one_is_refused(tmp_path):
         list_shards([str(tmp_path)])
 
 
+def test_outputs_of_a_run_below_an_input_folder_are_no_inputs(tmp_path):
+    make_tar(tmp_path / "c.tar", {"0": {"jpg": b"x"}})
+    (tmp_path / "masks" / "labels").mkdir(parents=True)
+    (tmp_path / "masks" / "run.json").write_text("{}")
+    write(tmp_path / "masks" / "labels" / "c.parquet", {"image": [b"x"], "tags": ["a"]})
+    assert [item.name for item in list_shards([str(tmp_path)])] == ["c"]
+    (tmp_path / "c.tar").unlink()
+    with pytest.raises(ShardError, match="no shard at"):
+        list_shards([str(tmp_path)])
+
+
 def test_img2dataset_folder_of_tars_with_their_metadata_means_the_tars(tmp_path):
     for number in range(2):
         make_tar(tmp_path / f"{number:05d}.tar", {"0": {"jpg": b"x"}})
