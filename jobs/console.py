@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
-from pipeline.errors import LabellingError
+from pipeline.errors import LabellingError, StorageError
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -36,6 +36,10 @@ def run_job(job: Callable[[], int]) -> int:
     """Run a job; what the user can mend becomes one line and exit code 2, all else stays a traceback."""
     try:
         return job()
+    except StorageError as error:
+        # The command may be right, and the store be back in a minute.
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except (LabellingError, ValueError, FileNotFoundError) as error:
         if isinstance(error, ValueError) and not _is_ours(error):
             raise

@@ -13,6 +13,10 @@ class ShardError(LabellingError):
     """An input shard that cannot be listed or read."""
 
 
+class StorageError(LabellingError, OSError):
+    """A store that cannot be reached, or does not let us do what we ask. An `OSError`, as it is on a local disk."""
+
+
 class VocabularyError(LabellingError):
     """A vocabulary file that is not usable, or that does not fit the model."""
 

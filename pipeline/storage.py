@@ -11,12 +11,15 @@ import random
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import fsspec
+
+from pipeline.errors import StorageError
 
 TEMPORARY_PREFIX = ".tmp-"
 """Names of files that a put on a local disk has not finished; never listed."""
@@ -90,7 +93,8 @@ def find_object(uri: str) -> StoredObject | None:
         return _describe_local(uri, path) if path.is_file() else None
     filesystem, name = _open_filesystem(uri)
     try:
-        found = filesystem.info(name)
+        with _telling(uri):
+            found = filesystem.info(name)
     except FileNotFoundError:
         return None
     return None if found["type"] == "directory" else _describe_remote(uri, found)
@@ -107,7 +111,9 @@ def list_objects(folder_uri: str) -> list[StoredObject]:
         found = [_describe_local(_rebase(folder_uri, folder, path), path) for path in _walk(folder)]
     else:
         filesystem, name = _open_filesystem(folder_uri)
-        found = _describe_all(folder_uri, name, filesystem.find(name, detail=True).values())
+        with _telling(folder_uri):
+            entries = filesystem.find(name, detail=True).values()
+        found = _describe_all(folder_uri, name, entries)
     return sorted(found, key=lambda item: item.uri)
 
 
@@ -119,7 +125,8 @@ def list_folder(uri: str) -> list[StoredObject]:
     else:
         filesystem, name = _open_filesystem(uri)
         try:
-            entries = filesystem.ls(name, detail=True)
+            with _telling(uri):
+                entries = filesystem.ls(name, detail=True)
         except FileNotFoundError:
             entries = []
         found = _describe_all(uri, name, entries)
@@ -135,7 +142,8 @@ def glob_objects(pattern: str) -> list[StoredObject]:
     else:
         filesystem, name = _open_filesystem(pattern)
         scheme = pattern.partition("://")[0]
-        entries = cast("dict[str, Any]", filesystem.glob(name, detail=True))
+        with _telling(pattern):
+            entries = cast("dict[str, Any]", filesystem.glob(name, detail=True))
         found = [
             _describe_remote(f"{scheme}://{path.lstrip('/')}", entry)
             for path, entry in entries.items()
@@ -156,7 +164,8 @@ def read_bytes(uri: str) -> bytes:
         filesystem, name = _open_filesystem(uri)
         # s3fs asks for the size first if it may split the read, which is twice the requests for a small object.
         options = {"max_concurrency": 1} if _is_s3(filesystem) else {}
-        return cast(bytes, filesystem.cat_file(name, **options))
+        with _telling(uri):
+            return cast(bytes, filesystem.cat_file(name, **options))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"'{uri}' does not exist") from error
 
@@ -172,7 +181,8 @@ def open_stream(uri: str, offset: int = 0) -> ByteStream:
             stream: ByteStream = path.open("rb", buffering=2**20)
         else:
             filesystem, name = _open_filesystem(uri)
-            stream = filesystem.open(name, "rb", block_size=READAHEAD_BYTES, cache_type="readahead")
+            with _telling(uri):
+                stream = filesystem.open(name, "rb", block_size=READAHEAD_BYTES, cache_type="readahead")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"'{uri}' does not exist") from error
     stream.seek(offset)
@@ -183,7 +193,8 @@ def put_atomic(uri: str, payload: bytes) -> None:
     """Write a file or object: afterwards readers see all of it, before that nothing of it."""
     if (path := get_local_path(uri)) is None:
         filesystem, name = _open_filesystem(uri)
-        filesystem.pipe_file(name, payload)
+        with _telling(uri):
+            filesystem.pipe_file(name, payload)
         return
     temporary = _write_temporary(path, payload)
     try:
@@ -219,7 +230,8 @@ def _create_remote(uri: str, payload: bytes) -> bool:
     filesystem, name = _open_filesystem(uri)
     for attempt in range(CREATE_ATTEMPTS):
         try:
-            filesystem.pipe_file(name, payload, mode="create")
+            with _telling(uri):
+                filesystem.pipe_file(name, payload, mode="create")
         except FileExistsError:
             return False
         except OSError:
@@ -245,11 +257,12 @@ def delete(uris: Iterable[str]) -> None:
     for group in remote.values():
         filesystem, _ = _open_filesystem(group[0])
         names = [filesystem._strip_protocol(uri) for uri in group]
-        if _is_s3(filesystem):
-            _delete_in_bulk(filesystem, names)
-        else:
-            for name in names:
-                _delete_one(filesystem, name)
+        with _telling(group[0]):
+            if _is_s3(filesystem):
+                _delete_in_bulk(filesystem, names)
+            else:
+                for name in names:
+                    _delete_one(filesystem, name)
 
 
 def _delete_in_bulk(filesystem: Any, names: list[str]) -> None:
@@ -279,6 +292,20 @@ def _open_filesystem(uri: str) -> tuple[Any, str]:
     options = S3_OPTIONS if uri.startswith(("s3://", "s3a://")) else {}
     filesystem, name = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
     return filesystem, cast(str, name)
+
+
+@contextmanager
+def _telling(uri: str) -> Iterator[None]:
+    """Turn what a store's client raises into one kind of error that names the URI."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except Exception as error:
+        # Every client has exceptions of its own, and not all of them are an OSError.
+        raise StorageError(
+            f"'{uri}' cannot be reached: {error or type(error).__name__}; check network, endpoint and credentials"
+        ) from error
 
 
 def _is_s3(filesystem: Any) -> bool:

@@ -8,6 +8,7 @@ import fsspec
 import pytest
 
 from pipeline import storage
+from pipeline.errors import StorageError
 from pipeline.storage import (
     create_if_absent,
     delete,
@@ -197,8 +198,9 @@ def test_create_if_absent_waits_for_a_write_under_way(s3_folder, network):
 def test_put_that_never_gets_through_is_an_error(s3_folder, network):
     storage.S3_OPTIONS["config_kwargs"]["retries"] = {"mode": "standard", "max_attempts": 1}
     network.choose = lambda method, path: Fault.RESET if method == "PUT" else None
-    with pytest.raises(OSError):
+    with pytest.raises(StorageError, match="run/a' cannot be reached") as caught:
         put_atomic(join_uri(s3_folder, "a"), b"x")
+    assert isinstance(caught.value, OSError)
 
 
 def test_part_costs_one_request(s3_folder, network):
