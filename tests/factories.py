@@ -12,6 +12,9 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from models.bundle import ModelBundle
+from models.mctformer import MCTformer, MCTformerConfig, Variant
+from pipeline.bundles import save_bundle
 from pipeline.commit import PartName, commit_part, encode_part, locate_manifest, seal_shard
 from pipeline.config import LabelConfig
 from pipeline.masks import encode_class_maps, encode_mask, voc_palette
@@ -44,6 +47,16 @@ def make_tar(path: Path, samples: Mapping[str, Mapping[str, bytes]], tar_format:
                 header.size = len(payload)
                 archive.addfile(header, io.BytesIO(payload))
     return path
+
+
+def save_small_model(folder_uri: str) -> None:
+    """Write the bundle of a V2 of two blocks for the classes cat and dog; its weights are always the same."""
+    torch.manual_seed(0)
+    config = MCTformerConfig(
+        variant=Variant.V2, num_classes=2, image_size=32, patch_size=16, width=48, depth=2, num_heads=3
+    )
+    bundle = ModelBundle(config=config, class_names=("cat", "dog"), input_mean=(0.5,) * 3, input_std=(0.5,) * 3)
+    save_bundle(folder_uri, MCTformer(config), bundle)
 
 
 def make_mask_png(mask: np.ndarray) -> bytes:

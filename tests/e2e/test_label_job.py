@@ -8,15 +8,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from jobs.label import main
-from models.bundle import ModelBundle
-from models.mctformer import MCTformer, MCTformerConfig, Variant
-from pipeline.bundles import save_bundle
 from pipeline.masks import decode_mask
 from pipeline.storage import list_objects, read_bytes
-from tests.factories import make_photo, make_tar
+from tests.factories import make_photo, make_tar, save_small_model
 
 pytestmark = pytest.mark.ray
 
@@ -40,12 +36,7 @@ def inputs(tmp_path_factory):
     for shard in range(3):
         make_tar(folder / f"photos-{shard:05d}.tar", make_samples(shard))
     (folder / "vocabulary.json").write_text(json.dumps({"classes": ["cat", "dog"], "aliases": {"cat": ["kitty"]}}))
-    torch.manual_seed(0)
-    config = MCTformerConfig(
-        variant=Variant.V2, num_classes=2, image_size=32, patch_size=16, width=48, depth=2, num_heads=3
-    )
-    bundle = ModelBundle(config=config, class_names=("cat", "dog"), input_mean=(0.5,) * 3, input_std=(0.5,) * 3)
-    save_bundle(str(folder / "model"), MCTformer(config), bundle)
+    save_small_model(str(folder / "model"))
     return folder
 
 

@@ -4,11 +4,8 @@ import json
 from collections.abc import Callable
 
 import pytest
-import torch
 
-from models.bundle import ModelBundle
-from models.mctformer import MCTformer, MCTformerConfig, Variant
-from pipeline.bundles import load_bundle, save_bundle
+from pipeline.bundles import load_bundle
 from pipeline.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.label import LabelSummary, label_run
 from pipeline.label_actor import LabelOptions
@@ -16,7 +13,7 @@ from pipeline.run import Run, open_run
 from pipeline.shards import list_shards
 from pipeline.storage import list_objects, read_bytes
 from pipeline.vocabulary import Vocabulary
-from tests.factories import make_photo, make_tar
+from tests.factories import make_photo, make_tar, save_small_model
 from tests.fakes import FaultyStore, SerialEngine
 
 NUM_PER_SHARD = 5
@@ -39,12 +36,7 @@ def small_inputs(tmp_path_factory):
             for index in range(NUM_PER_SHARD)
         }
         make_tar(folder / f"photos-{shard}.tar", samples)
-    torch.manual_seed(0)
-    config = MCTformerConfig(
-        variant=Variant.V2, num_classes=2, image_size=32, patch_size=16, width=48, depth=2, num_heads=3
-    )
-    bundle = ModelBundle(config=config, class_names=("cat", "dog"), input_mean=(0.5,) * 3, input_std=(0.5,) * 3)
-    save_bundle(str(folder / "model"), MCTformer(config), bundle)
+    save_small_model(str(folder / "model"))
     return folder
 
 
