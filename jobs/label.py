@@ -32,7 +32,7 @@ from pipeline.label_actor import LabelOptions
 from pipeline.ledger import Progress
 from pipeline.records import Reason
 from pipeline.resume import Plan, estimate_rest, plan_run
-from pipeline.retry import open_retry, parse_reasons, plan_retry, try_to_replace
+from pipeline.retry import open_retry, parse_reasons, plan_retry, replace_manifest
 from pipeline.run import Run, open_run
 from pipeline.shards import list_shards
 from pipeline.vocabulary import load_vocabulary
@@ -144,7 +144,9 @@ def _open(job: LabelJob) -> tuple[Run, Assignment]:
         return run, Assignment(make_plan=lambda: plan_run(run, job.limit))
     run, order = open_retry(Run(**arguments, fingerprint=""), reasons)
     return run, Assignment(
-        make_plan=lambda: plan_retry(run, order, job.limit), seal=try_to_replace, seal_arguments={"order": order}
+        make_plan=lambda: plan_retry(run, order, job.limit),
+        publish=replace_manifest,
+        publish_arguments={"order": order},
     )
 
 

@@ -9,7 +9,8 @@
            class maps -> masks and statistics        masks.py, stats.py
            what kills or stalls an actor             attempts.py, watchdog.py, isolation.py
       -> commit tasks: one atomic put a chunk        commit.py
-      -> driver: counts, seals finished shards       label.py (the assembly), engine.py (Ray), ledger.py, heartbeat.py
+      -> driver: counts, has finished shards sealed  label.py (the assembly), engine.py (Ray), ledger.py, heartbeat.py
+      -> seal tasks: one atomic put a shard          seal.py
       -> labels/<shard>.parquet: the manifest        records.py (its columns)
       -> rejected rows, labelled again               retry.py
       -> figures and pictures                        evaluation.py, report.py

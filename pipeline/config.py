@@ -36,11 +36,13 @@ class InputConfig:
 
     tags_field: str = "tags"
     """Field of a sample's `.json` member, or column of a Parquet file, that holds its tags: a list, or one string
-    with commas; a column may hold class numbers from 0, too."""
+    with commas; a column may hold class numbers from 0, too. A Parquet file without column tags may have txt or
+    caption."""
     image_column: str | None = None
     """Parquet: column of the images, bytes or struct{bytes, path}. Default: image, else jpg, jpeg, png or webp."""
     key_column: str | None = None
-    """Parquet: column of the keys. Default: key or __key__ if there is one, else rows are known by their number."""
+    """Parquet: column of the keys, text or whole numbers. Default: key or __key__ if there is one that fits, else rows
+    are known by their number; so is a row whose key is null or empty."""
     max_chunk_samples: int = 256
     """A chunk closes at this many samples."""
     max_chunk_bytes: int = 64 * 2**20
@@ -52,6 +54,9 @@ class InputConfig:
         for name in ("max_chunk_samples", "max_chunk_bytes", "max_image_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
+        for name in ("tags_field", "image_column", "key_column"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} is empty; give the name of a column")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from typing import Any
 
 import ray
 
-from pipeline.commit import try_to_seal
 from pipeline.counts import LabelCounts
 from pipeline.engine import MAX_READ_TASKS, MAX_SHARDS_PER_TASK, Engine, RayEngine
 from pipeline.errors import LabellingError
@@ -23,6 +22,7 @@ from pipeline.label_actor import LabelOptions
 from pipeline.ledger import Ledger, Progress
 from pipeline.resume import Plan, plan_run
 from pipeline.run import Run
+from pipeline.seal import seal_shard
 from pipeline.storage import delete
 
 logger = logging.getLogger(__name__)
@@ -77,16 +77,15 @@ class Assignment:
 
     make_plan: Callable[[], Plan]
     """Gives what remains, from storage."""
-    seal: Callable[..., str] = try_to_seal
-    """Publishes a shard that is complete."""
-    seal_arguments: Mapping[str, Any] = field(default_factory=dict)
+    publish: Callable[..., object] = seal_shard
+    """Publishes a shard that is complete: a function of a module."""
+    publish_arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def label_run(
     run: Run,
     options: LabelOptions,
     *,
-    limit: int | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_warning: Callable[[str], None] = logger.warning,
     stop: Stop | None = None,
@@ -101,7 +100,6 @@ def label_run(
     Args:
         run: What is labelled.
         options: How it is executed.
-        limit: Label only the first shards.
         on_progress: Called often with where the run stands.
         on_warning: Called with what an operator should know and nothing can be done about here.
         stop: Ends the run between two chunks.
@@ -113,7 +111,7 @@ def label_run(
         LabellingError: So many waves ended without an error and without progress.
     """
     stop, engine = stop or Stop(), engine or RayEngine()
-    assignment = assignment or Assignment(make_plan=lambda: plan_run(run, limit))
+    assignment = assignment or Assignment(make_plan=lambda: plan_run(run))
     totals = _Totals(started_s=time.monotonic())
     heartbeat = Heartbeat(run.out_uri, _describe_driver())
     num_idle_waves = 0
@@ -133,8 +131,8 @@ def label_run(
             started_s=totals.started_s,
             counts=totals.counts,
             submit=engine.submit,
-            seal=assignment.seal,
-            seal_arguments=assignment.seal_arguments,
+            publish=assignment.publish,
+            publish_arguments=assignment.publish_arguments,
         )
         failure = _label_wave(ledger, engine, on_progress, lambda: _warn(heartbeat, on_warning), stop)
         totals.enter(ledger)

@@ -9,11 +9,12 @@ from typing import Any
 
 import ray
 
-from pipeline.commit import PartName, try_to_seal
+from pipeline.commit import PartName
 from pipeline.counts import LabelCounts
 from pipeline.label_actor import LabelOptions
 from pipeline.resume import Plan, ShardWork
 from pipeline.run import Run
+from pipeline.seal import seal_shard, tell_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +48,10 @@ class Ledger:
     counts: LabelCounts
     submit: Callable[..., Future[str]]
     """Calls a function somewhere else."""
-    seal: Callable[..., str] = try_to_seal
-    """Publishes a shard that is complete; gives the error, or nothing."""
-    seal_arguments: Mapping[str, Any] = field(default_factory=dict)
-    """What `seal` wants besides what every shard has."""
+    publish: Callable[..., object] = seal_shard
+    """Publishes a shard that is complete."""
+    publish_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What `publish` wants besides what every shard has."""
     num_chunks: int = 0
     num_sealed: int = 0
     failed_shards: dict[str, str] = field(default_factory=dict)
@@ -108,14 +109,15 @@ class Ledger:
         while len(self._seals) >= MAX_SEALS_IN_FLIGHT:
             self.collect_seals(timeout_s=None, wait_for_all=False)
         seal = self.submit(
-            self.seal,
+            tell_refusal,
+            publish=self.publish,
             out_uri=self.run.out_uri,
             fingerprint=self.run.fingerprint,
             shard=self._shards[name],
             parts=tuple(sorted(self._parts.pop(name))),
             truncated_at=end["truncated_at"],
             max_rejected_fraction=self.options.max_rejected_fraction,
-            **self.seal_arguments,
+            **self.publish_arguments,
         )
         self._seals[seal] = name
 

@@ -1,137 +1,196 @@
-"""Parquet files as a sequence of samples: one a row, read by row group, so that what is done is not read again."""
+"""Parquet files as a sequence of samples: a row each, read by row group and in small batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import InputConfig
 from pipeline.errors import ShardError
 from pipeline.records import InputShard, Sample
-from pipeline.sample_tags import find_download_error, read_tag_value
-from pipeline.storage import open_stream
+from pipeline.sample_tags import find_download_error, read_tag_cell
+from pipeline.storage import ByteStream, open_random
 
-KEY_COLUMNS = ("key", "__key__")
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
-STATUS_COLUMNS = ("status", "error_message")
-"""What img2dataset says of an image that it could not load."""
-ROWS_PER_READ = 32
-"""Rows decoded at a time: at 5 MB an image 160 MB."""
+TAGS_COLUMNS = ("tags", "txt", "caption")
+"""Where tags may stand while `tags_field` keeps its default; the later names are img2dataset's."""
+KEY_COLUMNS = ("key", "__key__")
+MAX_COLUMNS_SHOWN = 20
+
+BATCH_ROWS = 16
+"""Rows in memory at a time, besides pages (which are as large as the writer made them) and buffers."""
 BUFFER_BYTES = 8 * 2**20
+"""What is fetched of a column at a time. Without a buffer that would be all images of a row group at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Which columns of a file hold what."""
+class _Columns:
+    """Which columns of a file are read, by what they hold; None for those that it does not have."""
 
     image: str
     tags: str
     key: str | None
-    """None: rows are known by their number."""
-    status: tuple[str, ...]
+    status: str | None
+    error_message: str | None
 
-    @property
-    def names(self) -> list[str]:
-        """The columns to read."""
-        return [self.image, self.tags, *([self.key] if self.key else []), *self.status]
+    def list_names(self) -> list[str]:
+        names = (self.image, self.tags, self.key, self.status, self.error_message)
+        return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def read_parquet_samples(shard: InputShard, config: InputConfig, start_row: int = 0) -> Iterator[tuple[int, Sample]]:
     """Read the samples of a Parquet file from a row on, each with the number of its row.
 
-    Row groups before that row are not read.
+    Row groups that end before that row, and columns that are not needed, are not read.
 
     Raises:
-        ShardError: There is no such shard, it is no Parquet file, or a column is missing or of a wrong type.
+        ShardError: There is no such file, it is damaged, or a column is missing or of a wrong type.
+        StorageError: The store failed.
     """
     try:
-        stream = open_stream(shard.uri)
+        stream = open_random(shard.uri)
     except FileNotFoundError as error:
         raise ShardError(f"shard '{shard.uri}' does not exist; it was there when it was listed") from error
     with closing(stream):
-        file = _open(shard, stream)
-        columns = _choose_columns(shard, file.schema_arrow, config)
-        first_group, row = _find_group(file, start_row)
-        groups = list(range(first_group, file.num_row_groups))
         try:
-            for batch in file.iter_batches(ROWS_PER_READ, row_groups=groups, columns=columns.names):
-                skipped = max(0, start_row - row)
-                for number, fields in enumerate(batch.slice(skipped).to_pylist(), start=row + skipped):
-                    yield number, _make_sample(number, fields, columns)
-                row += batch.num_rows
+            yield from _read_rows(shard, stream, config, start_row)
         except (pa.ArrowException, OSError) as error:
-            raise ShardError(f"shard '{shard.uri}' breaks off behind row {row}: {error}; copy it again") from error
+            # Errors of a disk or store have a type or number of their own, and trying again may help.
+            if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+                raise
+            raise _blame_file(shard, " ".join(str(error).split())) from error
 
 
-def _open(shard: InputShard, stream: Any) -> pq.ParquetFile:
-    try:
-        # With a buffer the pages of a column are read one after the other, and not a whole row group at once.
-        return pq.ParquetFile(stream, buffer_size=BUFFER_BYTES)
-    except (pa.ArrowException, OSError) as error:
-        raise ShardError(f"shard '{shard.uri}' is no Parquet file: {error}; copy it again or leave it out") from error
-
-
-def _find_group(file: pq.ParquetFile, start_row: int) -> tuple[int, int]:
-    """Give the row group that holds a row, and the number of that group's first row."""
-    first = 0
+def _read_rows(
+    shard: InputShard, stream: ByteStream, config: InputConfig, start_row: int
+) -> Iterator[tuple[int, Sample]]:
+    file = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+    columns = _choose_columns(shard, file.schema_arrow, config)
+    stop_row = 0
     for group in range(file.num_row_groups):
-        num_rows = file.metadata.row_group(group).num_rows
-        if start_row < first + num_rows:
-            return group, first
-        first += num_rows
-    return file.num_row_groups, first
+        row = stop_row
+        stop_row += file.metadata.row_group(group).num_rows
+        if stop_row <= start_row:
+            continue
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns.list_names(), use_threads=False):
+            for place in range(max(start_row - row, 0), batch.num_rows):
+                yield row + place, _make_sample(batch, place, row + place, columns)
+            row += batch.num_rows
+        if row != stop_row:
+            raise _blame_file(shard, f"it ends at row {row}, its footer promises more")
 
 
-def _choose_columns(shard: InputShard, schema: pa.Schema, config: InputConfig) -> Columns:
-    image = _choose(shard, schema, "image", config.image_column, IMAGE_COLUMNS, "--inputs.image-column")
-    kind = schema.field(image).type
-    if not _is_binary(kind) and not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
-        raise ShardError(
-            f"shard '{shard.uri}': column '{image}' is {kind}, need bytes or struct{{bytes, path}}; "
-            "name another one by --inputs.image-column"
-        )
-    key = config.key_column or next((name for name in KEY_COLUMNS if name in schema.names), None)
-    if key is not None:
-        _choose(shard, schema, "key", key, (), "--inputs.key-column")
-    return Columns(
-        image=image,
-        tags=_choose(shard, schema, "tags", config.tags_field, (), "--inputs.tags-field"),
-        key=key,
-        status=STATUS_COLUMNS if all(name in schema.names for name in STATUS_COLUMNS) else (),
-    )
+def _blame_file(shard: InputShard, reason: str) -> ShardError:
+    return ShardError(f"shard '{shard.uri}' is no readable Parquet file: {reason}; copy it again or leave it out")
 
 
-def _choose(
-    shard: InputShard, schema: pa.Schema, what: str, wanted: str | None, usual: Sequence[str], option: str
-) -> str:
-    """Give the wanted column, or the first of the usual ones."""
-    for name in [wanted] if wanted else usual:
-        if name in schema.names:
-            return name
-    raise ShardError(
-        f"shard '{shard.uri}' has no column {' or '.join(repr(name) for name in ([wanted] if wanted else usual))} for "
-        f"the {what}; its columns: {', '.join(schema.names)}; name one by {option}"
-    )
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _make_sample(number: int, fields: dict[str, Any], columns: Columns) -> Sample:
-    key = f"{number:09d}" if columns.key is None or fields[columns.key] is None else str(fields[columns.key])
-    image = fields[columns.image]
-    image = image["bytes"] if isinstance(image, dict) else image
-    found = read_tag_value(f"row {number}", fields[columns.tags], columns.tags)
+def _make_sample(batch: pa.RecordBatch, place: int, row: int, columns: _Columns) -> Sample:
+    images = batch.column(columns.image)
+    if pa.types.is_struct(images.type):
+        images = pc.struct_field(images, "bytes")
+    image = images[place].as_py()
+    found = read_tag_cell(columns.tags, batch.column(columns.tags)[place])
+    key = _read_cell(batch, place, columns.key)
+    said = {
+        "status": _read_cell(batch, place, columns.status),
+        "error_message": _read_cell(batch, place, columns.error_message),
+    }
     return Sample(
-        key=key,
+        key=f"{row:09d}" if key in (None, "") else str(key),
         image=image,
-        image_name=columns.image if image is not None else "",
+        image_name="" if image is None else columns.image,
         tags=found.tags,
         class_numbers=found.class_numbers,
         tags_error=found.error,
-        download_error=find_download_error(fields) if image is None and columns.status else "",
+        download_error=find_download_error(said) if image is None else "",
     )
+
+
+def _read_cell(batch: pa.RecordBatch, place: int, column: str | None) -> Any:
+    """Read a cell; None when there is no such column, it is null, or it is not UTF-8."""
+    if column is None:
+        return None
+    try:
+        return batch.column(column)[place].as_py()
+    except UnicodeDecodeError:
+        return None
+
+
+def _choose_columns(shard: InputShard, schema: pa.Schema, config: InputConfig) -> _Columns:
+    def require(option: str, names: Sequence[str], holds: Callable[[pa.DataType], bool], need: str) -> str:
+        return _require_column(shard, schema, option, names, holds, need)
+
+    def look_for(names: Sequence[str], holds: Callable[[pa.DataType], bool]) -> str | None:
+        fitting = (name for name in names if schema.names.count(name) == 1 and holds(schema.field(name).type))
+        return next(fitting, None)
+
+    image_names = IMAGE_COLUMNS if config.image_column is None else (config.image_column,)
+    tags_names = TAGS_COLUMNS if config.tags_field == TAGS_COLUMNS[0] else (config.tags_field,)
+    return _Columns(
+        image=require("--inputs.image-column", image_names, _holds_image, "bytes, or struct{bytes, path}"),
+        tags=require("--inputs.tags-field", tags_names, _holds_tags, "text or whole numbers, or a list of one of them"),
+        key=look_for(KEY_COLUMNS, _holds_key)
+        if config.key_column is None
+        else require("--inputs.key-column", (config.key_column,), _holds_key, "text or whole numbers"),
+        status=look_for(("status",), _is_text),
+        error_message=look_for(("error_message",), _is_text),
+    )
+
+
+def _require_column(
+    shard: InputShard,
+    schema: pa.Schema,
+    option: str,
+    names: Sequence[str],
+    holds: Callable[[pa.DataType], bool],
+    need: str,
+) -> str:
+    """Find the column that an option names, or the first of the usual ones.
+
+    Raises:
+        ShardError: There is none, several of one name, or it holds something else than what is needed.
+    """
+    there = ", ".join(f"'{name}'" for name in schema.names[:MAX_COLUMNS_SHOWN]) or "none"
+    advice = f"name one of its columns by {option}: {there}"
+    found = next((name for name in names if name in schema.names), None)
+    if found is None:
+        wanted = " or ".join(f"'{name}'" for name in names)
+        raise ShardError(f"shard '{shard.uri}' has no column {wanted}; {advice}")
+    if schema.names.count(found) > 1:
+        raise ShardError(f"shard '{shard.uri}' has several columns '{found}'; {advice}")
+    kind = schema.field(found).type
+    if not holds(kind):
+        raise ShardError(f"shard '{shard.uri}': column '{found}' holds {kind}, need {need}; {advice}")
+    return found
+
+
+def _holds_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return place >= 0 and _is_binary(kind.field(place).type)
+    return _is_binary(kind)
+
+
+def _holds_tags(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return _holds_key(kind.value_type if is_list else kind)
+
+
+def _holds_key(kind: pa.DataType) -> bool:
+    return _is_text(kind) or pa.types.is_integer(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    # A column that is null throughout says nothing wrong.
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind) or types.is_null(kind)

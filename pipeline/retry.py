@@ -24,7 +24,7 @@ from pipeline.commit import (
     read_part,
 )
 from pipeline.config import compute_fingerprint
-from pipeline.errors import LabellingError, ManifestError, RunConflictError
+from pipeline.errors import ManifestError, RunConflictError
 from pipeline.manifests import Manifest, open_manifest, stream_manifest
 from pipeline.records import InputShard, Reason, Status
 from pipeline.resume import Plan, ShardWork
@@ -122,15 +122,6 @@ def plan_retry(run: Run, order: RetryOrder, limit: int | None = None) -> Plan:
             for part in names
         ),
     )
-
-
-def try_to_replace(**arguments: Any) -> str:
-    """Replace a manifest as `replace_manifest` does; a refusal is an answer and not a failed task."""
-    try:
-        replace_manifest(**arguments)
-    except (LabellingError, OSError) as error:
-        return str(error)
-    return ""
 
 
 def replace_manifest(

@@ -1,16 +1,18 @@
-"""The tags of a sample: from its `.json`, `.txt` or `.cls` member."""
+"""The tags of a sample: from its `.json`, `.txt` or `.cls` member, or from its cell in a column."""
 
 import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 MAX_CLASS_DIGITS = 9
 """Longer numbers are tags: no vocabulary has so many classes."""
 
 
 class SampleTags(NamedTuple):
-    """What the members of a sample say about its tags."""
+    """What the members or the cell of a sample say about its tags."""
 
     tags: tuple[str, ...] = ()
     class_numbers: tuple[int, ...] = ()
@@ -44,23 +46,27 @@ def read_tags(key: str, payloads: Mapping[str, bytes], tags_field: str) -> Sampl
     return missing
 
 
-def read_tag_value(name: str, value: Any, tags_field: str) -> SampleTags:
-    """Read the tags in a column of a table: a list, text with commas, or zero-based class numbers.
+def read_tag_cell(column: str, cell: pa.Scalar) -> SampleTags:
+    """Read a sample's tags from a cell of a table: text, a list of text, or one or several zero-based class numbers.
 
     Args:
-        name: Names the row, for messages.
-        value: Content of the column; None is no tags.
-        tags_field: Name of the column.
+        column: Name of the column, for messages.
+        cell: Null for no tags.
     """
+    try:
+        value = cell.as_py()
+    except UnicodeDecodeError as error:
+        return SampleTags(error=f"column '{column}' is not UTF-8: {error.reason} at byte {error.start}")
     if value is None:
         return SampleTags()
-    values = value if isinstance(value, list) else [value]
-    if all(isinstance(tag, int) and not isinstance(tag, bool) for tag in values):
-        return SampleTags(class_numbers=tuple(values))
-    try:
-        return SampleTags(tags=_clean(_list_tags(name, value, tags_field)))
-    except ValueError as error:
-        return SampleTags(error=_escape(str(error)))
+    if isinstance(value, str):
+        return SampleTags(tags=_clean(_split(value)))
+    entries = value if isinstance(value, list) else [value]
+    if None in entries:
+        return SampleTags(error=f"column '{column}' holds a list with a null, need text or numbers")
+    if all(isinstance(entry, str) for entry in entries):
+        return SampleTags(tags=_clean(entries))
+    return _sort_classes(map(str, entries))
 
 
 def find_download_error(fields: Mapping[str, Any]) -> str:
@@ -101,7 +107,7 @@ def _list_tags(member: str, tags: Any, tags_field: str) -> list[str]:
 
 
 def _sort_classes(names: Iterable[str]) -> SampleTags:
-    """Part the entries of a `.cls` member into names and zero-based numbers."""
+    """Part entries into names and zero-based class numbers; what can be no class number is a name."""
     names = list(names)
     numbers = [name for name in names if name.isascii() and name.isdecimal() and len(name) <= MAX_CLASS_DIGITS]
     return SampleTags(

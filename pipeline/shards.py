@@ -15,6 +15,7 @@ from pipeline.parquet_reader import read_parquet_samples
 from pipeline.records import PARQUET_SUFFIX, RUN_FILE, Chunk, InputShard, Sample, ShardEnd
 from pipeline.sample_tags import find_json_download_error, read_tags
 from pipeline.storage import (
+    UNKNOWN_ETAG,
     StoredObject,
     find_object,
     get_local_path,
@@ -28,11 +29,15 @@ from pipeline.tar_reader import ArchiveEnd, MemberGroup, read_groups
 MAX_LOOKUPS = 8
 """Up to so many names in one folder are looked up one by one; more cost one listing of the folder."""
 
+OUTPUT_FOLDERS = ("labels/", "parts/", "retries/")
+
 MAX_NAME_BYTES = 200
 """File systems allow 255; suffixes and hashes are added."""
 
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
 TAR_SUFFIX = ".tar"
+STATISTICS_SUFFIX = "_stats.json"
+"""What img2dataset writes beside each shard; a glob may match it, nobody means it."""
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -119,7 +124,7 @@ def require_unchanged(shard: InputShard) -> None:
     found = find_object(shard.uri)
     if found is None:
         raise ShardError(f"shard '{shard.uri}' does not exist; it was there when it was listed")
-    if (found.size_bytes, found.etag) != (shard.size_bytes, shard.etag):
+    if shard.etag != UNKNOWN_ETAG and (found.size_bytes, found.etag) != (shard.size_bytes, shard.etag):
         raise ShardError(
             f"shard '{shard.uri}' changed since it was listed (was {shard.size_bytes} bytes, etag {shard.etag}; is "
             f"{found.size_bytes} bytes, etag {found.etag}); put the old one back, or label the new one with a new --out"
@@ -171,7 +176,7 @@ def _expand_pattern(pattern: str) -> list[StoredObject]:
     except ValueError as error:
         raise ShardError(f"shard pattern '{pattern}' has unbalanced braces; close them") from error
     if GLOB_CHARACTERS.search(pattern):
-        found = [item for name in names for item in glob_objects(name)]
+        found = [item for name in names for item in glob_objects(name) if not item.uri.endswith(STATISTICS_SUFFIX)]
         if not found:
             raise ShardError(f"shard pattern '{pattern}' matches no file; check the folder and the pattern")
         return found
@@ -184,9 +189,10 @@ def _list_shards_below(folder_uri: str) -> list[StoredObject]:
     img2dataset writes a Parquet file with metadata beside each tar: there the tars are meant.
     """
     items = [item for item in list_objects(folder_uri) if not item.uri.rpartition("/")[2].startswith(".")]
-    # An output folder may lie below: its manifests and parts are no inputs.
-    runs = tuple(item.uri.removesuffix(RUN_FILE) for item in items if item.uri.endswith(f"/{RUN_FILE}"))
-    items = [item for item in items if not item.uri.startswith(runs)]
+    # An output folder may lie below, or be the folder itself: what a run wrote is no input.
+    runs = [item.uri.removesuffix(RUN_FILE) for item in items if item.uri.endswith(f"/{RUN_FILE}")]
+    outputs = tuple(run + folder for run in runs for folder in OUTPUT_FOLDERS)
+    items = [item for item in items if not item.uri.startswith(outputs)]
     tars = [item for item in items if item.uri.endswith(TAR_SUFFIX)]
     tables = [item for item in items if item.uri.endswith(PARQUET_SUFFIX)]
     stems = {item.uri.removesuffix(TAR_SUFFIX) for item in tars}
@@ -197,7 +203,7 @@ def _list_shards_below(folder_uri: str) -> list[StoredObject]:
             f"name those that you mean, as in '{folder_uri}/*.tar'"
         )
     if not tars and not tables:
-        for item in items[:1]:
+        for item in items:
             _require_supported(item.uri)
         seen = (
             f"a folder of {len(items)} files, none of them *.tar or *.parquet"

@@ -6,6 +6,7 @@ Nothing is cached between calls: other machines write to the same folders.
 """
 
 import glob
+import io
 import os
 import random
 import tempfile
@@ -23,6 +24,9 @@ from pipeline.errors import StorageError
 
 TEMPORARY_PREFIX = ".tmp-"
 """Names of files that a put on a local disk has not finished; never listed."""
+
+UNKNOWN_ETAG = "-0"
+"""Etag of an object of which a listing tells neither size nor time of change, as some listings over HTTP."""
 
 READAHEAD_BYTES = 8 * 2**20
 """What one request of a sequential read from an object store fetches."""
@@ -46,6 +50,9 @@ class ByteStream(Protocol):
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         """Move to a position."""
+
+    def tell(self) -> int:
+        """Say where the stream is."""
 
     def close(self) -> None:
         """Let go of what the stream holds."""
@@ -176,17 +183,57 @@ def open_stream(uri: str, offset: int = 0) -> ByteStream:
     Raises:
         FileNotFoundError: There is none; the message holds the URI.
     """
-    try:
-        if (path := get_local_path(uri)) is not None:
-            stream: ByteStream = path.open("rb", buffering=2**20)
-        else:
-            filesystem, name = _open_filesystem(uri)
-            with _telling(uri):
-                stream = filesystem.open(name, "rb", block_size=READAHEAD_BYTES, cache_type="readahead")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"'{uri}' does not exist") from error
+    stream = _open(uri, block_size=READAHEAD_BYTES, cache_type="readahead")
     stream.seek(offset)
     return stream
+
+
+def open_random(uri: str) -> ByteStream:
+    """Open a file or object for reads here and there; each fetches what it asks for and no more.
+
+    Raises:
+        FileNotFoundError: There is none; the message holds the URI.
+    """
+    return _open(uri, cache_type="none")
+
+
+def _open(uri: str, **options: Any) -> ByteStream:
+    try:
+        if (path := get_local_path(uri)) is not None:
+            return path.open("rb", buffering=2**20)
+        filesystem, name = _open_filesystem(uri)
+        with _telling(uri):
+            return _RemoteStream(uri, filesystem.open(name, "rb", **options))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"'{uri}' does not exist") from error
+
+
+class _RemoteStream(io.RawIOBase):
+    """A file of a store whose errors name it, as those of the other calls do."""
+
+    def __init__(self, uri: str, file: Any) -> None:
+        self._uri = uri
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        with _telling(self._uri):
+            return cast(bytes, self._file.read(size))
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return cast(int, self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return cast(int, self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def put_atomic(uri: str, payload: bytes) -> None:

@@ -22,7 +22,7 @@ from ray.train import DataConfig
 
 from pipeline.config import InputConfig
 from pipeline.records import Chunk, InputShard
-from pipeline.shards import read_chunks
+from pipeline.shards import read_chunks, require_unchanged
 from pipeline.training_config import TrainConfig
 from pipeline.training_events import post_rejection
 from pipeline.training_run import TrainingRun
@@ -153,6 +153,7 @@ def iterate_usable(
 ) -> Iterator[dict[str, Any]]:
     """Give the rows of the samples that can be trained on, in the shards' order."""
     for shard in shards:
+        require_unchanged(shard)
         for piece in read_chunks(shard, inputs):
             for sample in piece.samples if isinstance(piece, Chunk) else ():
                 class_ids = vocabulary.match(sample.tags, sample.class_numbers).class_ids

@@ -10,7 +10,7 @@ import ray
 from pipeline.config import InputConfig
 from pipeline.errors import ShardError
 from pipeline.records import Chunk, InputShard, Reason, Sample
-from pipeline.shards import read_chunks
+from pipeline.shards import read_chunks, require_unchanged
 from pipeline.vocabulary import Vocabulary
 
 MAX_SURVEY_TASKS = 1000
@@ -69,6 +69,8 @@ def find_unusable_reason(sample: Sample, class_ids: Sequence[int]) -> Reason | N
     """Say why a sample cannot be trained on; None when it can."""
     if sample.is_continuation:
         return Reason.SPLIT_SAMPLE
+    if sample.download_error:
+        return Reason.DOWNLOAD_FAILED
     if sample.image is None:
         return Reason.NO_IMAGE
     if sample.tags_error:
@@ -85,6 +87,7 @@ def survey_shards(shards: Sequence[InputShard], vocabulary: Vocabulary, inputs: 
     unusable, images_per_class, unknown_tags = Counter[str](), Counter[int](), Counter[str]()
     num_usable = num_truncated = 0
     for shard in shards:
+        require_unchanged(shard)
         for piece in read_chunks(shard, inputs):
             if not isinstance(piece, Chunk):
                 num_truncated += piece.truncated_at is not None

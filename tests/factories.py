@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.bundles import save_bundle
-from pipeline.commit import PartName, commit_part, encode_part, locate_manifest, seal_shard
+from pipeline.commit import PartName, commit_part, encode_part, locate_manifest
 from pipeline.config import LabelConfig
 from pipeline.masks import encode_class_maps, encode_mask, voc_palette
 from pipeline.records import PART_SCHEMA, InputShard
 from pipeline.run import open_run
+from pipeline.seal import seal_shard
 from pipeline.vocabulary import Vocabulary
 
 
@@ -46,6 +48,13 @@ def make_tar(path: Path, samples: Mapping[str, Mapping[str, bytes]], tar_format:
                 header = tarfile.TarInfo(f"{key}.{suffix}")
                 header.size = len(payload)
                 archive.addfile(header, io.BytesIO(payload))
+    return path
+
+
+def make_parquet(path: Path, columns: Mapping[str, Any], row_group_size: int = 1000, **options: Any) -> Path:
+    """Write a Parquet file of columns by name: plain values, or Arrow arrays where the type matters."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(dict(columns)), path, row_group_size=row_group_size, **options)
     return path
 
 
@@ -96,7 +105,10 @@ def make_rejected_row(key: str, reason: str = "undecodable") -> dict[str, Any]:
 
 
 def make_run(
-    out_uri: str, classes: Sequence[str], shards: Mapping[InputShard, Sequence[Mapping[str, Any]]]
+    out_uri: str,
+    classes: Sequence[str],
+    shards: Mapping[InputShard, Sequence[Mapping[str, Any]]],
+    config: LabelConfig | None = None,
 ) -> list[str]:
     """Publish a labelling run without a model: for each shard its rows. Returns the URIs of the manifests."""
     run = open_run(
@@ -104,7 +116,7 @@ def make_run(
         model_uri="model",
         model_digest="d" * 64,
         vocabulary=Vocabulary(classes=tuple(classes)),
-        config=LabelConfig(),
+        config=config or LabelConfig(),
         shards=list(shards),
     )
     part = PartName(chunk_index=0, end_offset=512)

@@ -15,10 +15,10 @@ from pipeline.commit import (
     locate_manifest,
     locate_part,
     parse_part_name,
-    seal_shard,
 )
 from pipeline.errors import ManifestError, RejectionLimitError
 from pipeline.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard
+from pipeline.seal import seal_shard
 from pipeline.storage import exists, list_objects, read_bytes
 
 FINGERPRINT = "f" * 64
@@ -149,8 +149,8 @@ def test_too_many_rejected_rows_fail_the_shard_and_keep_its_parts(tmp_path):
     assert seal(str(tmp_path), parts, max_rejected_fraction=0.75).num_rejected == 3
 
 
-def test_images_without_known_tag_do_not_count_as_damage(tmp_path):
-    parts = commit(str(tmp_path), [("k1", "no_known_tag"), ("k2", "no_known_tag"), "k3"])
+def test_images_without_known_tag_or_never_downloaded_do_not_count_as_damage(tmp_path):
+    parts = commit(str(tmp_path), [("k1", "no_known_tag"), ("k2", "download_failed"), "k3"])
     assert seal(str(tmp_path), parts, max_rejected_fraction=0.0).num_rejected == 2
 
 

@@ -169,6 +169,26 @@ def test_tags_of_a_sample_come_from_json_then_txt_then_cls(members, tags, number
     assert bool(error) == bool(sample.tags_error)
 
 
+def test_sample_whose_download_failed_says_why():
+    failed = b'{"status": "failed_to_download", "error_message": "HTTP Error 404"}'
+    members = [
+        ("a.json", failed),
+        ("b.jpg", b"i"),
+        ("b.json", failed),
+        ("c.json", b'{"status": "success", "error_message": null}'),
+        ("d.json", b'{"status": "failed_to_resize", "error_message": null}'),
+        ("e.json", b"["),
+    ]
+    errors = {sample.key: sample.download_error for sample in read_samples(members)}
+    assert errors == {
+        "a": "failed_to_download: HTTP Error 404",
+        "b": "",
+        "c": "",
+        "d": "failed_to_resize: no reason given",
+        "e": "",
+    }
+
+
 def test_list_shards_takes_folders_globs_braces_and_names(folder_uri):
     uris = [join_uri(folder_uri, name) for name in ("a-00.tar", "a-01.tar", "deep/b.tar")]
     for uri in [*uris, join_uri(folder_uri, "readme.md")]:
@@ -189,12 +209,62 @@ def test_list_shards_many_missing_names_are_counted(folder_uri):
             list_shards([join_uri(folder_uri, f"a-{{00..{last:02d}}}.tar")])
 
 
-def test_list_shards_same_base_name_gets_distinct_names(tmp_path):
-    for folder in ("x", "y"):
-        put_atomic(str(tmp_path / folder / "a b.tar"), b"x")
-    names = [shard.name for shard in list_shards([str(tmp_path)])]
-    assert len(set(names)) == 2
-    assert all(name.startswith("a_b-") and len(name) == 12 for name in names)
+def test_list_shards_takes_parquet_files_as_it_takes_archives(folder_uri):
+    uris = [join_uri(folder_uri, name) for name in ("a-00.parquet", "a-01.parquet", "deep/b.parquet")]
+    for uri in [*uris, join_uri(folder_uri, "a-00_stats.json"), join_uri(folder_uri, "readme.md")]:
+        put_atomic(uri, b"x")
+    for pattern, expected in [
+        (folder_uri, uris),
+        (join_uri(folder_uri, "a-*"), uris[:2]),
+        (join_uri(folder_uri, "a-{00..01}.parquet"), uris[:2]),
+        (uris[2], uris[2:]),
+    ]:
+        shards = list_shards([pattern])
+        assert [shard.uri for shard in shards] == expected
+        assert all(shard.is_parquet for shard in shards)
+        assert shards[-1].name == expected[-1].rpartition("/")[2].removesuffix(".parquet")
+
+
+def test_list_shards_folder_with_archives_and_other_parquet_files_is_refused_with_both_named(folder_uri):
+    for name in ("a.tar", "a.parquet", "b.parquet"):
+        put_atomic(join_uri(folder_uri, name), b"x")
+    message = r"tars such as .*a\.tar' and other .*b\.parquet'; name those that you mean, as in .*\*\.tar"
+    with pytest.raises(ShardError, match=message):
+        list_shards([folder_uri])
+    assert len(list_shards([join_uri(folder_uri, "*")])) == 3
+
+
+def test_list_shards_archives_with_their_metadata_beside_them_are_meant(folder_uri):
+    for number in range(2):
+        for suffix in (".tar", ".parquet", "_stats.json"):
+            put_atomic(join_uri(folder_uri, f"{number:05d}{suffix}"), b"x")
+    put_atomic(join_uri(folder_uri, "00002.tar"), b"x")
+    expected = [join_uri(folder_uri, f"{number:05d}.tar") for number in range(3)]
+    assert [shard.uri for shard in list_shards([folder_uri])] == expected
+
+
+@pytest.mark.parametrize("suffix", ["tar", "parquet"])
+@pytest.mark.parametrize("out", ["", "masks/"])
+def test_list_shards_outputs_below_the_folder_are_no_inputs(tmp_path, suffix, out):
+    for name in (f"a.{suffix}", f"{out}run.json", f"{out}labels/a.parquet", f"{out}parts/a/000000-1.parquet"):
+        put_atomic(str(tmp_path / name), b"x")
+    assert [shard.uri for shard in list_shards([str(tmp_path)])] == [str(tmp_path / f"a.{suffix}")]
+
+
+def test_list_shards_same_base_name_gets_names_that_are_distinct_and_the_same_in_any_order(tmp_path):
+    paths = [tmp_path / "x" / "a b.tar", tmp_path / "y" / "a b.tar", tmp_path / "y" / "A b.parquet"]
+    for path in paths:
+        put_atomic(str(path), b"x")
+    names = {shard.uri: shard.name for shard in list_shards([str(path) for path in paths])}
+    assert len(set(names.values())) == 3
+    assert all(name.casefold().startswith("a_b-") and len(name) == 12 for name in names.values())
+    assert {shard.uri: shard.name for shard in list_shards([str(path) for path in reversed(paths)])} == names
+
+
+def test_list_shards_shard_that_is_named_twice_is_listed_once(tmp_path):
+    put_atomic(str(tmp_path / "a.tar"), b"x")
+    patterns = [str(tmp_path / "a.tar"), str(tmp_path / "sub" / ".." / "a.tar"), str(tmp_path), str(tmp_path / "*.tar")]
+    assert [shard.name for shard in list_shards(patterns)] == ["a"]
 
 
 def test_list_shards_literal_name_with_pattern_characters_is_found(tmp_path):
@@ -212,9 +282,17 @@ def test_list_shards_reads_a_list_of_names(tmp_path):
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
-    [("none.tar", "neither a file nor a folder"), ("*.zip", "matches no file"), ("p.tar.gz", "decompress it")],
+    [
+        ("none.tar", "neither a file nor a folder"),
+        ("*.zip", "matches no file"),
+        ("a.tar.gz", "is compressed, which is not supported; decompress it"),
+        ("*.gz", "is compressed, which is not supported; decompress it"),
+        ("", "is compressed, which is not supported; decompress it"),
+        ("notes", "a folder of 1 files, none of them \\*.tar or \\*.parquet"),
+    ],
 )
 def test_list_shards_without_a_usable_match_is_refused(tmp_path, pattern, message):
-    put_atomic(str(tmp_path / "p.tar.gz"), b"x")
+    for name in ("a.md", "a.tar.gz", "notes/a.txt"):
+        put_atomic(str(tmp_path / name), b"x")
     with pytest.raises(ShardError, match=message):
         list_shards([str(tmp_path / pattern)])

@@ -3,6 +3,7 @@
 import itertools
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import fsspec
 import pytest
@@ -18,6 +19,7 @@ from pipeline.storage import (
     join_uri,
     list_folder,
     list_objects,
+    open_random,
     open_stream,
     put_atomic,
     read_bytes,
@@ -114,9 +116,19 @@ def test_stream_from_an_offset_reads_the_rest(folder_uri):
             assert stream.read(10) + stream.read() == payload[offset:]
 
 
+def test_random_reads_give_what_stands_there(folder_uri):
+    uri = join_uri(folder_uri, "a")
+    payload = bytes(range(256)) * 40
+    put_atomic(uri, payload)
+    with closing(open_random(uri)) as file:
+        for offset in (5000, 0, len(payload) - 3, 100):
+            assert file.seek(offset) == file.tell() == offset
+            assert file.read(10) == payload[offset : offset + 10]
+
+
 def test_reading_what_is_missing_names_the_uri(folder_uri):
     uri = join_uri(folder_uri, "missing.tar")
-    for read in (read_bytes, open_stream):
+    for read in (read_bytes, open_stream, open_random):
         with pytest.raises(FileNotFoundError, match="missing.tar"):
             read(uri)
     assert not exists(uri)
@@ -201,6 +213,17 @@ def test_put_that_never_gets_through_is_an_error(s3_folder, network):
     with pytest.raises(StorageError, match="run/a' cannot be reached") as caught:
         put_atomic(join_uri(s3_folder, "a"), b"x")
     assert isinstance(caught.value, OSError)
+
+
+@pytest.mark.parametrize("open_file", [open_stream, open_random])
+def test_stream_that_breaks_while_it_is_read_names_its_uri(s3_folder, network, monkeypatch, open_file):
+    monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "retries", 1)
+    put_atomic(join_uri(s3_folder, "a"), bytes(100))
+    storage.S3_OPTIONS["config_kwargs"]["retries"] = {"mode": "standard", "max_attempts": 1}
+    with closing(open_file(join_uri(s3_folder, "a"))) as stream:
+        network.choose = lambda method, path: Fault.RESET if method == "GET" else None
+        with pytest.raises(StorageError, match="run/a' cannot be reached"):
+            stream.read(10)
 
 
 def test_part_costs_one_request(s3_folder, network):

@@ -13,7 +13,7 @@ from pipeline.config import MapConfig
 from pipeline.errors import RunConflictError
 from pipeline.label import Assignment, label_run
 from pipeline.masks import decode_mask
-from pipeline.retry import open_retry, parse_reasons, plan_retry, try_to_replace
+from pipeline.retry import open_retry, parse_reasons, plan_retry, replace_manifest
 from tests.fakes import CrashError, FaultyStore, SerialEngine
 from tests.faults.conftest import OPTIONS, read_all
 
@@ -29,7 +29,7 @@ LENIENT = replace(OPTIONS, max_rejected_fraction=1.0)
 def label(run, engine=None, reasons="rejected:too_large"):
     run, order = open_retry(run, parse_reasons(reasons))
     assignment = Assignment(
-        make_plan=lambda: plan_retry(run, order), seal=try_to_replace, seal_arguments={"order": order}
+        make_plan=lambda: plan_retry(run, order), publish=replace_manifest, publish_arguments={"order": order}
     )
     engine = engine or SerialEngine()
     return label_run(run, LENIENT, engine=engine, assignment=assignment), engine

@@ -1,0 +1,106 @@
+"""Does the driver's memory grow with the run? Labels many tiny shards in waves and samples the driver's memory.
+
+    python -m benchmarks.many_shards --num-shards 100000
+
+Every shard is a tar of one photo, so nearly all of the time is what a shard costs at least: reading, a part, a
+manifest, and Ray's tasks for them. Links to one file stand for the tars. The waves are made short (`--wave-tasks`
+read tasks) so that a run of some minutes has several of them; a real wave has 5,000.
+"""
+
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import tyro
+
+from benchmarks.chaos import Benchmark as Inputs
+from benchmarks.chaos import make_inputs
+from pipeline import engine, label
+from pipeline.bundles import load_bundle
+from pipeline.config import LabelConfig, ViewConfig
+from pipeline.label_actor import LabelOptions
+from pipeline.ledger import Progress
+from pipeline.run import open_run
+from pipeline.shards import list_shards
+from pipeline.vocabulary import load_vocabulary
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Label many tiny shards."""
+
+    num_shards: int = 100_000
+    """Shards, each of one photo."""
+    wave_tasks: int = 5_000
+    """Read tasks in a wave, of up to four shards each."""
+    period_s: float = 30.0
+    """Seconds between two lines."""
+
+
+def get_memory_mib() -> float:
+    """Give the resident memory of this process, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+class Meter:
+    """Prints where the run stands, now and then."""
+
+    def __init__(self, period_s: float) -> None:
+        """Start the clock."""
+        self.period_s = period_s
+        self.started_s = self.printed_s = time.monotonic()
+        self.num_printed = 0
+
+    def show(self, progress: Progress) -> None:
+        """Print a line if it is time."""
+        now = time.monotonic()
+        if now - self.printed_s < self.period_s:
+            return
+        speed = (progress.num_sealed - self.num_printed) / (now - self.printed_s)
+        print(
+            f"{now - self.started_s:>7.0f} s  {progress.num_sealed:>7} sealed  {speed:>6.1f} shards/s  "
+            f"driver {get_memory_mib():>6.0f} MiB",
+            flush=True,
+        )
+        self.printed_s, self.num_printed = now, progress.num_sealed
+
+
+def main() -> None:
+    """Label the shards."""
+    job = tyro.cli(Benchmark, description=__doc__)
+    engine.MAX_READ_TASKS = label.MAX_READ_TASKS = job.wave_tasks
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Ray {ray.__version__}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_inputs(folder, Inputs(num_shards=1, num_images=1))
+        (folder / "in").mkdir()
+        for index in range(job.num_shards):
+            (folder / "in" / f"{index:06d}.tar").hardlink_to(folder / "photos-00000.tar")
+        os.environ["PYTHONPATH"] = str(ROOT)
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+        model = str(folder / "model")
+        run = open_run(
+            out_uri=str(folder / "out"),
+            model_uri=model,
+            model_digest=load_bundle(model)[2],
+            vocabulary=load_vocabulary(str(folder / "vocabulary.json")),
+            config=LabelConfig(views=ViewConfig(num_patches=16)),
+            shards=list_shards([str(folder / "in")]),
+        )
+        print(f"planned: driver {get_memory_mib():.0f} MiB", flush=True)
+        options = LabelOptions(gpus_per_actor=0.0, cpus_per_actor=0.5)
+        summary = label.label_run(run, options, on_progress=Meter(job.period_s).show)
+        print(f"{summary.num_sealed} shards in {summary.elapsed_s:.0f} s, driver {get_memory_mib():.0f} MiB")
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
