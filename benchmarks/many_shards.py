@@ -1,4 +1,5 @@
-"""Does the driver's memory grow with the run? Labels many tiny shards in waves and samples the driver's memory.
+"""Does the driver's memory grow with the run? Labels many tiny shards in waves and samples the memory of the driver;
+then plans the finished run again, and verifies it.
 
     python -m benchmarks.many_shards --num-shards 100000
 
@@ -25,8 +26,9 @@ from pipeline.bundles import load_bundle
 from pipeline.config import LabelConfig, ViewConfig
 from pipeline.label_actor import LabelOptions
 from pipeline.ledger import Progress
-from pipeline.run import open_run
+from pipeline.run import Run, open_run
 from pipeline.shards import list_shards
+from pipeline.verify import FOOTERS, FULL, list_run, verify_run
 from pipeline.vocabulary import load_vocabulary
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +75,19 @@ class Meter:
         self.printed_s, self.num_printed = now, progress.num_sealed
 
 
+def open_benchmark_run(folder: Path) -> Run:
+    """Open the run, or take it up again, as a new invocation would."""
+    model = str(folder / "model")
+    return open_run(
+        out_uri=str(folder / "out"),
+        model_uri=model,
+        model_digest=load_bundle(model)[2],
+        vocabulary=load_vocabulary(str(folder / "vocabulary.json")),
+        config=LabelConfig(views=ViewConfig(num_patches=16)),
+        shards=list_shards([str(folder / "in")]),
+    )
+
+
 def main() -> None:
     """Label the shards."""
     job = tyro.cli(Benchmark, description=__doc__)
@@ -86,19 +101,22 @@ def main() -> None:
             (folder / "in" / f"{index:06d}.tar").hardlink_to(folder / "photos-00000.tar")
         os.environ["PYTHONPATH"] = str(ROOT)
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-        model = str(folder / "model")
-        run = open_run(
-            out_uri=str(folder / "out"),
-            model_uri=model,
-            model_digest=load_bundle(model)[2],
-            vocabulary=load_vocabulary(str(folder / "vocabulary.json")),
-            config=LabelConfig(views=ViewConfig(num_patches=16)),
-            shards=list_shards([str(folder / "in")]),
-        )
+        run = open_benchmark_run(folder)
         print(f"planned: driver {get_memory_mib():.0f} MiB", flush=True)
         options = LabelOptions(gpus_per_actor=0.0, cpus_per_actor=0.5)
         summary = label.label_run(run, options, on_progress=Meter(job.period_s).show)
         print(f"{summary.num_sealed} shards in {summary.elapsed_s:.0f} s, driver {get_memory_mib():.0f} MiB")
+        started_s = time.monotonic()
+        again = label.label_run(open_benchmark_run(folder), options)
+        print(f"the same again: {again.num_sealed} shards, {time.monotonic() - started_s:.1f} s, nothing to do")
+        for name, depth in (("footers", FOOTERS), ("every row and key", FULL)):
+            started_s = time.monotonic()
+            verdict = verify_run(list_run(run.out_uri), depth)
+            print(
+                f"jobs.verify, {name}: {verdict.counts.num_read} rows, {len(verdict.failed_checks)} checks failed, "
+                f"{time.monotonic() - started_s:.0f} s, driver {get_memory_mib():.0f} MiB",
+                flush=True,
+            )
         ray.shutdown()
 
 

@@ -49,7 +49,7 @@ class Benchmark:
 
 def write_shard(path: Path, num_images: int, image_bytes: int) -> None:
     """Write a tar of noise, which JPEG cannot compress."""
-    side = int((image_bytes / 1.05) ** 0.5)
+    side = int((image_bytes / 0.605) ** 0.5)
     buffer = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, "JPEG", quality=75)

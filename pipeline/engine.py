@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Protocol, cast, runtime_checkable
 
 import pyarrow as pa
@@ -81,8 +82,13 @@ class RayEngine:
 
     def submit(self, function: Callable[..., str], **arguments: Any) -> Future[str]:
         """Call a function of a module in a Ray task."""
-        remote_function: Any = ray.remote(num_cpus=0.25)(function)
-        return remote_function.remote(**arguments).future()
+        return _make_remote(function).remote(**arguments).future()
+
+
+@lru_cache
+def _make_remote(function: Callable[..., str]) -> Any:
+    """Make a task of a function, once: Ray pickles and exports it anew for every new one."""
+    return ray.remote(num_cpus=0.25)(function)
 
 
 def build_dataset(run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Dataset:

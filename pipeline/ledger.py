@@ -60,8 +60,11 @@ class Ledger:
     _shards: dict[str, Any] = field(default_factory=dict)
     _offsets: dict[str, int] = field(default_factory=dict)
     _seals: dict[Future[str], str] = field(default_factory=dict)
+    _num_bytes_done: int = 0
+    """Kept up to date and not summed up: a wave has thousands of shards, and every chunk asks."""
 
     def __post_init__(self) -> None:
+        self._num_bytes_done = self.plan.num_bytes_done
         for work in self.wave:
             self._parts[work.shard.name] = set(work.committed)
             self._shards[work.shard.name] = work.shard
@@ -87,7 +90,7 @@ class Ledger:
     def _enter_chunk(self, name: str, fields: dict[str, Any]) -> None:
         self._parts[name].add(PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"]))
         if not self._shards[name].is_parquet:
-            self._offsets[name] = max(self._offsets[name], fields["end_offset"])
+            self._advance(name, fields["end_offset"])
         rejected = dict(fields["rejected"])
         num_rejected = sum(rejected.values())
         self.num_chunks += 1
@@ -100,6 +103,12 @@ class Ledger:
                 num_bytes=0,
             )
         )
+
+    def _advance(self, name: str, offset: int) -> None:
+        """Note up to where a shard is done; chunks may come in any order."""
+        if offset > self._offsets[name]:
+            self._num_bytes_done += offset - self._offsets[name]
+            self._offsets[name] = offset
 
     def _seal_if_complete(self, name: str) -> None:
         end = self._ends.get(name)
@@ -138,17 +147,15 @@ class Ledger:
                 self.failed_shards[name] = error
             else:
                 self.num_sealed += 1
-                self._offsets[name] = self._shards[name].size_bytes
+                self._advance(name, self._shards[name].size_bytes)
 
     def show(self) -> Progress:
         """Say where the wave stands."""
-        in_wave = sum(self._offsets.values())
-        before = self.plan.num_bytes_done - sum(item.num_bytes_done for item in self.wave)
         return Progress(
             num_shards=self.plan.num_shards,
             num_sealed=self.plan.num_sealed + self.num_sealed,
             num_bytes=self.plan.num_bytes,
-            num_bytes_done=before + in_wave,
+            num_bytes_done=self._num_bytes_done,
             counts=self.counts,
             elapsed_s=time.monotonic() - self.started_s,
         )
