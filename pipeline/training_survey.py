@@ -29,6 +29,8 @@ class Survey:
     """By class id, 1..C."""
     unknown_tags: Counter[str] = field(default_factory=Counter)
     num_truncated_shards: int = 0
+    usable_per_shard: dict[str, int] = field(default_factory=dict)
+    """By the shard's name."""
 
     def describe(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -39,6 +41,7 @@ class Survey:
             "images_per_class": {str(key): num for key, num in self.images_per_class.items()},
             "unknown_tags": dict(self.unknown_tags),
             "num_truncated_shards": self.num_truncated_shards,
+            "usable_per_shard": self.usable_per_shard,
         }
 
     @classmethod
@@ -51,6 +54,7 @@ class Survey:
             images_per_class=Counter({int(key): num for key, num in fields["images_per_class"].items()}),
             unknown_tags=Counter(fields["unknown_tags"]),
             num_truncated_shards=fields["num_truncated_shards"],
+            usable_per_shard=dict(fields["usable_per_shard"]),
         )
 
     def __add__(self, other: "Survey") -> "Survey":
@@ -62,6 +66,7 @@ class Survey:
             images_per_class=self.images_per_class + other.images_per_class,
             unknown_tags=self.unknown_tags + other.unknown_tags,
             num_truncated_shards=self.num_truncated_shards + other.num_truncated_shards,
+            usable_per_shard=self.usable_per_shard | other.usable_per_shard,
         )
 
 
@@ -85,8 +90,10 @@ def survey_shards(shards: Sequence[InputShard], vocabulary: Vocabulary, inputs: 
         ShardError: A shard cannot be read.
     """
     unusable, images_per_class, unknown_tags = Counter[str](), Counter[int](), Counter[str]()
-    num_usable = num_truncated = 0
+    usable_per_shard: dict[str, int] = {}
+    num_truncated = 0
     for shard in shards:
+        num_usable = 0
         require_unchanged(shard)
         for piece in read_chunks(shard, inputs):
             if not isinstance(piece, Chunk):
@@ -101,13 +108,16 @@ def survey_shards(shards: Sequence[InputShard], vocabulary: Vocabulary, inputs: 
                 else:
                     num_usable += 1
                     images_per_class.update(matched.class_ids)
+        usable_per_shard[shard.name] = num_usable
+    total = sum(usable_per_shard.values())
     return Survey(
-        num_samples=num_usable + unusable.total(),
-        num_usable=num_usable,
+        num_samples=total + unusable.total(),
+        num_usable=total,
         unusable=unusable,
         images_per_class=images_per_class,
         unknown_tags=unknown_tags,
         num_truncated_shards=num_truncated,
+        usable_per_shard=usable_per_shard,
     )
 
 
