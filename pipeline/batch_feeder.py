@@ -27,10 +27,10 @@ class TrainingBatch(NamedTuple):
 
 
 def make_batch(
-    columns: dict[str, np.ndarray], *, batch_size: int, image_size: int, num_classes: int
+    columns: dict[str, np.ndarray], *, batch_size: int, image_size: int, num_classes: int, is_pinned: bool = False
 ) -> TrainingBatch:
     """Make a batch of rows as `pipeline.augmentation` gives them; there may be fewer than wanted, or none."""
-    images = torch.zeros(batch_size, 3, image_size, image_size, dtype=torch.uint8)
+    images = torch.zeros(batch_size, 3, image_size, image_size, dtype=torch.uint8, pin_memory=is_pinned)
     image_labels = torch.zeros(batch_size, num_classes, dtype=torch.bool)
     weights = torch.zeros(batch_size)
     if not columns:

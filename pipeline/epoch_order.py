@@ -8,10 +8,14 @@ number of workers changes in between.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from pipeline.records import InputShard
 from pipeline.training_seeds import make_generator
+
+VALIDATION = -1
+"""Stands for the epoch of validation images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,7 @@ class Piece:
     """What one task reads: a run of places within the order of a group."""
 
     epoch: int
+    """From 0; VALIDATION for images that are neither shuffled nor varied."""
     group: ShardGroup
     start: int
     stop: int
@@ -51,23 +56,29 @@ class EpochPlan:
     @property
     def num_samples(self) -> int:
         """Samples in all shares."""
-        return sum(_count(share) for share in self.shares)
+        return sum(count_places(share) for share in self.shares)
 
     def count_before(self, rank: int, step: int) -> int:
         """Count the samples of a worker in the steps before `step`. Every step has as many as another, or one less."""
-        return _count(self.shares[rank]) * step // self.num_steps
+        if self.num_steps == 0:
+            return 0
+        return count_places(self.shares[rank]) * step // self.num_steps
+
+    def count_seen(self, step: int) -> int:
+        """Count the samples of this epoch that all workers have seen before `step`, under earlier plans too."""
+        return self.num_seen + sum(self.count_before(rank, step) for rank in range(len(self.shares)))
 
     def list_batch_sizes(self, rank: int, first_step: int = 0) -> list[int]:
         """Give the number of samples of a worker in each step from `first_step` on."""
         bounds = [self.count_before(rank, step) for step in range(first_step, self.num_steps + 1)]
-        return [after - before for before, after in zip(bounds, bounds[1:], strict=False)]
+        return [after - before for before, after in pairwise(bounds)]
 
     def list_left(self, step: int) -> list[tuple[int, int]]:
         """Give the places that nobody has seen before `step`, in order."""
         left = [
             run
             for rank, share in enumerate(self.shares)
-            for run in _cut(share, self.count_before(rank, step), _count(share))
+            for run in _cut(share, self.count_before(rank, step), count_places(share))
         ]
         return sorted(left)
 
@@ -84,9 +95,7 @@ class EpochPlan:
     def restore(cls, fields: Mapping[str, Any]) -> "EpochPlan":
         """Make a plan of what `describe` gave."""
         shares = tuple(tuple((start, stop) for start, stop in share) for share in fields["shares"])
-        return cls(
-            epoch=fields["epoch"], shares=shares, num_steps=fields["num_steps"], num_seen=fields["num_seen"]
-        )
+        return cls(epoch=fields["epoch"], shares=shares, num_steps=fields["num_steps"], num_seen=fields["num_seen"])
 
 
 def plan_epoch(
@@ -106,11 +115,11 @@ def plan_epoch(
         batch_size: Most samples of a step, over all workers.
         num_seen: Samples of this epoch that were seen before.
     """
-    total = _count(left)
+    total = count_places(left)
     bounds = [total * rank // num_workers for rank in range(num_workers + 1)]
-    shares = tuple(_cut(left, start, stop) for start, stop in zip(bounds, bounds[1:], strict=False))
+    shares = tuple(_cut(left, start, stop) for start, stop in pairwise(bounds))
     per_worker = max(1, batch_size // num_workers)
-    largest = max(_count(share) for share in shares)
+    largest = max(count_places(share) for share in shares)
     return EpochPlan(epoch=epoch, shares=shares, num_steps=-(-largest // per_worker), num_seen=num_seen)
 
 
@@ -121,7 +130,6 @@ def group_shards(
     window: int,
     rng_seed: int,
     epoch: int,
-    is_shuffled: bool,
 ) -> list[ShardGroup]:
     """Lay out an epoch: shards permuted, and joined until a group fills the window in which it is shuffled.
 
@@ -130,11 +138,10 @@ def group_shards(
         num_usable: Usable samples by the shard's name.
         window: Samples among which the next one is drawn.
         rng_seed: Of the run.
-        epoch: From 0.
-        is_shuffled: False keeps the shards' order, for validation.
+        epoch: From 0; VALIDATION keeps the shards' order.
     """
     order = list(shards)
-    if is_shuffled:
+    if epoch != VALIDATION:
         order = [shards[place] for place in make_generator(rng_seed, epoch, "shards").permutation(len(shards))]
     groups: list[ShardGroup] = []
     members: list[InputShard] = []
@@ -154,14 +161,15 @@ def list_pieces(
     groups: Sequence[ShardGroup], share: Sequence[tuple[int, int]], epoch: int, num_skipped: int = 0
 ) -> Iterator[Piece]:
     """Give the pieces of groups that make up a worker's share, without its first `num_skipped` samples, in order."""
-    for start, stop in _cut(share, num_skipped, _count(share)):
+    for start, stop in _cut(share, num_skipped, count_places(share)):
         for group in groups:
             low, high = max(start, group.first), min(stop, group.first + group.num_samples)
             if low < high:
                 yield Piece(epoch=epoch, group=group, start=low - group.first, stop=high - group.first)
 
 
-def _count(runs: Sequence[tuple[int, int]]) -> int:
+def count_places(runs: Sequence[tuple[int, int]]) -> int:
+    """Count the places of runs `[start, stop)`."""
     return sum(stop - start for start, stop in runs)
 
 

@@ -22,7 +22,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.config import InputConfig
-from pipeline.epoch_order import Piece
+from pipeline.epoch_order import VALIDATION, Piece
 from pipeline.records import Chunk, InputShard
 from pipeline.shards import read_chunks, require_unchanged
 from pipeline.training_config import TrainConfig
@@ -50,13 +50,12 @@ DECODE_BATCH = 16
 class PieceSource(Datasource):
     """The samples of pieces, a task each, in the order of the pieces."""
 
-    def __init__(self, pieces: Sequence[Piece], vocabulary: Vocabulary, config: TrainConfig, *, window: int) -> None:
-        """Read `pieces`, shuffled within a window of so many samples; 1 keeps the order."""
+    def __init__(self, pieces: Sequence[Piece], vocabulary: Vocabulary, config: TrainConfig) -> None:
+        """Read `pieces`; those of training are shuffled within the run's window."""
         super().__init__()
         self._pieces = tuple(pieces)
         self._vocabulary = vocabulary
         self._config = config
-        self._window = window
 
     def get_name(self) -> str:
         """Name the source in Ray's progress and metrics."""
@@ -72,7 +71,7 @@ class PieceSource(Datasource):
         """Give one task a piece, whatever parallelism Ray wishes for."""
         return [
             ReadTask(
-                partial(read_piece, piece, self._vocabulary, self._config.inputs, self._window, self._config.rng_seed),
+                partial(read_piece, piece, self._vocabulary, self._config),
                 BlockMetadata(
                     num_rows=piece.stop - piece.start,
                     size_bytes=sum(shard.size_bytes for shard in piece.group.shards),
@@ -86,9 +85,7 @@ class PieceSource(Datasource):
         ]
 
 
-def read_piece(
-    piece: Piece, vocabulary: Vocabulary, inputs: InputConfig, window: int, rng_seed: int
-) -> Iterator[pa.Table]:
+def read_piece(piece: Piece, vocabulary: Vocabulary, config: TrainConfig) -> Iterator[pa.Table]:
     """Read the samples of a piece as tables of a few rows.
 
     What comes before the piece in its group is read and passed over, still encoded.
@@ -96,8 +93,10 @@ def read_piece(
     Raises:
         ShardError: A shard cannot be read, or changed since it was listed.
     """
-    generator = make_generator(rng_seed, piece.epoch, f"window/{piece.group.number}")
-    rows = shuffle_in_window(iterate_usable(piece.group.shards, vocabulary, inputs, piece.epoch), window, generator)
+    rows = iterate_usable(piece.group.shards, vocabulary, config.inputs, piece.epoch)
+    if piece.epoch != VALIDATION:
+        generator = make_generator(config.rng_seed, piece.epoch, f"window/{piece.group.number}")
+        rows = shuffle_in_window(rows, config.shuffle_window, generator)
     wanted = islice(rows, piece.start, piece.stop)
     while batch := list(islice(wanted, ROWS_PER_YIELD)):
         yield pa.Table.from_pylist(batch, schema=SAMPLE_SCHEMA)
@@ -133,22 +132,16 @@ def shuffle_in_window(
 
 
 def augment_batch(
-    batch: dict[str, np.ndarray], config: TrainConfig, num_classes: int, is_training: bool, box: ActorHandle
+    batch: dict[str, np.ndarray], config: TrainConfig, num_classes: int, box: ActorHandle
 ) -> dict[str, np.ndarray]:
     """Turn encoded samples into training images; see `pipeline.augmentation`, imported where it is needed only."""
     from pipeline.augmentation import augment_samples
 
-    return augment_samples(batch, config, num_classes, is_training, partial(post_rejection, box))
+    return augment_samples(batch, config, num_classes, partial(post_rejection, box))
 
 
 def open_stream(
-    pieces: Sequence[Piece],
-    vocabulary: Vocabulary,
-    config: TrainConfig,
-    box: ActorHandle,
-    *,
-    is_training: bool,
-    num_workers: int,
+    pieces: Sequence[Piece], vocabulary: Vocabulary, config: TrainConfig, box: ActorHandle, *, num_streams: int
 ) -> DataIterator:
     """Start the stream of a worker's images, in the order of the pieces: pieces -> samples -> augmented images.
 
@@ -159,8 +152,7 @@ def open_stream(
         vocabulary: Matches the samples' tags.
         config: Of the run.
         box: Where images that cannot be decoded are reported.
-        is_training: Whether images are shuffled and varied.
-        num_workers: How many such streams share the cluster's memory.
+        num_streams: How many such streams share the cluster's memory.
     """
     context = DataContext.get_current().copy()
     context.target_max_block_size = BLOCK_BYTES
@@ -169,23 +161,19 @@ def open_stream(
     context.execution_options.preserve_order = True
     memory = ray.cluster_resources().get("object_store_memory", 0)
     context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
-        object_store_memory=memory / 2 / num_workers
+        object_store_memory=memory / 2 / num_streams
     )
-    source = PieceSource(pieces, vocabulary, config, window=config.shuffle_window if is_training else 1)
     with DataContext.current(context):
         # Reading and augmenting stay separate steps (they ask for different resources): a few pieces are
         # then no limit to the number of images that are decoded at the same time.
-        samples = ray.data.read_datasource(source, num_cpus=0.25, override_num_blocks=len(pieces))
+        samples = ray.data.read_datasource(
+            PieceSource(pieces, vocabulary, config), num_cpus=0.25, override_num_blocks=len(pieces)
+        )
         images = samples.map_batches(
             augment_batch,
             batch_size=DECODE_BATCH,
             batch_format="numpy",
-            fn_kwargs={
-                "config": config,
-                "num_classes": len(vocabulary.classes),
-                "is_training": is_training,
-                "box": box,
-            },
+            fn_kwargs={"config": config, "num_classes": len(vocabulary.classes), "box": box},
             num_cpus=1,
         )
     return images.streaming_split(1)[0]
