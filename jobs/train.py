@@ -24,11 +24,11 @@ import tyro
 from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_FAILED, EXIT_OK, print_config, run_job
 from jobs.recipes import RECIPES
-from jobs.train_output import EventPrinter, print_surveys
+from jobs.train_output import EventPrinter, print_surveys, warn
 from pipeline.bundles import load_bundle
 from pipeline.errors import TrainingError
 from pipeline.shards import list_shards
-from pipeline.training import fit, is_finished, survey_run
+from pipeline.training import find_shortage, fit, is_finished, survey_run
 from pipeline.training_config import TrainConfig, WorkerConfig
 from pipeline.training_model import InitialModel, build_initial_model
 from pipeline.training_run import TrainingRun, open_training
@@ -99,6 +99,9 @@ def train(job: TrainJob) -> int:
         print(f"model: {run.bundle_uri}  digest {digest}")
         return EXIT_OK
     connect(job.address, num_cpus=max(os.cpu_count() or 1, job.workers.num_workers + DATA_SLOTS))
+    shortage = find_shortage(job.workers, ray.cluster_resources().get("CPU", 0.0))
+    if shortage:
+        warn(shortage)
     surveys = survey_run(run)
     print_surveys(surveys, run.vocabulary.classes)
     num_images = surveys["train"].num_usable

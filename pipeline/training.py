@@ -39,6 +39,8 @@ from pipeline.training_survey import Survey, survey_splits
 LIBRARIES = ("torch", "timm", "ray", "numpy", "pillow")
 """Whose versions a bundle remembers."""
 MOST_NAMED_KEYS = 8
+DATA_CPUS = 1.25
+"""A task that reads and one that decodes, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +153,21 @@ def fit(
     if recorder.failure is not None:
         raise TrainingError(describe_failure(recorder.failure))
     return _finish(run, initial, outcome)
+
+
+def find_shortage(workers: WorkerConfig, num_slots: float) -> str | None:
+    """Say what is wrong if the workers leave no CPU slot of a cluster to read and decode images; None: all is well.
+
+    Args:
+        workers: Each takes a slot.
+        num_slots: CPU slots of the cluster, as it is now.
+    """
+    if num_slots >= workers.num_workers + DATA_CPUS:
+        return None
+    return (
+        f"the cluster has {num_slots:g} CPU slots: {workers.num_workers} workers leave none to read and decode images, "
+        "and training waits until there is one; give fewer --workers or a larger cluster"
+    )
 
 
 class EventRecorder:

@@ -11,8 +11,8 @@ from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.errors import RunConflictError, TrainingError
 from pipeline.records import InputShard
 from pipeline.storage import join_uri, put_atomic
-from pipeline.training import is_finished
-from pipeline.training_config import ModelConfig, OptimizerConfig, TrainConfig
+from pipeline.training import find_shortage, is_finished
+from pipeline.training_config import ModelConfig, OptimizerConfig, TrainConfig, WorkerConfig
 from pipeline.training_loop import normalise
 from pipeline.training_model import build_initial_model
 from pipeline.training_run import (
@@ -186,3 +186,9 @@ def test_learning_rate_is_finite_without_warm_up():
     rate = compute_learning_rate(0.0, OptimizerConfig(epochs=1, warmup_epochs=0.0))
     assert math.isfinite(rate)
     assert np.isclose(rate, 6.25e-5)
+
+
+def test_workers_that_leave_no_slot_for_images_are_told():
+    assert find_shortage(WorkerConfig(num_workers=2), 4.0) is None
+    shortage = find_shortage(WorkerConfig(num_workers=4), 4.0)
+    assert "the cluster has 4 CPU slots: 4 workers leave none" in shortage
