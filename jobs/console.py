@@ -1,9 +1,10 @@
 """What all jobs share on the command line: exit codes, error lines, how numbers are written."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 import yaml
@@ -45,6 +46,19 @@ def run_job(job: Callable[[], int]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, for certain.
+
+    A job that was stopped may still have a thread in the middle of Ray's core, which ends the process with exit code 1
+    when Ray is shut down under it. So nothing is shut down: all work is done, and Ray's processes follow their driver.
+    """
+    if code != EXIT_STOPPED:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _is_ours(error: BaseException) -> bool:

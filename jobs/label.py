@@ -23,7 +23,17 @@ import ray.exceptions
 import tyro
 
 from jobs.cluster import connect, use_endpoint
-from jobs.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_bytes, format_duration, parse, print_config, run_job
+from jobs.console import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_STOPPED,
+    format_bytes,
+    format_duration,
+    leave,
+    parse,
+    print_config,
+    run_job,
+)
 from pipeline.bundles import load_bundle, require_same_classes
 from pipeline.config import LabelConfig, MapKind
 from pipeline.errors import LabellingError
@@ -295,4 +305,4 @@ def _conclude(job: LabelJob, summary: LabelSummary) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -97,7 +98,9 @@ def test_run_told_to_stop_says_how_to_go_on_and_goes_on(inputs, environment, tmp
     assert 2 <= num_kept < 15
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert f"labelled {60 - 4 * num_kept} and rejected 0" in again.stdout
+    # A worker may have committed a chunk in the moment between the end of its driver and its own.
+    num_labelled = int(re.search(r"labelled (\d+) and rejected 0", again.stdout)[1])
+    assert 60 - 4 * (num_kept + 2) <= num_labelled <= 60 - 4 * num_kept
     assert [row["key"] for row in read_rows(tmp_path / "out")] == [f"photo{i:03d}" for i in range(60)]
     assert not list(parts.glob("*.parquet"))
 
@@ -123,13 +126,15 @@ def find_free_ports(number):
 def job_server(environment):
     """A Ray head of the test's own with a job server; gives a client of it."""
     session = tempfile.mkdtemp(prefix="rj", dir="/tmp")
-    port, dashboard_port = find_free_ports(2)
+    port, dashboard_port, agent_port = find_free_ports(3)
     # The job server starts drivers by the name `python`.
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     head = subprocess.Popen(
         [
             *(Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}"),
-            *(f"--dashboard-port={dashboard_port}", "--num-cpus=4", f"--temp-dir={session}"),
+            # Its agent's usual port may still be held by that of a Ray that was killed a moment ago.
+            *(f"--dashboard-port={dashboard_port}", f"--dashboard-agent-listen-port={agent_port}"),
+            *("--num-cpus=4", f"--temp-dir={session}"),
         ],
         cwd=session,
         env=environment | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0"},
@@ -151,6 +156,18 @@ def job_server(environment):
     shutil.rmtree(session, ignore_errors=True)
 
 
+def submit(job_server, words, runtime_env):
+    """Submit a job; the server may answer before its node can take one."""
+    end_s = time.monotonic() + 120
+    while True:
+        try:
+            return job_server.submit_job(entrypoint=shlex.join(words), runtime_env=runtime_env)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > end_s:
+                raise
+            time.sleep(1.0)
+
+
 def test_same_commands_run_under_a_job_server_and_stop_with_its_jobs(inputs, job_server, tmp_path):  # noqa: F811
     """Submitted, stopped, and submitted again."""
     shard = make_shard(tmp_path / "photos.tar", [b"SLOW"] * 40)
@@ -158,7 +175,7 @@ def test_same_commands_run_under_a_job_server_and_stop_with_its_jobs(inputs, job
     words = ["python", *make_command(inputs, tmp_path / "out", shard)[1:]]
     runtime_env = {"working_dir": str(ROOT), "excludes": [".venv", ".git", ".work", "demo"]}
     runtime_env["env_vars"] = {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
-    job = job_server.submit_job(entrypoint=shlex.join(words), runtime_env=runtime_env)
+    job = submit(job_server, words, runtime_env)
     parts = tmp_path / "out" / "parts" / "photos"
     has_ended = {JobStatus.FAILED, JobStatus.SUCCEEDED, JobStatus.STOPPED}
     wait_until(lambda: (parts.is_dir() and list(parts.iterdir())) or job_server.get_job_status(job) in has_ended)
@@ -167,7 +184,7 @@ def test_same_commands_run_under_a_job_server_and_stop_with_its_jobs(inputs, job
     wait_until(lambda: job_server.get_job_status(job) in has_ended)
     assert job_server.get_job_status(job) == JobStatus.STOPPED
     assert "run the same command again" in job_server.get_job_logs(job)
-    again = job_server.submit_job(entrypoint=shlex.join(words), runtime_env=runtime_env)
+    again = submit(job_server, words, runtime_env)
     wait_until(lambda: job_server.get_job_status(again) in has_ended)
     assert job_server.get_job_status(again) == JobStatus.SUCCEEDED, job_server.get_job_logs(again)
     assert [row["key"] for row in read_rows(tmp_path / "out")] == [f"photo{i:03d}" for i in range(40)]
