@@ -1,10 +1,11 @@
 """Train a model on tagged image shards: `python -m jobs.train --recipe v2 --shards ... --vocabulary ... --out OUT`.
 
     python -m jobs.train --recipe v2 --shards 'train-{00000..00009}.tar' --val-shards train-00010.tar \\
-        --vocabulary vocabulary.json --out OUT --num-workers 2 --gpus-per-worker 0
+        --vocabulary vocabulary.json --out OUT --workers 2
 
 The recipe gives the defaults of all other options. Run the same command again to go on after any interruption,
-from the last finished epoch; a finished run only says so. The model is in OUT/bundle when the exit code is 0.
+from the last checkpoint; a finished run only says so. Beside the checkpoints are metrics.jsonl, TensorBoard's events
+and training.html. The model of the best epoch is in OUT/bundle when the exit code is 0.
 Exit code 1: the training failed; 2: the command or its inputs are wrong.
 """
 
@@ -23,13 +24,12 @@ import tyro
 from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_FAILED, EXIT_OK, print_config, run_job
 from jobs.recipes import RECIPES
-from jobs.train_output import EventPrinter, print_surveys
+from jobs.train_output import EventPrinter, print_surveys, warn
 from pipeline.bundles import load_bundle
 from pipeline.errors import TrainingError
 from pipeline.shards import list_shards
-from pipeline.training import fit, is_finished, survey_run
+from pipeline.training import find_shortage, fit, is_finished, survey_run
 from pipeline.training_config import TrainConfig, WorkerConfig
-from pipeline.training_loop import count_steps, share_batch
 from pipeline.training_model import InitialModel, build_initial_model
 from pipeline.training_run import TrainingRun, open_training
 from pipeline.vocabulary import load_vocabulary
@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse_command(arguments: Sequence[str]) -> TrainJob:
     """Parse the recipe first, then everything with the recipe's values as defaults."""
+    arguments = [re.sub(r"^--workers(?==|$)", "--num-workers", argument) for argument in arguments]
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe")
     recipe = early.parse_known_args(arguments)[0].recipe
@@ -98,21 +99,29 @@ def train(job: TrainJob) -> int:
         print(f"model: {run.bundle_uri}  digest {digest}")
         return EXIT_OK
     connect(job.address, num_cpus=max(os.cpu_count() or 1, job.workers.num_workers + DATA_SLOTS))
+    shortage = find_shortage(job.workers, ray.cluster_resources().get("CPU", 0.0))
+    if shortage:
+        warn(shortage)
     surveys = survey_run(run)
     print_surveys(surveys, run.vocabulary.classes)
     num_images = surveys["train"].num_usable
-    num_steps = count_steps(num_images, job.config.optimizer.batch_size, job.workers.num_workers)
-    num_done, num_epochs = run.read_next_epoch(), job.config.optimizer.epochs
-    start = f"resuming after epoch {num_done}" if num_done else "starting"
-    print(f"{start}: {num_epochs - num_done} epochs of {num_steps} steps", flush=True)
+    num_steps = -(-num_images // job.config.optimizer.batch_size)
+    num_epochs = job.config.optimizer.epochs
+    num_done, num_seen = run.read_place()
+    within = f" and {num_seen} images of the next" if num_seen else ""
+    start = f"resuming after epoch {num_done}{within}" if num_done or num_seen else "starting"
+    print(f"{start}: {num_epochs} epochs of about {num_steps} steps", flush=True)
     printer = EventPrinter(num_epochs, run.vocabulary.classes)
     try:
-        outcome = fit(run, initial, num_images, job.workers, printer)
-    except (TrainingError, ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+        outcome = fit(run, initial, surveys, job.workers, printer)
+    except TrainingError as error:
+        print(f"error: training failed: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         print(f"error: training failed: {name_cause(error)}", file=sys.stderr)
         print("run the same command again to go on from the last checkpoint", file=sys.stderr)
         return EXIT_FAILED
-    printer.print_summary(outcome.history)
+    printer.print_summary(outcome)
     print(f"model: {run.bundle_uri}  digest {outcome.digest}")
     return EXIT_OK
 
@@ -141,7 +150,6 @@ def _open(job: TrainJob) -> tuple[TrainingRun, InitialModel]:
     }
     print_config(facts, job.config)
     initial = build_initial_model(job.config.model, vocabulary.classes, job.config.rng_seed)
-    share_batch(job.config.optimizer.batch_size, job.workers.num_workers)
     run = open_training(
         out_uri=job.out,
         config=job.config,

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.console import format_duration
-from pipeline.training_events import EpochRecord, RejectedImage, StepProgress
+from pipeline.training import TrainingOutcome
+from pipeline.training_events import EpochRecord, RejectedImage, Resumed
 from pipeline.training_survey import Survey
 
 MOST_UNKNOWN_TAGS = 10
 MOST_REJECTIONS = 5
+STEP_PERIOD_S = 10.0
 SUMMARY_LOSSES = ("total", "class_loss", "patch_loss", "contrast_loss")
 
 
@@ -23,10 +25,24 @@ def print_surveys(surveys: Mapping[str, Survey], class_names: Sequence[str]) -> 
         print(f"{name:{width}}" + "".join(f"{s.images_per_class[class_id]:12d}" for s in surveys.values()))
     for split, survey in surveys.items():
         _print_exceptions(split, survey)
-    unseen = [n for i, n in enumerate(class_names, start=1) if not surveys["train"].images_per_class[i]]
-    if unseen:
-        print(f"warning: no training image shows {', '.join(unseen)}; check the vocabulary", file=sys.stderr)
+    for split, survey in surveys.items():
+        unseen = [n for i, n in enumerate(class_names, start=1) if not survey.images_per_class[i]]
+        if unseen and survey.num_samples:
+            effect = "it will not be learned" if split == "train" else "it has no average precision"
+            warn(f"no {split} image shows {', '.join(unseen)}: {effect}; check the vocabulary and the shards")
+    train = surveys["train"]
+    if train.num_shared:
+        keys = ", ".join(f"'{key}'" for key in train.shared_keys)
+        warn(
+            f"{train.num_shared} training images have the key of a validation image ({keys} ..): "
+            "validation will look better than it is; keep the splits apart"
+        )
     print(flush=True)
+
+
+def warn(message: str) -> None:
+    """Print a warning."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _print_exceptions(split: str, survey: Survey) -> None:
@@ -47,46 +63,65 @@ class EventPrinter:
         """Print for a run of so many epochs."""
         self._num_epochs = num_epochs
         self._class_names = class_names
-        self._started_s = time.monotonic()
+        self._started_s = self._told_s = time.monotonic()
         self._num_done = 0
         self._num_rejected = 0
 
-    def __call__(self, event: object) -> None:
+    def __call__(self, event: Any) -> None:
         """Print an event."""
-        if isinstance(event, StepProgress):
-            print(
-                f"  epoch {event.epoch}: step {event.step}/{event.num_steps}, loss {event.loss:.4f}, "
-                f"{event.images_per_s:.1f} images/s",
-                flush=True,
-            )
-        elif isinstance(event, RejectedImage):
+        if isinstance(event, RejectedImage):
             self._num_rejected += 1
             if self._num_rejected <= MOST_REJECTIONS:
                 print(f"  dropped '{event.key}': {event.error}", flush=True)
-        else:
+        elif isinstance(event, Resumed):
+            division = "; the rest of the epoch is divided anew" if event.is_divided_anew else ""
+            print(
+                f"  going on in epoch {event.epoch} after {event.step} steps, {event.num_workers} workers{division}",
+                flush=True,
+            )
+        elif isinstance(event, dict) and event["kind"] == "step":
+            self._print_step(event)
+        elif isinstance(event, dict):
             self._print_epoch(event)
+
+    def _print_step(self, record: Any) -> None:
+        now = time.monotonic()
+        if now - self._told_s < STEP_PERIOD_S:
+            return
+        self._told_s = now
+        print(
+            f"  epoch {record['epoch']}: step {record['step']}/{record['num_steps']}, "
+            f"loss {record['losses']['total']:.4f}, lr {record['learning_rate']:.2e}, "
+            f"gradient {record['grad_norm']:.3g}, {record['images_per_s']:.1f} images/s, "
+            f"waiting {record['wait_share']:.0%}",
+            flush=True,
+        )
 
     def _print_epoch(self, record: Any) -> None:
         self._num_done += 1
-        seconds = (time.monotonic() - self._started_s) / self._num_done
+        self._told_s = time.monotonic()
+        seconds = (self._told_s - self._started_s) / self._num_done
         left = format_duration(seconds * (self._num_epochs - record["epoch"]))
         print(
             f"epoch {record['epoch']}/{self._num_epochs}  {format_losses(record)}  lr {record['learning_rate']:.2e}  "
-            f"{record['num_images'] / record['train_s']:.1f} images/s  {left} left",
+            f"gradient {record['grad_norm']:.3g}  {record['num_images'] / max(record['train_s'], 1e-9):.1f} images/s  "
+            f"waiting {record['wait_share']:.0%}  {left} left",
             flush=True,
         )
         if record["validation"] is not None:
             print(f"    {format_validation(record)}", flush=True)
 
-    def print_summary(self, history: Sequence[EpochRecord]) -> None:
+    def print_summary(self, outcome: TrainingOutcome) -> None:
         """Print what the run came to."""
-        last = history[-1]
+        history = outcome.history
+        best = history[outcome.best_epoch - 1]
         seconds = time.monotonic() - self._started_s
         print(f"\ntrained {len(history)} epochs ({self._num_done} now, in {format_duration(seconds)})")
-        print(f"last epoch: {format_losses(last)}")
-        if last["validation"] is not None:
-            print(f"validation: {format_validation(last)}")
-            absent = last["validation"]["without_positives"]
+        rule = "highest mean of the mAPs" if best["validation"] else "the last, as there is no validation"
+        print(f"saved epoch {outcome.best_epoch} ({rule}): {format_losses(best)}")
+        if best["validation"] is not None:
+            print(f"validation: {format_validation(best)}")
+            absent = best["validation"]["without_positives"]
             if absent:
                 print(f"not in the mean, as no validation image shows them: {', '.join(absent)}")
         if self._num_rejected:
@@ -101,11 +136,12 @@ def format_losses(record: EpochRecord) -> str:
 
 
 def format_validation(record: EpochRecord) -> str:
-    """Write the average precisions of an epoch in one line, in percent."""
+    """Write the validation of an epoch in one line: loss, and average precisions in percent."""
     validation, patch = record["validation"], record["patch_validation"]
     assert validation is not None
+    loss = f"validation loss {validation['losses']['total']:.4f}"
     if validation["mean_average_precision"] is None:
-        return "mAP - (no validation image shows any class)"
+        return f"{loss}  mAP - (no validation image shows any class)"
     classes = "  ".join(f"{name} {100 * value:.1f}" for name, value in validation["average_precision"].items())
     patch_part = f" (patch head {100 * patch['mean_average_precision']:.1f})" if patch else ""
-    return f"mAP {100 * validation['mean_average_precision']:.1f}{patch_part}  {classes}"
+    return f"{loss}  mAP {100 * validation['mean_average_precision']:.1f}{patch_part}  {classes}"

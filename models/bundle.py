@@ -49,6 +49,8 @@ class ModelBundle:
     recipe: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     library_version: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Fingerprint of the training run (shards, vocabulary, configuration), and versions of the libraries."""
 
     def __post_init__(self) -> None:
         if len(self.class_names) != self.config.num_classes:

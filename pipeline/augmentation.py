@@ -13,6 +13,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from pipeline.decode import ImageRejection, decode_image
+from pipeline.epoch_order import VALIDATION
 from pipeline.training_config import AugmentConfig, TrainConfig
 from pipeline.training_seeds import derive_seed
 
@@ -62,29 +63,31 @@ def augment_image(
 
 
 def augment_samples(
-    batch: dict[str, np.ndarray],
-    config: TrainConfig,
-    num_classes: int,
-    is_training: bool,
-    on_rejection: ReportRejection,
+    batch: dict[str, np.ndarray], config: TrainConfig, num_classes: int, on_rejection: ReportRejection
 ) -> dict[str, np.ndarray]:
-    """Turn encoded samples into training images; what cannot be decoded is reported and left out.
+    """Turn encoded samples into training images; what cannot be decoded is reported and keeps its place.
+
+    Samples of the epoch VALIDATION are plainly resized, all others varied.
 
     Returns:
-        `image`, uint8 "n 3 s s"; `image_labels`, bool "n c".
+        `key`; `image`, uint8 "n 3 s s"; `image_labels`, bool "n c"; `is_valid`, bool "n": False where there is no
+        image, and pixels and labels are zero.
     """
     size = config.model.image_size
-    transform = make_transform(size, config.augment if is_training else None)
-    images, labels = [], []
-    for key, epoch, payload, class_ids in zip(*(batch.get(name, ()) for name in SAMPLE_COLUMNS), strict=True):
+    vary, resize = make_transform(size, config.augment), make_transform(size, None)
+    samples = list(zip(*(batch.get(name, ()) for name in SAMPLE_COLUMNS), strict=True))
+    images = np.zeros((len(samples), 3, size, size), np.uint8)
+    labels = np.zeros((len(samples), num_classes), bool)
+    is_valid = np.zeros(len(samples), bool)
+    for place, (key, epoch, payload, class_ids) in enumerate(samples):
         seed = derive_seed(config.rng_seed, int(epoch), f"image/{key}")
+        transform = resize if epoch == VALIDATION else vary
         image = augment_image(payload, transform, seed, size, config.inputs.max_image_pixels)
         if isinstance(image, ImageRejection):
             on_rejection(str(key), f"{image.reason}: {image.error}")
             continue
-        images.append(image)
-        labels.append(np.isin(np.arange(1, num_classes + 1), class_ids))
-    return {
-        "image": np.stack(images) if images else np.zeros((0, 3, size, size), np.uint8),
-        "image_labels": np.stack(labels) if labels else np.zeros((0, num_classes), bool),
-    }
+        images[place] = image
+        labels[place] = np.isin(np.arange(1, num_classes + 1), class_ids)
+        is_valid[place] = True
+    keys = np.array([str(key) for key, *_ in samples], dtype=object)
+    return {"key": keys, "image": images, "image_labels": labels, "is_valid": is_valid}

@@ -1,15 +1,17 @@
-"""The assembly of training: survey -> network -> Ray Train over a stream of images -> bundle.
+"""The assembly of training: survey -> network -> Ray Train over streams of images -> bundle.
 
 Ray Train resumes by itself: same storage path and name, newest registered checkpoint.
 """
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from importlib.metadata import version
+from typing import Any, cast
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from models.bundle import ModelBundle
@@ -18,14 +20,27 @@ from pipeline.errors import TrainingError
 from pipeline.run import get_library_version
 from pipeline.storage import exists, join_uri
 from pipeline.training_config import WorkerConfig, describe_train_config
-from pipeline.training_data import SplitForTraining, make_dataset
-from pipeline.training_events import EpochRecord, post_event, relay_events, start_event_box
-from pipeline.training_loop import LoopSettings, count_steps, load_state, train_on_worker
+from pipeline.training_events import EpochRecord, NonFiniteLoss, Resumed, post_event, relay_events, start_event_box
+from pipeline.training_feed import SampleSet
+from pipeline.training_log import MetricLog
+from pipeline.training_loop import LoopSettings, train_on_worker
 from pipeline.training_model import InitialModel
-from pipeline.training_run import CHECKPOINT_FOLDER, TrainingRun, get_storage_path, read_surveys, write_surveys
-from pipeline.training_survey import Survey, survey_on_ray
+from pipeline.training_run import (
+    CHECKPOINT_FOLDER,
+    TrainingRun,
+    claim,
+    get_storage_path,
+    read_surveys,
+    write_surveys,
+)
+from pipeline.training_state import load_state
+from pipeline.training_survey import Survey, survey_splits
 
-KEPT_CHECKPOINTS = 2
+LIBRARIES = ("torch", "timm", "ray", "numpy", "pillow")
+"""Whose versions a bundle remembers."""
+MOST_NAMED_KEYS = 8
+DATA_CPUS = 1.25
+"""A task that reads and one that decodes, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +49,8 @@ class TrainingOutcome:
 
     history: list[EpochRecord]
     """One record an epoch, those of earlier attempts included."""
+    best_epoch: int
+    """From 1: the one whose weights were saved."""
     digest: str
     """Of the saved bundle."""
 
@@ -48,49 +65,73 @@ def survey_run(run: TrainingRun) -> dict[str, Survey]:
 
     Raises:
         ShardError: A shard cannot be read.
+        RunConflictError: Another run has taken the folder meanwhile.
+        ValueError: There is nothing to train on: no sample has a tag of the vocabulary.
     """
     surveys = read_surveys(run)
     if surveys is None:
-        inputs = run.config.inputs
-        surveys = {
-            "train": survey_on_ray(run.train_shards, run.vocabulary, inputs),
-            "validation": survey_on_ray(run.validation_shards, run.vocabulary, inputs),
-        }
+        surveys = survey_splits(run.train_shards, run.validation_shards, run.vocabulary, run.config.inputs)
+        _require_usable(surveys["train"], run)
+        # Only now: a mistake in the command should not bind the folder to it.
+        claim(run)
         write_surveys(run, surveys)
     return surveys
+
+
+def _require_usable(train: Survey, run: TrainingRun) -> None:
+    if train.num_usable:
+        return
+    unknown = ", ".join(tag for tag, _ in train.unknown_tags.most_common(MOST_NAMED_KEYS)) or "none"
+    reasons = ", ".join(f"{reason} {number}" for reason, number in train.unusable.most_common()) or "no samples"
+    raise ValueError(
+        f"none of the {train.num_samples} training samples can be used ({reasons}); their most frequent tags: "
+        f"{unknown}; the vocabulary knows {', '.join(run.vocabulary.classes)}; give one that fits these shards"
+    )
 
 
 def fit(
     run: TrainingRun,
     initial: InitialModel,
-    num_images: int,
+    surveys: dict[str, Survey],
     workers: WorkerConfig,
     on_event: Callable[[object], None],
 ) -> TrainingOutcome:
-    """Train to the last epoch and save the bundle.
+    """Train to the last epoch and save the bundle of the best one.
+
+    The figures are kept beside the checkpoints; see `pipeline.training_log`.
 
     Args:
-        num_images: Usable training images.
-        on_event: Called in a thread of its own with each StepProgress, EpochRecord and RejectedImage.
+        run: What is trained.
+        initial: The network before its first step.
+        surveys: Of the splits.
+        workers: Where it computes.
+        on_event: Called in a thread of its own with each event of `pipeline.training_events`.
 
     Raises:
         TrainingError: The loss is no longer a number.
         ray.train.TrainingFailedError: Workers failed more often than allowed.
     """
-    count_steps(num_images, run.config.optimizer.batch_size, workers.num_workers)
     box = start_event_box()
+    shards = {"train": run.train_shards, "validation": run.validation_shards}
+    splits = {
+        split: SampleSet(shards=shards[split], usable_per_shard=survey.usable_per_shard)
+        for split, survey in surveys.items()
+        if survey.num_usable
+    }
+    class_ids = range(1, len(run.vocabulary.classes) + 1)
     settings = LoopSettings(
         config=run.config,
+        workers=workers,
         network=initial.network.config,
-        class_names=tuple(run.vocabulary.classes),
+        vocabulary=run.vocabulary,
         input_mean=initial.input_mean,
         input_std=initial.input_std,
-        num_images=num_images,
-        has_validation=bool(run.validation_shards),
+        images_per_class=tuple(surveys["train"].images_per_class[class_id] for class_id in class_ids),
+        splits=ray.put(splits),
         initial_state=ray.put(initial.network.state_dict()),
+        box=box,
         post=partial(post_event, box),
     )
-    splits = ("train", "validation") if run.validation_shards else ("train",)
     trainer = TorchTrainer(
         train_on_worker,
         train_loop_config={"settings": settings},
@@ -99,36 +140,92 @@ def fit(
             name=CHECKPOINT_FOLDER,
             storage_path=get_storage_path(run.out_uri),
             failure_config=FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+            # The best one; the latest is kept besides.
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order="max"
+            ),
         ),
-        datasets={split: partial(make_dataset, run, split, box) for split in splits},
-        dataset_config=SplitForTraining(),
     )
-    with relay_events(box, on_event):
+    recorder = EventRecorder(MetricLog(run.out_uri, run.out_uri, surveys["train"].num_usable), on_event)
+    with relay_events(box, recorder):
         outcome = trainer.fit()
-    return _finish(run, initial, outcome.checkpoint)
+    recorder.log.flush()
+    if recorder.failure is not None:
+        raise TrainingError(describe_failure(recorder.failure))
+    return _finish(run, initial, outcome)
+
+
+def find_shortage(workers: WorkerConfig, num_slots: float) -> str | None:
+    """Say what is wrong if the workers leave no CPU slot of a cluster to read and decode images; None: all is well.
+
+    Args:
+        workers: Each takes a slot.
+        num_slots: CPU slots of the cluster, as it is now.
+    """
+    if num_slots >= workers.num_workers + DATA_CPUS:
+        return None
+    return (
+        f"the cluster has {num_slots:g} CPU slots: {workers.num_workers} workers leave none to read and decode images, "
+        "and training waits until there is one; give fewer --workers or a larger cluster"
+    )
+
+
+class EventRecorder:
+    """Keeps the records among the events of a run, and why it stopped; hands all of them on."""
+
+    def __init__(self, log: MetricLog, on_event: Callable[[object], None]) -> None:
+        """Keep records in a log."""
+        self.log = log
+        self.failure: NonFiniteLoss | None = None
+        self._on_event = on_event
+
+    def __call__(self, event: object) -> None:
+        """Take an event."""
+        if isinstance(event, dict):
+            self.log.add(event)
+        elif isinstance(event, NonFiniteLoss):
+            self.failure = event
+        elif isinstance(event, Resumed):
+            self.log.go_back(event.position, event.records)
+        self._on_event(event)
+
+
+def describe_failure(failure: NonFiniteLoss) -> str:
+    """Say which images went with a loss that is no number, and what to do."""
+    named = ", ".join(f"'{key}'" for key in failure.keys[:MOST_NAMED_KEYS])
+    more = f" and {len(failure.keys) - MOST_NAMED_KEYS} more" if len(failure.keys) > MOST_NAMED_KEYS else ""
+    return (
+        f"the loss is not finite in epoch {failure.epoch}, step {failure.step}; images of the batch: {named}{more}; "
+        "lower base_lr or set clip_norm, and give another --out"
+    )
 
 
 def _scale(workers: WorkerConfig) -> ScalingConfig:
     resources = {"CPU": 1.0}
     if workers.gpus_per_worker:
         resources["GPU"] = workers.gpus_per_worker
+    is_elastic = workers.min_workers not in (None, workers.num_workers)
     return ScalingConfig(
-        num_workers=workers.num_workers, use_gpu=workers.gpus_per_worker > 0, resources_per_worker=resources
+        num_workers=cast(int, (workers.min_workers, workers.num_workers)) if is_elastic else workers.num_workers,
+        use_gpu=workers.gpus_per_worker > 0,
+        resources_per_worker=resources,
     )
 
 
-def _finish(run: TrainingRun, initial: InitialModel, checkpoint: ray.train.Checkpoint | None) -> TrainingOutcome:
-    """Turn the last checkpoint into the bundle."""
+def _finish(run: TrainingRun, initial: InitialModel, outcome: Result) -> TrainingOutcome:
+    """Turn the best checkpoint into the bundle."""
     num_epochs = run.config.optimizer.epochs
-    state: dict[str, Any] = {"next_epoch": 0} if checkpoint is None else load_state(checkpoint, device="cpu")
-    if state["next_epoch"] < num_epochs:
+    latest = None if outcome.checkpoint is None else load_state(outcome.checkpoint, device="cpu")
+    history = latest.progress.history if latest else []
+    if latest is None or len(history) < num_epochs:
         raise TrainingError(
-            f"training stopped in epoch {state['next_epoch'] + 1} of {num_epochs}: its loss is not finite; "
-            "lower base_lr or set clip_norm, and give another --out"
+            f"training ended in epoch {len(history) + 1} of {num_epochs}; give the same command again to go on"
         )
-    history: list[EpochRecord] = state["history"]
-    initial.network.load_state_dict(state["network"])
+    checkpoints = {metrics["epoch"]: checkpoint for checkpoint, metrics in outcome.best_checkpoints or ()}
+    checkpoints = {epoch: checkpoints[epoch] for epoch in checkpoints if 1 <= epoch <= num_epochs}
+    best_epoch = max(checkpoints, key=lambda epoch: (history[epoch - 1]["score"], epoch), default=num_epochs)
+    best = load_state(checkpoints[best_epoch], device="cpu") if checkpoints else latest
+    initial.network.load_state_dict(best.best_weights)
     bundle = ModelBundle(
         config=initial.network.config,
         class_names=tuple(run.vocabulary.classes),
@@ -136,7 +233,15 @@ def _finish(run: TrainingRun, initial: InitialModel, checkpoint: ray.train.Check
         input_std=initial.input_std,
         backbone=run.config.model.backbone,
         recipe=describe_train_config(run.config),
-        metrics={"last": history[-1], "history": history},
+        metrics={"best": history[best_epoch - 1], "history": history},
         library_version=get_library_version(),
+        provenance=describe_provenance(run),
     )
-    return TrainingOutcome(history=history, digest=save_bundle(run.bundle_uri, initial.network.eval(), bundle))
+    digest = save_bundle(run.bundle_uri, initial.network.eval(), bundle)
+    return TrainingOutcome(history=history, best_epoch=best_epoch, digest=digest)
+
+
+def describe_provenance(run: TrainingRun) -> dict[str, Any]:
+    """Say of what data and with which libraries a model was made."""
+    versions = {name: version(name) for name in LIBRARIES}
+    return {"run_fingerprint": run.fingerprint, "versions": {"python": platform.python_version(), **versions}}

@@ -8,6 +8,18 @@ from typing import Any, Literal
 from pipeline.config import InputConfig
 
 
+class TagLoss(StrEnum):
+    """How scores are held against tags; what the tags say may be wrong."""
+
+    SOFT_MARGIN = "soft_margin"
+    """Binary cross entropy of every class, as the authors train: tags are right and complete."""
+    ASYMMETRIC = "asymmetric"
+    """Easy negatives count little (Ridnik et al., ICCV 2021): tags may lack true classes."""
+    LARGE_LOSS = "large_loss"
+    """Untagged classes with the largest losses are left out, more of them each epoch (LL-R of Kim et al., CVPR 2022):
+    tags lack true classes."""
+
+
 class Precision(StrEnum):
     """The number format of the forward pass; weights, losses and the optimiser stay float32."""
 
@@ -45,6 +57,8 @@ class ModelConfig:
     """Weight of each next patch when plus pools its patch scores; fewer patches want a smaller one. Used by plus."""
     contrast_weight: float = 1.0
     """Weight of the class-token contrast loss; used by plus."""
+    token_spread: float = 0.0
+    """Random offsets that tell the class tokens apart at the start, relative to the spread of the copied token."""
 
     def __post_init__(self) -> None:
         for name in ("image_size", "patch_size", "width", "depth", "num_heads"):
@@ -56,8 +70,9 @@ class ModelConfig:
             raise ValueError(f"need 0 <= drop_path < 1, got {self.drop_path}")
         if not 0 < self.rank_decay <= 1:
             raise ValueError(f"need 0 < rank_decay <= 1, got {self.rank_decay}")
-        if self.contrast_weight < 0:
-            raise ValueError(f"need contrast_weight >= 0, got {self.contrast_weight}")
+        for name in ("contrast_weight", "token_spread"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"need {name} >= 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +101,40 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What is minimised, and how far tags are believed."""
+
+    tag_loss: TagLoss = TagLoss.SOFT_MARGIN
+    """How scores are held against tags: soft_margin believes them, asymmetric and large_loss expect missing ones."""
+    focus_negative: float = 4.0
+    """Exponent that plays down easy negatives; used by asymmetric."""
+    focus_positive: float = 0.0
+    """Exponent that plays down easy positives; used by asymmetric."""
+    negative_margin: float = 0.05
+    """Probability below which a negative costs nothing; used by asymmetric."""
+    rejected_per_epoch: float = 0.002
+    """Share of the untagged labels that is left out, more by as much each epoch; used by large_loss."""
+    class_balance: float = 0.0
+    """Weight of a class's positives: (frequency of a middling class / its own) to this power; 0: all the same."""
+
+    def __post_init__(self) -> None:
+        for name in ("focus_negative", "focus_positive", "rejected_per_epoch", "class_balance"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"need {name} >= 0, got {getattr(self, name)}")
+        if not 0 <= self.negative_margin < 1:
+            raise ValueError(f"need 0 <= negative_margin < 1, got {self.negative_margin}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW with a linear warm-up and a cosine decay."""
 
     epochs: int = 60
     """Passes over the training images."""
     batch_size: int = 64
-    """Images of one step, over all workers; divisible by their number."""
+    """Most images of one step, over all workers."""
+    accumulation: int = 1
+    """Passes into which a worker's share of a batch is cut to save memory; the step is the same."""
     base_lr: float = 5e-4
     """Learning rate of a batch of 512; scales linearly with the batch size."""
     min_lr: float = 1e-5
@@ -105,9 +147,13 @@ class OptimizerConfig:
     """Decay of weight matrices; vectors, tokens and position tables have none."""
     clip_norm: float | None = None
     """Largest norm of the gradient; None: no limit."""
+    token_lr_factor: float = 1.0
+    """Learning rate of the class tokens, relative to that of all else."""
+    ema_decay: float = 0.0
+    """Average of the weights over steps, which is validated and saved: weight of the past, such as 0.999; 0: none."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
         if not 0 <= self.warmup_epochs < self.epochs:
@@ -124,6 +170,10 @@ class OptimizerConfig:
             raise ValueError(f"need weight_decay >= 0, got {self.weight_decay}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"need clip_norm > 0 or None, got {self.clip_norm}")
+        if self.token_lr_factor <= 0:
+            raise ValueError(f"need token_lr_factor > 0, got {self.token_lr_factor}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"need 0 <= ema_decay < 1, got {self.ema_decay}")
 
     @property
     def peak_lr(self) -> float:
@@ -137,6 +187,7 @@ class TrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     inputs: InputConfig = field(default_factory=InputConfig)
     precision: Precision = Precision.AUTO
@@ -156,20 +207,33 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """Where a run computes. May change between the attempts of one run."""
+    """Where a run computes, and how often it tells and saves. May change between the attempts of one run."""
 
     num_workers: int = 1
     """Training processes; each holds a copy of the model and an equal share of every batch."""
+    min_workers: int | None = None
+    """Fewest with which the run goes on while nodes are missing; None: it waits for all."""
     gpus_per_worker: float = 0.0
     """GPUs of a worker; 0 trains on the CPU."""
     max_failures: int = 3
     """How often lost workers are replaced before the run gives up."""
+    checkpoint_steps: int = 500
+    """Steps between two checkpoints within an epoch; there is one after each epoch, too."""
+    log_steps: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    compile: bool = False
+    """Compile the network with torch.compile: minutes at the start, faster steps on a GPU."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 1:
-            raise ValueError(f"need num_workers >= 1, got {self.num_workers}")
-        if self.gpus_per_worker < 0:
-            raise ValueError(f"need gpus_per_worker >= 0, got {self.gpus_per_worker}")
+        for name in ("num_workers", "checkpoint_steps", "log_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(f"need 1 <= min_workers <= num_workers, got {self.min_workers} and {self.num_workers}")
+        if self.gpus_per_worker < 0 or self.max_failures < 0:
+            raise ValueError(
+                f"need gpus_per_worker >= 0 and max_failures >= 0, got {self.gpus_per_worker} and {self.max_failures}"
+            )
 
 
 def describe_train_config(config: TrainConfig) -> dict[str, Any]:

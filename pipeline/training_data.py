@@ -1,33 +1,34 @@
-"""Shards as a stream of augmented training images.
+"""Shards as a stream of augmented training images, in an order that can be told beforehand.
 
-shards -> usable samples, shuffled anew each epoch -> decoded, cropped, varied -> uint8 images and image labels
+pieces of an epoch's order -> usable samples -> decoded, cropped, varied -> uint8 images and image labels
 
-What an image looks like in an epoch is a function of (rng_seed, epoch, key) alone, so a retried task gives the
-same pixels. Normalising and erasing happen in the trainer, on its device. This module is imported by every process
-that carries images: it stays clear of PyTorch and timm, whose import takes each of them seven seconds.
+What a row is depends on (rng_seed, epoch, key) alone, and Ray keeps the rows in order, so an interrupted run sees what
+it would have seen. A sample that cannot be decoded stays in its place as a row that is marked invalid: the places of
+the others do not move. Normalising and erasing happen in the trainer, on its device. This module is imported by every
+process that carries images: it stays clear of PyTorch and timm, whose import takes each of them seven seconds.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
-from ray.data import DataContext, DataIterator, Dataset
+from ray.data import DataContext, DataIterator
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.train import DataConfig
 
 from pipeline.config import InputConfig
+from pipeline.epoch_order import VALIDATION, Piece
 from pipeline.records import Chunk, InputShard
 from pipeline.shards import read_chunks, require_unchanged
 from pipeline.training_config import TrainConfig
 from pipeline.training_events import post_rejection
-from pipeline.training_run import TrainingRun
 from pipeline.training_seeds import make_generator
-from pipeline.training_survey import find_unusable_reason, group_evenly
+from pipeline.training_survey import find_unusable_reason
 from pipeline.vocabulary import Vocabulary
 
 SAMPLE_SCHEMA = pa.schema(
@@ -43,38 +44,18 @@ SAMPLE_SCHEMA = pa.schema(
 BLOCK_BYTES = 8 * 2**20
 """Rows travel between the steps in blocks of about this size: small, so that the first batch comes soon."""
 ROWS_PER_YIELD = 16
-MAX_READ_TASKS = 1000
 DECODE_BATCH = 16
 
 
-class SampleSource(Datasource):
-    """The usable samples of some shards, in a new order in every execution.
+class PieceSource(Datasource):
+    """The samples of pieces, a task each, in the order of the pieces."""
 
-    The n-th execution of the dataset is epoch `first_epoch + n`: Ray counts them in its data context, which it
-    hands to `get_read_tasks`.
-    """
-
-    def __init__(
-        self,
-        shards: Sequence[InputShard],
-        vocabulary: Vocabulary,
-        config: TrainConfig,
-        *,
-        is_training: bool,
-        first_epoch: int = 0,
-    ) -> None:
-        """Read `shards` shuffled when training, in their order otherwise."""
+    def __init__(self, pieces: Sequence[Piece], vocabulary: Vocabulary, config: TrainConfig) -> None:
+        """Read `pieces`; those of training are shuffled within the run's window."""
         super().__init__()
-        self._shards = tuple(shards)
+        self._pieces = tuple(pieces)
         self._vocabulary = vocabulary
         self._config = config
-        self._is_training = is_training
-        self._first_epoch = first_epoch
-
-    @property
-    def num_tasks(self) -> int:
-        """How many read tasks there are."""
-        return min(len(self._shards), MAX_READ_TASKS)
 
     def get_name(self) -> str:
         """Name the source in Ray's progress and metrics."""
@@ -82,70 +63,43 @@ class SampleSource(Datasource):
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Say how much there is to read, in bytes."""
-        return sum(shard.size_bytes for shard in self._shards)
+        return sum(shard.size_bytes for piece in self._pieces for shard in piece.group.shards)
 
     def get_read_tasks(
-        self,
-        parallelism: int,
-        per_task_row_limit: int | None = None,
-        data_context: DataContext | None = None,
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
-        """Deal the shards of this epoch to tasks."""
-        epoch = self._first_epoch + (data_context._execution_idx if data_context is not None else 0)
-        shards = self._shards
-        if self._is_training:
-            order = make_generator(self._config.rng_seed, epoch, "shards").permutation(len(shards))
-            shards = tuple(shards[index] for index in order)
-        window = self._config.shuffle_window if self._is_training else 1
+        """Give one task a piece, whatever parallelism Ray wishes for."""
         return [
             ReadTask(
-                partial(
-                    read_epoch,
-                    group,
-                    self._vocabulary,
-                    self._config.inputs,
-                    window,
-                    self._config.rng_seed,
-                    epoch,
-                    place,
-                ),
+                partial(read_piece, piece, self._vocabulary, self._config),
                 BlockMetadata(
-                    num_rows=None,
-                    size_bytes=sum(shard.size_bytes for shard in group),
+                    num_rows=piece.stop - piece.start,
+                    size_bytes=sum(shard.size_bytes for shard in piece.group.shards),
                     input_files=None,
                     exec_stats=None,
                 ),
                 schema=SAMPLE_SCHEMA,
                 per_task_row_limit=per_task_row_limit,
             )
-            for place, group in enumerate(group_evenly(shards, MAX_READ_TASKS))
+            for piece in self._pieces
         ]
 
 
-def read_epoch(
-    shards: Sequence[InputShard],
-    vocabulary: Vocabulary,
-    inputs: InputConfig,
-    window: int,
-    rng_seed: int,
-    epoch: int,
-    place: int,
-) -> Iterator[pa.Table]:
-    """Read the usable samples of shards as tables of a few rows, shuffled within a window of so many samples.
+def read_piece(piece: Piece, vocabulary: Vocabulary, config: TrainConfig) -> Iterator[pa.Table]:
+    """Read the samples of a piece as tables of a few rows.
+
+    What comes before the piece in its group is read and passed over, still encoded.
 
     Raises:
-        ShardError: A shard cannot be read.
+        ShardError: A shard cannot be read, or changed since it was listed.
     """
-    rows = iterate_usable(shards, vocabulary, inputs, epoch)
-    generator = make_generator(rng_seed, epoch, f"window/{place}")
-    batch: list[dict[str, Any]] = []
-    for row in shuffle_in_window(rows, window, generator):
-        batch.append(row)
-        if len(batch) == ROWS_PER_YIELD:
-            yield pa.Table.from_pylist(batch, schema=SAMPLE_SCHEMA)
-            batch = []
-    # Also without any row: Ray gives a block without columns to the next step otherwise.
-    yield pa.Table.from_pylist(batch, schema=SAMPLE_SCHEMA)
+    rows = iterate_usable(piece.group.shards, vocabulary, config.inputs, piece.epoch)
+    if piece.epoch != VALIDATION:
+        generator = make_generator(config.rng_seed, piece.epoch, f"window/{piece.group.number}")
+        rows = shuffle_in_window(rows, config.shuffle_window, generator)
+    wanted = islice(rows, piece.start, piece.stop)
+    while batch := list(islice(wanted, ROWS_PER_YIELD)):
+        yield pa.Table.from_pylist(batch, schema=SAMPLE_SCHEMA)
 
 
 def iterate_usable(
@@ -178,63 +132,81 @@ def shuffle_in_window(
 
 
 def augment_batch(
-    batch: dict[str, np.ndarray], config: TrainConfig, num_classes: int, is_training: bool, box: ActorHandle
+    batch: dict[str, np.ndarray], config: TrainConfig, num_classes: int, box: ActorHandle
 ) -> dict[str, np.ndarray]:
     """Turn encoded samples into training images; see `pipeline.augmentation`, imported where it is needed only."""
     from pipeline.augmentation import augment_samples
 
-    return augment_samples(batch, config, num_classes, is_training, partial(post_rejection, box))
+    return augment_samples(batch, config, num_classes, partial(post_rejection, box))
 
 
-def make_dataset(run: TrainingRun, split: str, box: ActorHandle) -> Dataset:
-    """Chain the steps for one split, from the epoch on that comes next: shards -> samples -> augmented images.
+def open_stream(
+    pieces: Sequence[Piece], vocabulary: Vocabulary, config: TrainConfig, box: ActorHandle, *, num_streams: int
+) -> DataIterator:
+    """Start the stream of a worker's images, in the order of the pieces: pieces -> samples -> augmented images.
 
-    Ray Train calls this anew whenever it replaces lost workers. Images that cannot be decoded are reported to `box`.
+    Ray Data's scheduler runs in a process of its own, away from the training loop.
+
+    Args:
+        pieces: What the worker sees, of one epoch or of several.
+        vocabulary: Matches the samples' tags.
+        config: Of the run.
+        box: Where images that cannot be decoded are reported.
+        num_streams: How many such streams share the cluster's memory.
     """
-    context = DataContext.get_current()
+    context = DataContext.get_current().copy()
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1
-    is_training = split == "train"
-    source = SampleSource(
-        run.train_shards if is_training else run.validation_shards,
-        run.vocabulary,
-        run.config,
-        is_training=is_training,
-        first_epoch=run.read_next_epoch(),
+    context.execution_options.preserve_order = True
+    memory = ray.cluster_resources().get("object_store_memory", 0)
+    context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
+        object_store_memory=memory / 2 / num_streams
     )
-    # Reading and augmenting stay separate steps (they ask for different resources): a few shards are
-    # then no limit to the number of images that are decoded at the same time.
-    samples = ray.data.read_datasource(source, num_cpus=0.25, override_num_blocks=source.num_tasks)
-    return samples.map_batches(
-        augment_batch,
-        batch_size=DECODE_BATCH,
-        batch_format="numpy",
-        fn_kwargs={
-            "config": run.config,
-            "num_classes": len(run.vocabulary.classes),
-            "is_training": is_training,
-            "box": box,
-        },
-        num_cpus=1,
-    )
+    with DataContext.current(context):
+        # Reading and augmenting stay separate steps (they ask for different resources): a few pieces are
+        # then no limit to the number of images that are decoded at the same time.
+        samples = ray.data.read_datasource(
+            PieceSource(pieces, vocabulary, config), num_cpus=0.25, override_num_blocks=len(pieces)
+        )
+        images = samples.map_batches(
+            augment_batch,
+            batch_size=DECODE_BATCH,
+            batch_format="numpy",
+            fn_kwargs={"config": config, "num_classes": len(vocabulary.classes), "box": box},
+            num_cpus=1,
+        )
+    return images.streaming_split(1)[0]
 
 
-class SplitForTraining(DataConfig):
-    """Training images in equal shares, so that all workers take the same steps; validation images each exactly once."""
+def rebatch(blocks: Iterator[dict[str, np.ndarray]], sizes: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
+    """Cut blocks of rows into batches of the given sizes, in order.
 
-    def configure(
-        self,
-        datasets: dict[str, Dataset],
-        world_size: int,
-        worker_handles: list[ActorHandle] | None,
-        worker_node_ids: list[str] | None,
-        **kwargs: Any,
-    ) -> list[dict[str, DataIterator]]:
-        """Split the datasets; Ray Train calls this once per dataset."""
-        shares = [dict[str, DataIterator]() for _ in range(world_size)]
-        for name, dataset in datasets.items():
-            splits = dataset.streaming_split(world_size, equal=name == "train", locality_hints=worker_node_ids)
-            for share, split in zip(shares, splits, strict=True):
-                share[name] = split
-        return shares
+    Raises:
+        ValueError: There are fewer or more rows than the sizes want.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    num_waiting = 0
+    for size in sizes:
+        if size == 0:
+            yield {}
+            continue
+        while num_waiting < size:
+            block = next(blocks, None)
+            if block is None:
+                raise ValueError(f"the stream ended {size - num_waiting} rows early")
+            parts.append(block)
+            num_waiting += len(block["key"])
+        joined = _join(parts)
+        yield {name: column[:size] for name, column in joined.items()}
+        parts = [{name: column[size:] for name, column in joined.items()}]
+        num_waiting -= size
+    num_waiting += sum(len(block["key"]) for block in blocks)
+    if num_waiting:
+        raise ValueError(f"the stream has {num_waiting} rows too many")
+
+
+def _join(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

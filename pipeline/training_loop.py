@@ -1,19 +1,15 @@
-"""What each training worker runs: epochs over its share of the images, validation, a checkpoint after each epoch.
+"""What each training worker runs: steps over its share of the images, validation, checkpoints.
 
-Everything random in an epoch (dropped paths, erased rectangles) is seeded by (rng_seed, epoch, rank) when the
-epoch starts. So a checkpoint needs no random state: epoch 8 draws the same numbers whether or not the run was
-interrupted before it.
+take a batch -> normalise and erase -> forward -> weighted loss -> backward -> agree with all workers -> step
 """
 
 import math
 import os
 import random
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -22,21 +18,32 @@ import ray.train.torch
 import torch
 import torch.distributed
 from jaxtyping import Bool, Float, UInt8
-from ray.data import DataIterator
+from ray.actor import ActorHandle
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from models.losses import compute_loss
+from models.losses import balance_classes, compute_loss
 from models.mctformer import MCTformer, MCTformerConfig, MCTformerOutput, Variant
+from pipeline.batch_feeder import TrainingBatch
 from pipeline.metrics import compute_ranking_metrics
-from pipeline.training_config import OptimizerConfig, Precision, TrainConfig
-from pipeline.training_events import EpochRecord, StepProgress
+from pipeline.training_config import Precision, TrainConfig, WorkerConfig
+from pipeline.training_events import EpochRecord, NonFiniteLoss, Resumed, StepRecord, compute_score
+from pipeline.training_feed import SampleSet, TrainingFeed, is_validation_due
 from pipeline.training_run import name_checkpoint
+from pipeline.training_schedule import (
+    choose_tag_loss,
+    compute_learning_rate,
+    make_optimizer,
+    set_learning_rate,
+    update_average,
+)
 from pipeline.training_seeds import derive_seed
+from pipeline.training_state import Means, Progress, TrainingState, load_state, write_state
+from pipeline.vocabulary import Vocabulary
 
-STATE_FILE = "state.pt"
-PROGRESS_PERIOD_S = 5.0
-PREFETCHED_BATCHES = 2
+MOST_KEYS = 64
+"""A message names at most so many images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,64 +51,30 @@ class LoopSettings:
     """What a worker needs to know."""
 
     config: TrainConfig
+    workers: WorkerConfig
     network: MCTformerConfig
-    class_names: tuple[str, ...]
+    vocabulary: Vocabulary
     input_mean: tuple[float, float, float]
     input_std: tuple[float, float, float]
-    num_images: int
-    """Usable training images."""
-    has_validation: bool
+    images_per_class: tuple[int, ...]
+    """Of the training images, in the order of the classes."""
+    splits: ray.ObjectRef
+    """A SampleSet by split: "train", and "validation" if there is one."""
     initial_state: ray.ObjectRef
     """State dict of the network before the first step."""
+    box: ActorHandle
+    """Where images that cannot be decoded are reported."""
     post: Callable[[object], None]
-    """Sends a StepProgress or an EpochRecord to the driver."""
+    """Sends an event to the driver."""
 
 
-def share_batch(batch_size: int, num_workers: int) -> int:
-    """Count the images of a batch that one worker gets.
+class StepResult(NamedTuple):
+    """What a step came to, over all workers."""
 
-    Raises:
-        ValueError: The batch cannot be divided among the workers.
-    """
-    if batch_size % num_workers:
-        raise ValueError(f"need a batch_size divisible by num_workers, got {batch_size} and {num_workers}")
-    return batch_size // num_workers
-
-
-def count_steps(num_images: int, batch_size: int, num_workers: int) -> int:
-    """Count the steps of an epoch: every worker gets the same number of images, and whole batches only.
-
-    Raises:
-        ValueError: The batch cannot be divided among the workers, or is larger than the epoch.
-    """
-    num_steps = (num_images // num_workers) // share_batch(batch_size, num_workers)
-    if num_steps == 0:
-        raise ValueError(
-            f"{num_images} usable training images do not fill one batch of {batch_size}; give a smaller one"
-        )
-    return num_steps
-
-
-def compute_learning_rate(position: float, config: OptimizerConfig) -> float:
-    """Compute the learning rate at a position of the run, in epochs.
-
-    Linear from `warmup_lr` to the peak, then a half cosine to `min_lr` at the end of the last epoch.
-    """
-    if position < config.warmup_epochs:
-        return config.warmup_lr + (config.peak_lr - config.warmup_lr) * position / config.warmup_epochs
-    fraction = min(1.0, (position - config.warmup_epochs) / (config.epochs - config.warmup_epochs))
-    return config.min_lr + (config.peak_lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * fraction))
-
-
-def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Build AdamW; vectors, class tokens and position tables are not decayed."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        is_free = parameter.ndim <= 1 or "pos_embed" in name or "cls_token" in name
-        (free if is_free else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.warmup_lr)
+    losses: dict[str, float]
+    num_images: float
+    grad_norm: float
+    is_finite: bool
 
 
 def normalise(
@@ -116,20 +89,14 @@ def normalise(
 def train_on_worker(loop_config: dict[str, LoopSettings]) -> None:
     """Train until the last epoch is done; Ray Train runs this on every worker.
 
-    Resumes from the checkpoint that Ray Train hands out. All workers report equally often: once an epoch.
+    Resumes from the checkpoint that Ray Train hands out. All workers report equally often.
     """
     worker = TrainingWorker(loop_config["settings"])
-    worker.restore(ray.train.get_checkpoint())
-    while worker.next_epoch < worker.config.optimizer.epochs:
-        record = worker.run_epoch(worker.next_epoch)
-        if not math.isfinite(record["losses"]["total"]):
-            # No checkpoint: the loss is the mean over all workers, so that all of them stop here.
-            worker.post(record)
-            return
-        worker.history.append(record)
-        worker.next_epoch += 1
-        worker.save()
-        worker.post(record)
+    try:
+        worker.restore(ray.train.get_checkpoint())
+        worker.train()
+    finally:
+        worker.feed.close()
 
 
 class TrainingWorker:
@@ -146,181 +113,306 @@ class TrainingWorker:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
         self.network = MCTformer(settings.network)
         self.network.load_state_dict(ray.get(settings.initial_state))
-        self.parallel = ray.train.torch.prepare_model(self.network)
+        self.parallel: Any = ray.train.torch.prepare_model(self.network)
+        if settings.workers.compile:
+            self.parallel = torch.compile(self.parallel)
+        self.average = self._make_average()
         self.optimizer = make_optimizer(self.network, self.config.optimizer)
         self.erase = RandomErasing(self.config.augment.random_erasing, mode="pixel", device=self.device)
         self.use_bf16 = self.config.precision == Precision.BF16 or (
             self.config.precision == Precision.AUTO and self.device.type == "cuda"
         )
-        self.num_steps = count_steps(settings.num_images, self.config.optimizer.batch_size, self.num_workers)
-        self.history: list[EpochRecord] = []
-        self.next_epoch = 0
+        counts = torch.tensor(settings.images_per_class, dtype=torch.float32)
+        self.class_weights = balance_classes(counts, self.config.loss.class_balance)
+        splits: Mapping[str, SampleSet] = ray.get(settings.splits)
+        self.num_samples = splits["train"].num_samples
+        self.feed = TrainingFeed(
+            splits,
+            settings.vocabulary,
+            self.config,
+            settings.box,
+            rank=self.rank,
+            num_workers=self.num_workers,
+            is_pinned=self.device.type == "cuda",
+        )
+        self.progress = Progress(self.feed.plan(0))
 
     def restore(self, checkpoint: ray.train.Checkpoint | None) -> None:
-        """Take up weights, optimiser, epoch and history of a checkpoint, if there is one."""
+        """Take up a checkpoint, if there is one; the rest of its epoch is divided among the workers of now."""
         if checkpoint is None:
             return
         state = load_state(checkpoint, self.device)
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history = state["history"]
-        self.next_epoch = state["next_epoch"]
+        self.network.load_state_dict(state.network)
+        if self.average is not None and state.average is not None:
+            self.average.module.load_state_dict(state.average)
+            self.average.n_averaged.fill_(state.num_averaged)
+        self.optimizer.load_state_dict(state.optimizer)
+        progress = self.progress = state.progress
+        step, is_divided_anew = progress.next_step, len(progress.plan.shares) != self.num_workers
+        if is_divided_anew:
+            progress.plan, progress.next_step = self.feed.plan_rest(progress.plan, step), 0
+        self.post(
+            Resumed(
+                epoch=progress.plan.epoch + 1,
+                step=step,
+                num_workers=self.num_workers,
+                is_divided_anew=is_divided_anew and step > 0,
+                position=progress.plan.epoch + progress.plan.count_seen(progress.next_step) / self.num_samples,
+                records=(*progress.history, *progress.step_records),
+            )
+        )
+
+    def train(self) -> None:
+        """Train to the end, or to a loss that is no number."""
+        while self.progress.plan.epoch < self.config.optimizer.epochs:
+            self.feed.open(self.progress.plan, self.progress.next_step)
+            if not self.train_epoch():
+                return
+            self.finish_epoch()
+
+    def train_epoch(self) -> bool:
+        """Take the steps that are left of an epoch; False if the loss is no longer a number."""
+        progress, workers = self.progress, self.settings.workers
+        plan = progress.plan
+        self.parallel.train()
+        score_tags = choose_tag_loss(self.config.loss, self.class_weights, plan.epoch)
+        meter = StepMeter(self)
+        while progress.next_step < plan.num_steps:
+            step = progress.next_step
+            position = plan.epoch + plan.count_seen(step) / self.num_samples
+            learning_rate = compute_learning_rate(position, self.config.optimizer)
+            set_learning_rate(self.optimizer, learning_rate)
+            # The seed names the place in the epoch: a step has the same one however often the epoch was divided.
+            seed_everything(derive_seed(self.config.rng_seed, plan.epoch, f"step/{plan.count_seen(step)}/{self.rank}"))
+            batch = self.feed.take()
+            result = self.take_step(batch, score_tags)
+            if not result.is_finite:
+                return False
+            progress.epoch_means.add(result.losses, result.num_images, result.grad_norm)
+            progress.recent_means.add(result.losses, result.num_images, result.grad_norm)
+            progress.next_step += 1
+            is_last = progress.next_step == plan.num_steps
+            if is_last or progress.next_step % workers.log_steps == 0:
+                progress.step_records.append(meter.read(learning_rate))
+                self.post(progress.step_records[-1])
+            meter.count(progress)
+            if not is_last and progress.next_step % workers.checkpoint_steps == 0:
+                self.save()
+        return True
+
+    def take_step(self, batch: TrainingBatch, score_tags: Any) -> StepResult:
+        """Update the weights with a batch, unless its loss is no number."""
+        num_images = self.add_up(batch.weights.sum().view(1)).item()
+        self.optimizer.zero_grad(set_to_none=True)
+        num_passes = min(self.config.optimizer.accumulation, len(batch.weights))
+        sums: dict[str, Tensor] = {}
+        for number, places in enumerate(torch.arange(len(batch.weights)).tensor_split(num_passes)):
+            weights = batch.weights[places].to(self.device)
+            images = batch.images[places].to(self.device, non_blocking=True)
+            images = self.erase(normalise(images, self.settings.input_mean, self.settings.input_std))
+            with self._sync_if(number == num_passes - 1):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_bf16):
+                    output = self.parallel(images)
+                parts = compute_loss(
+                    output,
+                    batch.image_labels[places].to(self.device),
+                    Variant(self.config.model.variant),
+                    contrast_weight=self.config.model.contrast_weight,
+                    sample_weights=weights,
+                    score_tags=score_tags,
+                )
+                # DistributedDataParallel averages over workers. This makes it the mean over images: workers may
+                # have unequal numbers of them, as some cannot be decoded.
+                share = weights.sum() / max(num_images, 1.0)
+                (parts.total * share * self.num_workers).backward()
+            for name, value in parts._asdict().items():
+                if value is not None:
+                    sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach().float() * share
+        own = torch.stack(list(sums.values()))
+        losses = dict(zip(sums, self.add_up(own.clone()).tolist(), strict=True))
+        if not all(math.isfinite(value) for value in losses.values()):
+            self.tell_non_finite(batch if not own.isfinite().all() else None)
+            return StepResult(losses, num_images, math.nan, is_finite=False)
+        limit = self.config.optimizer.clip_norm
+        grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), math.inf if limit is None else limit)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return StepResult(losses, num_images, grad_norm.item(), is_finite=True)
+
+    def finish_epoch(self) -> None:
+        """Validate if it is due, write the record of the epoch, and a checkpoint."""
+        progress = self.progress
+        epoch = progress.plan.epoch
+        validation = patch_validation = None
+        if self.feed.has_validation and is_validation_due(epoch, self.config):
+            validation, patch_validation = self.validate()
+        record = EpochRecord(
+            kind="epoch",
+            epoch=epoch + 1,
+            losses=progress.epoch_means.losses,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            grad_norm=progress.epoch_means.mean_grad_norm,
+            num_images=round(progress.epoch_means.num_images),
+            num_workers=self.num_workers,
+            train_s=progress.train_s,
+            wait_share=progress.waited_s / max(progress.train_s, 1e-9),
+            validation=validation,
+            patch_validation=patch_validation,
+            score=compute_score(validation, patch_validation, epoch + 1),
+        )
+        self.progress = Progress(
+            self.feed.plan(epoch + 1),
+            history=[*progress.history, record],
+            step_records=[kept for kept in progress.step_records if kept["epoch"] == epoch + 1],
+        )
+        self.save()
+        self.post(record)
+
+    @torch.inference_mode()
+    def validate(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Rank every validation image once, over all workers; metrics of the class scores and of the patch scores."""
+        # The bare network: workers have unequal numbers of batches, so they must not wait for each other.
+        network: nn.Module = self.average.module if self.average is not None else self.network
+        network.eval()
+        class_scores, patch_scores, labels, means = [], [], [], Means()
+        for _ in self.feed.list_validation_sizes():
+            batch = self.feed.take()
+            is_valid = batch.weights > 0
+            image_labels = batch.image_labels.to(self.device)
+            images = batch.images.to(self.device, non_blocking=True)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_bf16):
+                output: MCTformerOutput = network(normalise(images, self.settings.input_mean, self.settings.input_std))
+            model = self.config.model
+            parts = compute_loss(
+                output,
+                image_labels,
+                Variant(model.variant),
+                contrast_weight=model.contrast_weight,
+                sample_weights=batch.weights.to(self.device),
+            )
+            losses = {name: value.item() for name, value in parts._asdict().items() if value is not None}
+            means.add(losses, float(is_valid.sum()), 0.0)
+            class_scores.append(output.class_logits.float().cpu()[is_valid].numpy())
+            if output.patch_logits is not None:
+                patch_scores.append(output.patch_logits.float().cpu()[is_valid].numpy())
+            labels.append(batch.image_labels[is_valid].numpy())
+        all_means = Means()
+        for other in self.gather([means]):
+            if other.num_images:
+                all_means.add(other.losses, other.num_images, 0.0)
+        all_labels = np.concatenate(self.gather(labels))
+        class_names = tuple(self.settings.vocabulary.classes)
+        validation = describe_ranking(self.gather(class_scores), all_labels, class_names)
+        patch_rows = self.gather(patch_scores)
+        patch_validation = describe_ranking(patch_rows, all_labels, class_names) if patch_rows else None
+        return validation | {"losses": all_means.losses}, patch_validation
 
     def save(self) -> None:
         """Hand the state to Ray Train. Rank 0 writes it; the others only report."""
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if self.rank == 0:
-                state = {
-                    "network": self.network.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "history": self.history,
-                    "next_epoch": self.next_epoch,
-                }
-                torch.save(state, Path(folder) / STATE_FILE)
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(
-                {"epoch": self.next_epoch},
-                checkpoint=checkpoint,
-                checkpoint_dir_name=name_checkpoint(self.next_epoch),
-            )
+        epoch, step = self.progress.plan.epoch, self.progress.next_step
+        # A checkpoint within an epoch is only to go on from: it never is the best.
+        score = self.progress.history[-1]["score"] if step == 0 else -2e9
+        report = {"epoch": epoch, "step": step, "score": score}
+        name = name_checkpoint(epoch, self.progress.plan.count_seen(step))
+        if self.rank > 0:
+            ray.train.report(report, checkpoint_dir_name=name)
+            return
+        state = TrainingState(
+            network=self.network.state_dict(),
+            average=None if self.average is None else self.average.module.state_dict(),
+            num_averaged=0 if self.average is None else int(self.average.n_averaged),
+            optimizer=self.optimizer.state_dict(),
+            progress=self.progress,
+        )
+        with write_state(state) as checkpoint:
+            ray.train.report(report, checkpoint=checkpoint, checkpoint_dir_name=name)
 
     def post(self, event: object) -> None:
         """Tell the driver; only rank 0 does."""
         if self.rank == 0:
             self.settings.post(event)
 
-    def run_epoch(self, epoch: int) -> EpochRecord:
-        """Train for an epoch, then validate if it is due."""
-        started_s = time.monotonic()
-        losses, num_steps, learning_rate = self.train_epoch(epoch)
-        train_s = time.monotonic() - started_s
-        is_last = epoch + 1 == self.config.optimizer.epochs
-        is_due = self.settings.has_validation and (is_last or (epoch + 1) % self.config.validate_every == 0)
-        validation, patch_validation = self.validate() if is_due else (None, None)
-        return EpochRecord(
-            epoch=epoch + 1,
-            losses=losses,
-            learning_rate=learning_rate,
-            num_images=num_steps * self.config.optimizer.batch_size,
-            train_s=train_s,
-            validation=validation,
-            patch_validation=patch_validation,
+    def tell_non_finite(self, batch: TrainingBatch | None) -> None:
+        """Name the images of all workers whose loss is no number; None: the batch of this worker is not to blame."""
+        keys = self.gather(list(batch.keys) if batch else [])
+        progress = self.progress
+        self.post(
+            NonFiniteLoss(epoch=progress.plan.epoch + 1, step=progress.next_step + 1, keys=tuple(keys[:MOST_KEYS]))
         )
 
-    def train_epoch(self, epoch: int) -> tuple[dict[str, float], int, float]:
-        """Take the steps of an epoch; return mean losses over all workers, number of steps, last learning rate."""
-        seed_everything(derive_seed(self.config.rng_seed, epoch, f"worker/{self.rank}"))
-        self.parallel.train()
-        sums: dict[str, Tensor] = {}
-        num_steps, learning_rate, reporter = 0, 0.0, ProgressReporter(self, epoch)
-        for batch in self.iterate_batches("train", drop_last=True):
-            # Images that could not be decoded make the epoch a little shorter than planned, never longer.
-            position = epoch + min(num_steps / self.num_steps, 1.0)
-            learning_rate = compute_learning_rate(position, self.config.optimizer)
-            for name, value in self.take_step(batch, learning_rate).items():
-                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
-            num_steps += 1
-            reporter.advance(num_steps, sums)
-        return self.average_losses(sums, num_steps), num_steps, learning_rate
-
-    def take_step(self, batch: dict[str, Tensor], learning_rate: float) -> dict[str, Tensor]:
-        """Update the weights with a batch; return its losses."""
-        images = self.erase(normalise(batch["image"], self.settings.input_mean, self.settings.input_std))
-        model = self.config.model
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_bf16):
-            output = self.parallel(images)
-        parts = compute_loss(output, batch["image_labels"], Variant(model.variant), model.contrast_weight)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
-        parts.total.backward()
-        if self.config.optimizer.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimizer.clip_norm)
-        self.optimizer.step()
-        return {name: value.detach().float() for name, value in parts._asdict().items() if value is not None}
-
-    def iterate_batches(self, split: str, *, drop_last: bool) -> Iterator[dict[str, Tensor]]:
-        """Give this worker's batches of an epoch, on its device."""
-        iterator: DataIterator = ray.train.get_dataset_shard(split)
-        yield from iterator.iter_torch_batches(
-            batch_size=self.config.optimizer.batch_size // self.num_workers,
-            drop_last=drop_last,
-            prefetch_batches=PREFETCHED_BATCHES,
-        )
-
-    def average_losses(self, sums: dict[str, Tensor], num_steps: int) -> dict[str, float]:
-        """Average the losses of an epoch over steps and workers.
-
-        Raises:
-            RuntimeError: There was no step: all images were dropped.
-        """
-        if num_steps == 0:
-            raise RuntimeError("no training image could be decoded; look at the first rejections")
-        means = torch.stack([sums[name] for name in sums]) / num_steps
+    def add_up(self, values: Tensor) -> Tensor:
+        """Add values up over all workers, in place."""
         if self.num_workers > 1:
-            torch.distributed.all_reduce(means)
-            means /= self.num_workers
-        return dict(zip(sums, means.tolist(), strict=True))
+            on_device = values.to(self.device)
+            torch.distributed.all_reduce(on_device)
+            return on_device
+        return values
 
-    @torch.inference_mode()
-    def validate(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Rank every validation image once, over all workers; metrics of the class scores and of the patch scores."""
-        self.network.eval()
-        class_scores, patch_scores, labels = [], [], []
-        # The bare network: the workers have unequal numbers of batches, so they must not wait for each other.
-        for batch in self.iterate_batches("validation", drop_last=False):
-            images = normalise(batch["image"], self.settings.input_mean, self.settings.input_std)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_bf16):
-                output: MCTformerOutput = self.network(images)
-            class_scores.append(output.class_logits.float().cpu().numpy())
-            if output.patch_logits is not None:
-                patch_scores.append(output.patch_logits.float().cpu().numpy())
-            labels.append(batch["image_labels"].cpu().numpy())
-        gathered = self.gather_rows(labels), self.gather_rows(class_scores), self.gather_rows(patch_scores)
-        image_labels = np.concatenate(gathered[0]).astype(bool)
-        return (
-            describe_ranking(gathered[1], image_labels, self.settings.class_names),
-            describe_ranking(gathered[2], image_labels, self.settings.class_names) if gathered[2] else None,
-        )
-
-    def gather_rows(self, rows: list[np.ndarray]) -> list[np.ndarray]:
-        """Collect the arrays of all workers, in the order of their ranks."""
+    def gather(self, items: list[Any]) -> list[Any]:
+        """Collect the items of all workers, in the order of their ranks."""
         if self.num_workers == 1:
-            return rows
+            return items
         gathered: list[Any] = [None] * self.num_workers
-        torch.distributed.all_gather_object(gathered, rows)
-        return [array for share in gathered for array in share]
+        torch.distributed.all_gather_object(gathered, items)
+        return [item for share in gathered for item in share]
+
+    def _make_average(self) -> AveragedModel | None:
+        decay = self.config.optimizer.ema_decay
+        if not decay:
+            return None
+
+        def update(averages: Any, current: Any, num_averaged: Any) -> None:
+            update_average(list(averages), list(current), num_averaged, decay=decay)
+
+        return AveragedModel(self.network, multi_avg_fn=update)
+
+    def _sync_if(self, is_last: bool) -> Any:
+        """Let workers exchange gradients in the last pass of a step only."""
+        if is_last or self.num_workers == 1:
+            return torch.enable_grad()
+        return self.parallel.no_sync()
 
 
-class ProgressReporter:
-    """Posts the state of an epoch every few seconds."""
+class StepMeter:
+    """Times the steps of an epoch."""
 
-    def __init__(self, worker: TrainingWorker, epoch: int) -> None:
-        """Report for a worker that starts an epoch."""
+    def __init__(self, worker: TrainingWorker) -> None:
+        """Start the clock for a worker that starts or goes on with an epoch."""
         self._worker = worker
-        self._epoch = epoch
-        self._first_s: float | None = None
-        self._last_s = time.monotonic()
+        self._waited_s = self._counted_waited_s = worker.feed.waited_s
+        self._started_s = self._counted_s = time.monotonic()
+        self._num_images = 0.0
 
-    def advance(self, step: int, sums: dict[str, Tensor]) -> None:
-        """Note that a step is done; post if it is time."""
-        now = time.monotonic()
-        # Speed counts from the first batch on: before it, the stream of images starts.
-        self._first_s = self._first_s or now
-        if step == 1 or now - self._last_s < PROGRESS_PERIOD_S:
-            return
-        self._last_s = now
-        num_images = (step - 1) * self._worker.config.optimizer.batch_size
-        self._worker.post(
-            StepProgress(
-                epoch=self._epoch + 1,
-                step=step,
-                num_steps=self._worker.num_steps,
-                loss=sums["total"].item() / step,
-                images_per_s=num_images / (now - self._first_s),
-            )
+    def count(self, progress: Progress) -> None:
+        """Add the time since the last call to that of the epoch."""
+        now, waited_s = time.monotonic(), self._worker.feed.waited_s
+        progress.train_s += now - self._counted_s
+        progress.waited_s += waited_s - self._counted_waited_s
+        self._counted_s, self._counted_waited_s = now, waited_s
+
+    def read(self, learning_rate: float) -> StepRecord:
+        """Make the record of the steps since the last one."""
+        worker = self._worker
+        progress = worker.progress
+        means, plan = progress.recent_means, progress.plan
+        now, waited_s = time.monotonic(), worker.feed.waited_s
+        elapsed_s = max(now - self._started_s, 1e-9)
+        record = StepRecord(
+            kind="step",
+            epoch=plan.epoch + 1,
+            step=progress.next_step,
+            num_steps=plan.num_steps,
+            position=plan.epoch + plan.count_seen(progress.next_step) / worker.num_samples,
+            losses=means.losses,
+            learning_rate=learning_rate,
+            grad_norm=means.mean_grad_norm,
+            images_per_s=means.num_images / elapsed_s,
+            wait_share=(waited_s - self._waited_s) / elapsed_s,
         )
+        progress.recent_means = Means()
+        self._started_s, self._waited_s = now, waited_s
+        return record
 
 
 def describe_ranking(
@@ -335,9 +427,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def load_state(checkpoint: ray.train.Checkpoint, device: torch.device | str) -> dict[str, Any]:
-    """Load what `TrainingWorker.save` wrote."""
-    with checkpoint.as_directory() as folder:
-        return torch.load(Path(folder) / STATE_FILE, map_location=device, weights_only=True)

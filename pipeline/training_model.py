@@ -9,6 +9,7 @@ import torch
 from models.bundle import load_backbone_weights, load_timm_backbone
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.training_config import ModelConfig
+from pipeline.training_seeds import derive_seed
 
 DOWNLOADED, RANDOM = "pretrained", "none"
 """Values of `backbone_weights` that are not files."""
@@ -33,7 +34,9 @@ def build_initial_model(config: ModelConfig, class_names: Sequence[str], rng_see
     """
     if not config.backbone:
         sizes = {name: getattr(config, name) for name in ("patch_size", "width", "depth", "num_heads", "mlp_ratio")}
-        return InitialModel(_make_network(config, sizes, len(class_names), rng_seed), PLAIN_MEAN, PLAIN_STD)
+        plain = _make_network(config, sizes, len(class_names), rng_seed)
+        spread_tokens(plain, config.token_spread, rng_seed)
+        return InitialModel(plain, PLAIN_MEAN, PLAIN_STD)
     is_file = config.backbone_weights not in (DOWNLOADED, RANDOM)
     backbone = load_timm_backbone(
         config.backbone,
@@ -46,7 +49,22 @@ def build_initial_model(config: ModelConfig, class_names: Sequence[str], rng_see
     network = _make_network(config, sizes, len(class_names), rng_seed)
     if config.backbone_weights != RANDOM:
         load_backbone_weights(network, backbone.weights)
+    spread_tokens(network, config.token_spread, rng_seed)
     return InitialModel(network, backbone.input_mean, backbone.input_std)
+
+
+def spread_tokens(network: MCTformer, spread: float, rng_seed: int) -> None:
+    """Move the class tokens apart by random offsets, in place.
+
+    Tokens copied from one get nearly the same gradient for a long time. `spread` is the length of an offset relative
+    to that of the token's own deviation from its mean.
+    """
+    if not spread:
+        return
+    generator = torch.Generator().manual_seed(derive_seed(rng_seed, 0, "class tokens"))
+    with torch.no_grad():
+        offsets = torch.randn(network.cls_token.shape, generator=generator)
+        network.cls_token.add_(spread * network.cls_token.std() * offsets)
 
 
 def _make_network(config: ModelConfig, sizes: dict[str, int | float], num_classes: int, rng_seed: int) -> MCTformer:

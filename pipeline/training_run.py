@@ -2,7 +2,8 @@
 
 <out>/train.json                 what this run is; created once, never changed
 <out>/survey.json                what the shards hold
-<out>/checkpoints/epoch-0007/    Ray Train's: the state after 7 epochs
+<out>/checkpoints/epoch-0007/    Ray Train's: the state after 7 epochs; epoch-0007-003200: and 3200 images of the next
+<out>/metrics.jsonl              a line every few steps and one an epoch; the same in tensorboard/ and training.html
 <out>/bundle/                    the trained model; the run is finished once it is there
 """
 
@@ -17,7 +18,7 @@ from pipeline.config import FORMAT_VERSION, compute_fingerprint, to_canonical_js
 from pipeline.errors import RunConflictError, TrainingError
 from pipeline.records import InputShard
 from pipeline.run import get_library_version
-from pipeline.storage import create_if_absent, join_uri, put_atomic, read_bytes
+from pipeline.storage import create_if_absent, exists, join_uri, put_atomic, read_bytes
 from pipeline.training_config import TrainConfig, describe_train_config
 from pipeline.training_survey import Survey
 from pipeline.vocabulary import Vocabulary
@@ -40,15 +41,17 @@ class TrainingRun:
     train_shards: tuple[InputShard, ...]
     validation_shards: tuple[InputShard, ...]
     fingerprint: str
+    identity: dict[str, Any]
+    """What the fingerprint is made of, as plain values."""
 
     @property
     def bundle_uri(self) -> str:
         """Where the trained model will be."""
         return join_uri(self.out_uri, BUNDLE_FOLDER)
 
-    def read_next_epoch(self) -> int:
-        """Return how many epochs the newest registered checkpoint has seen; 0 without a checkpoint."""
-        return read_next_epoch(self.out_uri)
+    def read_place(self) -> tuple[int, int]:
+        """Return the epochs that the newest registered checkpoint has seen, and the images of the next one."""
+        return read_place(self.out_uri)
 
 
 def open_training(
@@ -59,7 +62,7 @@ def open_training(
     train_shards: Sequence[InputShard],
     validation_shards: Sequence[InputShard],
 ) -> TrainingRun:
-    """Start a run in an empty folder, or take up the same run again.
+    """Describe a run, and make sure that its folder is empty or holds the same run. Writes nothing; see `claim`.
 
     Raises:
         RunConflictError: The folder belongs to another run; the message names what differs.
@@ -76,24 +79,38 @@ def open_training(
         "train_shards": _describe_shards(train_shards),
         "validation_shards": _describe_shards(validation_shards),
     }
-    fingerprint = compute_fingerprint(identity)
-    record = identity | {"fingerprint": fingerprint, "library_version": get_library_version()}
-    uri = join_uri(out_uri, TRAIN_FILE)
-    if not create_if_absent(uri, to_canonical_json(record).encode()):
-        existing = json.loads(read_bytes(uri))
-        if existing.get("fingerprint") != fingerprint:
-            raise RunConflictError(
-                f"'{out_uri}' holds another training run: {'; '.join(list_changes(existing, identity))}; "
-                "give the same command as before, or another --out"
-            )
-    return TrainingRun(
+    run = TrainingRun(
         out_uri=out_uri,
         config=config,
         vocabulary=vocabulary,
         train_shards=tuple(train_shards),
         validation_shards=tuple(validation_shards),
-        fingerprint=fingerprint,
+        fingerprint=compute_fingerprint(identity),
+        identity=identity,
     )
+    if exists(join_uri(out_uri, TRAIN_FILE)):
+        _require_same(run)
+    return run
+
+
+def claim(run: TrainingRun) -> None:
+    """Make the folder that of this run, if it is not yet.
+
+    Raises:
+        RunConflictError: It belongs to another run.
+    """
+    record = run.identity | {"fingerprint": run.fingerprint, "library_version": get_library_version()}
+    if not create_if_absent(join_uri(run.out_uri, TRAIN_FILE), to_canonical_json(record).encode()):
+        _require_same(run)
+
+
+def _require_same(run: TrainingRun) -> None:
+    existing = json.loads(read_bytes(join_uri(run.out_uri, TRAIN_FILE)))
+    if existing.get("fingerprint") != run.fingerprint:
+        raise RunConflictError(
+            f"'{run.out_uri}' holds another training run: {'; '.join(list_changes(existing, run.identity))}; "
+            "give the same command as before, or another --out"
+        )
 
 
 def list_changes(before: dict[str, Any], after: dict[str, Any], most: int = 8) -> list[str]:
@@ -121,8 +138,8 @@ def _describe_shards(shards: Sequence[InputShard]) -> dict[str, str]:
     return {shard.uri: f"{shard.size_bytes} bytes, etag {shard.etag}" for shard in shards}
 
 
-def read_next_epoch(out_uri: str) -> int:
-    """Return how many epochs the checkpoint that Ray Train will resume from has seen; 0 without one.
+def read_place(out_uri: str) -> tuple[int, int]:
+    """Return how far the checkpoint is that Ray Train will resume from: epochs, and images of the next; 0, 0 without.
 
     Raises:
         TrainingError: Ray's record of the checkpoints cannot be understood.
@@ -131,24 +148,24 @@ def read_next_epoch(out_uri: str) -> int:
     try:
         latest = json.loads(read_bytes(uri))["latest_checkpoint_result"]
     except FileNotFoundError:
-        return 0
+        return 0, 0
     except (ValueError, KeyError) as error:
         raise TrainingError(f"'{uri}' is not Ray Train's record of checkpoints; give another --out") from error
     if latest is None:
-        return 0
-    match = re.fullmatch(r"epoch-(\d+)", latest["checkpoint_dir_name"])
+        return 0, 0
+    match = re.fullmatch(r"epoch-(\d+)(?:-(\d+))?", latest["checkpoint_dir_name"])
     if match is None:
         raise TrainingError(f"'{uri}' names a checkpoint '{latest['checkpoint_dir_name']}' that is not ours")
-    return int(match[1])
+    return int(match[1]), int(match[2] or 0)
 
 
-def name_checkpoint(num_epochs: int) -> str:
-    """Name the checkpoint after so many epochs.
+def name_checkpoint(num_epochs: int, num_images: int = 0) -> str:
+    """Name the checkpoint after so many epochs, and so many images of the next.
 
-    >>> name_checkpoint(7)
-    'epoch-0007'
+    >>> name_checkpoint(7), name_checkpoint(7, 3200)
+    ('epoch-0007', 'epoch-0007-003200')
     """
-    return f"epoch-{num_epochs:04d}"
+    return f"epoch-{num_epochs:04d}" + (f"-{num_images:06d}" if num_images else "")
 
 
 def read_surveys(run: TrainingRun) -> dict[str, Survey] | None:

@@ -1,11 +1,14 @@
 """What the shards of a training run hold: images per class, unknown tags, samples that cannot be used."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import ray
+from jaxtyping import UInt64
 
 from pipeline.config import InputConfig
 from pipeline.errors import ShardError
@@ -14,6 +17,7 @@ from pipeline.shards import read_chunks, require_unchanged
 from pipeline.vocabulary import Vocabulary
 
 MAX_SURVEY_TASKS = 1000
+MOST_SHARED_KEYS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,12 @@ class Survey:
     """By class id, 1..C."""
     unknown_tags: Counter[str] = field(default_factory=Counter)
     num_truncated_shards: int = 0
+    usable_per_shard: dict[str, int] = field(default_factory=dict)
+    """By the shard's name."""
+    num_shared: int = 0
+    """Usable samples whose key is among the validation samples, too."""
+    shared_keys: tuple[str, ...] = ()
+    """Some of their keys."""
 
     def describe(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -39,6 +49,9 @@ class Survey:
             "images_per_class": {str(key): num for key, num in self.images_per_class.items()},
             "unknown_tags": dict(self.unknown_tags),
             "num_truncated_shards": self.num_truncated_shards,
+            "usable_per_shard": self.usable_per_shard,
+            "num_shared": self.num_shared,
+            "shared_keys": list(self.shared_keys),
         }
 
     @classmethod
@@ -51,6 +64,9 @@ class Survey:
             images_per_class=Counter({int(key): num for key, num in fields["images_per_class"].items()}),
             unknown_tags=Counter(fields["unknown_tags"]),
             num_truncated_shards=fields["num_truncated_shards"],
+            usable_per_shard=dict(fields["usable_per_shard"]),
+            num_shared=fields["num_shared"],
+            shared_keys=tuple(fields["shared_keys"]),
         )
 
     def __add__(self, other: "Survey") -> "Survey":
@@ -62,6 +78,9 @@ class Survey:
             images_per_class=self.images_per_class + other.images_per_class,
             unknown_tags=self.unknown_tags + other.unknown_tags,
             num_truncated_shards=self.num_truncated_shards + other.num_truncated_shards,
+            usable_per_shard=self.usable_per_shard | other.usable_per_shard,
+            num_shared=self.num_shared + other.num_shared,
+            shared_keys=(self.shared_keys + other.shared_keys)[:MOST_SHARED_KEYS],
         )
 
 
@@ -78,15 +97,51 @@ def find_unusable_reason(sample: Sample, class_ids: Sequence[int]) -> Reason | N
     return None if class_ids else Reason.NO_KNOWN_TAG
 
 
-def survey_shards(shards: Sequence[InputShard], vocabulary: Vocabulary, inputs: InputConfig) -> Survey:
+def digest_key(key: str) -> int:
+    """Give a key as a number of 64 bits: a billion keys fit into 8 GB, and two are nearly never the same."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+
+
+def digest_keys(shards: Sequence[InputShard], inputs: InputConfig) -> UInt64[np.ndarray, " n"]:
+    """Collect the digests of the keys of shards; reads all of them.
+
+    Raises:
+        ShardError: A shard cannot be read.
+    """
+    digests = {
+        digest_key(sample.key)
+        for shard in shards
+        for piece in read_chunks(shard, inputs)
+        if isinstance(piece, Chunk)
+        for sample in piece.samples
+    }
+    return np.fromiter(digests, np.uint64, len(digests))
+
+
+def survey_shards(
+    shards: Sequence[InputShard],
+    vocabulary: Vocabulary,
+    inputs: InputConfig,
+    validation_digests: UInt64[np.ndarray, " n"] | None = None,
+) -> Survey:
     """Count what shards hold; reads all of them.
+
+    Args:
+        shards: To be read.
+        vocabulary: Matches the samples' tags.
+        inputs: How samples are read.
+        validation_digests: Of the keys that should not be among these samples.
 
     Raises:
         ShardError: A shard cannot be read.
     """
     unusable, images_per_class, unknown_tags = Counter[str](), Counter[int](), Counter[str]()
-    num_usable = num_truncated = 0
+    usable_per_shard: dict[str, int] = {}
+    num_truncated = num_shared = 0
+    shared_keys: list[str] = []
+    forbidden = frozenset() if validation_digests is None else frozenset(validation_digests.tolist())
     for shard in shards:
+        num_usable = 0
         require_unchanged(shard)
         for piece in read_chunks(shard, inputs):
             if not isinstance(piece, Chunk):
@@ -101,33 +156,50 @@ def survey_shards(shards: Sequence[InputShard], vocabulary: Vocabulary, inputs: 
                 else:
                     num_usable += 1
                     images_per_class.update(matched.class_ids)
+                    if forbidden and digest_key(sample.key) in forbidden:
+                        num_shared += 1
+                        shared_keys += [sample.key] * (len(shared_keys) < MOST_SHARED_KEYS)
+        usable_per_shard[shard.name] = num_usable
+    total = sum(usable_per_shard.values())
     return Survey(
-        num_samples=num_usable + unusable.total(),
-        num_usable=num_usable,
+        num_samples=total + unusable.total(),
+        num_usable=total,
         unusable=unusable,
         images_per_class=images_per_class,
         unknown_tags=unknown_tags,
         num_truncated_shards=num_truncated,
+        usable_per_shard=usable_per_shard,
+        num_shared=num_shared,
+        shared_keys=tuple(shared_keys),
     )
 
 
-def survey_on_ray(shards: Sequence[InputShard], vocabulary: Vocabulary, inputs: InputConfig) -> Survey:
-    """Count what shards hold, in parallel tasks on the connected Ray.
+def survey_splits(
+    train: Sequence[InputShard], validation: Sequence[InputShard], vocabulary: Vocabulary, inputs: InputConfig
+) -> dict[str, Survey]:
+    """Count what the shards of both splits hold, in parallel tasks on the connected Ray.
 
     Raises:
         ShardError: A shard cannot be read.
     """
-    survey_task = ray.remote(survey_shards).options(num_cpus=0.5, retry_exceptions=False)
-    pending = [survey_task.remote(group, vocabulary, inputs) for group in group_evenly(shards, MAX_SURVEY_TASKS)]
-    total = Survey()
+    digests = list(_map_on_ray(digest_keys, validation, inputs))
+    forbidden = ray.put(np.unique(np.concatenate(digests))) if digests else None
+    return {
+        "train": sum(_map_on_ray(survey_shards, train, vocabulary, inputs, forbidden), Survey()),
+        "validation": sum(_map_on_ray(survey_shards, validation, vocabulary, inputs), Survey()),
+    }
+
+
+def _map_on_ray(function: Callable[..., Any], shards: Sequence[InputShard], *arguments: Any) -> Iterator[Any]:
+    task = ray.remote(function).options(num_cpus=0.5, retry_exceptions=False)
+    pending = [task.remote(group, *arguments) for group in group_evenly(shards, MAX_SURVEY_TASKS)]
     try:
         for reference in pending:
-            total += ray.get(reference)
+            yield ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ShardError):
             raise error.cause from error
         raise
-    return total
 
 
 def group_evenly(shards: Sequence[InputShard], num_groups: int) -> list[tuple[InputShard, ...]]:

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.losses import compute_contrast_loss, compute_loss
+from models.losses import (
+    balance_classes,
+    compute_contrast_losses,
+    compute_loss,
+    score_asymmetric,
+    score_soft_margin,
+    score_without_large_losses,
+    weigh_positives,
+)
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 
 LABELS = torch.tensor([[True, False, True], [False, True, False]])
@@ -33,16 +41,80 @@ def test_class_loss_is_binary_cross_entropy_of_every_class():
     torch.testing.assert_close(compute_loss(output, LABELS, Variant.V1).total, expected)
 
 
+def compute_contrast(tokens, labels):
+    return compute_contrast_losses(tokens, labels).mean()
+
+
 def test_contrast_is_low_for_tokens_that_differ_and_high_for_equal_ones():
     apart = torch.eye(3).expand(4, 2, 3, 3)
     equal = torch.ones(4, 2, 3, 3)
-    assert compute_contrast_loss(apart, LABELS) < compute_contrast_loss(equal, LABELS)
-    assert float(compute_contrast_loss(equal, LABELS)) == pytest.approx(float(torch.tensor(3.0).log()))
+    assert compute_contrast(apart, LABELS) < compute_contrast(equal, LABELS)
+    assert float(compute_contrast(equal, LABELS)) == pytest.approx(float(torch.tensor(3.0).log()))
 
 
 def test_contrast_counts_present_classes_only():
     tokens = torch.randn(2, 1, 3, 8)
-    both = compute_contrast_loss(tokens, torch.tensor([[True, False, True]]))
-    first, third = (compute_contrast_loss(tokens, torch.eye(3).bool()[i : i + 1]) for i in (0, 2))
+    both = compute_contrast(tokens, torch.tensor([[True, False, True]]))
+    first, third = (compute_contrast(tokens, torch.eye(3).bool()[i : i + 1]) for i in (0, 2))
     torch.testing.assert_close(both, (first + third) / 2)
-    assert compute_contrast_loss(tokens, torch.zeros(1, 3).bool()) == 0
+    assert compute_contrast(tokens, torch.zeros(1, 3).bool()) == 0
+
+
+@pytest.mark.parametrize("variant", list(Variant))
+def test_image_of_weight_zero_has_no_say(variant):
+    output = make_output(variant)
+    first_only = compute_loss(output, LABELS, variant, sample_weights=torch.tensor([1.0, 0.0]))
+    other_labels = torch.stack([LABELS[0], ~LABELS[1]])
+    again = compute_loss(output, other_labels, variant, sample_weights=torch.tensor([1.0, 0.0]))
+    assert first_only.total == again.total
+    assert first_only.total != compute_loss(output, LABELS, variant).total
+
+
+def test_images_of_no_weight_at_all_cost_nothing():
+    parts = compute_loss(make_output(Variant.PLUS), LABELS, Variant.PLUS, sample_weights=torch.zeros(2))
+    assert parts.total == 0
+
+
+def test_asymmetric_loss_without_exponents_and_margin_is_binary_cross_entropy():
+    logits, targets = torch.randn(4, 3), torch.tensor([[1.0, 0, 1]] * 4)
+    plain = score_asymmetric(logits, targets, focus_negative=0.0, focus_positive=0.0, margin=0.0)
+    torch.testing.assert_close(plain, score_soft_margin(logits, targets))
+
+
+def test_asymmetric_loss_plays_down_easy_negatives_and_forgives_those_below_the_margin():
+    logits, targets = torch.tensor([[-4.0, -1.0, 3.0]]), torch.zeros(1, 3)
+    losses = score_asymmetric(logits, targets, focus_negative=4.0, focus_positive=0.0, margin=0.05)
+    kept = losses / score_soft_margin(logits, targets)
+    assert losses[0, 0] == 0
+    assert 0 < kept[0, 1] < 0.01
+    assert kept[0, 2] > 0.5
+
+
+def test_asymmetric_loss_is_finite_with_its_gradient_at_the_far_ends():
+    logits = torch.tensor([[-200.0, 200.0, -200.0, 200.0]], requires_grad=True)
+    targets = torch.tensor([[0.0, 0, 1, 1]])
+    losses = score_asymmetric(logits, targets, focus_negative=4.0, focus_positive=1.0, margin=0.05)
+    losses.sum().backward()
+    assert losses.isfinite().all()
+    assert logits.grad.isfinite().all()
+
+
+def test_largest_losses_of_untagged_classes_are_left_out():
+    logits, targets = torch.tensor([[5.0, 2.0, -3.0], [-4.0, -9.0, 1.0]]), torch.tensor([[0.0, 1, 0], [1, 0, 0]])
+    losses = score_without_large_losses(logits, targets, rejected_share=0.5)
+    plain = score_soft_margin(logits, targets)
+    assert losses[0, 0] == losses[1, 2] == 0
+    untouched = torch.tensor([[False, True, True], [True, True, False]])
+    assert torch.equal(losses[untouched], plain[untouched])
+    assert torch.equal(score_without_large_losses(logits, targets, rejected_share=0.0), plain)
+
+
+def test_rare_classes_weigh_more_and_classes_without_images_do_not_disturb():
+    weights = balance_classes(torch.tensor([100.0, 25.0, 400.0, 0.0]), 0.5)
+    assert weights.tolist() == [1.0, 2.0, 0.5, 1.0]
+    assert balance_classes(torch.tensor([100.0, 25.0]), 0.0).tolist() == [1.0, 1.0]
+    logits, targets = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+    ratio = weigh_positives(score_soft_margin, torch.tensor([3.0, 3.0]))(logits, targets) / score_soft_margin(
+        logits, targets
+    )
+    assert ratio.tolist() == [[3.0, 1.0]]

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,19 @@ from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.errors import RunConflictError, TrainingError
 from pipeline.records import InputShard
 from pipeline.storage import join_uri, put_atomic
-from pipeline.training import is_finished
-from pipeline.training_config import ModelConfig, OptimizerConfig, TrainConfig
-from pipeline.training_loop import compute_learning_rate, count_steps, make_optimizer, normalise
+from pipeline.training import find_shortage, is_finished
+from pipeline.training_config import ModelConfig, OptimizerConfig, TrainConfig, WorkerConfig
+from pipeline.training_loop import normalise
 from pipeline.training_model import build_initial_model
-from pipeline.training_run import CHECKPOINT_FOLDER, SNAPSHOT_FILE, open_training, read_surveys, write_surveys
+from pipeline.training_run import (
+    CHECKPOINT_FOLDER,
+    SNAPSHOT_FILE,
+    claim,
+    open_training,
+    read_surveys,
+    write_surveys,
+)
+from pipeline.training_schedule import compute_learning_rate, make_optimizer, set_learning_rate, update_average
 from pipeline.training_survey import Survey
 from pipeline.vocabulary import Vocabulary
 
@@ -34,30 +43,34 @@ def test_learning_rate_never_rises_after_the_warm_up(first, second):
     assert compute_learning_rate(first, OPTIMIZER) >= compute_learning_rate(second, OPTIMIZER) >= OPTIMIZER.min_lr
 
 
-def test_steps_leave_out_the_last_incomplete_batch_of_each_worker():
-    assert count_steps(num_images=101, batch_size=10, num_workers=2) == 10
-    assert count_steps(num_images=99, batch_size=10, num_workers=2) == 9
-
-
-@pytest.mark.parametrize(
-    ("num_images", "batch_size", "num_workers", "complaint"),
-    [(100, 9, 2, "divisible by num_workers, got 9 and 2"), (7, 8, 1, "7 usable training images do not fill")],
-)
-def test_steps_of_a_batch_that_cannot_be_filled_are_refused(num_images, batch_size, num_workers, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        count_steps(num_images, batch_size, num_workers)
-
-
 def test_optimizer_decays_matrices_but_no_vectors_tokens_or_positions():
     network = MCTformer(
         MCTformerConfig(variant=Variant.V2, num_classes=2, image_size=32, patch_size=16, width=48, depth=1, num_heads=3)
     )
     names = {parameter: name for name, parameter in network.named_parameters()}
-    decayed, free = make_optimizer(network, OPTIMIZER).param_groups
-    assert (decayed["weight_decay"], free["weight_decay"]) == (OPTIMIZER.weight_decay, 0.0)
-    free_names = {names[parameter] for parameter in free["params"]}
+    decayed, free, tokens = make_optimizer(network, OPTIMIZER).param_groups
+    assert (decayed["weight_decay"], free["weight_decay"], tokens["weight_decay"]) == (OPTIMIZER.weight_decay, 0, 0)
+    free_names = {names[parameter] for parameter in [*free["params"], *tokens["params"]]}
     assert {"cls_token", "pos_embed", "head.bias", "blocks.0.norm1.weight"} <= free_names
     assert {names[parameter] for parameter in decayed["params"]} == set(names.values()) - free_names
+
+
+def test_class_tokens_have_a_learning_rate_of_their_own():
+    network = build_initial_model(TINY, ("cat", "dog"), 0).network
+    optimizer = make_optimizer(network, replace(OPTIMIZER, token_lr_factor=10.0))
+    set_learning_rate(optimizer, 0.5)
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert rates[id(network.cls_token)] == 5.0
+    assert rates[id(network.pos_embed)] == rates[id(network.head.weight)] == 0.5
+
+
+def test_average_follows_the_weights_closely_at_first_and_slowly_later():
+    average = torch.zeros(1)
+    update_average([average], [torch.ones(1)], 1, decay=0.99)
+    assert float(average) == pytest.approx(1 - 2 / 11)
+    average = torch.zeros(1)
+    update_average([average], [torch.ones(1)], 10_000, decay=0.99)
+    assert float(average) == pytest.approx(0.01)
 
 
 def test_normalised_pixels_have_the_mean_and_spread_of_the_backbone():
@@ -69,6 +82,16 @@ def test_initial_weights_depend_on_the_seed_alone():
     first, again, other = (build_initial_model(TINY, ("cat", "dog"), seed).network.cls_token for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_class_tokens_can_be_told_apart_at_the_start():
+    weights = ModelConfig(backbone="vit_tiny_patch16_224", backbone_weights="none", image_size=32)
+    plain, spread = (
+        build_initial_model(replace(weights, token_spread=value), ("cat", "dog"), 0).network for value in (0.0, 1.0)
+    )
+    before, after = plain.cls_token.detach(), spread.cls_token.detach()
+    assert float((after - before).std() / before.std()) == pytest.approx(1.0, abs=0.1)
+    assert torch.equal(spread.pos_embed, plain.pos_embed)
 
 
 def test_initial_model_of_a_timm_name_takes_its_sizes_and_inputs():
@@ -93,17 +116,32 @@ def open_at(out, **changes):
 
 
 def test_training_run_of_the_same_command_is_taken_up_again(tmp_path):
-    assert open_at(tmp_path) == open_at(tmp_path)
+    run = open_at(tmp_path)
+    claim(run)
+    claim(run)
+    assert open_at(tmp_path) == run
+
+
+def test_opening_a_training_run_leaves_no_trace(tmp_path):
+    open_at(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_another_run_took_meanwhile_is_refused(tmp_path):
+    first, second = open_at(tmp_path), open_at(tmp_path, config=TrainConfig(model=TINY, rng_seed=7))
+    claim(first)
+    with pytest.raises(RunConflictError, match="config.rng_seed was 0, is 7"):
+        claim(second)
 
 
 def test_training_run_of_another_configuration_is_refused_with_the_fields_that_differ(tmp_path):
-    open_at(tmp_path)
+    claim(open_at(tmp_path))
     with pytest.raises(RunConflictError, match="config.rng_seed was 0, is 7; give the same command"):
         open_at(tmp_path, config=TrainConfig(model=TINY, rng_seed=7))
 
 
 def test_training_run_on_a_changed_shard_is_refused_with_its_name(tmp_path):
-    open_at(tmp_path)
+    claim(open_at(tmp_path))
     with pytest.raises(RunConflictError, match=r"train_shards./in/a.tar was 10 bytes, etag e, is 11 bytes, etag e"):
         open_at(tmp_path, train_shards=[make_shard("a", size=11)])
 
@@ -113,15 +151,17 @@ def test_training_and_validating_on_one_shard_is_refused(tmp_path):
         open_at(tmp_path, validation_shards=[make_shard("a")])
 
 
-def test_next_epoch_is_read_from_the_checkpoint_that_ray_resumes_from(tmp_path):
+def test_place_is_read_from_the_checkpoint_that_ray_resumes_from(tmp_path):
     run = open_at(tmp_path)
-    assert run.read_next_epoch() == 0
+    assert run.read_place() == (0, 0)
     uri = join_uri(str(tmp_path), CHECKPOINT_FOLDER, SNAPSHOT_FILE)
     put_atomic(uri, b'{"latest_checkpoint_result": {"checkpoint_dir_name": "epoch-0007", "metrics": {}}}')
-    assert run.read_next_epoch() == 7
+    assert run.read_place() == (7, 0)
+    put_atomic(uri, b'{"latest_checkpoint_result": {"checkpoint_dir_name": "epoch-0007-003200", "metrics": {}}}')
+    assert run.read_place() == (7, 3200)
     put_atomic(uri, b"{}")
     with pytest.raises(TrainingError, match="is not Ray Train's record"):
-        run.read_next_epoch()
+        run.read_place()
 
 
 def test_training_run_is_finished_once_the_bundle_has_its_description(tmp_path):
@@ -146,3 +186,9 @@ def test_learning_rate_is_finite_without_warm_up():
     rate = compute_learning_rate(0.0, OptimizerConfig(epochs=1, warmup_epochs=0.0))
     assert math.isfinite(rate)
     assert np.isclose(rate, 6.25e-5)
+
+
+def test_workers_that_leave_no_slot_for_images_are_told():
+    assert find_shortage(WorkerConfig(num_workers=2), 4.0) is None
+    shortage = find_shortage(WorkerConfig(num_workers=4), 4.0)
+    assert "the cluster has 4 CPU slots: 4 workers leave none" in shortage

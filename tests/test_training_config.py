@@ -3,7 +3,15 @@ import json
 import pytest
 
 from jobs.recipes import RECIPES
-from pipeline.training_config import AugmentConfig, ModelConfig, OptimizerConfig, describe_train_config
+from jobs.train import parse_command
+from pipeline.training_config import (
+    AugmentConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    WorkerConfig,
+    describe_train_config,
+)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -26,9 +34,20 @@ def test_peak_learning_rate_scales_with_the_batch():
         (lambda: ModelConfig(image_size=100), "divisible by patch_size, got 100 and 16"),
         (lambda: ModelConfig(drop_path=1.0), "0 <= drop_path < 1, got 1.0"),
         (lambda: AugmentConfig(min_crop_fraction=0.0), "0 < min_crop_fraction <= 1, got 0.0"),
+        (lambda: ModelConfig(token_spread=-1.0), "token_spread >= 0, got -1.0"),
+        (lambda: OptimizerConfig(ema_decay=1.0), "0 <= ema_decay < 1, got 1.0"),
+        (lambda: OptimizerConfig(token_lr_factor=0.0), "token_lr_factor > 0, got 0.0"),
+        (lambda: LossConfig(negative_margin=1.0), "0 <= negative_margin < 1, got 1.0"),
+        (lambda: WorkerConfig(num_workers=2, min_workers=3), "1 <= min_workers <= num_workers, got 3 and 2"),
         (lambda: AugmentConfig(random_erasing=1.5), "0 <= random_erasing <= 1, got 1.5"),
     ],
 )
 def test_configuration_out_of_range_is_refused_with_its_values(build, complaint):
     with pytest.raises(ValueError, match=complaint):
         build()
+
+
+@pytest.mark.parametrize("words", [("--workers", "64"), ("--workers=64",), ("--num-workers", "64")])
+def test_number_of_workers_has_a_short_name(words):
+    job = parse_command(["--recipe", "v2", "--shards", "a.tar", "--vocabulary", "v.json", "--out", "o", *words])
+    assert job.workers.num_workers == 64

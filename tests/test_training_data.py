@@ -1,19 +1,23 @@
 import json
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ray.data import DataContext
 
 from pipeline.augmentation import augment_image, augment_samples, make_transform
+from pipeline.batch_feeder import BatchFeeder, make_batch
 from pipeline.config import InputConfig
+from pipeline.epoch_order import VALIDATION, group_shards, list_pieces
+from pipeline.errors import ShardError
 from pipeline.records import InputShard
 from pipeline.shards import list_shards
 from pipeline.training_config import AugmentConfig, ModelConfig, TrainConfig
-from pipeline.training_data import SAMPLE_SCHEMA, SampleSource, read_epoch, shuffle_in_window
+from pipeline.training_data import PieceSource, rebatch, shuffle_in_window
 from pipeline.training_seeds import derive_seed
-from pipeline.training_survey import Survey, group_evenly, survey_shards
+from pipeline.training_survey import Survey, digest_keys, group_evenly, survey_shards
 from pipeline.vocabulary import Vocabulary
 from tests.factories import make_photo, make_tar
 
@@ -34,11 +38,15 @@ def shards(tmp_path):
     return list_shards([str(tmp_path / "train-{0..2}.tar")])
 
 
-def list_keys(source, epoch):
-    context = DataContext()
-    context._execution_idx = epoch
-    tasks = source.get_read_tasks(1, data_context=context)
-    return [key for task in tasks for table in task() for key in table["key"].to_pylist()]
+def list_pieces_of(shards, epoch, window=4, share=None):
+    usable = survey_shards(shards, VOCABULARY, InputConfig()).usable_per_shard
+    groups = group_shards(shards, usable, window=window, rng_seed=0, epoch=epoch)
+    return list(list_pieces(groups, share or [(0, sum(usable.values()))], epoch))
+
+
+def read_keys(pieces):
+    source = PieceSource(pieces, VOCABULARY, CONFIG)
+    return [key for task in source.get_read_tasks(1) for table in task() for key in table["key"].to_pylist()]
 
 
 def test_survey_counts_images_of_each_class_unknown_tags_and_unusable_samples(shards):
@@ -55,30 +63,50 @@ def test_surveys_of_single_shards_add_up_to_the_survey_of_all(shards):
 
 
 def test_training_samples_come_in_another_order_each_epoch_and_each_exactly_once(shards):
-    source = SampleSource(shards, VOCABULARY, CONFIG, is_training=True)
-    first, again, second = list_keys(source, 0), list_keys(source, 0), list_keys(source, 1)
+    first, again, second = (read_keys(list_pieces_of(shards, epoch)) for epoch in (0, 0, 1))
     assert first == again
     assert first != second
     assert len(first) == 9
     assert sorted(first) == sorted(second) == sorted(set(first))
 
 
-def test_training_samples_of_a_resumed_run_are_those_of_the_epoch_that_comes_next(shards):
-    whole = SampleSource(shards, VOCABULARY, CONFIG, is_training=True)
-    resumed = SampleSource(shards, VOCABULARY, CONFIG, is_training=True, first_epoch=5)
-    assert list_keys(resumed, 1) == list_keys(whole, 6)
+@given(st.lists(st.integers(0, 9), max_size=4), st.integers(1, 12))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_shares_of_an_epoch_read_apart_make_up_the_epoch(shards, cuts, window):
+    bounds = [0, *sorted(cuts), 9]
+    whole = read_keys(list_pieces_of(shards, 3, window))
+    parts = [list_pieces_of(shards, 3, window, [(start, stop)]) for start, stop in pairwise(bounds) if stop > start]
+    assert [key for part in parts for key in read_keys(part)] == whole
 
 
 def test_validation_samples_keep_the_order_of_their_shards(shards):
-    source = SampleSource(shards, VOCABULARY, CONFIG, is_training=False)
-    assert list_keys(source, 0) == [f"photo{number}_{place}" for number in range(3) for place in (0, 1, 3)]
+    keys = read_keys(list_pieces_of(shards, VALIDATION))
+    assert keys == [f"photo{number}_{place}" for number in range(3) for place in (0, 1, 3)]
 
 
-def test_shard_without_usable_samples_still_gives_a_table_with_all_columns(tmp_path):
-    make_tar(tmp_path / "empty.tar", {"photo": {"jpg": make_photo(0), "json": b'{"tags": []}'}})
-    shards = list_shards([str(tmp_path / "empty.tar")])
-    tables = list(read_epoch(shards, VOCABULARY, InputConfig(), 4, 0, 0, 0))
-    assert [(table.num_rows, table.schema) for table in tables] == [(0, SAMPLE_SCHEMA)]
+def test_shard_that_changed_after_the_survey_is_an_error(shards):
+    pieces = list_pieces_of(shards, 0)
+    Path(shards[0].uri).write_bytes(b"other")
+    with pytest.raises(ShardError, match="changed"):
+        read_keys(pieces)
+
+
+def test_training_images_with_the_key_of_a_validation_image_are_counted(shards):
+    digests = digest_keys(shards[:1], InputConfig())
+    survey = sum((survey_shards([s], VOCABULARY, InputConfig(), digests) for s in shards), Survey())
+    assert (survey.num_shared, survey.shared_keys) == (3, ("photo0_0", "photo0_1", "photo0_3"))
+
+
+def test_rows_are_cut_into_the_batches_that_are_wanted():
+    blocks = [{"key": np.arange(start, stop)} for start, stop in ((0, 3), (3, 3), (3, 10))]
+    batches = [batch["key"].tolist() if batch else [] for batch in rebatch(iter(blocks), [4, 0, 5, 1])]
+    assert batches == [[0, 1, 2, 3], [], [4, 5, 6, 7, 8], [9]]
+
+
+@pytest.mark.parametrize(("sizes", "complaint"), [([4, 7], "ended 1 rows early"), ([4, 5], "1 rows too many")])
+def test_rows_that_do_not_fit_the_batches_are_an_error(sizes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        list(rebatch(iter([{"key": np.arange(10)}]), sizes))
 
 
 @given(st.integers(0, 30), st.integers(1, 10))
@@ -123,28 +151,67 @@ def test_strongest_draws_of_the_default_policy_do_not_fail():
     assert all(augment_image(photo, transform, seed, 16, 10**6).shape == (3, 16, 16) for seed in range(300))
 
 
-def test_image_that_cannot_be_decoded_is_reported_and_left_out():
-    batch = {
-        "key": np.array(["good", "bad"]),
-        "epoch": np.array([0, 0]),
-        "image": np.array([make_photo(0), b"no image"], dtype=object),
-        "class_ids": np.array([[2], [1]], dtype=object),
+def make_encoded(*samples):
+    return {
+        "key": np.array([key for key, *_ in samples]),
+        "epoch": np.array([epoch for _, epoch, *_ in samples]),
+        "image": np.array([image for *_, image, _ in samples], dtype=object),
+        "class_ids": np.array([ids for *_, ids in samples], dtype=object),
     }
+
+
+def test_image_that_cannot_be_decoded_is_reported_and_keeps_its_place():
+    batch = make_encoded(("bad", 0, b"no image", [1]), ("good", 0, make_photo(0), [2]))
     rejected = {}
-    images = augment_samples(batch, CONFIG, 2, True, rejected.__setitem__)
-    assert images["image"].shape == (1, 3, 32, 32)
-    assert images["image_labels"].tolist() == [[False, True]]
+    images = augment_samples(batch, CONFIG, 2, rejected.__setitem__)
+    assert images["key"].tolist() == ["bad", "good"]
+    assert images["is_valid"].tolist() == [False, True]
+    assert images["image_labels"].tolist() == [[False, False], [False, True]]
+    assert not images["image"][0].any()
+    assert images["image"][1].any()
     assert list(rejected) == ["bad"]
     assert rejected["bad"].startswith("undecodable: ")
 
 
-def test_batch_of_nothing_but_broken_images_has_the_shape_of_no_images():
-    batch = {
-        "key": np.array(["bad"]),
-        "epoch": np.array([0]),
-        "image": np.array([b"x"], dtype=object),
-        "class_ids": np.array([[1]]),
+def test_validation_images_are_not_varied():
+    photo = make_photo(0)
+    batch = make_encoded(("a", VALIDATION, photo, [1]), ("b", VALIDATION, photo, [1]), ("c", 0, photo, [1]))
+    images = augment_samples(batch, CONFIG, 2, lambda key, error: None)["image"]
+    assert np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
+
+
+def test_batches_are_filled_up_with_images_without_weight():
+    columns = {
+        "key": np.array(["a", "b"], dtype=object),
+        "image": np.ones((2, 3, 4, 4), np.uint8),
+        "image_labels": np.array([[True, False], [False, True]]),
+        "is_valid": np.array([True, False]),
     }
-    images = augment_samples(batch, CONFIG, 2, True, lambda key, error: None)
-    assert images["image"].shape == (0, 3, 32, 32)
-    assert images["image_labels"].shape == (0, 2)
+    batch = make_batch(columns, batch_size=3, image_size=4, num_classes=2)
+    assert batch.keys == ("a",)
+    assert batch.weights.tolist() == [1.0, 0.0, 0.0]
+    assert batch.images.shape == (3, 3, 4, 4)
+    assert not batch.images[2].any()
+    assert make_batch({}, batch_size=3, image_size=4, num_classes=2).weights.sum() == 0
+
+
+def test_feeder_gives_batches_in_order_then_the_error_that_ended_them():
+    batches = [make_batch({}, batch_size=size, image_size=4, num_classes=2) for size in (1, 2)]
+
+    def fail_after_two():
+        yield from batches
+        raise ShardError("gone")
+
+    feeder = BatchFeeder(fail_after_two(), depth=1)
+    assert [len(feeder.take().weights), len(feeder.take().weights)] == [1, 2]
+    with pytest.raises(ShardError, match="gone"):
+        feeder.take()
+    assert feeder.waited_s >= 0
+
+
+def test_feeder_that_is_closed_lets_its_thread_end():
+    feeder = BatchFeeder(iter([make_batch({}, batch_size=1, image_size=4, num_classes=2)] * 100), depth=1)
+    feeder.close()
+    feeder._thread.join(timeout=10)
+    assert not feeder._thread.is_alive()

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import ray
 
+SESSION_MARK = "TAGMASK_TEST_SESSION"
+
 
 @pytest.fixture(scope="session")
 def local_ray():
@@ -15,6 +17,8 @@ def local_ray():
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp" if Path("/tmp").is_dir() else None)
+    # By which tests that kill find this session's processes, and no others.
+    os.environ[SESSION_MARK] = folder
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     yield
     ray.shutdown()
