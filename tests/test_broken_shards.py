@@ -14,7 +14,7 @@ from pipeline.resume import ShardWork
 from pipeline.seal import seal_shard
 from pipeline.shards import list_shards, read_chunks, require_unchanged
 from pipeline.storage import delete, join_uri, list_objects, put_atomic
-from pipeline.training_data import read_epoch
+from pipeline.training_data import iterate_usable
 from pipeline.training_survey import survey_shards
 from pipeline.vocabulary import Vocabulary
 from tests.factories import make_parquet, make_tar
@@ -148,7 +148,7 @@ def test_training_refuses_a_shard_that_changed_since_it_was_listed(tmp_path):
     with pytest.raises(ShardError, match="changed since it was listed"):
         survey_shards(shards, VOCABULARY, InputConfig())
     with pytest.raises(ShardError, match="changed since it was listed"):
-        list(read_epoch(shards, VOCABULARY, InputConfig(), 1, 0, 0, 0))
+        list(iterate_usable(shards, VOCABULARY, InputConfig(), epoch=0))
 
 
 def test_samples_of_a_whole_archive_are_all_there(tmp_path):
