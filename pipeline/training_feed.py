@@ -155,27 +155,24 @@ class TrainingFeed:
         )
 
     def _list_train_pieces(self, plan: EpochPlan, step: int) -> list[Piece]:
-        train = self._splits["train"]
-        groups = group_shards(
-            train.shards,
-            train.usable_per_shard,
-            window=self._config.shuffle_window,
-            rng_seed=self._config.rng_seed,
-            epoch=plan.epoch,
-        )
-        share = plan.shares[self._rank]
-        return list(list_pieces(groups, share, plan.epoch, plan.count_before(self._rank, step)))
+        num_skipped = plan.count_before(self._rank, step)
+        return self._list_pieces("train", plan.shares[self._rank], plan.epoch, num_skipped)
 
     def _list_validation_pieces(self) -> list[Piece]:
-        validation = self._splits["validation"]
+        return self._list_pieces("validation", self._validation_share, VALIDATION)
+
+    def _list_pieces(
+        self, split: str, share: Sequence[tuple[int, int]], epoch: int, num_skipped: int = 0
+    ) -> list[Piece]:
+        samples = self._splits[split]
         groups = group_shards(
-            validation.shards,
-            validation.usable_per_shard,
+            samples.shards,
+            samples.usable_per_shard,
             window=self._config.shuffle_window,
             rng_seed=self._config.rng_seed,
-            epoch=VALIDATION,
+            epoch=epoch,
         )
-        return list(list_pieces(groups, self._validation_share, VALIDATION))
+        return list(list_pieces(groups, share, epoch, num_skipped))
 
     def _make_batches(self, pieces: Sequence[Piece], sizes: Sequence[int]) -> Iterator[TrainingBatch]:
         if not pieces:

@@ -6,7 +6,6 @@ take a batch -> normalise and erase -> forward -> weighted loss -> backward -> a
 import math
 import os
 import random
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from ray.actor import ActorHandle
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
@@ -26,10 +25,10 @@ from torch.optim.swa_utils import AveragedModel
 from models.losses import balance_classes, compute_loss
 from models.mctformer import MCTformer, MCTformerConfig, MCTformerOutput, Variant
 from pipeline.batch_feeder import TrainingBatch
-from pipeline.metrics import compute_ranking_metrics
 from pipeline.training_config import Precision, TrainConfig, WorkerConfig
-from pipeline.training_events import EpochRecord, NonFiniteLoss, Resumed, StepRecord, compute_score
+from pipeline.training_events import EpochRecord, NonFiniteLoss, Resumed, compute_score
 from pipeline.training_feed import SampleSet, TrainingFeed, is_validation_due
+from pipeline.training_meter import StepMeter
 from pipeline.training_run import name_checkpoint
 from pipeline.training_schedule import (
     choose_tag_loss,
@@ -39,7 +38,8 @@ from pipeline.training_schedule import (
     update_average,
 )
 from pipeline.training_seeds import derive_seed
-from pipeline.training_state import Means, Progress, TrainingState, load_state, write_state
+from pipeline.training_state import Progress, TrainingState, load_state, write_state
+from pipeline.training_validation import ValidationScores, merge_scores
 from pipeline.vocabulary import Vocabulary
 
 MOST_KEYS = 64
@@ -176,7 +176,7 @@ class TrainingWorker:
         plan = progress.plan
         self.parallel.train()
         score_tags = choose_tag_loss(self.config.loss, self.class_weights, plan.epoch)
-        meter = StepMeter(self)
+        meter = StepMeter(progress, self.feed, self.num_samples)
         while progress.next_step < plan.num_steps:
             step = progress.next_step
             position = plan.epoch + plan.count_seen(step) / self.num_samples
@@ -195,7 +195,7 @@ class TrainingWorker:
             if is_last or progress.next_step % workers.log_steps == 0:
                 progress.step_records.append(meter.read(learning_rate))
                 self.post(progress.step_records[-1])
-            meter.count(progress)
+            meter.count()
             if not is_last and progress.next_step % workers.checkpoint_steps == 0:
                 self.save()
         return True
@@ -275,38 +275,15 @@ class TrainingWorker:
         # The bare network: workers have unequal numbers of batches, so they must not wait for each other.
         network: nn.Module = self.average.module if self.average is not None else self.network
         network.eval()
-        class_scores, patch_scores, labels, means = [], [], [], Means()
+        scores = ValidationScores(self.config.model)
         for _ in self.feed.list_validation_sizes():
             batch = self.feed.take()
-            is_valid = batch.weights > 0
-            image_labels = batch.image_labels.to(self.device)
             images = batch.images.to(self.device, non_blocking=True)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_bf16):
                 output: MCTformerOutput = network(normalise(images, self.settings.input_mean, self.settings.input_std))
-            model = self.config.model
-            parts = compute_loss(
-                output,
-                image_labels,
-                Variant(model.variant),
-                contrast_weight=model.contrast_weight,
-                sample_weights=batch.weights.to(self.device),
-            )
-            losses = {name: value.item() for name, value in parts._asdict().items() if value is not None}
-            means.add(losses, float(is_valid.sum()), 0.0)
-            class_scores.append(output.class_logits.float().cpu()[is_valid].numpy())
-            if output.patch_logits is not None:
-                patch_scores.append(output.patch_logits.float().cpu()[is_valid].numpy())
-            labels.append(batch.image_labels[is_valid].numpy())
-        all_means = Means()
-        for other in self.gather([means]):
-            if other.num_images:
-                all_means.add(other.losses, other.num_images, 0.0)
-        all_labels = np.concatenate(self.gather(labels))
-        class_names = tuple(self.settings.vocabulary.classes)
-        validation = describe_ranking(self.gather(class_scores), all_labels, class_names)
-        patch_rows = self.gather(patch_scores)
-        patch_validation = describe_ranking(patch_rows, all_labels, class_names) if patch_rows else None
-        return validation | {"losses": all_means.losses}, patch_validation
+            scores.add(output, batch)
+        everywhere = merge_scores(self.gather([scores]))
+        return everywhere.describe(tuple(self.settings.vocabulary.classes))
 
     def save(self) -> None:
         """Hand the state to Ray Train. Rank 0 writes it; the others only report."""
@@ -372,54 +349,6 @@ class TrainingWorker:
         if is_last or self.num_workers == 1:
             return torch.enable_grad()
         return self.parallel.no_sync()
-
-
-class StepMeter:
-    """Times the steps of an epoch."""
-
-    def __init__(self, worker: TrainingWorker) -> None:
-        """Start the clock for a worker that starts or goes on with an epoch."""
-        self._worker = worker
-        self._waited_s = self._counted_waited_s = worker.feed.waited_s
-        self._started_s = self._counted_s = time.monotonic()
-        self._num_images = 0.0
-
-    def count(self, progress: Progress) -> None:
-        """Add the time since the last call to that of the epoch."""
-        now, waited_s = time.monotonic(), self._worker.feed.waited_s
-        progress.train_s += now - self._counted_s
-        progress.waited_s += waited_s - self._counted_waited_s
-        self._counted_s, self._counted_waited_s = now, waited_s
-
-    def read(self, learning_rate: float) -> StepRecord:
-        """Make the record of the steps since the last one."""
-        worker = self._worker
-        progress = worker.progress
-        means, plan = progress.recent_means, progress.plan
-        now, waited_s = time.monotonic(), worker.feed.waited_s
-        elapsed_s = max(now - self._started_s, 1e-9)
-        record = StepRecord(
-            kind="step",
-            epoch=plan.epoch + 1,
-            step=progress.next_step,
-            num_steps=plan.num_steps,
-            position=plan.epoch + plan.count_seen(progress.next_step) / worker.num_samples,
-            losses=means.losses,
-            learning_rate=learning_rate,
-            grad_norm=means.mean_grad_norm,
-            images_per_s=means.num_images / elapsed_s,
-            wait_share=(waited_s - self._waited_s) / elapsed_s,
-        )
-        progress.recent_means = Means()
-        self._started_s, self._waited_s = now, waited_s
-        return record
-
-
-def describe_ranking(
-    scores: list[Float[np.ndarray, "_ c"]], image_labels: Bool[np.ndarray, "n c"], class_names: tuple[str, ...]
-) -> dict[str, Any]:
-    """Compute the ranking metrics of gathered scores as plain values."""
-    return compute_ranking_metrics(np.concatenate(scores), image_labels, class_names).describe()
 
 
 def seed_everything(seed: int) -> None:
