@@ -201,6 +201,16 @@ def count_by_threshold(
     best, best_class = _find_best(row, upright_size)
     best = place_on_stored_pixels(best, row["exif_orientation"])
     best_class = place_on_stored_pixels(best_class, row["exif_orientation"])
+    return count_best(truth, best, best_class, num_classes)
+
+
+def count_best(
+    truth: UInt8[np.ndarray, "h w"],
+    best: Float[np.ndarray, "h w"],
+    best_class: Int[np.ndarray, "h w"],
+    num_classes: int,
+) -> Int[np.ndarray, "c_plus_1 c_plus_1 bins"]:
+    """Count pixels by true class, best class, and number of thresholds that the best class map exceeds."""
     # How many of 0, 0.01 .. 0.99 lie below the value; in single precision, in which masks are made.
     thresholds = (np.arange(NUM_THRESHOLDS) / NUM_THRESHOLDS).astype(np.float32)
     num_exceeded = np.searchsorted(thresholds, best, side="left")

@@ -1,0 +1,93 @@
+"""Patches learn from the class maps: what the network finds sure in its own refined maps teaches its patch CAM.
+
+Pooled scores say that a class is there, not where, so a patch CAM that only has to be right on the whole marks the most
+telling parts and their surroundings. Class maps that join attention and patch CAM and are refined by affinity are
+better than either, and errors that differ from image to image average out in the weights. So each step makes seeds of its
+images' own maps (no gradient flows through them) and asks the patch CAM to repeat them, patch by patch.
+
+This is ours. Source of the idea: seeds as targets of "Seed, Expand and Constrain" (Kolesnikov and Lampert, ECCV 2016) and
+one-stage training on affinity-refined pseudo labels, as in "Learning Affinity from Attention" (Ru et al., CVPR 2022). There
+a separate segmentation branch learns from them; here the patch CAM itself does, and nothing is added to the network.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from models.class_maps import ATTENTION_LAYERS, refine_class_maps, scale_min_max
+from models.attention import compute_class_to_patch
+from models.mctformer import MCTformerOutput, Variant
+
+
+class Seeds(NamedTuple):
+    """What is sure about the patches of a batch of images."""
+
+    foreground: Bool[Tensor, "b c gh gw"]
+    """Patches that show the class; at most one class a patch."""
+    known: Bool[Tensor, "b gh gw"]
+    """Patches that show a class or surely none; the others are left alone."""
+    trust: Float[Tensor, "b c"]
+    """How much the seeds of a class count: its probability by the patch scores; 0 for untagged classes."""
+
+
+@torch.no_grad()
+def make_seeds(
+    output: MCTformerOutput,
+    image_labels: Bool[Tensor, "b c"],
+    variant: Variant,
+    *,
+    background_threshold: float,
+    foreground_threshold: float,
+) -> Seeds:
+    """Make seeds of the refined class maps: square root of attention x patch CAM, spread by affinity, scaled to [0, 1].
+
+    Args:
+        output: Of a network with a patch head.
+        image_labels: True for the classes that an image is tagged with.
+        variant: Of the network: how many layers of attention are used.
+        background_threshold: A patch whose best map is below this shows none of the classes.
+        foreground_threshold: A patch whose best map is above this shows that class.
+
+    Raises:
+        ValueError: The network has no patch head (V1).
+    """
+    if output.patch_cam is None or output.patch_logits is None:
+        raise ValueError("seeds need a patch head, which variant v1 lacks; train v2 or plus")
+    num_images, num_classes = image_labels.shape
+    every_class = torch.arange(num_classes, device=image_labels.device).expand(num_images, -1)
+    layers = min(ATTENTION_LAYERS[variant], len(output.queries))
+    attention = compute_class_to_patch(output, layers, every_class)
+    is_tagged = image_labels[:, :, None, None]
+    maps = scale_min_max(refine_class_maps(output, (attention * output.patch_cam.float().relu()).sqrt())) * is_tagged
+    best, best_class = maps.max(1)
+    is_best = functional.one_hot(best_class, num_classes).permute(0, 3, 1, 2).bool()
+    is_foreground = best > foreground_threshold
+    return Seeds(
+        foreground=is_foreground[:, None] & is_best & is_tagged,
+        known=is_foreground | (best < background_threshold),
+        trust=output.patch_logits.float().sigmoid() * image_labels,
+    )
+
+
+def compute_seed_losses(
+    patch_cam: Float[Tensor, "b c gh gw"], seeds: Seeds, image_labels: Bool[Tensor, "b c"]
+) -> Float[Tensor, " b"]:
+    """Hold the patch CAM of the tagged classes against seeds; patches with and without the class count half each.
+
+    Returns:
+        Mean over the tagged classes of each image, weighted by their trust; 0 for an image without tags.
+    """
+    losses = functional.binary_cross_entropy_with_logits(
+        patch_cam.float(), seeds.foreground.float(), reduction="none"
+    )
+    with_class = _average(losses, seeds.foreground)
+    without = _average(losses, seeds.known[:, None] & ~seeds.foreground)
+    num_tagged = image_labels.sum(-1).clamp_min(1)
+    return ((with_class + without) / 2 * seeds.trust).sum(-1) / num_tagged
+
+
+def _average(losses: Float[Tensor, "b c gh gw"], where: Bool[Tensor, "b c gh gw"]) -> Float[Tensor, "b c"]:
+    return (losses * where).sum((-2, -1)) / where.sum((-2, -1)).clamp_min(1)
