@@ -216,7 +216,7 @@ class WorkerConfig:
     gpus_per_worker: float = 0.0
     """GPUs of a worker; 0 trains on the CPU."""
     max_failures: int = 3
-    """How often lost workers are replaced before the run gives up."""
+    """How often lost workers are replaced, without a new checkpoint in between, before the run gives up."""
     checkpoint_steps: int = 500
     """Steps between two checkpoints within an epoch; there is one after each epoch, too."""
     log_steps: int = 10

@@ -38,6 +38,7 @@ def make_epoch(epoch, mean=0.5):
         "learning_rate": 1e-3,
         "grad_norm": 2.0,
         "num_images": 40,
+        "num_dropped": 3,
         "num_workers": 2,
         "train_s": 4.0,
         "wait_share": 0.02,
