@@ -169,5 +169,5 @@ def format_precision(validation: Mapping[str, Any]) -> str:
 
 
 def _format_mean(validation: Mapping[str, Any] | None) -> str:
-    mean = validation and validation["mean_average_precision"]
+    mean = None if validation is None else validation["mean_average_precision"]
     return "-" if mean is None else f"{100 * mean:.1f}"

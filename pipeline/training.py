@@ -178,10 +178,10 @@ def find_shortage(workers: WorkerConfig, num_slots: float) -> str | None:
     """Say what is wrong if the workers leave no CPU slot of a cluster to read and decode images; None: all is well.
 
     Args:
-        workers: Each takes a slot.
+        workers: Each takes a slot, or as many as it is given.
         num_slots: CPU slots of the cluster, as it is now.
     """
-    if num_slots >= workers.num_workers + DATA_CPUS:
+    if num_slots >= workers.num_workers * workers.cpus_per_worker + DATA_CPUS:
         return None
     return (
         f"the cluster has {num_slots:g} CPU slots: {workers.num_workers} workers leave none to read and decode images, "
@@ -221,7 +221,7 @@ def describe_failure(failure: NonFiniteLoss) -> str:
 
 
 def _scale(workers: WorkerConfig) -> ScalingConfig:
-    resources = {"CPU": 1.0}
+    resources = {"CPU": workers.cpus_per_worker}
     if workers.gpus_per_worker:
         resources["GPU"] = workers.gpus_per_worker
     is_elastic = workers.min_workers not in (None, workers.num_workers)
