@@ -67,7 +67,7 @@ def test_run_goes_on_when_a_node_dies_and_takes_in_one_that_joins(inputs, cluste
     ):
         try:
             wait_for_epoch(out, 2, driver)
-            cluster.remove_node(cluster.worker_nodes[0], allow_graceful=False)
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
             wait_for_epoch(out, 1, driver)
             cluster.add_node(num_cpus=NODE_CPUS)
             wait_for_epoch(out, 2, driver)
