@@ -4,35 +4,65 @@
 
 The plain loop is the ceiling: same network, loss and optimiser, uint8 images that are there already, no decoding, no
 Ray, all cores. Then `pipeline.training` itself trains over the shards with each number of workers: reading, decoding
-and RandAugment run on the same machine, so on a few cores they cost what they cost.
+and RandAugment run on the same machine, so on a few cores they cost what they cost. What they cost is measured apart,
+in CPU time, and gives the ratio that is left for a trainer without any overhead. The CPU time of the processes, by
+what they do, says where the rest goes.
+
+    python -m benchmarks.training --shards ... --vocabulary ... --gpu --batch-size 256 --num-workers 1
+
+With `--gpu` the plain loop and the workers compute in bf16 on GPUs, and both are also given as a share of the card's
+peak: operations counted by PyTorch's FlopCounterMode, the peak measured by large bf16 products in the same run.
 """
 
 import os
 import platform
 import sys
 import tempfile
+import threading
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import ray
 import torch
 import tyro
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.losses import compute_loss
 from models.mctformer import Variant
+from pipeline.augmentation import augment_samples
+from pipeline.config import InputConfig
+from pipeline.epoch_order import group_shards, list_pieces
 from pipeline.shards import list_shards
 from pipeline.training import fit, survey_run
 from pipeline.training_config import AugmentConfig, ModelConfig, OptimizerConfig, TrainConfig, WorkerConfig
+from pipeline.training_data import DECODE_BATCH, read_piece
 from pipeline.training_log import read_records
 from pipeline.training_loop import normalise
 from pipeline.training_model import InitialModel, build_initial_model
 from pipeline.training_run import open_training
 from pipeline.training_schedule import make_optimizer, set_learning_rate
+from pipeline.training_survey import survey_shards
 from pipeline.vocabulary import Vocabulary, load_vocabulary
 
 WARM_UP_SHARE = 0.25
 """Of the steps, the first ones: processes start."""
 DATA_SLOTS = 2
+NUM_COSTED = 256
+"""Images that are decoded and varied to see what that costs."""
+PEAK_SIDE = 8192
+"""Of the matrices whose product shows the peak of a GPU."""
+PEAK_REPEATS = 30
+WATCH_PERIOD_S = 2.0
+KINDS = {
+    "RayTrainWorker": "training",
+    "augment_batch": "decoding and varying",
+    "TrainingSamples": "reading",
+    "SplitCoordinator": "Ray Data's scheduler",
+}
+"""What processes do, by a part of their titles; the rest is Ray and the driver."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,28 +83,145 @@ class Benchmark:
     """Numbers of workers to try."""
     plain_augment: bool = False
     """Crop and flip only, instead of RandAugment."""
+    compile: bool = False
+    """Let the workers compile the network; the plain loop stays as it is."""
+    gpu: bool = False
+    """Compute in bf16 on GPUs, one a worker."""
+
+    @property
+    def device(self) -> str:
+        """PyTorch's name of what the plain loop computes on."""
+        return "cuda" if self.gpu else "cpu"
+
+
+@dataclass
+class CpuWatch:
+    """Adds up the CPU time of this process and its descendants, by what they do."""
+
+    seconds: Counter[str] = field(default_factory=Counter)
+    _kinds: dict[int, str] = field(default_factory=dict)
+    _seen: dict[int, float] = field(default_factory=dict)
+    _is_over: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        """Count from now on."""
+        self._seen = {pid: seconds for pid, (seconds, _) in self._list_processes().items()}
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def stop(self) -> None:
+        """Count no longer."""
+        self._is_over.set()
+        self._count()
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(WATCH_PERIOD_S):
+            self._count()
+
+    def _count(self) -> None:
+        for pid, (seconds, title) in self._list_processes().items():
+            # Between two tasks a process is named IDLE: what it did before is its kind.
+            found = next((kind for part, kind in KINDS.items() if part in title), None)
+            kind = self._kinds[pid] = found or self._kinds.get(pid, "Ray and the driver")
+            self.seconds[kind] += seconds - self._seen.get(pid, 0.0)
+            self._seen[pid] = seconds
+
+    @staticmethod
+    def _list_processes() -> dict[int, tuple[float, str]]:
+        """Give CPU seconds and title of this process and of those below it."""
+        found: dict[int, tuple[int, float, str]] = {}
+        for folder in Path("/proc").iterdir():
+            try:
+                if folder.name.isdigit():
+                    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                    ticks = int(fields[11]) + int(fields[12])
+                    title = (folder / "cmdline").read_bytes().decode(errors="replace")
+                    found[int(folder.name)] = (int(fields[1]), ticks / os.sysconf("SC_CLK_TCK"), title)
+            except OSError:
+                continue
+        ours, before = {os.getpid()}, 0
+        while len(ours) > before:
+            before = len(ours)
+            ours |= {pid for pid, (parent, *_) in found.items() if parent in ours}
+        return {pid: found[pid][1:] for pid in ours if pid in found}
+
+
+def measure_data_cost(job: Benchmark, config: TrainConfig, vocabulary: Vocabulary) -> float:
+    """Give the CPU seconds that an image costs until it is in a batch: read, decoded, cropped, varied."""
+    shards = list_shards(job.shards)[:1]
+    usable = survey_shards(shards, vocabulary, InputConfig()).usable_per_shard
+    groups = group_shards(shards, usable, window=config.shuffle_window, rng_seed=0, epoch=0)
+    number = min(NUM_COSTED, sum(usable.values()))
+    (piece,) = list_pieces(groups, [(0, number)], 0)
+    started_s = time.process_time()
+    samples = {name: [] for name in ("key", "epoch", "image", "class_ids")}
+    for table in read_piece(piece, vocabulary, config):
+        for name, values in table.to_pydict().items():
+            samples[name] += values
+    for start in range(0, number, DECODE_BATCH):
+        batch = {name: values[start : start + DECODE_BATCH] for name, values in samples.items()}
+        augment_samples(batch, config, len(vocabulary.classes), lambda key, error: None)
+    return (time.process_time() - started_s) / number
+
+
+def measure_peak() -> float:
+    """Give the bf16 operations per second of the GPU in products of large matrices."""
+    left, right = (torch.randn(PEAK_SIDE, PEAK_SIDE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for repeat in range(2 * PEAK_REPEATS):
+        if repeat == PEAK_REPEATS:
+            torch.cuda.synchronize()
+            started_s = time.monotonic()
+        left @ right
+    torch.cuda.synchronize()
+    return 2 * PEAK_SIDE**3 * PEAK_REPEATS / (time.monotonic() - started_s)
+
+
+def count_operations(job: Benchmark, initial: InitialModel) -> float:
+    """Count the operations of an image, forward and backward."""
+    network = initial.network.train().to(job.device)
+    images = torch.zeros(2, 3, job.image_size, job.image_size, device=job.device)
+    labels = torch.ones(2, network.config.num_classes, dtype=torch.bool, device=job.device)
+    with FlopCounterMode(display=False) as counter:
+        with torch.autocast(job.device, torch.bfloat16, enabled=job.gpu):
+            output = network(images)
+        compute_loss(output, labels, Variant.V2).total.backward()
+    network.zero_grad(set_to_none=True)
+    return counter.get_total_flops() / len(images)
 
 
 def time_plain_loop(job: Benchmark, config: TrainConfig, initial: InitialModel) -> float:
     """Give the images per second of a plain loop over tensors in memory."""
-    network = initial.network.train()
+    network = initial.network.train().to(job.device)
     optimizer = make_optimizer(network, config.optimizer)
     set_learning_rate(optimizer, 1e-4)
     images = torch.randint(0, 255, (job.batch_size, 3, job.image_size, job.image_size), dtype=torch.uint8)
-    labels = torch.rand(job.batch_size, network.config.num_classes) < 0.3
+    labels = (torch.rand(job.batch_size, network.config.num_classes) < 0.3).to(job.device)
+    images = images.to(job.device)
     num_warm_up = max(2, round(WARM_UP_SHARE * job.num_plain_steps))
     for step in range(job.num_plain_steps):
         if step == num_warm_up:
+            _synchronize(job)
             started_s = time.monotonic()
-        output = network(normalise(images, initial.input_mean, initial.input_std))
+        with torch.autocast(job.device, torch.bfloat16, enabled=job.gpu):
+            output = network(normalise(images, initial.input_mean, initial.input_std))
         optimizer.zero_grad(set_to_none=True)
         compute_loss(output, labels, Variant.V2).total.backward()
         optimizer.step()
+    _synchronize(job)
     return job.batch_size * (job.num_plain_steps - num_warm_up) / (time.monotonic() - started_s)
 
 
-def time_training(job: Benchmark, config: TrainConfig, vocabulary: Vocabulary, num_workers: int) -> tuple[float, float]:
-    """Give the images per second of training over the shards, and the share of time that it waits for images."""
+def _synchronize(job: Benchmark) -> None:
+    if job.gpu:
+        torch.cuda.synchronize()
+
+
+def time_training(
+    job: Benchmark, config: TrainConfig, vocabulary: Vocabulary, num_workers: int, watch: CpuWatch
+) -> tuple[float, float]:
+    """Give the images per second of training over the shards, and the share of time that it waits for images.
+
+    `watch` counts CPU time from the end of the warm-up on.
+    """
     with tempfile.TemporaryDirectory() as out:
         run = open_training(
             out_uri=out,
@@ -90,7 +237,19 @@ def time_training(job: Benchmark, config: TrainConfig, vocabulary: Vocabulary, n
             log_to_driver=False,
         )
         initial = build_initial_model(config.model, vocabulary.classes, config.rng_seed)
-        fit(run, initial, survey_run(run), WorkerConfig(num_workers=num_workers, log_steps=2), lambda event: None)
+        workers = WorkerConfig(
+            num_workers=num_workers, log_steps=2, gpus_per_worker=float(job.gpu), compile=job.compile
+        )
+
+        def start_and_stop(event: Any) -> None:
+            if isinstance(event, dict) and event["kind"] == "step":
+                first = 2 * round(WARM_UP_SHARE * event["num_steps"] / 2)
+                if event["step"] == max(2, first):
+                    watch.start()
+                elif event["step"] == event["num_steps"]:
+                    watch.stop()
+
+        fit(run, initial, survey_run(run), workers, start_and_stop)
         ray.shutdown()
         steps = [record for record in read_records(out) if record["kind"] == "step"]
     counted = steps[round(WARM_UP_SHARE * len(steps)) :]
@@ -109,13 +268,36 @@ def main() -> None:
         augment=AugmentConfig(rand_augment="", color_jitter=0.0) if job.plain_augment else AugmentConfig(),
         optimizer=OptimizerConfig(epochs=1, warmup_epochs=0.0, batch_size=job.batch_size),
     )
-    print(f"{platform.machine()}, {os.cpu_count()} CPUs, PyTorch {torch.__version__}, Ray {ray.__version__}")
-    plain = time_plain_loop(job, config, build_initial_model(config.model, vocabulary.classes, config.rng_seed))
-    print(f"{'plain loop, tensors in memory':<34} {plain:>7.2f} images/s  ratio 1.00", flush=True)
+    device = torch.cuda.get_device_name() if job.gpu else f"{os.cpu_count()} CPUs"
+    print(f"{platform.machine()}, {device}, PyTorch {torch.__version__}, Ray {ray.__version__}")
+    initial = build_initial_model(config.model, vocabulary.classes, config.rng_seed)
+    peak = measure_peak() if job.gpu else None
+    num_operations = count_operations(job, initial)
+    print(f"an image takes {num_operations / 1e9:.2f} billion operations, forward and backward")
+    if peak:
+        print(f"peak of the card: {peak / 1e12:.0f} trillion bf16 operations/s, by {PEAK_SIDE} x {PEAK_SIDE} products")
+
+    def describe_share(speed: float) -> str:
+        return f"  {speed * num_operations / peak:.1%} of the peak" if peak else ""
+
+    plain = time_plain_loop(job, config, initial)
+    print(
+        f"{'plain loop, tensors in memory':<34} {plain:>7.2f} images/s  ratio 1.00{describe_share(plain)}", flush=True
+    )
+    cost_s = measure_data_cost(job, config, vocabulary)
+    print(f"reading, decoding and varying: {1000 * cost_s:.1f} ms of one core an image", flush=True)
+    if not job.gpu:
+        ceiling = 1 / (1 + cost_s * plain / (os.cpu_count() or 1))
+        print(f"{'the same cores decode too':<34} {plain * ceiling:>7.2f} images/s  ratio {ceiling:.2f}  (computed)")
     for num_workers in job.num_workers:
-        speed, waiting = time_training(job, config, vocabulary, num_workers)
-        name = f"jobs.train, {num_workers} worker" + "s" * (num_workers > 1)
-        print(f"{name:<34} {speed:>7.2f} images/s  ratio {speed / plain:.2f}  waiting {waiting:.1%}", flush=True)
+        watch = CpuWatch()
+        speed, waiting = time_training(job, config, vocabulary, num_workers, watch)
+        name = f"jobs.train, {num_workers} worker" + "s" * (num_workers > 1) + ", compiled" * job.compile
+        share = describe_share(speed / num_workers)
+        print(f"{name:<34} {speed:>7.2f} images/s  ratio {speed / plain:.2f}  waiting {waiting:.1%}{share}")
+        total = max(watch.seconds.total(), 1e-9)
+        kinds = ", ".join(f"{kind} {seconds / total:.1%}" for kind, seconds in watch.seconds.most_common())
+        print(f"    CPU time: {kinds}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python -m jobs.train --recipe v2 --shards 'train-{00000..00009}.tar' --val-shards train-00010.tar \\
         --vocabulary vocabulary.json --out OUT --workers 2
 
+`--workers 8:64` trains with as many as there are, 8 at least: the run goes on when nodes come and go.
 The recipe gives the defaults of all other options. Run the same command again to go on after any interruption,
 from the last checkpoint; a finished run only says so. Beside the checkpoints are metrics.jsonl, TensorBoard's events
 and training.html. The model of the best epoch is in OUT/bundle when the exit code is 0.
@@ -10,6 +11,7 @@ Exit code 1: the training failed; 2: the command or its inputs are wrong.
 """
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse_command(arguments: Sequence[str]) -> TrainJob:
     """Parse the recipe first, then everything with the recipe's values as defaults."""
-    arguments = [re.sub(r"^--workers(?==|$)", "--num-workers", argument) for argument in arguments]
+    arguments = expand_workers(arguments)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe")
     recipe = early.parse_known_args(arguments)[0].recipe
@@ -89,6 +91,24 @@ def parse_command(arguments: Sequence[str]) -> TrainJob:
     )
 
 
+def expand_workers(arguments: Sequence[str]) -> list[str]:
+    """Write `--workers 64` and the range `--workers 8:64` as the options that they stand for.
+
+    >>> expand_workers(["--workers", "8:64", "--epochs", "3"])
+    ['--min-workers', '8', '--num-workers', '64', '--epochs', '3']
+    """
+    expanded: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, _, value = word.partition("=")
+        if name != "--workers":
+            expanded.append(word)
+            continue
+        least, _, most = (value or next(words, "")).rpartition(":")
+        expanded += [*(["--min-workers", least] if least else []), "--num-workers", most]
+    return expanded
+
+
 def train(job: TrainJob) -> int:
     """Train as the job says and return the exit code."""
     use_endpoint(job.endpoint_url)
@@ -98,7 +118,8 @@ def train(job: TrainJob) -> int:
         print(f"nothing to do: this run is finished after {len(bundle.metrics['history'])} epochs")
         print(f"model: {run.bundle_uri}  digest {digest}")
         return EXIT_OK
-    connect(job.address, num_cpus=max(os.cpu_count() or 1, job.workers.num_workers + DATA_SLOTS))
+    num_taken = math.ceil(job.workers.num_workers * job.workers.cpus_per_worker)
+    connect(job.address, num_cpus=max(os.cpu_count() or 1, num_taken + DATA_SLOTS))
     shortage = find_shortage(job.workers, ray.cluster_resources().get("CPU", 0.0))
     if shortage:
         warn(shortage)

@@ -1,4 +1,4 @@
-"""What jobs.train prints: a survey of the shards, a line an epoch, a summary."""
+"""What jobs.train prints: a survey of the shards, a table with a row an epoch, a summary."""
 
 import sys
 import time
@@ -13,6 +13,8 @@ from pipeline.training_survey import Survey
 MOST_UNKNOWN_TAGS = 10
 MOST_REJECTIONS = 5
 STEP_PERIOD_S = 10.0
+CELL_WIDTH = 8
+ROWS_PER_HEADING = 20
 SUMMARY_LOSSES = ("total", "class_loss", "patch_loss", "contrast_loss")
 
 
@@ -57,7 +59,7 @@ def _print_exceptions(split: str, survey: Survey) -> None:
 
 
 class EventPrinter:
-    """Prints a line an epoch, the state of long epochs in between, and the first dropped images."""
+    """Prints a row an epoch, the state of long epochs in between, and the first dropped images."""
 
     def __init__(self, num_epochs: int, class_names: Sequence[str]) -> None:
         """Print for a run of so many epochs."""
@@ -101,15 +103,13 @@ class EventPrinter:
         self._num_done += 1
         self._told_s = time.monotonic()
         seconds = (self._told_s - self._started_s) / self._num_done
-        left = format_duration(seconds * (self._num_epochs - record["epoch"]))
-        print(
-            f"epoch {record['epoch']}/{self._num_epochs}  {format_losses(record)}  lr {record['learning_rate']:.2e}  "
-            f"gradient {record['grad_norm']:.3g}  {record['num_images'] / max(record['train_s'], 1e-9):.1f} images/s  "
-            f"waiting {record['wait_share']:.0%}  {left} left",
-            flush=True,
-        )
+        cells = list_cells(record, self._num_epochs)
+        cells["left"] = format_duration(seconds * (self._num_epochs - record["epoch"]))
+        if (self._num_done - 1) % ROWS_PER_HEADING == 0:
+            print("  ".join(name.rjust(CELL_WIDTH) for name in cells))
+        print("  ".join(cell.rjust(max(CELL_WIDTH, len(name))) for name, cell in cells.items()), flush=True)
         if record["validation"] is not None:
-            print(f"    {format_validation(record)}", flush=True)
+            print(f"    {format_precision(record['validation'])}", flush=True)
 
     def print_summary(self, outcome: TrainingOutcome) -> None:
         """Print what the run came to."""
@@ -117,15 +117,14 @@ class EventPrinter:
         best = history[outcome.best_epoch - 1]
         seconds = time.monotonic() - self._started_s
         print(f"\ntrained {len(history)} epochs ({self._num_done} now, in {format_duration(seconds)})")
-        rule = "highest mean of the mAPs" if best["validation"] else "the last, as there is no validation"
-        print(f"saved epoch {outcome.best_epoch} ({rule}): {format_losses(best)}")
+        print(f"saved epoch {outcome.best_epoch} ({outcome.rule}): {format_losses(best)}")
         if best["validation"] is not None:
             print(f"validation: {format_validation(best)}")
             absent = best["validation"]["without_positives"]
             if absent:
                 print(f"not in the mean, as no validation image shows them: {', '.join(absent)}")
-        if self._num_rejected:
-            print(f"{self._num_rejected} images could not be decoded and were dropped")
+        if num_dropped := max((record["num_dropped"] for record in history), default=0):
+            print(f"{num_dropped} training images could not be decoded and were dropped in each epoch")
 
 
 def format_losses(record: EpochRecord) -> str:
@@ -135,13 +134,40 @@ def format_losses(record: EpochRecord) -> str:
     return f"loss {losses['total']:.4f} ({', '.join(parts)})"
 
 
+def list_cells(record: EpochRecord, num_epochs: int) -> dict[str, str]:
+    """List what the table says of an epoch, by the heading of the column."""
+    losses, validation = record["losses"], record["validation"]
+    cells = {"epoch": f"{record['epoch']}/{num_epochs}"}
+    for name in SUMMARY_LOSSES:
+        if name in losses:
+            cells["loss" if name == "total" else name.removesuffix("_loss")] = f"{losses[name]:.4f}"
+    cells |= {
+        "lr": f"{record['learning_rate']:.2e}",
+        "gradient": f"{record['grad_norm']:.3g}",
+        "images/s": f"{record['num_images'] / max(record['train_s'], 1e-9):.1f}",
+        "waiting": f"{record['wait_share']:.0%}",
+        "dropped": str(record["num_dropped"]),
+        "val loss": "-" if validation is None else f"{validation['losses']['total']:.4f}",
+        "mAP": _format_mean(validation),
+    }
+    return cells | ({"patch mAP": _format_mean(record["patch_validation"])} if "patch_loss" in losses else {})
+
+
 def format_validation(record: EpochRecord) -> str:
     """Write the validation of an epoch in one line: loss, and average precisions in percent."""
     validation, patch = record["validation"], record["patch_validation"]
     assert validation is not None
     loss = f"validation loss {validation['losses']['total']:.4f}"
-    if validation["mean_average_precision"] is None:
-        return f"{loss}  mAP - (no validation image shows any class)"
-    classes = "  ".join(f"{name} {100 * value:.1f}" for name, value in validation["average_precision"].items())
-    patch_part = f" (patch head {100 * patch['mean_average_precision']:.1f})" if patch else ""
-    return f"{loss}  mAP {100 * validation['mean_average_precision']:.1f}{patch_part}  {classes}"
+    patch_part = f" (patch head {_format_mean(patch)})" if patch else ""
+    return f"{loss}  mAP {_format_mean(validation)}{patch_part}  {format_precision(validation)}"
+
+
+def format_precision(validation: Mapping[str, Any]) -> str:
+    """Write the average precision of each class, in percent."""
+    classes = [f"{name} {100 * value:.1f}" for name, value in validation["average_precision"].items()]
+    return "average precision: " + ("  ".join(classes) or "no validation image shows any class")
+
+
+def _format_mean(validation: Mapping[str, Any] | None) -> str:
+    mean = None if validation is None else validation["mean_average_precision"]
+    return "-" if mean is None else f"{100 * mean:.1f}"

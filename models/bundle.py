@@ -218,13 +218,23 @@ def load_timm_backbone(name: str, *, pretrained: bool = False, weights_path: Pat
         weights_path: Take the weights from this file instead.
 
     Raises:
-        CheckpointError: timm knows no such model, or it is no plain ViT.
+        CheckpointError: timm knows no such model, it is no plain ViT, or its weights cannot be downloaded.
     """
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
         raise CheckpointError(f"timm has no model '{name}'; names near it: {near or 'none'}")
     # timm's models declare no attributes, and only plain ViTs have the ones that follow.
-    network: Any = timm.create_model(name, pretrained=pretrained and weights_path is None, num_classes=0)
+    network: Any
+    try:
+        network = timm.create_model(name, pretrained=pretrained and weights_path is None, num_classes=0)
+    except Exception as error:
+        # What a failed download raises depends on the client library and its version.
+        if not pretrained or weights_path is not None:
+            raise
+        raise CheckpointError(
+            f"the weights of timm's '{name}' cannot be downloaded ({_name_first_line(error)}); "
+            "give them as a file, or `none` for random ones"
+        ) from error
     try:
         block = network.blocks[0]
         sizes = {
@@ -301,6 +311,10 @@ def _load(model: MCTformer, weights: StateDict, unused: tuple[str, ...]) -> None
     if left_out:
         logger.info("not used by this model, by design: %s", ", ".join(left_out))
     model.load_state_dict({name: weights[name] for name in own})
+
+
+def _name_first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _name_some(weights: StateDict, most: int = 6) -> str:

@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
 
 import fsspec
+import pyarrow.fs
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import StorageError
 
@@ -293,6 +295,53 @@ def _create_remote(uri: str, payload: bytes) -> bool:
     raise AssertionError("the last attempt returns or raises")
 
 
+def open_for_ray(folder_uri: str) -> tuple[pyarrow.fs.FileSystem | None, str]:
+    """Give a folder as Ray Train wants it: the file system that it should use, and the folder's name there.
+
+    On a local disk Ray itself would write at the final name: a process that dies meanwhile leaves half a file there.
+    Object stores only ever show whole objects: None leaves the choice of their client to Ray.
+    """
+    if (path := get_local_path(folder_uri)) is None:
+        return None, folder_uri
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(AtomicLocalFileSystem())), str(path.absolute())
+
+
+class AtomicLocalFileSystem(LocalFileSystem):
+    """A local disk on which a file that is written appears when it is closed, whole."""
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> Any:
+        if mode == "wb":
+            return _AtomicFile(Path(self._strip_protocol(path)))
+        return super()._open(path, mode, block_size, **options)
+
+
+class _AtomicFile:
+    """A file under a hidden name until it is closed. One that is never closed is never seen."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary, self._file = _open_temporary(path)
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, payload: Any) -> int:
+        return self._file.write(payload)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        if not self._file.closed:
+            _finish_temporary(self._file)
+            self._temporary.replace(self._path)
+            _sync_folder(self._path.parent)
+
+
 def delete(uris: Iterable[str]) -> None:
     """Delete files or objects, in as few requests as the store allows. Those that are gone already are no error."""
     remote: dict[str, list[str]] = {}
@@ -413,19 +462,30 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _write_temporary(path: Path, payload: bytes) -> Path:
     """Write and sync a hidden file beside `path`."""
+    temporary, file = _open_temporary(path)
+    try:
+        file.write(payload)
+        _finish_temporary(file)
+    except OSError:
+        file.close()
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            # Temporary files are private; what is published has the rights that any new file would have.
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return Path(name)
+    return Path(name), os.fdopen(handle, "wb")
+
+
+def _finish_temporary(file: BinaryIO) -> None:
+    """Make what was written last, and close the file."""
+    with file:
+        file.flush()
+        # Temporary files are private; what is published has the rights that any new file would have.
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

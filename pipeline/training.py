@@ -4,7 +4,7 @@ Ray Train resumes by itself: same storage path and name, newest registered check
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from models.bundle import ModelBundle
 from pipeline.bundles import BUNDLE_FILES, save_bundle
 from pipeline.errors import TrainingError
 from pipeline.run import get_library_version
-from pipeline.storage import exists, join_uri
+from pipeline.storage import exists, join_uri, open_for_ray
 from pipeline.training_config import WorkerConfig, describe_train_config
 from pipeline.training_events import EpochRecord, NonFiniteLoss, Resumed, post_event, relay_events, start_event_box
 from pipeline.training_feed import SampleSet
@@ -29,14 +29,14 @@ from pipeline.training_run import (
     CHECKPOINT_FOLDER,
     TrainingRun,
     claim,
-    get_storage_path,
+    read_place,
     read_surveys,
     write_surveys,
 )
 from pipeline.training_state import load_state
 from pipeline.training_survey import Survey, survey_splits
 
-LIBRARIES = ("torch", "timm", "ray", "numpy", "pillow")
+LIBRARIES = ("torch", "torchvision", "timm", "ray", "numpy", "pillow")
 """Whose versions a bundle remembers."""
 MOST_NAMED_KEYS = 8
 DATA_CPUS = 1.25
@@ -51,6 +51,8 @@ class TrainingOutcome:
     """One record an epoch, those of earlier attempts included."""
     best_epoch: int
     """From 1: the one whose weights were saved."""
+    rule: str
+    """By which it was chosen, in words."""
     digest: str
     """Of the saved bundle."""
 
@@ -109,7 +111,7 @@ def fit(
 
     Raises:
         TrainingError: The loss is no longer a number.
-        ray.train.TrainingFailedError: Workers failed more often than allowed.
+        ray.train.TrainingFailedError: Workers failed more often than allowed, without a new checkpoint in between.
     """
     box = start_event_box()
     shards = {"train": run.train_shards, "validation": run.validation_shards}
@@ -132,37 +134,54 @@ def fit(
         box=box,
         post=partial(post_event, box),
     )
-    trainer = TorchTrainer(
-        train_on_worker,
-        train_loop_config={"settings": settings},
-        scaling_config=_scale(workers),
-        run_config=RunConfig(
-            name=CHECKPOINT_FOLDER,
-            storage_path=get_storage_path(run.out_uri),
-            failure_config=FailureConfig(max_failures=workers.max_failures),
-            # The best one; the latest is kept besides.
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order="max"
-            ),
-        ),
-    )
     recorder = EventRecorder(MetricLog(run.out_uri, run.out_uri, surveys["train"].num_usable), on_event)
     with relay_events(box, recorder):
-        outcome = trainer.fit()
+        outcome = _train(run.out_uri, settings)
     recorder.log.flush()
     if recorder.failure is not None:
         raise TrainingError(describe_failure(recorder.failure))
-    return _finish(run, initial, outcome)
+    return _finish(run, initial, surveys, outcome)
+
+
+def _train(out_uri: str, settings: LoopSettings) -> Result:
+    """Train until it is over, or until workers fail too often without a new checkpoint.
+
+    Ray Train counts failures from the start of a run: nodes that come and go would end a long one, however well it
+    does. What has failed too often is therefore started again as long as it has come further than the time before.
+    """
+    filesystem, folder = open_for_ray(out_uri)
+    while True:
+        trainer = TorchTrainer(
+            train_on_worker,
+            train_loop_config={"settings": settings},
+            scaling_config=_scale(settings.workers),
+            run_config=RunConfig(
+                name=CHECKPOINT_FOLDER,
+                storage_path=folder,
+                storage_filesystem=filesystem,
+                failure_config=FailureConfig(max_failures=settings.workers.max_failures),
+                # The best one; the latest is kept besides.
+                checkpoint_config=CheckpointConfig(
+                    num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order="max"
+                ),
+            ),
+        )
+        place = read_place(out_uri)
+        try:
+            return trainer.fit()
+        except ray.train.TrainingFailedError:
+            if read_place(out_uri) <= place:
+                raise
 
 
 def find_shortage(workers: WorkerConfig, num_slots: float) -> str | None:
     """Say what is wrong if the workers leave no CPU slot of a cluster to read and decode images; None: all is well.
 
     Args:
-        workers: Each takes a slot.
+        workers: Each takes a slot, or as many as it is given.
         num_slots: CPU slots of the cluster, as it is now.
     """
-    if num_slots >= workers.num_workers + DATA_CPUS:
+    if num_slots >= workers.num_workers * workers.cpus_per_worker + DATA_CPUS:
         return None
     return (
         f"the cluster has {num_slots:g} CPU slots: {workers.num_workers} workers leave none to read and decode images, "
@@ -194,14 +213,15 @@ def describe_failure(failure: NonFiniteLoss) -> str:
     """Say which images went with a loss that is no number, and what to do."""
     named = ", ".join(f"'{key}'" for key in failure.keys[:MOST_NAMED_KEYS])
     more = f" and {len(failure.keys) - MOST_NAMED_KEYS} more" if len(failure.keys) > MOST_NAMED_KEYS else ""
+    what = "gradient of the loss" if failure.is_gradient else "loss"
     return (
-        f"the loss is not finite in epoch {failure.epoch}, step {failure.step}; images of the batch: {named}{more}; "
+        f"the {what} is not finite in epoch {failure.epoch}, step {failure.step}; images of the batch: {named}{more}; "
         "lower base_lr or set clip_norm, and give another --out"
     )
 
 
 def _scale(workers: WorkerConfig) -> ScalingConfig:
-    resources = {"CPU": 1.0}
+    resources = {"CPU": workers.cpus_per_worker}
     if workers.gpus_per_worker:
         resources["GPU"] = workers.gpus_per_worker
     is_elastic = workers.min_workers not in (None, workers.num_workers)
@@ -212,7 +232,7 @@ def _scale(workers: WorkerConfig) -> ScalingConfig:
     )
 
 
-def _finish(run: TrainingRun, initial: InitialModel, outcome: Result) -> TrainingOutcome:
+def _finish(run: TrainingRun, initial: InitialModel, surveys: Mapping[str, Survey], outcome: Result) -> TrainingOutcome:
     """Turn the best checkpoint into the bundle."""
     num_epochs = run.config.optimizer.epochs
     latest = None if outcome.checkpoint is None else load_state(outcome.checkpoint, device="cpu")
@@ -226,6 +246,7 @@ def _finish(run: TrainingRun, initial: InitialModel, outcome: Result) -> Trainin
     best_epoch = max(checkpoints, key=lambda epoch: (history[epoch - 1]["score"], epoch), default=num_epochs)
     best = load_state(checkpoints[best_epoch], device="cpu") if checkpoints else latest
     initial.network.load_state_dict(best.best_weights)
+    rule = describe_rule(history)
     bundle = ModelBundle(
         config=initial.network.config,
         class_names=tuple(run.vocabulary.classes),
@@ -233,15 +254,34 @@ def _finish(run: TrainingRun, initial: InitialModel, outcome: Result) -> Trainin
         input_std=initial.input_std,
         backbone=run.config.model.backbone,
         recipe=describe_train_config(run.config),
-        metrics={"best": history[best_epoch - 1], "history": history},
+        metrics={"best": history[best_epoch - 1], "rule": rule, "history": history},
         library_version=get_library_version(),
-        provenance=describe_provenance(run),
+        provenance=describe_provenance(run, surveys),
     )
     digest = save_bundle(run.bundle_uri, initial.network.eval(), bundle)
-    return TrainingOutcome(history=history, best_epoch=best_epoch, digest=digest)
+    return TrainingOutcome(history=history, best_epoch=best_epoch, rule=rule, digest=digest)
 
 
-def describe_provenance(run: TrainingRun) -> dict[str, Any]:
+def describe_rule(history: Sequence[EpochRecord]) -> str:
+    """Say by which rule the best epoch of a run was chosen.
+
+    See `pipeline.training_events.compute_score`.
+    """
+    if not any(record["validation"] for record in history):
+        return "the last, as there is no validation"
+    heads = "class and patch scores" if any(record["patch_validation"] for record in history) else "class scores"
+    return f"highest mean average precision of {heads} on the validation images; of equals the later"
+
+
+def describe_provenance(run: TrainingRun, surveys: Mapping[str, Survey]) -> dict[str, Any]:
     """Say of what data and with which libraries a model was made."""
     versions = {name: version(name) for name in LIBRARIES}
-    return {"run_fingerprint": run.fingerprint, "versions": {"python": platform.python_version(), **versions}}
+    return {
+        "run_fingerprint": run.fingerprint,
+        "data_fingerprint": run.data_fingerprint,
+        "data": {
+            split: {"num_samples": survey.num_samples, "num_usable": survey.num_usable}
+            for split, survey in surveys.items()
+        },
+        "versions": {"python": platform.python_version(), **versions},
+    }

@@ -213,10 +213,12 @@ class WorkerConfig:
     """Training processes; each holds a copy of the model and an equal share of every batch."""
     min_workers: int | None = None
     """Fewest with which the run goes on while nodes are missing; None: it waits for all."""
+    cpus_per_worker: float = 1.0
+    """CPU slots of a worker. Those that workers leave free in the cluster read and decode."""
     gpus_per_worker: float = 0.0
     """GPUs of a worker; 0 trains on the CPU."""
     max_failures: int = 3
-    """How often lost workers are replaced before the run gives up."""
+    """How often lost workers are replaced, without a new checkpoint in between, before the run gives up."""
     checkpoint_steps: int = 500
     """Steps between two checkpoints within an epoch; there is one after each epoch, too."""
     log_steps: int = 10
@@ -230,6 +232,8 @@ class WorkerConfig:
                 raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
         if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
             raise ValueError(f"need 1 <= min_workers <= num_workers, got {self.min_workers} and {self.num_workers}")
+        if self.cpus_per_worker <= 0:
+            raise ValueError(f"need cpus_per_worker > 0, got {self.cpus_per_worker}")
         if self.gpus_per_worker < 0 or self.max_failures < 0:
             raise ValueError(
                 f"need gpus_per_worker >= 0 and max_failures >= 0, got {self.gpus_per_worker} and {self.max_failures}"

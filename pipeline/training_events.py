@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 
 import ray
 from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 POLL_PERIOD_S = 0.5
 
@@ -29,6 +30,8 @@ class EpochRecord(TypedDict):
     """Mean over the steps, before clipping."""
     num_images: int
     """That were decoded."""
+    num_dropped: int
+    """That could not be decoded."""
     num_workers: int
     """At the end of the epoch."""
     train_s: float
@@ -81,13 +84,15 @@ class Resumed:
 
 @dataclass(frozen=True, kw_only=True)
 class NonFiniteLoss:
-    """A loss that is no number: training cannot go on."""
+    """A loss, or its gradient, that is no number: training cannot go on."""
 
     epoch: int
     """From 1."""
     step: int
     keys: tuple[str, ...]
-    """Images of the batches with such a loss."""
+    """Images of the batches with such a loss; with a gradient alone, of all batches of the step."""
+    is_gradient: bool = False
+    """Whether the loss itself is finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +144,10 @@ def compute_score(validation: dict[str, Any] | None, patch_validation: dict[str,
 
 
 def start_event_box() -> ActorHandle:
-    """Start a box in a process of its own, on no CPU slot."""
+    """Start a box in a process of its own, on no CPU slot of the driver's node, and no other: that would die alone."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor_class: Any = ray.remote(EventBox)
-    return actor_class.options(num_cpus=0).remote()
+    return actor_class.options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 def post_event(box: ActorHandle, event: object) -> None:

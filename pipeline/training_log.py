@@ -5,6 +5,7 @@ again, in place of those that were lost.
 """
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ METRICS_FILE = "metrics.jsonl"
 PAGE_FILE = "training.html"
 EVENTS_FILE = "tensorboard/events.out.tfevents.0000000000.tagmask"
 FLUSH_PERIOD_S = 30.0
+MAX_DRAWING_SHARE = 0.005
+"""Of the time, what drawing the page may take: a second or two each time, on cores that may be the trainer's."""
 
 Record = dict[str, Any]
 """A StepRecord or EpochRecord with `time`, seconds since 1970."""
@@ -33,7 +36,9 @@ class MetricLog:
         self._out_uri = out_uri
         self._title = title
         self._num_images = num_images
-        self._flushed_s = time.monotonic()
+        self._written_s = time.monotonic()
+        self._drawn_s = -math.inf
+        self._drawing_s = 0.0
         self.records = read_records(out_uri)
 
     def add(self, record: Any) -> None:
@@ -41,8 +46,11 @@ class MetricLog:
         place = find_place(record)
         self.records = [kept for kept in self.records if find_place(kept) < place]
         self.records.append({**record, "time": round(time.time(), 3)})
-        if record["kind"] == "epoch" or time.monotonic() - self._flushed_s > FLUSH_PERIOD_S:
-            self.flush()
+        now = time.monotonic()
+        if record["kind"] == "epoch" or now - self._written_s > FLUSH_PERIOD_S:
+            self._write_lines()
+            if now - self._drawn_s > max(FLUSH_PERIOD_S, self._drawing_s / MAX_DRAWING_SHARE):
+                self._draw()
 
     def go_back(self, position: float, records: Sequence[Any]) -> None:
         """Drop what came after a checkpoint, and fill in what the checkpoint knows and an earlier driver lost.
@@ -61,11 +69,20 @@ class MetricLog:
         Raises:
             StorageError: The store does not take them.
         """
+        self._write_lines()
+        self._draw()
+
+    def _write_lines(self) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in self.records)
         put_atomic(join_uri(self._out_uri, METRICS_FILE), lines.encode())
+        self._written_s = time.monotonic()
+
+    def _draw(self) -> None:
+        started_s = time.monotonic()
         put_atomic(join_uri(self._out_uri, EVENTS_FILE), encode_events(self.records, self._num_images))
         put_atomic(join_uri(self._out_uri, PAGE_FILE), render_training_page(self._title, self.records).encode())
-        self._flushed_s = time.monotonic()
+        self._drawn_s = time.monotonic()
+        self._drawing_s = self._drawn_s - started_s
 
 
 def read_records(out_uri: str) -> list[Record]:

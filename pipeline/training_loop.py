@@ -235,6 +235,10 @@ class TrainingWorker:
             return StepResult(losses, num_images, math.nan, is_finite=False)
         limit = self.config.optimizer.clip_norm
         grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), math.inf if limit is None else limit)
+        if not grad_norm.isfinite():
+            # All workers have the same gradient: it cannot be said whose images it comes from.
+            self.tell_non_finite(batch, is_gradient=True)
+            return StepResult(losses, num_images, math.nan, is_finite=False)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
@@ -247,13 +251,15 @@ class TrainingWorker:
         validation = patch_validation = None
         if self.feed.has_validation and is_validation_due(epoch, self.config):
             validation, patch_validation = self.validate()
+        num_images = round(progress.epoch_means.num_images)
         record = EpochRecord(
             kind="epoch",
             epoch=epoch + 1,
             losses=progress.epoch_means.losses,
             learning_rate=self.optimizer.param_groups[0]["lr"],
             grad_norm=progress.epoch_means.mean_grad_norm,
-            num_images=round(progress.epoch_means.num_images),
+            num_images=num_images,
+            num_dropped=self.num_samples - num_images,
             num_workers=self.num_workers,
             train_s=progress.train_s,
             wait_share=progress.waited_s / max(progress.train_s, 1e-9),
@@ -310,12 +316,17 @@ class TrainingWorker:
         if self.rank == 0:
             self.settings.post(event)
 
-    def tell_non_finite(self, batch: TrainingBatch | None) -> None:
+    def tell_non_finite(self, batch: TrainingBatch | None, *, is_gradient: bool = False) -> None:
         """Name the images of all workers whose loss is no number; None: the batch of this worker is not to blame."""
         keys = self.gather(list(batch.keys) if batch else [])
         progress = self.progress
         self.post(
-            NonFiniteLoss(epoch=progress.plan.epoch + 1, step=progress.next_step + 1, keys=tuple(keys[:MOST_KEYS]))
+            NonFiniteLoss(
+                epoch=progress.plan.epoch + 1,
+                step=progress.next_step + 1,
+                keys=tuple(keys[:MOST_KEYS]),
+                is_gradient=is_gradient,
+            )
         )
 
     def add_up(self, values: Tensor) -> Tensor:

@@ -107,6 +107,7 @@ def list_rows(records: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
                 "learning rate": f"{record['learning_rate']:.2e}",
                 "gradient norm": f"{record['grad_norm']:.3g}",
                 "images": str(record["num_images"]),
+                "not decoded": str(record["num_dropped"]),
                 "images/s": f"{record['num_images'] / max(record['train_s'], 1e-9):.1f}",
                 "waiting": f"{record['wait_share']:.1%}",
                 "workers": str(record["num_workers"]),

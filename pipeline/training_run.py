@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import FORMAT_VERSION, compute_fingerprint, to_canonical_json
@@ -48,6 +47,12 @@ class TrainingRun:
     def bundle_uri(self) -> str:
         """Where the trained model will be."""
         return join_uri(self.out_uri, BUNDLE_FOLDER)
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Digest of the shards, with their sizes and etags, and of the vocabulary: what is learned from."""
+        data = ("vocabulary", "train_shards", "validation_shards")
+        return compute_fingerprint({name: self.identity[name] for name in data})
 
     def read_place(self) -> tuple[int, int]:
         """Return the epochs that the newest registered checkpoint has seen, and the images of the next one."""
@@ -90,6 +95,10 @@ def open_training(
     )
     if exists(join_uri(out_uri, TRAIN_FILE)):
         _require_same(run)
+    elif exists(join_uri(out_uri, CHECKPOINT_FOLDER, SNAPSHOT_FILE)):
+        raise RunConflictError(
+            f"'{out_uri}' holds checkpoints, but no {TRAIN_FILE} that says of which run; give another --out"
+        )
     return run
 
 
@@ -181,8 +190,3 @@ def write_surveys(run: TrainingRun, surveys: dict[str, Survey]) -> None:
     """Keep the surveys, by split, for the next attempt."""
     fields = {split: survey.describe() for split, survey in surveys.items()}
     put_atomic(join_uri(run.out_uri, SURVEY_FILE), to_canonical_json(fields).encode())
-
-
-def get_storage_path(out_uri: str) -> str:
-    """Return the folder of a run as Ray Train wants it: an absolute path, or a URI."""
-    return out_uri if "://" in out_uri else str(Path(out_uri).absolute())

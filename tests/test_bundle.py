@@ -1,6 +1,10 @@
 """Models as files: what is loaded, what is refused, and what the message names."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -20,6 +24,7 @@ from models.bundle import (
 )
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 
+ROOT = Path(__file__).parents[1]
 CLASSES = ("cat", "dog", "cow")
 STATISTICS = {"input_mean": (0.5, 0.5, 0.5), "input_std": (0.5, 0.5, 0.5)}
 
@@ -185,6 +190,26 @@ def test_timm_backbone_gives_sizes_input_statistics_and_weights(tmp_path):
     assert backbone.input_mean == (0.5, 0.5, 0.5)
     assert set(backbone.weights) == set(vit.state_dict())
     assert load_timm_backbone("deit_small_patch16_224").input_mean == (0.485, 0.456, 0.406)
+
+
+def test_backbone_that_cannot_be_downloaded_is_answered_with_what_to_do(tmp_path):
+    program = (
+        "from models.bundle import CheckpointError, load_timm_backbone\n"
+        "try:\n    load_timm_backbone('vit_tiny_patch16_224', pretrained=True)\n"
+        "except CheckpointError as error:\n    print(error)"
+    )
+    # A process of its own: the library looks once, when it is imported, whether there is a network.
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    assert done.stdout.startswith("the weights of timm's 'vit_tiny_patch16_224' cannot be downloaded (")
+    assert "give them as a file, or `none` for random ones" in done.stdout
 
 
 def test_unknown_backbone_is_answered_with_names_near_it():

@@ -1,11 +1,16 @@
 """What every storage backend must do; and what only a local disk does."""
 
 import itertools
+import pickle
+import subprocess
+import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import fsspec
+import pyarrow.fs
 import pytest
 
 from pipeline import storage
@@ -19,12 +24,15 @@ from pipeline.storage import (
     join_uri,
     list_folder,
     list_objects,
+    open_for_ray,
     open_random,
     open_stream,
     put_atomic,
     read_bytes,
 )
 from tests.fakes import Fault, FaultyNetwork
+
+ROOT = Path(__file__).parents[1]
 
 
 def list_uris(objects):
@@ -239,3 +247,39 @@ def test_credentials_never_show_in_messages(s3_folder, network, monkeypatch):
     with pytest.raises(FileNotFoundError) as caught:
         read_bytes(join_uri(s3_folder, "nothing"))
     assert "hush-hush" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_file_that_ray_writes_on_a_local_disk_appears_when_it_is_closed(tmp_path):
+    filesystem, folder = open_for_ray(str(tmp_path))
+    path = f"{folder}/snapshot.json"
+    put_atomic(path, b"before")
+    stream = filesystem.open_output_stream(path)
+    stream.write(b"aft")
+    stream.flush()
+    assert read_bytes(path) == b"before"
+    stream.write(b"er")
+    stream.close()
+    assert read_bytes(path) == b"after"
+    assert [item.uri for item in list_objects(str(tmp_path))] == [path]
+
+
+def test_file_that_ray_began_to_write_when_it_died_is_not_there(tmp_path):
+    program = (
+        "import os, sys; from pipeline.storage import open_for_ray; filesystem, folder = open_for_ray(sys.argv[1]);"
+        "stream = filesystem.open_output_stream(folder + '/state.pt'); stream.write(bytes(10**6)); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=False, timeout=120)
+    assert list_objects(str(tmp_path)) == []
+
+
+def test_folders_that_ray_copies_to_a_local_disk_arrive_whole(tmp_path):
+    source = tmp_path / "source"
+    (source / "inner").mkdir(parents=True)
+    (source / "inner" / "a").write_bytes(bytes(range(256)) * 1000)
+    filesystem, folder = pickle.loads(pickle.dumps(open_for_ray(str(tmp_path / "out"))))
+    pyarrow.fs.copy_files(str(source), folder, destination_filesystem=filesystem)
+    assert (tmp_path / "out" / "inner" / "a").read_bytes() == bytes(range(256)) * 1000
+
+
+def test_object_stores_are_left_to_the_client_of_ray():
+    assert open_for_ray("s3://bucket/run") == (None, "s3://bucket/run")

@@ -30,16 +30,30 @@ def test_run_without_validation_has_nothing_to_warn_of(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_line_of_an_epoch_holds_losses_speed_and_average_precision(capsys):
+def test_epochs_are_rows_of_a_table_with_losses_speed_and_average_precision(capsys):
     printer = EventPrinter(2, ("cat", "<dog>"))
     printer(make_step(1, 4))
     printer(make_epoch(1))
     printer(Resumed(epoch=2, step=3, num_workers=1, is_divided_anew=True, position=1.5, records=()))
+    printer(make_epoch(2, mean=0.6))
+    heading, first, classes, resumed, second, _ = capsys.readouterr().out.splitlines()
+    names = [name.strip() for name in heading.split("  ") if name.strip()]
+    assert names == ["epoch", "loss", "class", "lr", "gradient", *names[5:]]
+    assert names[5:] == ["images/s", "waiting", "dropped", "val loss", "mAP", "left"]
+    assert first.split()[:10] == ["1/2", "1.0000", "1.0000", "1.00e-03", "2", "10.0", "2%", "3", "0.7000", "50.0"]
+    assert second.split()[0] == "2/2"
+    assert len(heading) == len(first) == len(second)
+    assert "cat 25.0  <dog> 75.0" in classes
+    assert "going on in epoch 2 after 3 steps, 1 workers; the rest of the epoch is divided anew" in resumed
+
+
+def test_table_has_dashes_where_no_validation_image_shows_any_class(capsys):
+    empty = {"mean_average_precision": None, "average_precision": {}, "losses": {"total": 0.5}}
+    EventPrinter(1, ("cat",))({**make_epoch(1), "validation": empty})
     printed = capsys.readouterr().out
-    assert "epoch 1/2  loss 1.0000 (class 1.0000)" in printed
-    assert "10.0 images/s  waiting 2%" in printed
-    assert "validation loss 0.7000  mAP 50.0  cat 25.0  <dog> 75.0" in printed
-    assert "going on in epoch 2 after 3 steps, 1 workers; the rest of the epoch is divided anew" in printed
+    assert " 0.5000         - " in printed
+    assert "no validation image shows any class" in printed
+    assert "nan" not in printed
 
 
 def test_epochs_are_ranked_by_validation_and_without_it_by_age():

@@ -7,12 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.recipes import RECIPES
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.errors import RunConflictError, TrainingError
 from pipeline.records import InputShard
 from pipeline.storage import join_uri, put_atomic
-from pipeline.training import find_shortage, is_finished
+from pipeline.training import describe_failure, describe_provenance, describe_rule, find_shortage, is_finished
 from pipeline.training_config import ModelConfig, OptimizerConfig, TrainConfig, WorkerConfig
+from pipeline.training_events import NonFiniteLoss
 from pipeline.training_loop import normalise
 from pipeline.training_model import build_initial_model
 from pipeline.training_run import (
@@ -26,6 +28,7 @@ from pipeline.training_run import (
 from pipeline.training_schedule import compute_learning_rate, make_optimizer, set_learning_rate, update_average
 from pipeline.training_survey import Survey
 from pipeline.vocabulary import Vocabulary
+from tests.test_training_log import make_epoch
 
 OPTIMIZER = OptimizerConfig(epochs=10, batch_size=64, warmup_epochs=2.0)
 TINY = ModelConfig(image_size=32, patch_size=16, width=48, depth=2, num_heads=3)
@@ -162,6 +165,57 @@ def test_place_is_read_from_the_checkpoint_that_ray_resumes_from(tmp_path):
     put_atomic(uri, b"{}")
     with pytest.raises(TrainingError, match="is not Ray Train's record"):
         run.read_place()
+
+
+def test_folder_with_checkpoints_of_a_run_that_is_not_described_is_refused(tmp_path):
+    put_atomic(join_uri(str(tmp_path), CHECKPOINT_FOLDER, SNAPSHOT_FILE), b"{}")
+    with pytest.raises(RunConflictError, match="holds checkpoints, but no train.json that says of which run"):
+        open_at(tmp_path)
+
+
+def test_training_run_of_another_recipe_is_refused_with_the_difference(tmp_path):
+    claim(open_at(tmp_path, config=RECIPES["v2"]()))
+    with pytest.raises(RunConflictError) as refusal:
+        open_at(tmp_path, config=RECIPES["plus"]())
+    assert "config.model.variant was v2, is plus" in str(refusal.value)
+    assert "config.optimizer.batch_size was 64, is 32" in str(refusal.value)
+
+
+def test_fingerprint_of_the_data_depends_on_shards_and_vocabulary_alone(tmp_path):
+    first, again = open_at(tmp_path), open_at(tmp_path, config=TrainConfig(model=TINY, rng_seed=7))
+    assert first.data_fingerprint == again.data_fingerprint
+    assert first.fingerprint != again.fingerprint
+    others = [
+        open_at(tmp_path, train_shards=[make_shard("a", size=11)]),
+        open_at(tmp_path, validation_shards=[]),
+        open_at(tmp_path, vocabulary=Vocabulary(classes=("dog", "cat"))),
+    ]
+    assert len({run.data_fingerprint for run in (first, *others)}) == 4
+
+
+def test_model_tells_its_data_and_libraries(tmp_path):
+    run = open_at(tmp_path)
+    provenance = describe_provenance(run, {"train": Survey(num_samples=3, num_usable=2)})
+    assert provenance["data_fingerprint"] == run.data_fingerprint
+    assert provenance["run_fingerprint"] == run.fingerprint
+    assert provenance["data"] == {"train": {"num_samples": 3, "num_usable": 2}}
+    assert provenance["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_rule_for_the_best_epoch_is_said_in_words():
+    validated = make_epoch(1)
+    both = {**validated, "patch_validation": {"mean_average_precision": 0.5}}
+    assert describe_rule([{**validated, "validation": None}]).startswith("the last")
+    assert "of class scores on" in describe_rule([validated])
+    assert "of class and patch scores on" in describe_rule([validated, both])
+
+
+@pytest.mark.parametrize(("is_gradient", "what"), [(False, "the loss"), (True, "the gradient of the loss")])
+def test_failure_names_what_is_not_finite_and_the_first_images(is_gradient, what):
+    keys = tuple(f"photo{n}" for n in range(10))
+    message = describe_failure(NonFiniteLoss(epoch=2, step=3, keys=keys, is_gradient=is_gradient))
+    assert message.startswith(f"{what} is not finite in epoch 2, step 3; images of the batch: 'photo0', 'photo1'")
+    assert "'photo7' and 2 more" in message
 
 
 def test_training_run_is_finished_once_the_bundle_has_its_description(tmp_path):

@@ -39,12 +39,21 @@ def test_peak_learning_rate_scales_with_the_batch():
         (lambda: OptimizerConfig(token_lr_factor=0.0), "token_lr_factor > 0, got 0.0"),
         (lambda: LossConfig(negative_margin=1.0), "0 <= negative_margin < 1, got 1.0"),
         (lambda: WorkerConfig(num_workers=2, min_workers=3), "1 <= min_workers <= num_workers, got 3 and 2"),
+        (lambda: WorkerConfig(cpus_per_worker=0.0), "cpus_per_worker > 0, got 0.0"),
         (lambda: AugmentConfig(random_erasing=1.5), "0 <= random_erasing <= 1, got 1.5"),
     ],
 )
 def test_configuration_out_of_range_is_refused_with_its_values(build, complaint):
     with pytest.raises(ValueError, match=complaint):
         build()
+
+
+@pytest.mark.parametrize("words", [("--workers", "8:64"), ("--workers=8:64",)])
+def test_range_of_workers_is_elastic(words):
+    workers = parse_command(
+        ["--recipe", "v2", "--shards", "a.tar", "--vocabulary", "v.json", "--out", "o", *words]
+    ).workers
+    assert (workers.min_workers, workers.num_workers) == (8, 64)
 
 
 @pytest.mark.parametrize("words", [("--workers", "64"), ("--workers=64",), ("--num-workers", "64")])

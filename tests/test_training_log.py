@@ -38,6 +38,7 @@ def make_epoch(epoch, mean=0.5):
         "learning_rate": 1e-3,
         "grad_norm": 2.0,
         "num_images": 40,
+        "num_dropped": 3,
         "num_workers": 2,
         "train_s": 4.0,
         "wait_share": 0.02,
@@ -83,6 +84,7 @@ def test_lines_are_json_and_events_carry_every_figure(tmp_path):
     log = MetricLog(str(tmp_path), "run", 40)
     log.add(make_step(1, 2, loss=3.5))
     log.add(make_epoch(1))
+    log.flush()
     lines = read_bytes(str(tmp_path / METRICS_FILE)).splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["step", "epoch"]
     assert read_records(str(tmp_path)) == log.records
@@ -101,11 +103,23 @@ def test_page_shows_curves_and_a_row_an_epoch_and_escapes_names(tmp_path):
     for epoch in (1, 2):
         log.add(make_step(epoch, 4))
         log.add(make_epoch(epoch, mean=0.4 + epoch / 10))
+    log.flush()
     page = read_bytes(str(tmp_path / PAGE_FILE)).decode()
     assert page.count("<svg") == 8
     assert "a &lt;run&gt;" in page
     assert "<dog>" not in page
     assert "<td>60.0%</td>" in page
+
+
+def test_lines_are_written_after_each_epoch_and_the_page_only_now_and_then(tmp_path):
+    log = MetricLog(str(tmp_path), "run", 40)
+    log.add(make_epoch(1))
+    page = read_bytes(str(tmp_path / PAGE_FILE))
+    log.add(make_epoch(2))
+    assert len(read_records(str(tmp_path))) == 2
+    assert read_bytes(str(tmp_path / PAGE_FILE)) == page
+    log.flush()
+    assert read_bytes(str(tmp_path / PAGE_FILE)) != page
 
 
 def test_page_of_a_run_without_any_figure_says_so(tmp_path):

@@ -17,14 +17,21 @@ NUM_SHARDS = 3
 CHUNKS_PER_SHARD = -(-NUM_PER_SHARD // 4)
 
 
+def make_environment():
+    """Make the environment of a user without an endpoint in it."""
+    environment = {key: value for key, value in os.environ.items() if key != "AWS_ENDPOINT_URL"}
+    return environment | {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "hush-hush",
+        "RAY_AUTH_MODE": "disabled",
+    }
+
+
 def run_job(name, *arguments, **variables):
     """Run a job as a user does. The endpoint comes by the flag, the credentials from the environment."""
-    environment = {key: value for key, value in os.environ.items() if key != "AWS_ENDPOINT_URL"}
-    environment |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "hush-hush", "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-m", f"jobs.{name}", *arguments]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment | variables, capture_output=True, text=True, timeout=280, check=False
-    )
+    environment = make_environment() | variables
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert "hush-hush" not in done.stdout + done.stderr
     return done
 

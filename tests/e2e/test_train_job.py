@@ -162,11 +162,18 @@ def test_train_job_learns_and_says_what_it_did(inputs, whole_run, capsys):
     assert {"python", "torch", "ray"} <= bundle.provenance["versions"].keys()
     assert [record["epoch"] for record in history] == list(range(1, NUM_EPOCHS + 1))
     assert all(record["validation"]["num_images"] == 25 for record in history)
-    assert all(record["num_images"] == NUM_DECODABLE for record in history)
+    assert all((record["num_images"], record["num_dropped"]) == (NUM_DECODABLE, 3) for record in history)
+    assert "3 training images could not be decoded and were dropped in each epoch" in printed
+    assert bundle.provenance["data"]["train"] == {"num_samples": 78, "num_usable": 78}
+    assert bundle.recipe["optimizer"]["epochs"] == NUM_EPOCHS
     assert history[-1]["losses"]["total"] < 0.8 * history[0]["losses"]["total"]
     best = bundle.metrics["best"]
+    assert {path.name for path in (out / "checkpoints").glob("epoch-*")} == {
+        f"epoch-{best['epoch']:04d}",
+        f"epoch-{NUM_EPOCHS:04d}",
+    }
     assert best["score"] == max(record["score"] for record in history) > 0.9
-    assert f"saved epoch {best['epoch']} (highest mean of the mAPs)" in printed
+    assert f"saved epoch {best['epoch']} ({bundle.metrics['rule']})" in printed
 
     assert main(make_command(inputs, out)) == 0
     assert f"nothing to do: this run is finished after {NUM_EPOCHS} epochs" in capsys.readouterr().out
@@ -181,6 +188,7 @@ def test_figures_of_a_run_are_lines_events_and_a_page(whole_run):
     assert [record["step"] for record in steps[:3]] == [1, 2, 3]
     assert len(steps) == NUM_EPOCHS * steps[0]["num_steps"]
     assert [record["position"] for record in steps] == sorted({record["position"] for record in steps})
+    assert all(0 <= record["wait_share"] <= 1 and record["images_per_s"] > 0 for record in steps)
     assert "<svg" in (out / "training.html").read_text()
     assert (out / EVENTS_FILE).stat().st_size > 1000
 
@@ -191,8 +199,12 @@ def test_run_whose_driver_and_then_a_worker_were_killed_ends_as_if_nothing_had_h
     out = tmp_path / "out"
     shutil.copytree(killed_run, out)
     num_done, num_seen = read_place(str(out))
+    # What a driver leaves that dies while it writes: it looks newer than all others, and is registered nowhere.
+    (out / "checkpoints" / "epoch-0099").mkdir()
+    (out / "checkpoints" / "epoch-0099" / "state.pt").write_bytes(b"PK\x03\x04 and no more")
+    # Failures count anew after each checkpoint, so that none in a row are enough here.
     with killing_a_worker(out, num_done + 1) as killed:
-        assert main(make_command(inputs, out)) == 0
+        assert main(make_command(inputs, out, "--max-failures", "0")) == 0
     assert len(killed) == 1
     printed = capsys.readouterr().out
     within = f" and {num_seen} images of the next" if num_seen else ""

@@ -1,27 +1,42 @@
 """`python -m jobs.train` with shards, vocabulary and output on S3 over HTTP."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from pipeline.storage import join_uri, list_objects, put_atomic, read_bytes
-from tests.e2e.test_label_s3 import run_job
-from tests.e2e.test_train_job import inputs, make_command  # noqa: F401 (a fixture)
+from tests.e2e.test_label_s3 import make_environment, run_job
+from tests.e2e.test_train_job import NUM_DECODABLE, ROOT, inputs, make_command, wait_for_place  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.ray
 
 
-def test_training_on_s3_leaves_model_checkpoints_and_figures_there(inputs, s3_folder, s3_endpoint):  # noqa: F811
+def test_training_on_s3_goes_on_after_its_driver_died_and_leaves_all_there(inputs, s3_folder, s3_endpoint):  # noqa: F811
     for path in inputs.iterdir():
         put_atomic(join_uri(s3_folder, path.name), path.read_bytes())
     out = join_uri(s3_folder, "model")
     command = [*make_command(s3_folder, out), "--epochs", "2", "--workers", "1", "--endpoint-url", s3_endpoint]
+    with subprocess.Popen(
+        [sys.executable, "-m", "jobs.train", *command],
+        cwd=ROOT,
+        env=make_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as driver:
+        was_seen = wait_for_place(out, 1, lambda: driver.poll() is not None)
+        driver.kill()
+        assert was_seen, driver.stdout.read()
     done = run_job("train", *command)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming after epoch 1" in done.stdout
     objects = {item.uri.removeprefix(f"{out}/") for item in list_objects(out)}
     assert {"train.json", "survey.json", "metrics.jsonl", "training.html", "bundle/model.safetensors"} <= objects
     assert "checkpoints/epoch-0002/state.pt" in objects
-    assert json.loads(read_bytes(join_uri(out, "bundle", "model.json")))["metrics"]["history"][-1]["epoch"] == 2
+    history = json.loads(read_bytes(join_uri(out, "bundle", "model.json")))["metrics"]["history"]
+    assert [(record["epoch"], record["num_images"]) for record in history] == [(1, NUM_DECODABLE), (2, NUM_DECODABLE)]
     assert not [item.uri for item in list_objects(out) if b"hush-hush" in read_bytes(item.uri)]
 
     again = run_job("train", *command)

@@ -1,0 +1,81 @@
+"""Nodes come and go while `python -m jobs.train` runs on a real Ray cluster of three."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from pipeline.training_log import read_records
+from tests.e2e.test_train_job import NUM_DECODABLE, ROOT, inputs, make_command  # noqa: F401 (a fixture)
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+NODE_CPUS = 3
+"""Two for a worker, so that a node has room for one, and one to read and decode."""
+LIMIT_S = 400.0
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A head without room for a worker, and two nodes with room for one each."""
+    folder = Path(tempfile.mkdtemp(prefix="re", dir="/tmp"))
+    (folder / "ray").mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_health_check_period_ms", "1000")
+    head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": str(folder / "ray")}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(num_cpus=NODE_CPUS)
+    yield cluster
+    for node in [*cluster.worker_nodes, cluster.head_node]:
+        cluster.remove_node(node, allow_graceful=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_epochs(out):
+    return [record for record in read_records(str(out)) if record["kind"] == "epoch"]
+
+
+def wait_for_epoch(out, num_workers, driver):
+    """Wait until the newest epoch was finished by so many workers."""
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline and driver.poll() is None:
+        epochs = read_epochs(out)
+        if epochs and epochs[-1]["num_workers"] == num_workers:
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"no epoch with {num_workers} workers; there are {read_epochs(out)[-1:]}")
+
+
+def test_run_goes_on_when_a_node_dies_and_takes_in_one_that_joins(inputs, cluster, tmp_path):  # noqa: F811
+    out, log = tmp_path / "out", tmp_path / "log"
+    flags = ("--workers", "1:2", "--cpus-per-worker", "2", "--max-failures", "1", "--epochs", "5000")
+    rare = ("--validate-every", "5000", "--checkpoint-steps", "5000", "--log-steps", "5000")
+    command = [*make_command(inputs, out, *flags, *rare), "--address", cluster.address]
+    with (
+        log.open("w") as printed,
+        subprocess.Popen(
+            [sys.executable, "-m", "jobs.train", *command], cwd=ROOT, stdout=printed, stderr=subprocess.STDOUT
+        ) as driver,
+    ):
+        try:
+            wait_for_epoch(out, 2, driver)
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            wait_for_epoch(out, 1, driver)
+            cluster.add_node(num_cpus=NODE_CPUS)
+            wait_for_epoch(out, 2, driver)
+        except AssertionError as error:
+            raise AssertionError(log.read_text()) from error
+        finally:
+            driver.kill()
+    epochs = read_epochs(out)
+    assert [record["epoch"] for record in epochs] == list(range(1, len(epochs) + 1))
+    assert {record["num_images"] for record in epochs} == {NUM_DECODABLE}
+    assert "going on in epoch" in log.read_text()
