@@ -140,8 +140,7 @@ def main() -> None:
                 sys.stdout.flush()
         best, num_patches, kind = max(lines, key=lambda line: line[0].mean_iou)
         by_class = ", ".join(
-            f"{name} {100 * iou:.1f}"
-            for name, iou in zip(("background", *vocabulary.classes), best.iou, strict=True)
+            f"{name} {100 * iou:.1f}" for name, iou in zip(("background", *vocabulary.classes), best.iou, strict=True)
         )
         print(f"{model_uri[-40:]:40} best: {kind} at {num_patches} patches, {100 * best.mean_iou:.1f}: {by_class}")
 

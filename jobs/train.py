@@ -44,7 +44,7 @@ DATA_SLOTS = 2
 class TrainJob:
     """Train a model on tagged image shards. Run the same command again to resume."""
 
-    recipe: Literal["v1", "v2", "plus", "demo"]
+    recipe: Literal["v1", "v2", "plus", "seeded", "demo"]
     """Which complete configuration to start from; see jobs/recipes.py."""
     shards: tuple[str, ...]
     """Training shards, WebDataset tars or Parquet files: paths or URIs, globs, {00000..00099} ranges, folders."""

@@ -15,7 +15,7 @@ MOST_REJECTIONS = 5
 STEP_PERIOD_S = 10.0
 CELL_WIDTH = 8
 ROWS_PER_HEADING = 20
-SUMMARY_LOSSES = ("total", "class_loss", "patch_loss", "contrast_loss")
+SUMMARY_LOSSES = ("total", "class_loss", "patch_loss", "contrast_loss", "seed_loss")
 
 
 def print_surveys(surveys: Mapping[str, Survey], class_names: Sequence[str]) -> None:

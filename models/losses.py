@@ -1,7 +1,8 @@
 """What training minimises.
 
-The parts follow the authors' code: scores of the class tokens, scores of the pooled patches, contrast of the class
-tokens. How a score is held against a tag that may be wrong is a function of its own, to choose from.
+Three parts follow the authors' code: scores of the class tokens, scores of the pooled patches, contrast of the class
+tokens. A fourth is ours (`models.seed_loss`). How a score is held against a tag that may be wrong is a function of its
+own, to choose from.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.mctformer import MCTformerOutput, Variant
+from models.seed_loss import compute_seed_losses, make_seeds
 
 ScoreTags = Callable[[Float[Tensor, "b c"], Float[Tensor, "b c"]], Float[Tensor, "b c"]]
 """Gives the loss of every label of logits and targets (0 or 1)."""
@@ -25,6 +27,18 @@ class LossParts(NamedTuple):
     class_loss: Float[Tensor, ""]
     patch_loss: Float[Tensor, ""] | None
     contrast_loss: Float[Tensor, ""] | None
+    seed_loss: Float[Tensor, ""] | None = None
+
+
+class SeedTerm(NamedTuple):
+    """How seeds of a network's own class maps teach its patch CAM."""
+
+    weight: float
+    """Of the seed loss among the parts; 0: not yet, and no seeds are made."""
+    background_threshold: float
+    """Patches whose best class map is below this show none of the classes."""
+    foreground_threshold: float
+    """Patches whose best class map is above this show that class."""
 
 
 def score_soft_margin(logits: Float[Tensor, "b c"], targets: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
@@ -38,16 +52,20 @@ def compute_loss(
     variant: Variant,
     *,
     contrast_weight: float = 1.0,
+    seed_term: SeedTerm | None = None,
     sample_weights: Float[Tensor, " b"] | None = None,
     score_tags: ScoreTags = score_soft_margin,
 ) -> LossParts:
     """Compute the loss of a variant: class scores; with V2 patch scores; with plus contrast of class tokens.
+
+    With a seed term, patches learn from the class maps, too.
 
     Args:
         output: Of the network.
         image_labels: True for the classes that an image is tagged with.
         variant: Which parts there are.
         contrast_weight: Of the contrast among the parts.
+        seed_term: Whether patches learn from class maps; None: as the authors train.
         sample_weights: How much each image counts in the means; None: all the same. Images of weight 0 have no say.
         score_tags: How scores are held against tags.
     """
@@ -67,7 +85,27 @@ def compute_loss(
     if variant == Variant.PLUS:
         contrast_loss = average(compute_contrast_losses(output.class_tokens, image_labels))
         total = total + contrast_weight * contrast_loss
-    return LossParts(total, class_loss, patch_loss, contrast_loss)
+    if seed_term is None:
+        return LossParts(total, class_loss, patch_loss, contrast_loss)
+    seed_loss = torch.zeros_like(class_loss)
+    if seed_term.weight:
+        seed_loss = average(_compare_with_seeds(output, image_labels, variant, seed_term))
+        total = total + seed_term.weight * seed_loss
+    return LossParts(total, class_loss, patch_loss, contrast_loss, seed_loss)
+
+
+def _compare_with_seeds(
+    output: MCTformerOutput, image_labels: Bool[Tensor, "b c"], variant: Variant, term: SeedTerm
+) -> Float[Tensor, " b"]:
+    seeds = make_seeds(
+        output,
+        image_labels,
+        variant,
+        background_threshold=term.background_threshold,
+        foreground_threshold=term.foreground_threshold,
+    )
+    assert output.patch_cam is not None
+    return compute_seed_losses(output.patch_cam, seeds, image_labels)
 
 
 def compute_contrast_losses(

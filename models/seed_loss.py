@@ -80,9 +80,7 @@ def compute_seed_losses(
     Returns:
         Mean over the tagged classes of each image, weighted by their trust; 0 for an image without tags.
     """
-    losses = functional.binary_cross_entropy_with_logits(
-        patch_cam.float(), seeds.foreground.float(), reduction="none"
-    )
+    losses = functional.binary_cross_entropy_with_logits(patch_cam.float(), seeds.foreground.float(), reduction="none")
     with_class = _average(losses, seeds.foreground)
     without = _average(losses, seeds.known[:, None] & ~seeds.foreground)
     num_tagged = image_labels.sum(-1).clamp_min(1)

@@ -116,9 +116,29 @@ class LossConfig:
     """Share of the untagged labels that is left out, more by as much each epoch; used by large_loss."""
     class_balance: float = 0.0
     """Weight of a class's positives: (frequency of a middling class / its own) to this power; 0: all the same."""
+    seed_weight: float = 0.0
+    """Weight of the loss that teaches the patch CAM the network's own refined class maps; 0: none, as the authors."""
+    seed_start_epochs: float = 1.0
+    """Epochs before class maps are good enough to teach; the weight then grows over one more epoch."""
+    seed_background_threshold: float = 0.3
+    """Patches whose best class map is below this are taught to show no class. Maps are in [0, 1]."""
+    seed_foreground_threshold: float = 0.5
+    """Patches whose best class map is above this are taught to show it; between the two nothing is taught."""
 
     def __post_init__(self) -> None:
-        for name in ("focus_negative", "focus_positive", "rejected_per_epoch", "class_balance"):
+        if not 0 <= self.seed_background_threshold <= self.seed_foreground_threshold <= 1:
+            raise ValueError(
+                "need 0 <= seed_background_threshold <= seed_foreground_threshold <= 1, "
+                f"got {self.seed_background_threshold} and {self.seed_foreground_threshold}"
+            )
+        for name in (
+            "focus_negative",
+            "focus_positive",
+            "rejected_per_epoch",
+            "class_balance",
+            "seed_weight",
+            "seed_start_epochs",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"need {name} >= 0, got {getattr(self, name)}")
         if not 0 <= self.negative_margin < 1:
@@ -203,6 +223,11 @@ class TrainConfig:
         for name in ("shuffle_window", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
+        if self.loss.seed_weight and self.model.variant == "v1":
+            raise ValueError(
+                f"need variant v2 or plus for a seed_weight of {self.loss.seed_weight}, got v1, which has no patch "
+                "head to teach; set seed_weight to 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from models.losses import balance_classes, compute_loss
+from models.losses import ScoreTags, SeedTerm, balance_classes, compute_loss
 from models.mctformer import MCTformer, MCTformerConfig, MCTformerOutput, Variant
 from pipeline.batch_feeder import TrainingBatch
 from pipeline.training_config import Precision, TrainConfig, WorkerConfig
@@ -31,6 +31,7 @@ from pipeline.training_feed import SampleSet, TrainingFeed, is_validation_due
 from pipeline.training_meter import StepMeter
 from pipeline.training_run import name_checkpoint
 from pipeline.training_schedule import (
+    choose_seed_term,
     choose_tag_loss,
     compute_learning_rate,
     make_optimizer,
@@ -185,7 +186,7 @@ class TrainingWorker:
             # The seed names the place in the epoch: a step has the same one however often the epoch was divided.
             seed_everything(derive_seed(self.config.rng_seed, plan.epoch, f"step/{plan.count_seen(step)}/{self.rank}"))
             batch = self.feed.take()
-            result = self.take_step(batch, score_tags)
+            result = self.take_step(batch, score_tags, choose_seed_term(self.config.loss, position))
             if not result.is_finite:
                 return False
             progress.epoch_means.add(result.losses, result.num_images, result.grad_norm)
@@ -200,7 +201,7 @@ class TrainingWorker:
                 self.save()
         return True
 
-    def take_step(self, batch: TrainingBatch, score_tags: Any) -> StepResult:
+    def take_step(self, batch: TrainingBatch, score_tags: ScoreTags, seed_term: SeedTerm | None) -> StepResult:
         """Update the weights with a batch, unless its loss is no number."""
         num_images = self.add_up(batch.weights.sum().view(1)).item()
         self.optimizer.zero_grad(set_to_none=True)
@@ -218,6 +219,7 @@ class TrainingWorker:
                     batch.image_labels[places].to(self.device),
                     Variant(self.config.model.variant),
                     contrast_weight=self.config.model.contrast_weight,
+                    seed_term=seed_term,
                     sample_weights=weights,
                     score_tags=score_tags,
                 )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.losses import (
     ScoreTags,
+    SeedTerm,
     score_asymmetric,
     score_soft_margin,
     score_without_large_losses,
@@ -75,6 +76,18 @@ def choose_tag_loss(config: LossConfig, class_weights: Float[Tensor, " c"], epoc
     else:
         score = score_soft_margin
     return weigh_positives(score, class_weights) if config.class_balance else score
+
+
+def choose_seed_term(config: LossConfig, position: float) -> SeedTerm | None:
+    """Choose how much class maps teach patches at a position of the run, in epochs; None: never."""
+    if not config.seed_weight:
+        return None
+    share = min(1.0, max(0.0, position - config.seed_start_epochs))
+    return SeedTerm(
+        weight=config.seed_weight * share,
+        background_threshold=config.seed_background_threshold,
+        foreground_threshold=config.seed_foreground_threshold,
+    )
 
 
 def update_average(averages: list[Tensor], current: list[Tensor], num_averaged: Tensor | int, *, decay: float) -> None:

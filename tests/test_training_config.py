@@ -9,9 +9,11 @@ from pipeline.training_config import (
     LossConfig,
     ModelConfig,
     OptimizerConfig,
+    TrainConfig,
     WorkerConfig,
     describe_train_config,
 )
+from pipeline.training_schedule import choose_seed_term
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -60,3 +62,20 @@ def test_range_of_workers_is_elastic(words):
 def test_number_of_workers_has_a_short_name(words):
     job = parse_command(["--recipe", "v2", "--shards", "a.tar", "--vocabulary", "v.json", "--out", "o", *words])
     assert job.workers.num_workers == 64
+
+
+def test_seed_loss_without_patch_head_is_refused():
+    with pytest.raises(ValueError, match="v1, which has no patch head"):
+        TrainConfig(model=ModelConfig(variant="v1"), loss=LossConfig(seed_weight=0.5))
+
+
+def test_seed_thresholds_in_the_wrong_order_are_refused():
+    with pytest.raises(ValueError, match="got 0.6 and 0.5"):
+        LossConfig(seed_background_threshold=0.6)
+
+
+def test_seed_weight_starts_at_zero_and_grows_over_an_epoch():
+    config = LossConfig(seed_weight=0.5, seed_start_epochs=2.0)
+    assert choose_seed_term(LossConfig(), 9.0) is None
+    weights = [choose_seed_term(config, position).weight for position in (0.0, 2.0, 2.5, 3.0, 9.0)]
+    assert weights == [0.0, 0.0, 0.25, 0.5, 0.5]

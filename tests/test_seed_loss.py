@@ -1,0 +1,122 @@
+"""Patches that learn from the class maps."""
+
+import pytest
+import torch
+
+from models.losses import SeedTerm, compute_loss
+from models.mctformer import MCTformer, MCTformerConfig, Variant
+from models.seed_loss import Seeds, compute_seed_losses, make_seeds
+
+LABELS = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
+TERM = SeedTerm(weight=0.5, background_threshold=0.3, foreground_threshold=0.5)
+
+
+def make_network(variant=Variant.PLUS):
+    torch.manual_seed(0)
+    config = MCTformerConfig(variant=variant, num_classes=3, image_size=64, width=24, depth=2, num_heads=2)
+    network = MCTformer(config)
+    # A head that says something: with the weights of the start the patch CAM is near zero everywhere.
+    torch.nn.init.normal_(network.head.weight, std=0.3)
+    return network
+
+
+def make_images():
+    return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def find_seeds(output, low=0.3, high=0.5, labels=LABELS):
+    return make_seeds(output, labels, Variant.PLUS, background_threshold=low, foreground_threshold=high)
+
+
+def test_seeds_show_tagged_classes_only_and_one_class_a_patch():
+    seeds = find_seeds(make_network()(make_images()))
+    assert seeds.foreground.any((-2, -1)).tolist() == LABELS.tolist()
+    assert seeds.foreground.sum(1).max() == 1
+    assert (seeds.trust > 0).tolist() == LABELS.tolist()
+
+
+def test_patches_between_the_thresholds_are_left_alone():
+    output = make_network()(make_images())
+    near, wide = find_seeds(output, 0.4, 0.4), find_seeds(output, 0.1, 0.9)
+    assert near.known.float().mean() > 0.99
+    assert 0 < wide.known[:2].sum() < near.known[:2].sum()
+    # What is known with a wide band is known with a narrow one, and says the same.
+    assert not (wide.known & ~near.known).any()
+    assert not (wide.foreground & ~near.foreground).any()
+
+
+def test_mirrored_image_gives_mirrored_seeds_where_positions_do_not_matter():
+    network = make_network()
+    torch.nn.init.zeros_(network.pos_embed_pat)
+    images, kernel = make_images(), network.patch_embed.proj.weight
+    # A network that cannot tell left from right within a patch, nor among a patch's neighbours.
+    kernel.data = (kernel + kernel.flip(-1)) / 2
+    network.head.weight.data = (network.head.weight + network.head.weight.flip(-1)) / 2
+    seeds, mirrored = (find_seeds(network(pixels)) for pixels in (images, images.flip(-1)))
+    assert torch.equal(seeds.foreground, mirrored.foreground.flip(-1))
+    assert torch.equal(seeds.known, mirrored.known.flip(-1))
+
+
+def test_loss_is_low_where_the_patch_cam_repeats_the_seeds_and_blind_to_all_else():
+    foreground = torch.zeros(1, 2, 2, 2, dtype=torch.bool)
+    foreground[0, 0, 0, 0] = True
+    known = torch.tensor([[[True, True], [False, False]]])
+    seeds = Seeds(foreground=foreground, known=known, trust=torch.tensor([[1.0, 0.0]]))
+    labels = torch.tensor([[True, False]])
+    cam = torch.full((1, 2, 2, 2), -20.0)
+    cam[0, 0, 0, 0] = 20.0
+    assert compute_seed_losses(cam, seeds, labels).item() == pytest.approx(0, abs=1e-6)
+    elsewhere = cam.clone()
+    elsewhere[0, 0, 1] = 20.0
+    elsewhere[0, 1] = 20.0
+    assert compute_seed_losses(elsewhere, seeds, labels).item() == pytest.approx(0, abs=1e-6)
+    assert compute_seed_losses(-cam, seeds, labels).item() == pytest.approx(20, abs=1e-3)
+
+
+def test_small_and_large_regions_count_alike():
+    labels, cam = torch.tensor([[True]]), torch.zeros(1, 1, 4, 4)
+    for num_foreground in (1, 8, 15):
+        foreground = (torch.arange(16) < num_foreground).view(1, 1, 4, 4)
+        seeds = Seeds(foreground=foreground, known=torch.ones(1, 4, 4, dtype=torch.bool), trust=torch.ones(1, 1))
+        cam.requires_grad_()
+        (gradient,) = torch.autograd.grad(compute_seed_losses(cam, seeds, labels).sum(), cam)
+        assert float(gradient.sum()) == pytest.approx(0, abs=1e-6)
+
+
+def test_total_loss_holds_the_seed_loss_once_its_weight_is_above_zero():
+    output = make_network()(make_images())
+    plain = compute_loss(output, LABELS, Variant.PLUS)
+    waiting = compute_loss(output, LABELS, Variant.PLUS, seed_term=TERM._replace(weight=0.0))
+    taught = compute_loss(output, LABELS, Variant.PLUS, seed_term=TERM)
+    assert plain.seed_loss is None
+    assert waiting.seed_loss == 0
+    assert waiting.total == plain.total
+    assert taught.seed_loss > 0
+    torch.testing.assert_close(taught.total, plain.total + 0.5 * taught.seed_loss)
+
+
+def test_images_without_weight_have_no_say_in_the_seed_loss():
+    network, images = make_network(), make_images()
+    both = compute_loss(network(images), LABELS, Variant.PLUS, seed_term=TERM, sample_weights=torch.tensor([1, 0, 0.0]))
+    alone = compute_loss(network(images[:1]), LABELS[:1], Variant.PLUS, seed_term=TERM)
+    torch.testing.assert_close(both.seed_loss, alone.seed_loss)
+
+
+def test_patch_cam_comes_to_repeat_the_class_maps_by_training():
+    network, images, labels = make_network(), make_images(), LABELS
+    seeds = find_seeds(network(images))
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        loss = compute_seed_losses(network(images).patch_cam, seeds, labels).mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_seeds_without_patch_head_are_refused():
+    config = MCTformerConfig(variant=Variant.V1, num_classes=3, image_size=64, width=24, depth=2, num_heads=2)
+    with pytest.raises(ValueError, match="need a patch head"):
+        find_seeds(MCTformer(config)(make_images()))
