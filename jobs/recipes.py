@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from pipeline.training_config import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 
-
 RANK_DECAY_196 = 0.984
 """As 0.996 for 784 patches: the same share of the patches decides."""
 

@@ -1,13 +1,13 @@
 """Patches learn from the class maps: what the network finds sure in its own refined maps teaches its patch CAM.
 
-Pooled scores say that a class is there, not where, so a patch CAM that only has to be right on the whole marks the most
-telling parts and their surroundings. Class maps that join attention and patch CAM and are refined by affinity are
-better than either, and errors that differ from image to image average out in the weights. So each step makes seeds of its
-images' own maps (no gradient flows through them) and asks the patch CAM to repeat them, patch by patch.
+Pooled scores say that a class is there, not where, so a patch CAM that only has to be right on the whole marks the
+most telling parts and what surrounds them. Class maps that join attention and patch CAM and are refined by affinity
+are better than either, and errors that differ from image to image average out in the weights. So each step makes
+seeds of its images' own maps, through which no gradient flows, and asks the patch CAM to repeat them.
 
-This is ours. Source of the idea: seeds as targets of "Seed, Expand and Constrain" (Kolesnikov and Lampert, ECCV 2016) and
-one-stage training on affinity-refined pseudo labels, as in "Learning Affinity from Attention" (Ru et al., CVPR 2022). There
-a separate segmentation branch learns from them; here the patch CAM itself does, and nothing is added to the network.
+This is ours. Source of the idea: seeds as targets of "Seed, Expand and Constrain" (Kolesnikov and Lampert, ECCV 2016)
+and one-stage training on affinity-refined pseudo labels, as in "Learning Affinity from Attention" (Ru et al., CVPR
+2022). There a separate segmentation branch learns from them; here the patch CAM itself, and the network stays as it is.
 """
 
 from typing import NamedTuple
@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from models.class_maps import ATTENTION_LAYERS, refine_class_maps, scale_min_max
 from models.attention import compute_class_to_patch
+from models.class_maps import ATTENTION_LAYERS, refine_class_maps, scale_min_max
 from models.mctformer import MCTformerOutput, Variant
 
 
