@@ -24,6 +24,7 @@ from ray.data.datasource import Datasource, ReadTask
 from pipeline.config import InputConfig
 from pipeline.epoch_order import VALIDATION, Piece
 from pipeline.records import Chunk, InputShard
+from pipeline.scheduler_pace import pace_scheduler
 from pipeline.shards import read_chunks, require_unchanged
 from pipeline.training_config import TrainConfig
 from pipeline.training_events import post_rejection
@@ -159,6 +160,8 @@ def open_stream(
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1
     context.execution_options.preserve_order = True
+    # Images are ready long before they are wanted: a scheduler that turns over meanwhile takes cores from training.
+    pace_scheduler(context)
     memory = ray.cluster_resources().get("object_store_memory", 0)
     context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
         object_store_memory=memory / 2 / num_streams
