@@ -1,7 +1,7 @@
 """A scheduler of Ray Data that rests: at most so many steps a second.
 
 Each step waits for its tasks with `ray.wait`, which returns at once while all of them have outputs that may not be
-taken yet. That is the normal state of a stream that is faster than its reader, and then the scheduler turns over as fast
+taken yet. That is the normal state of a stream faster than its reader, and then the scheduler turns over as fast
 as it can: 0.7 to 0.9 of a core was seen beside a training worker that had its images ready.
 """
 
