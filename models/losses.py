@@ -13,8 +13,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from models.attention import compute_class_to_patch
 from models.mctformer import MCTformerOutput, Variant
-from models.seed_loss import compute_seed_losses, make_seeds
+from models.seed_loss import (
+    compute_attention_losses,
+    compute_seed_losses,
+    count_layers,
+    list_every_class,
+    make_seeds,
+)
 
 ScoreTags = Callable[[Float[Tensor, "b c"], Float[Tensor, "b c"]], Float[Tensor, "b c"]]
 """Gives the loss of every label of logits and targets (0 or 1)."""
@@ -39,6 +46,8 @@ class SeedTerm(NamedTuple):
     """Patches whose best class map is below this show none of the classes."""
     foreground_threshold: float
     """Patches whose best class map is above this show that class."""
+    attention_share: float = 0.0
+    """Weight of the class tokens' attention, relative to that of the patch CAM."""
 
 
 def score_soft_margin(logits: Float[Tensor, "b c"], targets: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
@@ -105,7 +114,11 @@ def _compare_with_seeds(
         foreground_threshold=term.foreground_threshold,
     )
     assert output.patch_cam is not None
-    return compute_seed_losses(output.patch_cam, seeds, image_labels)
+    losses = compute_seed_losses(output.patch_cam, seeds, image_labels)
+    if not term.attention_share:
+        return losses
+    attention = compute_class_to_patch(output, count_layers(output, variant), list_every_class(image_labels))
+    return losses + term.attention_share * compute_attention_losses(attention, seeds, image_labels)
 
 
 def compute_contrast_losses(

@@ -13,13 +13,16 @@ and one-stage training on affinity-refined pseudo labels, as in "Learning Affini
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from models.attention import compute_class_to_patch
 from models.class_maps import ATTENTION_LAYERS, refine_class_maps, scale_min_max
 from models.mctformer import MCTformerOutput, Variant
+
+TINY = 1e-9
+"""Added to attention before its logarithm; an even share of 10,000 patches is 1e-4."""
 
 
 class Seeds(NamedTuple):
@@ -56,10 +59,8 @@ def make_seeds(
     """
     if output.patch_cam is None or output.patch_logits is None:
         raise ValueError("seeds need a patch head, which variant v1 lacks; train v2 or plus")
-    num_images, num_classes = image_labels.shape
-    every_class = torch.arange(num_classes, device=image_labels.device).expand(num_images, -1)
-    layers = min(ATTENTION_LAYERS[variant], len(output.queries))
-    attention = compute_class_to_patch(output, layers, every_class)
+    num_classes = image_labels.shape[1]
+    attention = compute_class_to_patch(output, count_layers(output, variant), list_every_class(image_labels))
     is_tagged = image_labels[:, :, None, None]
     maps = scale_min_max(refine_class_maps(output, (attention * output.patch_cam.float().relu()).sqrt())) * is_tagged
     best, best_class = maps.max(1)
@@ -70,6 +71,17 @@ def make_seeds(
         known=is_foreground | (best < background_threshold),
         trust=output.patch_logits.float().sigmoid() * image_labels,
     )
+
+
+def count_layers(output: MCTformerOutput, variant: Variant) -> int:
+    """Count the last layers whose class-to-patch attention a variant uses."""
+    return min(ATTENTION_LAYERS[variant], len(output.queries))
+
+
+def list_every_class(image_labels: Bool[Tensor, "b c"]) -> Int[Tensor, "b c"]:
+    """Index all classes of each image, from 0."""
+    num_images, num_classes = image_labels.shape
+    return torch.arange(num_classes, device=image_labels.device).expand(num_images, -1)
 
 
 def compute_seed_losses(
@@ -85,6 +97,28 @@ def compute_seed_losses(
     without = _average(losses, seeds.known[:, None] & ~seeds.foreground)
     num_tagged = image_labels.sum(-1).clamp_min(1)
     return ((with_class + without) / 2 * seeds.trust).sum(-1) / num_tagged
+
+
+def compute_attention_losses(
+    class_to_patch: Float[Tensor, "b c gh gw"], seeds: Seeds, image_labels: Bool[Tensor, "b c"]
+) -> Float[Tensor, " b"]:
+    """Ask each tagged class token to spread its attention evenly over the patches that show its class.
+
+    Args:
+        class_to_patch: Attention, non-negative, any scale.
+        seeds: Made of the same images.
+        image_labels: True for the classes that an image is tagged with.
+
+    Returns:
+        Kullback-Leibler divergence of a class token's attention among patches from the even one, in nats: mean over the
+        tagged classes of each image, weighted by their trust. Classes without a seed cost nothing.
+    """
+    attention = class_to_patch.flatten(2)
+    log_attention = (attention + TINY).log() - (attention + TINY).sum(-1, keepdim=True).log()
+    shown = seeds.foreground.flatten(2).float()
+    num_shown = shown.sum(-1)
+    divergence = -(shown * log_attention).sum(-1) / num_shown.clamp_min(1) - num_shown.clamp_min(1).log()
+    return (divergence * seeds.trust * (num_shown > 0)).sum(-1) / image_labels.sum(-1).clamp_min(1)
 
 
 def _average(losses: Float[Tensor, "b c gh gw"], where: Bool[Tensor, "b c gh gw"]) -> Float[Tensor, "b c"]:

@@ -118,6 +118,8 @@ class LossConfig:
     """Weight of a class's positives: (frequency of a middling class / its own) to this power; 0: all the same."""
     seed_weight: float = 0.0
     """Weight of the loss that teaches the patch CAM the network's own refined class maps; 0: none, as the authors."""
+    seed_attention_share: float = 0.0
+    """Weight of the class tokens' attention in the seed loss, relative to that of the patch CAM; 0: patch CAM alone."""
     seed_start_epochs: float = 1.0
     """Epochs before class maps are good enough to teach; the weight then grows over one more epoch."""
     seed_background_threshold: float = 0.3
@@ -137,6 +139,7 @@ class LossConfig:
             "rejected_per_epoch",
             "class_balance",
             "seed_weight",
+            "seed_attention_share",
             "seed_start_epochs",
         ):
             if getattr(self, name) < 0:

@@ -87,6 +87,7 @@ def choose_seed_term(config: LossConfig, position: float) -> SeedTerm | None:
         weight=config.seed_weight * share,
         background_threshold=config.seed_background_threshold,
         foreground_threshold=config.seed_foreground_threshold,
+        attention_share=config.seed_attention_share,
     )
 
 

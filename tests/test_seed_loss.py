@@ -5,7 +5,7 @@ import torch
 
 from models.losses import SeedTerm, compute_loss
 from models.mctformer import MCTformer, MCTformerConfig, Variant
-from models.seed_loss import Seeds, compute_seed_losses, make_seeds
+from models.seed_loss import Seeds, compute_attention_losses, compute_seed_losses, make_seeds
 
 LABELS = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
 TERM = SeedTerm(weight=0.5, background_threshold=0.3, foreground_threshold=0.5)
@@ -120,3 +120,27 @@ def test_seeds_without_patch_head_are_refused():
     config = MCTformerConfig(variant=Variant.V1, num_classes=3, image_size=64, width=24, depth=2, num_heads=2)
     with pytest.raises(ValueError, match="need a patch head"):
         find_seeds(MCTformer(config)(make_images()))
+
+
+def test_attention_loss_is_zero_for_even_attention_on_the_seed_and_grows_with_what_leaves_it():
+    foreground = torch.tensor([[[[True, True], [False, False]]]])
+    seeds = Seeds(foreground=foreground, known=torch.ones(1, 2, 2, dtype=torch.bool), trust=torch.ones(1, 1))
+    labels = torch.tensor([[True]])
+
+    def measure(attention):
+        return compute_attention_losses(torch.tensor(attention).view(1, 1, 2, 2), seeds, labels).item()
+
+    assert measure([0.3, 0.3, 0.0, 0.0]) == pytest.approx(0, abs=1e-6)
+    # Half of the attention elsewhere doubles what an even share would be.
+    assert measure([0.25, 0.25, 0.25, 0.25]) == pytest.approx(0.6931, abs=1e-3)
+    assert measure([0.5, 0.1, 0.0, 0.0]) > 0.1
+
+
+def test_attention_share_adds_to_the_seed_loss_and_reaches_the_class_tokens():
+    network, images = make_network(), make_images()
+    cam_only = compute_loss(network(images), LABELS, Variant.PLUS, seed_term=TERM)
+    both = compute_loss(network(images), LABELS, Variant.PLUS, seed_term=TERM._replace(attention_share=0.2))
+    assert both.seed_loss > cam_only.seed_loss
+    (of_cam,) = torch.autograd.grad(cam_only.seed_loss, network.cls_token, retain_graph=True)
+    (of_both,) = torch.autograd.grad(both.seed_loss, network.cls_token)
+    assert (of_both - of_cam).abs().max() > 0
