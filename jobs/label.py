@@ -274,8 +274,10 @@ def _print_plan(plan: Plan, job: LabelJob) -> None:
 
 
 def _print_estimate(run: Run, plan: Plan, job: LabelJob) -> None:
+    if not plan.work or job.retry is not None:
+        return
     estimate = estimate_rest(run, plan)
-    if estimate is not None and plan.work and job.retry is None:
+    if estimate is not None:
         print(
             f"to do: about {estimate.num_rows} images in {estimate.num_chunks} chunks, "
             f"by {estimate.num_sampled} {estimate.basis}"
