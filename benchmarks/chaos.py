@@ -2,23 +2,28 @@
 
     python -m benchmarks.chaos --num-schedules 200
 
-Each schedule labels the same small shards with `python -m jobs.label` on a real Ray cluster of a head and two
-nodes on this machine, each with a simulated GPU. At random times something dies by SIGKILL: a labelling worker,
-a node with all its workers (another one joins), the driver, or all of them. Whenever the driver is gone the same
-command is run again, until it says that all is published. Then the manifests must be those of a run that nothing
-disturbed, byte for byte, and `jobs.verify` must agree. What was labelled more than once is counted in the
-workers' logs; it may not exceed what was in flight when something died.
+A schedule labels the same small shards with the job of `python -m jobs.label`, on a real Ray cluster of a head and
+two nodes on this machine, each with a simulated GPU. Again and again something dies by SIGKILL: a labelling worker,
+a node with all its workers (another one joins), the driver, or all of them. Two kills of three wait until chunks come
+in, the others come at any time, so that what is starting dies too. Whenever the driver is gone the same command is run
+again, until it says that all is published. Then the manifests must be those of a run that nothing disturbed, byte for
+byte, and `jobs.verify` must agree. What was labelled more than once is counted in the workers' logs; it may not exceed
+what was in flight when something died.
+
+The cluster lives on from schedule to schedule, unless everything was killed. A driver is a process of its own, forked
+from one that has imported PyTorch already: importing takes longer than what there is to label. With `--report FILE`
+every schedule is a line of that file too, and schedules that stand there as passed are not run again.
 """
 
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -26,29 +31,33 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 import tyro
 from PIL import Image
 from ray.cluster_utils import Cluster
 
-from jobs import verify
+from jobs import label
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.bundles import save_bundle
+from pipeline.verify import FULL, list_run, verify_run
 
 ROOT = Path(__file__).parents[1]
 MARK = "TAGMASK_CHAOS"
-"""Environment variable of every process that a schedule starts: only these may be killed."""
+"""Environment variable of every process of a cluster: only these may be killed."""
 NUM_NODES = 2
 CALLS_PER_ACTOR = 2
 """Chunks that an actor labels at the same time (`RayEngine`)."""
 WAITING_PER_ACTOR = 4
 """Labelled chunks an actor's node may hold until their commit task has run."""
+PROCESSES = multiprocessing.get_context("forkserver")
+POLL_S = 0.1
 
 SLOW_DECODER = """
 import time
@@ -78,14 +87,16 @@ class Benchmark:
     """Images a shard."""
     chunk_samples: int = 5
     """Images a chunk."""
-    image_s: float = 0.1
+    image_s: float = 0.2
     """Seconds that decoding an image is made to take, so that there is something to interrupt."""
-    mean_wait_s: float = 12.0
-    """Mean time between two kills."""
+    mean_wait_s: float = 2.0
+    """Mean time until the next kill, from the first chunk after the last one on, or at any time."""
     max_kills: int = 6
     """Kills in a schedule; after these it may finish."""
     limit_s: float = 600.0
     """A schedule that takes longer has failed."""
+    report: Path | None = None
+    """File with a line of JSON for each schedule; those that it holds as passed are not run again."""
 
     @property
     def num_chunks(self) -> int:
@@ -128,36 +139,56 @@ def make_inputs(folder: Path, job: Benchmark) -> None:
     (folder / "slow" / "sitecustomize.py").write_text(SLOW_DECODER.format(seconds=job.image_s))
 
 
-class Playground:
-    """A cluster, a driver, and the means to kill them."""
+def drive(arguments: Sequence[str], variables: dict[str, str], log_path: Path) -> None:
+    """Be a driver: what `python -m jobs.label` does, in this process."""
+    os.environ.update(variables)
+    os.chdir(ROOT)
+    with log_path.open("ab") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    code = label.main(arguments)
+    # Processes that were forked do not run what `ray.init` left to be done at exit.
+    ray.shutdown()
+    sys.exit(code)
 
-    def __init__(self, inputs: Path, out: Path, job: Benchmark) -> None:
+
+class Playground:
+    """A cluster, and the means to kill it; drivers on it."""
+
+    def __init__(self, inputs: Path, job: Benchmark) -> None:
         """Nothing is started yet."""
         self._inputs = inputs
-        self._out = out
         self._job = job
         self._sessions = Path(tempfile.mkdtemp(prefix="rc", dir="/tmp"))
         (self._sessions / "ray").mkdir()
-        self._mark = uuid.uuid4().hex
-        self._cluster: Any = None
-        self._driver: subprocess.Popen[str] | None = None
-        self.log = (self._sessions / "driver.log").open("w+")
-        self.outcome = Outcome()
-
-    @contextlib.contextmanager
-    def environment(self) -> Iterator[None]:
-        """Let what is started now inherit the mark, the slow decoder and folders of its own."""
-        changes = {
-            MARK: self._mark,
-            "PYTHONPATH": f"{self._inputs / 'slow'}{os.pathsep}{ROOT}",
+        self._variables = {
+            MARK: uuid.uuid4().hex,
+            "PYTHONPATH": f"{inputs / 'slow'}{os.pathsep}{ROOT}",
             "RAY_TMPDIR": str(self._sessions),
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "3",
         }
-        before = {name: os.environ.get(name) for name in changes}
-        os.environ.update(changes)
+        self._cluster: Any = None
+        PROCESSES.set_forkserver_preload(["jobs.label"])
+
+    def __enter__(self) -> "Playground":
+        """Start the cluster."""
+        self.start_cluster()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing behind."""
+        self.stop_cluster()
+        shutil.rmtree(self._sessions, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _environment(self) -> Iterator[None]:
+        """Let what is started now inherit the mark, the slow decoder and folders of its own."""
+        before = {name: os.environ.get(name) for name in self._variables}
+        os.environ.update(self._variables)
         try:
             yield
         finally:
@@ -166,7 +197,7 @@ class Playground:
 
     def start_cluster(self) -> None:
         """Start a head and the nodes with GPUs."""
-        with self.environment():
+        with self._environment():
             head = {"num_cpus": 2, "include_dashboard": False, "temp_dir": str(self._sessions / "ray")}
             self._cluster = Cluster(initialize_head=True, head_node_args=head)
             for _ in range(NUM_NODES):
@@ -174,27 +205,30 @@ class Playground:
 
     def add_node(self) -> None:
         """Let a node join."""
-        with self.environment():
+        with self._environment():
             self._cluster.add_node(wait=False, num_cpus=2, num_gpus=1)
 
-    def start_driver(self) -> None:
-        """Run the one command."""
-        arguments = [
-            *(sys.executable, "-m", "jobs.label", "--shards", f"{self._inputs}/photos-*.tar"),
-            *("--vocabulary", f"{self._inputs}/vocabulary.json", "--model", f"{self._inputs}/model"),
-            *("--out", str(self._out), "--device", "cpu", "--num-actors", str(NUM_NODES)),
-            *("--inputs.max-chunk-samples", str(self._job.chunk_samples), "--views.num-patches", "16"),
-            *("--address", self._cluster.address, "--cpus-per-actor", "0.5"),
-        ]
-        with self.environment():
-            self._driver = subprocess.Popen(arguments, cwd=ROOT, stdout=self.log, stderr=self.log, text=True)
-        self.outcome.num_invocations += 1
+    def stop_cluster(self) -> None:
+        """Kill all nodes and all that they have started."""
+        if self._cluster is not None:
+            for node in [*self._cluster.worker_nodes, self._cluster.head_node]:
+                self._cluster.remove_node(node, allow_graceful=False)
+            self._cluster = None
+        for pid in self._find_marked():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
-    @property
-    def exit_code(self) -> int | None:
-        """Exit code of the driver; None while it runs."""
-        assert self._driver is not None
-        return self._driver.poll()
+    def start_driver(self, out: Path, log_path: Path, num_actors: int = NUM_NODES) -> Any:
+        """Run the one command in a process of its own; what it prints is appended to the log."""
+        arguments = [
+            *("--shards", f"{self._inputs}/photos-*.tar", "--vocabulary", f"{self._inputs}/vocabulary.json"),
+            *("--model", f"{self._inputs}/model", "--out", str(out), "--device", "cpu"),
+            *("--num-actors", str(num_actors), "--cpus-per-actor", "0.5", "--views.num-patches", "16"),
+            *("--inputs.max-chunk-samples", str(self._job.chunk_samples), "--address", self._cluster.address),
+        ]
+        driver = PROCESSES.Process(target=drive, args=(arguments, self._variables, log_path))
+        driver.start()
+        return driver
 
     def kill_worker(self) -> bool:
         """Kill a process that labels; False when there is none."""
@@ -204,52 +238,30 @@ class Playground:
                 os.kill(random.choice(workers), signal.SIGKILL)
         return bool(workers)
 
-    def kill_node(self) -> bool:
+    def kill_node(self) -> None:
         """Kill a node with all its workers, and let another one join."""
-        nodes = list(self._cluster.worker_nodes)
-        if not nodes:
-            return False
-        self._cluster.remove_node(random.choice(nodes), allow_graceful=False)
+        self._cluster.remove_node(random.choice(list(self._cluster.worker_nodes)), allow_graceful=False)
         self.add_node()
-        return True
 
-    def kill_driver(self) -> bool:
-        """Kill the driver."""
-        assert self._driver is not None
-        self._driver.kill()
-        self._driver.wait()
-        return True
-
-    def kill_everything(self) -> bool:
-        """Kill the driver and all nodes, the head too, and start another cluster."""
-        self.kill_driver()
+    def kill_everything(self) -> None:
+        """Kill all nodes, the head too, and start another cluster."""
         self.stop_cluster()
         self.start_cluster()
-        return True
 
-    def stop_cluster(self) -> None:
-        """Kill all nodes; what their workers have labelled is counted."""
-        if self._cluster is not None:
-            for node in [*self._cluster.worker_nodes, self._cluster.head_node]:
-                self._cluster.remove_node(node, allow_graceful=False)
-            self._cluster = None
-        for pid in self._find_marked():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.outcome.num_labelled += self._count_labelled()
-
-    def close(self) -> None:
-        """Leave nothing behind."""
-        if self._driver is not None:
-            self._driver.kill()
-            self._driver.wait()
-        self.stop_cluster()
-        self.log.close()
-        shutil.rmtree(self._sessions, ignore_errors=True)
+    def take_num_labelled(self) -> int:
+        """Count what the workers' logs say they have labelled since this was last asked; no driver may be running."""
+        end_s = time.monotonic() + 30
+        while self._find_workers() and time.monotonic() < end_s:
+            time.sleep(POLL_S)
+        number = 0
+        for path in self._sessions.glob("ray/session_2*/logs/worker-*.err"):
+            number += len(re.findall(r": labelled \d+ images in", path.read_text(errors="replace")))
+            path.unlink()
+        return number
 
     def _find_marked(self) -> list[int]:
-        """List the processes that this schedule has started, and their children, by the mark in their environment."""
-        mark = f"{MARK}={self._mark}".encode()
+        """List the processes of the cluster, and their children, by the mark in their environment."""
+        mark = f"{MARK}={self._variables[MARK]}".encode()
         found = []
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -265,65 +277,111 @@ class Playground:
                     found.append(pid)
         return found
 
-    def _count_labelled(self) -> int:
-        """Count what the workers' logs say they have labelled, and remove the logs."""
-        number = 0
-        for path in self._sessions.glob("ray/session_2*/logs/worker-*.err"):
-            number += len(re.findall(r": labelled \d+ images in", path.read_text(errors="replace")))
-            path.unlink()
-        return number
+
+class Schedule:
+    """One run of the job, taken up again and again while things die."""
+
+    def __init__(self, ground: Playground, out: Path, limit_s: float) -> None:
+        """Nothing is started yet."""
+        self._ground = ground
+        self._out = out
+        self._end_s = time.monotonic() + limit_s
+        self._log_path = out.with_suffix(".log")
+        self._driver: Any = None
+        self.outcome = Outcome()
+
+    def start_driver(self) -> None:
+        """Run the one command."""
+        self._driver = self._ground.start_driver(self._out, self._log_path)
+        self.outcome.num_invocations += 1
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code of the driver; None while it runs."""
+        return self._driver.exitcode
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the schedule has taken too long."""
+        return time.monotonic() > self._end_s
+
+    def kill(self, kind: str) -> bool:
+        """Kill something and note it; False when there is nothing of that kind just now."""
+        if kind == "worker" and not self._ground.kill_worker():
+            return False
+        if kind in ("driver", "everything"):
+            self.kill_driver()
+        if kind == "node":
+            self._ground.kill_node()
+        if kind == "everything":
+            self._ground.kill_everything()
+        self.outcome.kills[kind] += 1
+        return True
+
+    def kill_driver(self) -> None:
+        """Kill the driver, if there is one."""
+        if self._driver is not None:
+            self._driver.kill()
+            self._driver.join()
+
+    def wait(self, mean_s: float, *, for_chunk: bool) -> None:
+        """Wait for some random time, from the next chunk that is committed on if so wished, or for the driver's end."""
+        wait_s = random.expovariate(1 / mean_s)
+        before = self._list_parts()
+        started_s = None if for_chunk else time.monotonic()
+        while self.exit_code is None and not self.is_late:
+            if started_s is None and self._list_parts() - before:
+                started_s = time.monotonic()
+            if started_s is not None and time.monotonic() >= started_s + wait_s:
+                return
+            time.sleep(POLL_S)
+
+    def read_log(self) -> str:
+        """Give the end of what the drivers printed."""
+        return self._log_path.read_text(errors="replace")[-2000:] if self._log_path.exists() else ""
+
+    def _list_parts(self) -> set[str]:
+        return {str(path) for path in (self._out / "parts").glob("*/[!.]*")}
 
 
-def run_schedule(job: Benchmark, inputs: Path, out: Path, rng_seed: int, victims: Sequence[str] = ()) -> Outcome:
+def run_schedule(
+    job: Benchmark, ground: Playground, out: Path, rng_seed: int, victims: Sequence[str] | None = None
+) -> Outcome:
     """Label while things die, until all is published.
 
     Args:
         job: How much and how often.
-        inputs: What `make_inputs` wrote.
+        ground: Where.
         out: Output folder of the run.
         rng_seed: Decides what dies when.
-        victims: What dies, one after the other; empty: by chance.
+        victims: What dies, one after the other; None: as chance decides.
     """
     random.seed(rng_seed)
+    if victims is None:
+        victims = random.choices(["worker", "node", "driver", "everything"], weights=[4, 3, 2, 1], k=job.max_kills)
     remaining = list(victims)
-    ground = Playground(inputs, out, job)
+    schedule = Schedule(ground, out, job.limit_s)
+    outcome = schedule.outcome
     started_s = time.monotonic()
-    kinds = {
-        "worker": ground.kill_worker,
-        "node": ground.kill_node,
-        "driver": ground.kill_driver,
-        "everything": ground.kill_everything,
-    }
     try:
-        ground.start_cluster()
-        ground.start_driver()
-        while ground.exit_code != 0:
-            if time.monotonic() - started_s > job.limit_s:
-                ground.log.seek(0)
-                ground.outcome.error = f"not finished after {job.limit_s:g} s: {ground.log.read()[-2000:]}"
+        schedule.start_driver()
+        while schedule.exit_code != 0:
+            if schedule.is_late:
+                outcome.error = f"not finished after {job.limit_s:g} s: {schedule.read_log()}"
                 break
-            if ground.exit_code is not None:
-                ground.start_driver()
-            wait_s = random.expovariate(1 / job.mean_wait_s)
-            if sum(ground.outcome.kills.values()) >= job.max_kills:
-                time.sleep(0.5)
+            if schedule.exit_code is not None:
+                schedule.start_driver()
+            if not remaining:
+                time.sleep(POLL_S)
                 continue
-            if not _is_finished_within(ground, wait_s):
-                kind = remaining.pop(0) if remaining else random.choices([*kinds], weights=[4, 3, 2, 1])[0]
-                ground.outcome.kills[kind] += kinds[kind]()
+            schedule.wait(job.mean_wait_s, for_chunk=random.random() < 2 / 3)
+            if schedule.exit_code is None and schedule.kill(remaining[0]):
+                del remaining[0]
     finally:
-        ground.close()
-    ground.outcome.elapsed_s = time.monotonic() - started_s
-    return ground.outcome
-
-
-def _is_finished_within(ground: Playground, wait_s: float) -> bool:
-    end_s = time.monotonic() + wait_s
-    while time.monotonic() < end_s:
-        if ground.exit_code is not None:
-            return True
-        time.sleep(0.1)
-    return False
+        schedule.kill_driver()
+    outcome.elapsed_s = time.monotonic() - started_s
+    outcome.num_labelled = ground.take_num_labelled()
+    return outcome
 
 
 def count_in_flight(outcome: Outcome) -> int:
@@ -338,45 +396,90 @@ def read_manifests(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (out / "labels").iterdir()}
 
 
+def judge(job: Benchmark, outcome: Outcome, out: Path, expected: dict[str, bytes]) -> str:
+    """Say what is wrong with a schedule; empty if all is as it should be."""
+    if outcome.error:
+        return outcome.error
+    if read_manifests(out) != expected:
+        return "its manifests are not those of an undisturbed run"
+    if checks := verify_run(list_run(str(out)), FULL).failed_checks:
+        return f"the books do not balance: {', '.join(checks)}"
+    redone = outcome.num_labelled - job.num_chunks
+    if not 0 <= redone <= count_in_flight(outcome):
+        return f"{redone} chunks were labelled again, at most {count_in_flight(outcome)} were in flight"
+    return ""
+
+
+def describe(job: Benchmark, outcomes: Sequence[Outcome]) -> str:
+    """Sum up what some schedules did, in a line."""
+    kills = sum((outcome.kills for outcome in outcomes), Counter())
+    redone = sum(outcome.num_labelled - job.num_chunks for outcome in outcomes)
+    return (
+        f"kills {json.dumps(dict(sorted(kills.items())))}, {sum(o.num_invocations for o in outcomes)} invocations, "
+        f"{redone} chunks labelled again (at most {sum(map(count_in_flight, outcomes))} in flight), "
+        f"{sum(o.elapsed_s for o in outcomes):.0f} s"
+    )
+
+
+class Report:
+    """A file with a line for each schedule, by which a series that was interrupted goes on; None: no file."""
+
+    def __init__(self, path: Path | None, job: Benchmark) -> None:
+        """Lines of schedules with other settings do not count."""
+        self._path = path
+        self._settings = {
+            name: value
+            for name, value in asdict(job).items()
+            if name not in ("num_schedules", "first_seed", "report", "limit_s")
+        }
+
+    def read_passed(self) -> dict[int, Outcome]:
+        """Read what passed already, by seed."""
+        if self._path is None or not self._path.exists():
+            return {}
+        records = [json.loads(line) for line in self._path.read_text().splitlines()]
+        return {
+            record["seed"]: Outcome(**record["outcome"] | {"kills": Counter(record["outcome"]["kills"])})
+            for record in records
+            if record["settings"] == self._settings and not record["outcome"]["error"]
+        }
+
+    def append(self, seed: int, outcome: Outcome) -> None:
+        """Note a schedule."""
+        if self._path is not None:
+            with self._path.open("a") as file:
+                print(json.dumps({"seed": seed, "outcome": vars(outcome), "settings": self._settings}), file=file)
+
+
 def main() -> int:
     """Run the schedules, print each, and give an exit code."""
     job = tyro.cli(Benchmark, description=__doc__)
-    num_failed = 0
-    totals = Outcome()
-    num_redone = 0
+    report = Report(job.report, job)
+    seeds = range(job.first_seed, job.first_seed + job.num_schedules)
+    outcomes = {seed: outcome for seed, outcome in report.read_passed().items() if seed in seeds}
+    print(f"{job.num_schedules} schedules of {job.num_chunks} chunks, {len(outcomes)} of them have passed before")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_inputs(folder, job)
-        calm = run_schedule(_without_kills(job), folder, folder / "calm", 0)
-        expected = read_manifests(folder / "calm")
-        print(f"undisturbed: {calm.num_labelled} of {job.num_chunks} chunks labelled in {calm.elapsed_s:.0f} s")
-        for seed in range(job.first_seed, job.first_seed + job.num_schedules):
-            out = folder / f"out-{seed}"
-            outcome = run_schedule(job, folder, out, seed)
-            same = not outcome.error and read_manifests(out) == expected
-            balanced = not outcome.error and verify.main(["--out", str(out)]) == 0
-            redone = outcome.num_labelled - job.num_chunks
-            passed = same and balanced and redone <= count_in_flight(outcome)
-            num_failed += not passed
-            num_redone += redone
-            totals.kills += outcome.kills
-            totals.num_invocations += outcome.num_invocations
+        with Playground(folder, job) as ground:
+            calm = run_schedule(job, ground, folder / "calm", 0, ())
             print(
-                f"schedule {seed}: {'ok' if passed else 'FAILED'}, kills {json.dumps(dict(outcome.kills))}, "
-                f"{outcome.num_invocations} invocations, {redone} chunks labelled again "
-                f"(at most {count_in_flight(outcome)} in flight), {outcome.elapsed_s:.0f} s {outcome.error}",
-                flush=True,
+                f"undisturbed: {calm.num_labelled} chunks labelled in {calm.elapsed_s:.0f} s {calm.error}", flush=True
             )
-            shutil.rmtree(out, ignore_errors=True)
-    print(
-        f"{job.num_schedules} schedules, {num_failed} failed; kills {json.dumps(dict(totals.kills))}, "
-        f"{totals.num_invocations} invocations, {num_redone} chunks labelled again of {job.num_chunks} in each"
-    )
-    return 1 if num_failed else 0
-
-
-def _without_kills(job: Benchmark) -> Benchmark:
-    return Benchmark(**{**vars(job), "max_kills": 0})
+            expected = read_manifests(folder / "calm")
+            for seed in sorted(set(seeds) - outcomes.keys()):
+                out = folder / f"out-{seed}"
+                outcome = run_schedule(job, ground, out, seed)
+                outcome.error = judge(job, outcome, out, expected)
+                outcomes[seed] = outcome
+                report.append(seed, outcome)
+                verdict = f"FAILED: {outcome.error}" if outcome.error else "ok"
+                print(f"schedule {seed}: {describe(job, [outcome])}: {verdict}", flush=True)
+                shutil.rmtree(out, ignore_errors=True)
+    failed = [seed for seed, outcome in sorted(outcomes.items()) if outcome.error]
+    print(f"{len(outcomes)} schedules: {describe(job, list(outcomes.values()))}")
+    print(f"{len(failed)} failed{': ' if failed else ''}{', '.join(map(str, failed))}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import tyro
 import yaml
 
 from pipeline.errors import LabellingError, StorageError
+from pipeline.storage import require_no_password
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -22,7 +23,13 @@ Job = TypeVar("Job")
 
 
 def parse(job_type: type[Job], description: str | None, arguments: Sequence[str] | None) -> Job:
-    """Read a command line, `sys.argv` if None; enumerations are written by their values, as everywhere else."""
+    """Read a command line, `sys.argv` if None; enumerations are written by their values, as everywhere else.
+
+    Raises:
+        ValueError: An argument is a URI with a password in it.
+    """
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        require_no_password(argument.partition("=")[2] if argument.startswith("--") else argument)
     spec = sys.modules["__main__"].__spec__
     return tyro.cli(
         job_type,

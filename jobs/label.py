@@ -86,7 +86,7 @@ class LabelJob:
     """Label again what a finished run rejected: 'rejected', or 'rejected:too_large,crashed' for some reasons. The
     limit that rejected them may be raised in the same command; everything else stays as it was."""
     dry_run: bool = False
-    """Print what is done and what remains, and stop."""
+    """Print what is done and what remains, and stop. Nothing is written."""
     address: str | None = None
     """Ray cluster to use. Default: the one that this job runs on, else a local one."""
     endpoint_url: str | None = None
@@ -150,7 +150,7 @@ def _open(job: LabelJob) -> tuple[Run, Assignment]:
         "shards": shards,
     }
     if reasons is None:
-        run = open_run(**arguments)
+        run = open_run(**arguments, writes=not job.dry_run)
         return run, Assignment(make_plan=lambda: plan_run(run, job.limit))
     run, order = open_retry(Run(**arguments, fingerprint=""), reasons)
     return run, Assignment(
@@ -274,11 +274,13 @@ def _print_plan(plan: Plan, job: LabelJob) -> None:
 
 
 def _print_estimate(run: Run, plan: Plan, job: LabelJob) -> None:
+    if not plan.work or job.retry is not None:
+        return
     estimate = estimate_rest(run, plan)
-    if estimate is not None and plan.work and job.retry is None:
+    if estimate is not None:
         print(
             f"to do: about {estimate.num_rows} images in {estimate.num_chunks} chunks, "
-            f"by what {estimate.num_sampled} published shards hold"
+            f"by {estimate.num_sampled} {estimate.basis}"
         )
 
 
@@ -292,13 +294,18 @@ def _conclude(job: LabelJob, summary: LabelSummary) -> int:
         print(f"  rejected, {reason}: {number}")
     if counts.num_read and counts.rejected_by_reason.get(Reason.NO_KNOWN_TAG, 0) == counts.num_read:
         print("warning: no image had a known tag; check the vocabulary and --inputs.tags-field", file=sys.stderr)
+    for _, damage in sorted(summary.cut_shards.items()):
+        _print_warning(damage)
     for name, error in sorted(summary.failed_shards.items()):
         print(f"error: {error if name in error else f'{name}: {error}'}", file=sys.stderr)
     if summary.was_stopped:
         print(f"stopped with {summary.num_shards_left} shards to do; run the same command again to go on")
         return EXIT_STOPPED
     if summary.num_shards_left:
-        print(f"{summary.num_shards_left} shards are not published; mend them and run the same command again")
+        print(
+            f"{summary.num_shards_left} shards are not published; run the same command again when what held them up is "
+            "over, but a shard that was mended is another input and needs another --out"
+        )
         return EXIT_FAILED
     print(f"masks and statistics: {job.out.rstrip('/')}/labels/*.parquet")
     return EXIT_OK

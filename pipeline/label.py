@@ -40,6 +40,8 @@ class LabelSummary:
     num_sealed: int
     failed_shards: dict[str, str]
     """Error of each shard that is not published."""
+    cut_shards: dict[str, str]
+    """Of each shard that breaks off, where, and how much of it was not read."""
     was_stopped: bool
     num_shards_left: int
     elapsed_s: float
@@ -204,12 +206,14 @@ class _Totals:
     num_sealed: int = 0
     num_shards_left: int = 0
     failed_shards: dict[str, str] = field(default_factory=dict)
+    cut_shards: dict[str, str] = field(default_factory=dict)
 
     def enter(self, ledger: Ledger) -> None:
         self.counts = ledger.counts
         self.num_chunks += ledger.num_chunks
         self.num_sealed += ledger.num_sealed
         self.failed_shards |= ledger.failed_shards
+        self.cut_shards |= ledger.cut_shards
 
     def summarise(self, was_stopped: bool) -> LabelSummary:
         return LabelSummary(
@@ -217,6 +221,7 @@ class _Totals:
             num_chunks=self.num_chunks,
             num_sealed=self.num_sealed,
             failed_shards=self.failed_shards,
+            cut_shards=self.cut_shards,
             was_stopped=was_stopped and self.num_shards_left > 0,
             num_shards_left=self.num_shards_left,
             elapsed_s=time.monotonic() - self.started_s,

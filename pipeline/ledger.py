@@ -12,6 +12,7 @@ import ray
 from pipeline.commit import PartName
 from pipeline.counts import LabelCounts
 from pipeline.label_actor import LabelOptions
+from pipeline.records import InputShard
 from pipeline.resume import Plan, ShardWork
 from pipeline.run import Run
 from pipeline.seal import seal_shard, tell_refusal
@@ -55,6 +56,9 @@ class Ledger:
     num_chunks: int = 0
     num_sealed: int = 0
     failed_shards: dict[str, str] = field(default_factory=dict)
+    """Error of each shard that cannot be published."""
+    cut_shards: dict[str, str] = field(default_factory=dict)
+    """Of each shard that breaks off, where, and how much of it was not read."""
     _parts: dict[str, set[PartName]] = field(default_factory=dict)
     _ends: dict[str, dict[str, Any]] = field(default_factory=dict)
     _shards: dict[str, Any] = field(default_factory=dict)
@@ -115,6 +119,9 @@ class Ledger:
         if end is None or len(self._parts[name]) < end["num_chunks"]:
             return
         del self._ends[name]
+        parts = tuple(sorted(self._parts.pop(name)))
+        if end["truncated_at"] is not None:
+            self.cut_shards[name] = _describe_cut(self._shards[name], parts, end["truncated_at"])
         while len(self._seals) >= MAX_SEALS_IN_FLIGHT:
             self.collect_seals(timeout_s=None, wait_for_all=False)
         seal = self.submit(
@@ -123,7 +130,7 @@ class Ledger:
             out_uri=self.run.out_uri,
             fingerprint=self.run.fingerprint,
             shard=self._shards[name],
-            parts=tuple(sorted(self._parts.pop(name))),
+            parts=parts,
             truncated_at=end["truncated_at"],
             max_rejected_fraction=self.options.max_rejected_fraction,
             **self.publish_arguments,
@@ -159,3 +166,11 @@ class Ledger:
             counts=self.counts,
             elapsed_s=time.monotonic() - self.started_s,
         )
+
+
+def _describe_cut(shard: InputShard, parts: Sequence[PartName], truncated_at: int) -> str:
+    num_bytes_read = parts[-1].end_offset if parts else 0
+    return (
+        f"shard '{shard.uri}' breaks off at byte {truncated_at} of {shard.size_bytes}: what is whole is labelled, "
+        f"the {shard.size_bytes - num_bytes_read} bytes behind it are not; copy it again and give it a new --out"
+    )

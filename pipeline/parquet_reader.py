@@ -1,7 +1,7 @@
 """Parquet files as a sequence of samples: a row each, read by row group and in small batches."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,13 +51,31 @@ def read_parquet_samples(shard: InputShard, config: InputConfig, start_row: int 
         ShardError: There is no such file, it is damaged, or a column is missing or of a wrong type.
         StorageError: The store failed.
     """
+    with _open(shard) as stream:
+        yield from _read_rows(shard, stream, config, start_row)
+
+
+def count_parquet_rows(shard: InputShard) -> int:
+    """Tell how many rows a Parquet file has, from its footer.
+
+    Raises:
+        ShardError: There is no such file, or it is damaged.
+        StorageError: The store failed.
+    """
+    with _open(shard) as stream:
+        return pq.ParquetFile(stream).metadata.num_rows
+
+
+@contextmanager
+def _open(shard: InputShard) -> Iterator[ByteStream]:
+    """Open a file; what is wrong with it, and not with the store, is blamed on it."""
     try:
         stream = open_random(shard.uri)
     except FileNotFoundError as error:
         raise ShardError(f"shard '{shard.uri}' does not exist; it was there when it was listed") from error
     with closing(stream):
         try:
-            yield from _read_rows(shard, stream, config, start_row)
+            yield stream
         except (pa.ArrowException, OSError) as error:
             # Errors of a disk or store have a type or number of their own, and trying again may help.
             if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import FORMAT_VERSION, LabelConfig, compute_fingerprint, describe_config, to_canonical_json
 from pipeline.errors import ManifestError, RunConflictError
 from pipeline.records import RUN_FILE, InputShard
-from pipeline.storage import create_if_absent, join_uri, read_bytes
+from pipeline.storage import create_if_absent, exists, join_uri, read_bytes
 from pipeline.vocabulary import Vocabulary
 
 
@@ -57,8 +57,18 @@ def open_run(
     vocabulary: Vocabulary,
     config: LabelConfig,
     shards: Sequence[InputShard],
+    writes: bool = True,
 ) -> Run:
     """Start a run in an empty output folder, or take up the same run again.
+
+    Args:
+        out_uri: Output folder.
+        model_uri: Where workers find the model.
+        model_digest: What the model is.
+        vocabulary: Tags and classes.
+        config: What decides the rows.
+        shards: The inputs.
+        writes: False to look only: a run that is not there is not started.
 
     Raises:
         RunConflictError: The folder belongs to another run; the message names what differs.
@@ -71,7 +81,8 @@ def open_run(
         "library_version": get_library_version(),
     }
     uri = join_uri(out_uri, RUN_FILE)
-    if not create_if_absent(uri, to_canonical_json(record).encode()):
+    is_new = create_if_absent(uri, to_canonical_json(record).encode()) if writes else not exists(uri)
+    if not is_new:
         existing = read_run(out_uri)
         if existing["fingerprint"] != fingerprint:
             differences = "; ".join(list_differences(existing, identity))

@@ -9,6 +9,7 @@ import glob
 import io
 import os
 import random
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,6 +42,25 @@ S3_OPTIONS = {
 """How S3 is asked. Endpoint, region and credentials come from the usual chain of AWS and from nowhere else."""
 
 CREATE_ATTEMPTS = 5
+
+
+PASSWORD = re.compile(r"^[a-z0-9+.\-]+://[^/@]*:[^/@]*@", re.IGNORECASE)
+
+
+def require_no_password(uri: str) -> None:
+    """Check that a URI says nothing that must not be written down: URIs stand in run.json, in manifests and in logs.
+
+    >>> require_no_password("abfs://container@account.dfs.core.windows.net/a:b@c.tar")
+
+    Raises:
+        ValueError: There is a password before the host.
+    """
+    if PASSWORD.match(uri):
+        scheme, _, rest = uri.partition("://")
+        raise ValueError(
+            f"'{scheme}://...@{rest.partition('@')[2]}' holds a password, which would be written down; leave it "
+            "out and give credentials by the usual variables, files or roles of the store"
+        )
 
 
 @runtime_checkable
@@ -385,6 +405,7 @@ def _delete_one(filesystem: Any, name: str) -> None:
 
 def _open_filesystem(uri: str) -> tuple[Any, str]:
     """Give the file system of a URI and the URI's name in it."""
+    require_no_password(uri)
     options = S3_OPTIONS if uri.startswith(("s3://", "s3a://")) else {}
     filesystem, name = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
     return filesystem, cast(str, name)

@@ -37,6 +37,8 @@ class Fault(StrEnum):
     """The server never answers."""
     LOST_REPLY = "lost_reply"
     """The server does it; the connection breaks before the reply."""
+    CUT_REPLY = "cut_reply"
+    """The server does it; the connection breaks in the middle of the reply."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,18 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         if fault == Fault.LOST_REPLY:
             self.close_connection = True
             return
-        self._answer(reply.status, dict(reply.getheaders()), payload)
+        headers = dict(reply.getheaders())
+        if fault == Fault.CUT_REPLY:
+            self.close_connection = True
+            self._answer(reply.status, headers | {"Content-Length": str(len(payload))}, payload[: len(payload) // 2])
+            return
+        self._answer(reply.status, headers, payload)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _forward  # noqa: N815 (names of http.server)
 
     def _answer(self, status: int, headers: dict[str, str], payload: bytes) -> None:
         self.send_response_only(status)
-        length = headers.get("Content-Length") if self.command == "HEAD" else None
+        length = headers.get("Content-Length")
         for name, value in headers.items():
             if name.lower() not in ("content-length", "transfer-encoding", "connection"):
                 self.send_header(name, value)

@@ -11,12 +11,11 @@ from tests.fakes import SerialEngine
 from tests.test_resume import make_run
 
 
-@pytest.mark.parametrize(("suffix", "num_bytes_done"), [("tar", 2048), ("parquet", 0)])
-def test_offsets_of_chunks_count_as_progress_when_they_are_bytes(tmp_path, suffix, num_bytes_done):
+def make_ledger(out, suffix):
     shard = InputShard(uri=f"in/a.{suffix}", name="a", size_bytes=5000, etag="e")
-    run = make_run(tmp_path, (shard,))
+    run = make_run(out, (shard,))
     plan = plan_run(run)
-    ledger = Ledger(
+    return Ledger(
         run=run,
         options=LabelOptions(),
         plan=plan,
@@ -25,7 +24,28 @@ def test_offsets_of_chunks_count_as_progress_when_they_are_bytes(tmp_path, suffi
         counts=LabelCounts(),
         submit=SerialEngine().submit,
     )
-    chunk = {"shard_name": "a", "error": None, "is_end": False, "chunk_index": 0, "end_offset": 2048}
-    ledger.take(chunk | {"num_labelled": 3, "rejected": [("download_failed", 1)]})
+
+
+CHUNK = {"shard_name": "a", "error": None, "is_end": False, "chunk_index": 0, "end_offset": 2048}
+CHUNK |= {"num_labelled": 3, "rejected": [("download_failed", 1)]}
+
+
+@pytest.mark.parametrize(("suffix", "num_bytes_done"), [("tar", 2048), ("parquet", 0)])
+def test_offsets_of_chunks_count_as_progress_when_they_are_bytes(tmp_path, suffix, num_bytes_done):
+    ledger = make_ledger(tmp_path, suffix)
+    ledger.take(CHUNK)
     assert ledger.show().num_bytes_done == num_bytes_done
     assert ledger.show().counts.rejected_by_reason == {"download_failed": 1}
+
+
+@pytest.mark.parametrize(
+    ("truncated_at", "told"), [(None, []), (3000, ["breaks off at byte 3000 of 5000", "the 2952 bytes behind it"])]
+)
+def test_shard_that_breaks_off_is_told_with_what_was_not_read(tmp_path, truncated_at, told):
+    ledger = make_ledger(tmp_path, "tar")
+    # The end may come back before the last chunk does.
+    ledger.take({"shard_name": "a", "error": None, "is_end": True, "num_chunks": 1, "truncated_at": truncated_at})
+    ledger.take(CHUNK)
+    assert len(ledger.cut_shards) == bool(told)
+    for words in told:
+        assert words in ledger.cut_shards["a"]

@@ -1,5 +1,6 @@
 """The plan: what is left after any set of commits, from listings alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,12 @@ from pipeline.commit import PartName, locate_manifest, locate_part
 from pipeline.config import InputConfig, LabelConfig
 from pipeline.errors import ManifestError
 from pipeline.records import Chunk, InputShard, ShardEnd
-from pipeline.resume import ShardWork, plan_run
+from pipeline.resume import ShardWork, estimate_rest, plan_run
 from pipeline.run import Run
 from pipeline.shards import list_shards
 from pipeline.storage import put_atomic
 from pipeline.vocabulary import Vocabulary
-from tests.factories import make_photo, make_tar
+from tests.factories import make_parquet, make_photo, make_tar
 
 SHARDS = tuple(InputShard(uri=f"in/{name}.tar", name=name, size_bytes=5000, etag="e") for name in "abc")
 
@@ -94,3 +95,28 @@ def test_missing_chunks_are_read_whatever_is_committed(shard, committed):
     assert left[:-1] == [piece for piece in whole[:-1] if piece.index not in committed]
     assert isinstance(left[-1], ShardEnd)
     assert left[-1].num_chunks == whole[-1].num_chunks == 8
+
+
+@pytest.mark.parametrize("suffix", ["tar", "parquet"])
+def test_estimate_of_an_empty_output_is_made_from_the_first_chunks(tmp_path, suffix):
+    photos = [make_photo(i, size=(64, 64)) for i in range(40)]
+    for number in range(5):
+        if suffix == "tar":
+            samples = {f"{i}": {"jpg": photo, "json": b'{"tags": ["cat"]}'} for i, photo in enumerate(photos)}
+            make_tar(tmp_path / "in" / f"{number}.tar", samples)
+        else:
+            make_parquet(tmp_path / "in" / f"{number}.parquet", {"image": photos, "tags": [["cat"]] * 40})
+    # What cannot be read tells nothing of the others.
+    (tmp_path / "in" / f"0.{suffix}").write_bytes(b"")
+    config = LabelConfig(inputs=InputConfig(max_chunk_samples=8))
+    run = replace(make_run(tmp_path / "out", list_shards([str(tmp_path / "in")])), config=config)
+    estimate = estimate_rest(run, plan_run(run))
+    assert (estimate.num_sampled, estimate.basis) == (2, "shards whose first chunk was read")
+    assert abs(estimate.num_rows - 4 * 40) <= 16
+    assert abs(estimate.num_chunks - 4 * 5) <= 2
+
+
+def test_estimate_of_unreadable_inputs_is_none(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"no archive" * 100)
+    run = make_run(tmp_path / "out", list_shards([str(tmp_path / "a.tar")]))
+    assert estimate_rest(run, plan_run(run)) is None

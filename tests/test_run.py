@@ -31,6 +31,14 @@ def test_same_command_takes_up_the_same_run(tmp_path):
     assert read_run(str(tmp_path))["fingerprint"] == first.fingerprint
 
 
+def test_looking_at_a_run_that_is_not_there_does_not_start_it(tmp_path):
+    seen = start(tmp_path / "out", writes=False)
+    assert not (tmp_path / "out").exists()
+    assert start(tmp_path / "out") == seen
+    with pytest.raises(RunConflictError, match="model_digest"):
+        start(tmp_path / "out", writes=False, model_digest="0" * 64)
+
+
 def test_model_moved_to_another_place_is_still_the_same_run(tmp_path):
     assert start(tmp_path).fingerprint == start(tmp_path, model_uri="s3://elsewhere/model").fingerprint
 

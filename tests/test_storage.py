@@ -1,11 +1,10 @@
-"""What every storage backend must do; and what only a local disk does."""
+"""What only a local disk does, and what S3 does when its network fails. What every store does: `contracts/`."""
 
 import itertools
 import pickle
 import subprocess
 import sys
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -18,9 +17,7 @@ from pipeline.errors import StorageError
 from pipeline.storage import (
     create_if_absent,
     delete,
-    exists,
     find_object,
-    glob_objects,
     join_uri,
     list_folder,
     list_objects,
@@ -33,121 +30,6 @@ from pipeline.storage import (
 from tests.fakes import Fault, FaultyNetwork
 
 ROOT = Path(__file__).parents[1]
-
-
-def list_uris(objects):
-    return [item.uri for item in objects]
-
-
-@pytest.mark.parametrize("name", ["a.bin", "with space.bin", "Schäfchen-羊.bin", "a#b.bin", "[1]*.bin"])
-def test_put_any_name_reads_back_and_is_listed(folder_uri, name):
-    uri = join_uri(folder_uri, "deep", name)
-    put_atomic(uri, b"first")
-    put_atomic(uri, b"second!")
-    assert read_bytes(uri) == b"second!"
-    assert exists(uri)
-    (item,) = list_objects(folder_uri)
-    assert item == find_object(uri)
-    assert (item.uri, item.size_bytes) == (uri, 7)
-    assert '"' not in item.etag
-
-
-def test_listing_of_missing_folder_is_empty(folder_uri):
-    assert list_objects(folder_uri) == []
-    assert list_folder(folder_uri) == []
-
-
-def test_listing_leaves_out_sibling_folders_and_lower_levels(folder_uri):
-    uris = [join_uri(folder_uri, *parts) for parts in (("a", "1"), ("a", "deep", "2"), ("ab", "3"))]
-    for uri in uris:
-        put_atomic(uri, b"x")
-    assert list_uris(list_objects(join_uri(folder_uri, "a"))) == uris[:2]
-    assert list_uris(list_folder(join_uri(folder_uri, "a"))) == uris[:1]
-    assert list_uris(list_objects(folder_uri)) == uris
-
-
-def test_listing_sees_a_new_object_at_once(folder_uri):
-    put_atomic(join_uri(folder_uri, "1"), b"x")
-    assert len(list_objects(folder_uri)) == 1
-    put_atomic(join_uri(folder_uri, "2"), b"x")
-    assert len(list_objects(folder_uri)) == len(list_folder(folder_uri)) == 2
-
-
-def test_listing_of_more_than_a_page_is_whole(folder_uri):
-    uris = [join_uri(folder_uri, f"{index:04d}") for index in range(1003)]
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda uri: put_atomic(uri, b""), uris))
-    assert list_uris(list_objects(folder_uri)) == uris
-    delete(uris)
-    assert list_objects(folder_uri) == []
-
-
-def test_etag_changes_with_the_content(folder_uri):
-    uri = join_uri(folder_uri, "a")
-    put_atomic(uri, b"one")
-    before = find_object(uri)
-    put_atomic(uri, b"two!")
-    assert find_object(uri).etag != before.etag
-
-
-def test_create_if_absent_second_writer_changes_nothing(folder_uri):
-    uri = join_uri(folder_uri, "run.json")
-    assert create_if_absent(uri, b"mine")
-    assert not create_if_absent(uri, b"theirs")
-    assert read_bytes(uri) == b"mine"
-    assert list_uris(list_objects(folder_uri)) == [uri]
-
-
-def test_create_if_absent_racing_writers_one_wins(tmp_path):
-    uri = str(tmp_path / "run.json")
-    with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(lambda index: create_if_absent(uri, b"%d" % index), range(32)))
-    assert sum(won) == 1
-    assert int(read_bytes(uri)) == won.index(True)
-
-
-def test_delete_twice_is_no_error(folder_uri):
-    uris = [join_uri(folder_uri, name) for name in "abc"]
-    for uri in uris:
-        put_atomic(uri, b"x")
-    delete(uris[:2])
-    delete(uris[:2])
-    assert list_uris(list_objects(folder_uri)) == uris[2:]
-
-
-def test_stream_from_an_offset_reads_the_rest(folder_uri):
-    uri = join_uri(folder_uri, "a")
-    payload = bytes(range(256)) * 40
-    put_atomic(uri, payload)
-    for offset in (0, 1, 5000, len(payload)):
-        with open_stream(uri, offset) as stream:
-            assert stream.read(10) + stream.read() == payload[offset:]
-
-
-def test_random_reads_give_what_stands_there(folder_uri):
-    uri = join_uri(folder_uri, "a")
-    payload = bytes(range(256)) * 40
-    put_atomic(uri, payload)
-    with closing(open_random(uri)) as file:
-        for offset in (5000, 0, len(payload) - 3, 100):
-            assert file.seek(offset) == file.tell() == offset
-            assert file.read(10) == payload[offset : offset + 10]
-
-
-def test_reading_what_is_missing_names_the_uri(folder_uri):
-    uri = join_uri(folder_uri, "missing.tar")
-    for read in (read_bytes, open_stream, open_random):
-        with pytest.raises(FileNotFoundError, match="missing.tar"):
-            read(uri)
-    assert not exists(uri)
-    assert find_object(folder_uri) is None
-
-
-def test_glob_matches_one_level(folder_uri):
-    for name in ("a-1.tar", "a-2.tar", "b.tar", "deep/a-3.tar"):
-        put_atomic(join_uri(folder_uri, name), b"x")
-    expected = [join_uri(folder_uri, name) for name in ("a-1.tar", "a-2.tar")]
-    assert list_uris(glob_objects(join_uri(folder_uri, "a-*.tar"))) == expected
 
 
 def test_unfinished_files_are_never_listed(tmp_path):
@@ -188,6 +70,7 @@ OPERATIONS = {
     ("operation", "fault"),
     [
         *itertools.product(OPERATIONS, [Fault.SLOW_DOWN, Fault.RESET, Fault.LOST_REPLY]),
+        *((name, Fault.CUT_REPLY) for name in ("read", "stream", "list", "delete")),
         ("put", Fault.HANG),
         ("stream", Fault.HANG),
     ],
@@ -196,7 +79,9 @@ def test_operation_survives_a_network_that_fails(s3_folder, network, operation, 
     put_atomic(join_uri(s3_folder, "a"), b"old")
     expected = {"read": b"old", "stream": b"ld"}
     num_faults = 1 if fault == Fault.HANG else 2
-    network.choose = lambda method, path: fault if network.num_faults < num_faults else None
+    # A reply without a body cannot break off in it.
+    spared = {"HEAD"} if fault == Fault.CUT_REPLY else set()
+    network.choose = lambda method, path: fault if method not in spared and network.num_faults < num_faults else None
     answer = OPERATIONS[operation](s3_folder)
     assert network.num_faults == num_faults
     network.choose = lambda method, path: None

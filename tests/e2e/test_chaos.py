@@ -1,26 +1,47 @@
-"""Everything that can die dies once, on a real Ray cluster of three nodes. `benchmarks.chaos` runs random schedules."""
+"""Everything that can die dies, on a real Ray cluster of three nodes; and two drivers at once.
+
+A handful of schedules on one cluster. `benchmarks.chaos` runs hundreds.
+"""
+
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from benchmarks.chaos import Benchmark, count_in_flight, make_inputs, read_manifests, run_schedule
-from jobs import verify
+from benchmarks.chaos import Benchmark, Playground, judge, make_inputs, read_manifests, run_schedule
 from pipeline.bundles import load_bundle
 from pipeline.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.label import label_run
 from pipeline.label_actor import LabelOptions
 from pipeline.run import open_run
 from pipeline.shards import list_shards
+from pipeline.verify import FULL, list_run, verify_run
 from pipeline.vocabulary import load_vocabulary
 from tests.fakes import SerialEngine
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 VICTIMS = ("worker", "node", "driver", "everything")
-JOB = Benchmark(num_shards=4, num_images=30, mean_wait_s=8.0, max_kills=len(VICTIMS), limit_s=800.0)
+JOB = Benchmark(num_shards=4, num_images=30, mean_wait_s=0.5, max_kills=2, limit_s=800.0)
 
 
-def label_calmly(inputs, out):
-    model = str(inputs / "model")
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    make_inputs(folder, JOB)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ground(inputs):
+    with Playground(inputs, JOB) as ground:
+        yield ground
+
+
+@pytest.fixture(scope="module")
+def calm(inputs, tmp_path_factory):
+    """The manifests of a run that nothing disturbs, without a cluster."""
+    out, model = tmp_path_factory.mktemp("calm"), str(inputs / "model")
     run = open_run(
         out_uri=str(out),
         model_uri=model,
@@ -30,16 +51,30 @@ def label_calmly(inputs, out):
         shards=list_shards([f"{inputs}/photos-*.tar"]),
     )
     label_run(run, LabelOptions(gpus_per_actor=0.0), engine=SerialEngine())
+    return read_manifests(out)
 
 
-def test_run_whose_every_part_dies_ends_with_the_bytes_of_a_calm_one(tmp_path, capsys):
-    make_inputs(tmp_path, JOB)
-    label_calmly(tmp_path, tmp_path / "calm")
-    outcome = run_schedule(JOB, tmp_path, tmp_path / "out", 0, VICTIMS)
-    assert not outcome.error
-    assert set(outcome.kills) <= set(VICTIMS)
-    assert outcome.num_invocations >= 2
-    assert read_manifests(tmp_path / "out") == read_manifests(tmp_path / "calm")
-    assert verify.main(["--out", str(tmp_path / "out")]) == 0
-    redone = outcome.num_labelled - JOB.num_chunks
-    assert 0 <= redone <= count_in_flight(outcome)
+def test_run_whose_every_part_dies_ends_with_the_bytes_of_a_calm_one(ground, calm, tmp_path):
+    outcome = run_schedule(JOB, ground, tmp_path / "out", 0, VICTIMS)
+    assert judge(JOB, outcome, tmp_path / "out", calm) == ""
+    assert outcome.kills == Counter(VICTIMS)
+    assert outcome.num_invocations >= 3
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+def test_run_with_deaths_by_chance_ends_with_the_bytes_of_a_calm_one(ground, calm, tmp_path, seed):
+    outcome = run_schedule(replace(JOB, mean_wait_s=2.0), ground, tmp_path / "out", seed)
+    assert judge(JOB, outcome, tmp_path / "out", calm) == ""
+
+
+def test_two_drivers_at_once_leave_what_one_leaves_and_one_is_warned(ground, calm, tmp_path):
+    out, logs = tmp_path / "out", [tmp_path / "1.log", tmp_path / "2.log"]
+    drivers = [ground.start_driver(out, log_path, num_actors=1) for log_path in logs]
+    for driver in drivers:
+        driver.join(600)
+    printed = [log_path.read_text() for log_path in logs]
+    assert [driver.exitcode for driver in drivers] == [0, 0], printed
+    assert read_manifests(out) == calm
+    assert verify_run(list_run(str(out)), FULL).failed_checks == []
+    assert JOB.num_chunks < ground.take_num_labelled() <= 2 * JOB.num_chunks
+    assert any("another driver (process" in text and "stop one of them" in text for text in printed)

@@ -1,18 +1,22 @@
 """`python -m jobs.label` as a user runs it, on a real local Ray."""
 
+import gzip
 import io
 import json
+import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import verify
 from jobs.label import main
 from pipeline.masks import decode_mask
 from pipeline.storage import list_objects, read_bytes
-from tests.factories import make_photo, make_tar, save_small_model
+from tests.factories import make_parquet, make_photo, make_tar, save_small_model
 
 pytestmark = pytest.mark.ray
 
@@ -117,7 +121,7 @@ def test_run_in_pieces_gives_the_bytes_of_the_run_at_once(run_label, labelled, t
     whole, _ = labelled
     out = tmp_path / "out"
     run_label(out, "--limit", "1")
-    assert "to do: about 22 images in 6 chunks, by what 1 published" in run_label(out, "--dry-run")
+    assert "to do: about 22 images in 6 chunks, by 1 published" in run_label(out, "--dry-run")
     assert [path.name for path in (out / "labels").iterdir()] == ["photos-00000.parquet"]
     (out / "labels" / "photos-00000.parquet").unlink()
     run_label(out)
@@ -126,10 +130,11 @@ def test_run_in_pieces_gives_the_bytes_of_the_run_at_once(run_label, labelled, t
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_dry_run_prints_what_remains_and_writes_no_labels(run_label, tmp_path):
+def test_dry_run_prints_what_remains_and_writes_nothing(run_label, tmp_path):
     printed = run_label(tmp_path / "out", "--dry-run")
     assert "0 published, 3 to do" in printed
-    assert not (tmp_path / "out" / "labels").exists()
+    assert re.search(r"to do: about 3\d images in \d+ chunks, by 3 shards whose first chunk was read", printed)
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_settings_under_the_same_output_are_refused_with_the_difference(run_label, labelled):
@@ -138,14 +143,87 @@ def test_other_settings_under_the_same_output_are_refused_with_the_difference(ru
     assert "config.maps.foreground_threshold was 0.4, is 0.9" in printed
 
 
-def test_shard_that_is_no_tar_fails_alone_and_is_named(run_label, tmp_path):
-    shards = tmp_path / "shards"
-    shards.mkdir()
-    make_tar(shards / "good.tar", make_samples(0))
-    (shards / "bad.tar").write_bytes(b"this is not a tar archive" * 100)
-    done = run_label(tmp_path / "out", "--shards", str(shards), check=1)
-    assert "bad.tar" in done
-    assert [path.name for path in (tmp_path / "out" / "labels").iterdir()] == ["good.parquet"]
+@pytest.fixture
+def broken_shards(tmp_path):
+    """Two good shards with one base name, tars and a Parquet file with damage, and some that nobody can read."""
+    folder = tmp_path / "shards"
+    for name, number in (("x/photos.tar", 0), ("y/photos.tar", 1)):
+        make_tar(folder / name, make_samples(number))
+    whole = (folder / "x" / "photos.tar").read_bytes()
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        offsets = [archive.getmember(f"s0/photo{number:03d}.jpg").offset for number in range(NUM_PER_SHARD)]
+    (folder / "cut.tar").write_bytes(whole[: offsets[9] + 700])
+    (folder / "garbage.tar").write_bytes(whole[: offsets[5]] + b"\xff" * 600 + whole[offsets[5] + 600 :])
+    (folder / "empty.tar").write_bytes(bytes(10_240))
+    columns = {
+        "jpg": [make_photo(0), None, make_photo(2)],
+        "caption": ["kitty, sunset", "kitty", "dog"],
+        "key": ["p0", "p1", "p2"],
+        "status": ["success", "failed_to_download", "success"],
+        "error_message": [None, "HTTP Error 404", None],
+    }
+    make_parquet(folder / "downloads.parquet", columns)
+    (folder / "nothing.tar").write_bytes(b"")
+    (folder / "noise.tar").write_bytes(b"this is not a tar archive" * 100)
+    (folder / "zipped.tar").write_bytes(gzip.compress(whole))
+    (folder / "short.parquet").write_bytes((folder / "downloads.parquet").read_bytes()[:-9])
+    return folder
+
+
+def test_broken_shards_give_all_that_is_whole_and_the_rest_is_named(run_label, broken_shards, tmp_path, capsys):
+    out = tmp_path / "out"
+    # x/photos.tar is named twice.
+    patterns = [f"{broken_shards}/{name}" for name in ("*.tar", "*.parquet", "?/*.tar", "x/photos.tar")]
+    printed = run_label(out, "--shards", *patterns, check=1)
+    for name, why in [
+        ("nothing.tar", "is no tar archive: it is empty"),
+        ("noise.tar", "is no tar archive"),
+        ("zipped.tar", "is compressed with gzip; decompress it"),
+        ("short.parquet", "is no readable Parquet file"),
+    ]:
+        assert re.search(f"error: shard '.*/{name}' .*{why}", printed)
+    for name in ("cut.tar", "garbage.tar"):
+        size = (broken_shards / name).stat().st_size
+        told = re.search(f"warning: .*{name}' breaks off at byte (\\d+) of {size}: .* the (\\d+) bytes behind", printed)
+        assert 0 < int(told[2]) < size
+    assert "4 shards are not published" in printed
+
+    keys = {path.stem: pq.read_table(path)["key"].to_pylist() for path in (out / "labels").iterdir()}
+    twins = sorted(name for name in keys if name.startswith("photos-"))
+    assert {name: len(found) for name, found in keys.items() if name not in twins} == {
+        "cut": 9,
+        "downloads": 3,
+        "empty": 0,
+        "garbage": 5,
+    }
+    assert sorted(keys[twins[0]] + keys[twins[1]]) == [key for number in (0, 1) for key in make_samples(number)]
+    rejected = {row["key"]: row["reason"] for row in read_rows(out) if row["status"] == "rejected"}
+    assert rejected["p1"] == "download_failed"
+
+    assert verify.main(["--out", str(out)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "the books do not balance: shard not begun"
+    assert [line.split()[3] for line in lines if line.startswith("input truncated (warning)")] == ["2"]
+
+    # A shard that vanished or changed since makes it another run, and says so.
+    (broken_shards / "cut.tar").unlink()
+    make_tar(broken_shards / "x" / "photos.tar", {"new": {"jpg": make_photo(0)}})
+    refused = run_label(out, "--shards", *patterns, check=2)
+    assert "cut.tar' is no longer among the inputs" in refused
+    assert "x/photos.tar' changed (was" in refused
+
+
+def test_retry_labels_rejected_rows_again_under_a_raised_limit(run_label, inputs, tmp_path, capsys):
+    out, shards = tmp_path / "out", ("--shards", f"{inputs}/photos-00000.tar", "--max-rejected-fraction", "1")
+    retry = (*shards, "--retry", "rejected:too_large", "--inputs.max-image-pixels", "1000000")
+    assert "rejected, too_large: 5" in run_label(out, *shards, "--inputs.max-image-pixels", "3000")
+    before = {path: path.read_bytes() for path in out.rglob("*.parquet")}
+    assert "1 with rows to label again (5 rows in 3 chunks)" in run_label(out, *retry, "--dry-run")
+    assert {path: path.read_bytes() for path in out.rglob("*.parquet")} == before
+    assert "labelled 5 and rejected 0 of 5 images" in run_label(out, *retry)
+    assert {row["reason"] for row in read_rows(out)} == {None, "no_known_tag"}
+    assert "nothing to do: every shard is labelled again" in run_label(out, *retry)
+    assert verify.main(["--out", str(out)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -155,11 +233,14 @@ def test_shard_that_is_no_tar_fails_alone_and_is_named(run_label, tmp_path):
         (["--model", "nowhere"], "is no model bundle"),
         (["--vocabulary", "nowhere.json"], "nowhere.json"),
         (["--maps.background-threshold", "0.9"], "background_threshold"),
+        (["--shards", "ftp://me:hush-hush@host/a.tar"], "'ftp://...@host/a.tar' holds a password"),
+        (["--endpoint-url=http://me:hush-hush@host"], "'http://...@host' holds a password"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(run_label, tmp_path, flags, message):
     printed = run_label(tmp_path / "out", *flags, check=2)
     assert message in printed
+    assert "hush-hush" not in printed
 
 
 def test_vocabulary_that_is_not_the_models_is_refused(run_label, tmp_path):

@@ -1,18 +1,22 @@
 """`python -m jobs.label` and `jobs.verify` with shards, model and output on S3 over HTTP."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from pipeline.storage import join_uri, list_objects, put_atomic
+from pipeline.storage import join_uri, list_objects, put_atomic, read_bytes
 from tests.e2e.test_label_job import NUM_PER_SHARD, ROOT, inputs  # noqa: F401 (a fixture)
 from tests.fakes import FaultyNetwork
 
 pytestmark = pytest.mark.ray
 
+SECRET = "hush-hush"
 NUM_SHARDS = 3
 CHUNKS_PER_SHARD = -(-NUM_PER_SHARD // 4)
 
@@ -22,7 +26,7 @@ def make_environment():
     environment = {key: value for key, value in os.environ.items() if key != "AWS_ENDPOINT_URL"}
     return environment | {
         "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "hush-hush",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
         "RAY_AUTH_MODE": "disabled",
     }
 
@@ -32,11 +36,23 @@ def run_job(name, *arguments, **variables):
     command = [sys.executable, "-m", f"jobs.{name}", *arguments]
     environment = make_environment() | variables
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
-    assert "hush-hush" not in done.stdout + done.stderr
+    assert SECRET not in done.stdout + done.stderr
     return done
 
 
-def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(inputs, s3_folder, s3_endpoint):  # noqa: F811
+@pytest.fixture
+def ray_folder():
+    """Where Ray keeps its sockets, which want short paths, and the logs of its processes."""
+    folder = Path(tempfile.mkdtemp(prefix="rs", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_secret(folder):
+    return [path for path in folder.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+
+
+def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(inputs, s3_folder, s3_endpoint, ray_folder):  # noqa: F811
     for path in sorted(inputs.rglob("*")):
         if path.is_file():
             put_atomic(join_uri(s3_folder, path.relative_to(inputs).as_posix()), path.read_bytes())
@@ -47,7 +63,7 @@ def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(inputs, s3_folde
         *("--views.num-patches", "16", "--inputs.max-chunk-samples", "4"),
     ]
     with FaultyNetwork(s3_endpoint) as network:
-        done = run_job("label", *arguments, "--endpoint-url", network.url)
+        done = run_job("label", *arguments, "--endpoint-url", network.url, RAY_TMPDIR=str(ray_folder))
         assert done.returncode == 0, done.stdout + done.stderr
         kinds = Counter(request.kind for request in network.requests)
         puts = Counter(
@@ -70,5 +86,8 @@ def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(inputs, s3_folde
         ]
         verified = run_job("verify", "--out", out, "--endpoint-url", network.url)
         assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert list(ray_folder.rglob("worker-*.err"))
+    assert find_secret(ray_folder) == []
+    assert not [item.uri for item in list_objects(s3_folder) if SECRET.encode() in read_bytes(item.uri)]
     names = [item.uri.removeprefix(out) for item in list_objects(out)]
     assert names == [*(f"/labels/photos-0000{shard}.parquet" for shard in range(NUM_SHARDS)), "/run.json"]
