@@ -211,6 +211,8 @@ class Playground:
     def stop_cluster(self) -> None:
         """Kill all nodes and all that they have started."""
         if self._cluster is not None:
+            # A client that outlives its cluster ends this whole process after a minute.
+            self._cluster.global_state.disconnect()
             for node in [*self._cluster.worker_nodes, self._cluster.head_node]:
                 self._cluster.remove_node(node, allow_graceful=False)
             self._cluster = None

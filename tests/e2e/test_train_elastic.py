@@ -33,6 +33,8 @@ def cluster(monkeypatch):
     for _ in range(2):
         cluster.add_node(num_cpus=NODE_CPUS)
     yield cluster
+    # A client that outlives its cluster ends this whole process after a minute.
+    cluster.global_state.disconnect()
     for node in [*cluster.worker_nodes, cluster.head_node]:
         cluster.remove_node(node, allow_graceful=False)
     shutil.rmtree(folder, ignore_errors=True)
