@@ -30,7 +30,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ import ray
 import torch
 import tyro
 from PIL import Image
-from ray.cluster_utils import Cluster
 
+from benchmarks.cluster_host import ClusterHost
 from jobs import label
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
@@ -160,18 +160,15 @@ class Playground:
         self._inputs = inputs
         self._job = job
         self._sessions = Path(tempfile.mkdtemp(prefix="rc", dir="/tmp"))
-        (self._sessions / "ray").mkdir()
         self._variables = {
             MARK: uuid.uuid4().hex,
             "PYTHONPATH": f"{inputs / 'slow'}{os.pathsep}{ROOT}",
-            "RAY_TMPDIR": str(self._sessions),
             "RAY_AUTH_MODE": "disabled",
-            "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "3",
         }
-        self._cluster: Any = None
+        self._cluster: ClusterHost | None = None
         PROCESSES.set_forkserver_preload(["jobs.label"])
 
     def __enter__(self) -> "Playground":
@@ -184,37 +181,20 @@ class Playground:
         self.stop_cluster()
         shutil.rmtree(self._sessions, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def _environment(self) -> Iterator[None]:
-        """Let what is started now inherit the mark, the slow decoder and folders of its own."""
-        before = {name: os.environ.get(name) for name in self._variables}
-        os.environ.update(self._variables)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
-
     def start_cluster(self) -> None:
         """Start a head and the nodes with GPUs."""
-        with self._environment():
-            head = {"num_cpus": 2, "include_dashboard": False, "temp_dir": str(self._sessions / "ray")}
-            self._cluster = Cluster(initialize_head=True, head_node_args=head)
-            for _ in range(NUM_NODES):
-                self.add_node()
+        self._cluster = ClusterHost(str(self._sessions), self._variables, num_cpus=2)
+        for _ in range(NUM_NODES):
+            self.add_node()
 
     def add_node(self) -> None:
         """Let a node join."""
-        with self._environment():
-            self._cluster.add_node(wait=False, num_cpus=2, num_gpus=1)
+        self._cluster.add_node(num_cpus=2, num_gpus=1)
 
     def stop_cluster(self) -> None:
         """Kill all nodes and all that they have started."""
         if self._cluster is not None:
-            # A client that outlives its cluster ends this whole process after a minute.
-            self._cluster.global_state.disconnect()
-            for node in [*self._cluster.worker_nodes, self._cluster.head_node]:
-                self._cluster.remove_node(node, allow_graceful=False)
+            self._cluster.stop()
             self._cluster = None
         for pid in self._find_marked():
             with contextlib.suppress(ProcessLookupError):
@@ -242,7 +222,7 @@ class Playground:
 
     def kill_node(self) -> None:
         """Kill a node with all its workers, and let another one join."""
-        self._cluster.remove_node(random.choice(list(self._cluster.worker_nodes)), allow_graceful=False)
+        self._cluster.kill_node()
         self.add_node()
 
     def kill_everything(self) -> None:

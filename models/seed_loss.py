@@ -89,14 +89,17 @@ def compute_seed_losses(
 ) -> Float[Tensor, " b"]:
     """Hold the patch CAM of the tagged classes against seeds; patches with and without the class count half each.
 
+    A class that wins no patch, because another tagged one is stronger wherever it is, has no seeds and costs nothing:
+    all that could be learnt of it is where it is not, and patch after patch it would be unlearnt.
+
     Returns:
         Mean over the tagged classes of each image, weighted by their trust; 0 for an image without tags.
     """
     losses = functional.binary_cross_entropy_with_logits(patch_cam.float(), seeds.foreground.float(), reduction="none")
     with_class = _average(losses, seeds.foreground)
     without = _average(losses, seeds.known[:, None] & ~seeds.foreground)
-    num_tagged = image_labels.sum(-1).clamp_min(1)
-    return ((with_class + without) / 2 * seeds.trust).sum(-1) / num_tagged
+    counts = seeds.trust * seeds.foreground.any(-1).any(-1)
+    return ((with_class + without) / 2 * counts).sum(-1) / image_labels.sum(-1).clamp_min(1)
 
 
 def compute_attention_losses(

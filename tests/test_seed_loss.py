@@ -83,6 +83,16 @@ def test_small_and_large_regions_count_alike():
         assert float(gradient.sum()) == pytest.approx(0, abs=1e-6)
 
 
+def test_class_that_wins_no_patch_is_left_alone():
+    foreground = torch.zeros(1, 2, 4, 4, dtype=torch.bool)
+    foreground[0, 0, :2] = True
+    seeds = Seeds(foreground=foreground, known=torch.ones(1, 4, 4, dtype=torch.bool), trust=torch.ones(1, 2))
+    cam = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(compute_seed_losses(cam, seeds, torch.tensor([[True, True]])).sum(), cam)
+    assert gradient[0, 0].abs().min() > 0
+    assert gradient[0, 1].abs().max() == 0
+
+
 def test_total_loss_holds_the_seed_loss_once_its_weight_is_above_zero():
     output = make_network()(make_images())
     plain = compute_loss(output, LABELS, Variant.PLUS)

@@ -19,17 +19,7 @@ def local_ray():
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp" if Path("/tmp").is_dir() else None)
     # By which tests that kill find this session's processes, and no others.
     os.environ[SESSION_MARK] = folder
-    # Some tests end a cluster of their own, to which this process keeps clients: by default Ray ends a process whose
-    # client has waited for a minute.
-    patience = {"gcs_rpc_server_reconnect_timeout_s": 7200}
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        _temp_dir=folder,
-        _system_config=patience,
-    )
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)

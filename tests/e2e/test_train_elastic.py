@@ -1,15 +1,15 @@
 """Nodes come and go while `python -m jobs.train` runs on a real Ray cluster of three."""
 
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import pytest
-from ray.cluster_utils import Cluster
 
+from benchmarks.cluster_host import ClusterHost
 from pipeline.training_log import read_records
 from tests.e2e.test_train_job import NUM_DECODABLE, ROOT, inputs, make_command  # noqa: F401 (a fixture)
 
@@ -21,22 +21,14 @@ LIMIT_S = 600.0
 
 
 @pytest.fixture
-def cluster(monkeypatch):
+def cluster():
     """A head without room for a worker, and two nodes with room for one each."""
-    folder = Path(tempfile.mkdtemp(prefix="re", dir="/tmp"))
-    (folder / "ray").mkdir()
-    monkeypatch.setenv("RAY_TMPDIR", str(folder))
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": str(folder / "ray")}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    folder = tempfile.mkdtemp(prefix="re", dir="/tmp")
+    cluster = ClusterHost(folder, {}, num_cpus=1)
     for _ in range(2):
         cluster.add_node(num_cpus=NODE_CPUS)
     yield cluster
-    # A client that outlives its cluster ends this whole process after a minute.
-    cluster.global_state.disconnect()
-    for node in [*cluster.worker_nodes, cluster.head_node]:
-        cluster.remove_node(node, allow_graceful=False)
+    cluster.stop()
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -60,15 +52,20 @@ def test_run_goes_on_when_a_node_dies_and_takes_in_one_that_joins(inputs, cluste
     flags = ("--workers", "1:2", "--cpus-per-worker", "2", "--max-failures", "1", "--epochs", "5000")
     rare = ("--validate-every", "5000", "--checkpoint-steps", "5000", "--log-steps", "5000")
     command = [*make_command(inputs, out, *flags, *rare), "--address", cluster.address]
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
     with (
         log.open("w") as printed,
         subprocess.Popen(
-            [sys.executable, "-m", "jobs.train", *command], cwd=ROOT, stdout=printed, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "jobs.train", *command],
+            cwd=ROOT,
+            env=environment,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
         ) as driver,
     ):
         try:
             wait_for_epoch(out, 2, driver)
-            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            cluster.kill_node()
             wait_for_epoch(out, 1, driver)
             cluster.add_node(num_cpus=NODE_CPUS)
             wait_for_epoch(out, 2, driver)
