@@ -9,6 +9,9 @@ from pipeline.storage import delete, join_uri, put_atomic, read_bytes
 
 DRIVER_FILE = "driver.json"
 PERIOD_S = 60.0
+LOOK_PERIOD_S = 5.0
+"""Of two drivers that start at the same moment each may write before the other's sign is there: only a look soon after
+shows it."""
 MAX_SILENCE_S = 3 * PERIOD_S
 """A driver that was silent for so long is taken for dead."""
 
@@ -36,16 +39,19 @@ class Heartbeat:
         self._driver = driver
         self._clock = clock
         self._last_s: float | None = None
+        self._looked_s: float | None = None
         self._seen: Driver | None = None
 
     def beat(self) -> str | None:
         """Write a sign of life, if it is time. Gives a warning when another driver wrote one; once for each."""
         now = self._clock()
-        if self._last_s is not None and now - self._last_s < PERIOD_S:
+        if self._looked_s is not None and now - self._looked_s < LOOK_PERIOD_S:
             return None
+        self._looked_s = now
         other, silent_s = self._look(now)
-        self._last_s = now
-        put_atomic(self._uri, json.dumps(asdict(self._driver) | {"beat_s": now}).encode())
+        if self._last_s is None or now - self._last_s >= PERIOD_S:
+            self._last_s = now
+            put_atomic(self._uri, json.dumps(asdict(self._driver) | {"beat_s": now}).encode())
         if other is None or other == self._seen:
             return None
         self._seen = other

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.heartbeat import MAX_SILENCE_S, PERIOD_S, Driver, Heartbeat
+from pipeline.heartbeat import LOOK_PERIOD_S, MAX_SILENCE_S, PERIOD_S, Driver, Heartbeat
 from pipeline.storage import exists, join_uri, put_atomic
 
 
@@ -43,6 +43,18 @@ def test_both_of_two_drivers_are_warned_once(make_heartbeat):
         make_heartbeat.clock.now += PERIOD_S
     assert [bool(warning) for warning in warnings] == [False, True, True, False, False, False, False, False]
     assert "process 1 on node-1" in warnings[1]
+
+
+def test_drivers_that_start_at_the_same_moment_are_told_within_seconds(make_heartbeat, tmp_path):
+    first, second = make_heartbeat(1), make_heartbeat(2)
+    sign = tmp_path / "driver.json"
+    first.beat()
+    # The second one looked before the first one wrote, and wrote after it.
+    sign.rename(tmp_path / "aside")
+    assert second.beat() is None
+    make_heartbeat.clock.now += LOOK_PERIOD_S
+    assert "process 2 on node-1" in first.beat()
+    assert second.beat() is None
 
 
 def test_driver_that_was_killed_long_ago_is_not_mentioned(make_heartbeat):
