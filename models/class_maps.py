@@ -1,5 +1,6 @@
 """From what the model returns to class maps: where in the image each class is."""
 
+from enum import StrEnum
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,19 @@ ATTENTION_LAYERS = {Variant.V1: 3, Variant.V2: 3, Variant.PLUS: 12}
 """Last layers whose class-to-patch attention the authors use."""
 
 
+class Fusion(StrEnum):
+    """How class-to-patch attention and patch CAM are joined."""
+
+    PRODUCT = "product"
+    """Attention x patch CAM: few patches of both stand out. Source: CVPR 2022, section 3.3."""
+    SQUARE_ROOT = "square_root"
+    """Square root of the product, their geometric mean: keeps more of the extent. Source: plus."""
+
+
+FUSION = {Variant.V1: Fusion.PRODUCT, Variant.V2: Fusion.PRODUCT, Variant.PLUS: Fusion.SQUARE_ROOT}
+"""What the authors use."""
+
+
 class Evidence(NamedTuple):
     """A ViT's opinions on where the wanted classes are; non-negative, any scale."""
 
@@ -21,20 +35,25 @@ class Evidence(NamedTuple):
     patch_cam: Float[Tensor, "b k gh gw"] | None
     """After ReLU; None for V1."""
     fused: Float[Tensor, "b k gh gw"]
-    """Both, joined as the variant joins them; attention alone for V1."""
+    """Both, joined; attention alone for V1."""
 
 
 def compute_evidence(
-    output: MCTformerOutput, variant: Variant, class_index: Int[Tensor, "b k"], num_layers: int | None = None
+    output: MCTformerOutput,
+    variant: Variant,
+    class_index: Int[Tensor, "b k"],
+    num_layers: int | None = None,
+    fusion: Fusion | None = None,
 ) -> Evidence:
     """Compute where the model sees the wanted classes.
 
     Args:
         output: Of the model.
-        variant: Of the model; V2 multiplies attention and patch CAM, plus takes the square root of it.
+        variant: Of the model.
         class_index: Wanted classes of each image, from 0; they may repeat.
         num_layers: Last layers whose attention is used; None: as the authors (`ATTENTION_LAYERS`), or all of a
             model that has fewer.
+        fusion: How attention and patch CAM are joined; None: as the authors (`FUSION`).
 
     Source: CVPR 2022, section 3.3 (V1, V2); the authors' code for plus, where attention is the mean over the
     layers and not their sum.
@@ -48,7 +67,8 @@ def compute_evidence(
         return Evidence(attention, None, attention)
     patch_cam = take_classes(output.patch_cam, class_index).float().relu()
     product = attention * patch_cam
-    return Evidence(attention, patch_cam, product.sqrt() if variant == Variant.PLUS else product)
+    is_root = (fusion or FUSION[variant]) == Fusion.SQUARE_ROOT
+    return Evidence(attention, patch_cam, product.sqrt() if is_root else product)
 
 
 def refine_class_maps(output: MCTformerOutput, class_maps: Float[Tensor, "b k gh gw"]) -> Float[Tensor, "b k gh gw"]:

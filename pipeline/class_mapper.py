@@ -3,7 +3,7 @@
 views -> model -> class-to-patch attention, patch CAM -> refined by affinity -> views joined -> mask
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,9 +19,11 @@ from models.mctformer import MCTformer, MCTformerOutput
 from pipeline.config import LabelConfig, MapKind, Resolution
 from pipeline.masks import label_pixels
 from pipeline.stats import (
+    Presence,
     compute_head_agreement,
     compute_mask_stats,
     compute_presence,
+    compute_quality,
     compute_view_agreement,
 )
 from pipeline.views import View, list_views, make_view, return_to_frame
@@ -39,17 +41,17 @@ class _ViewMaps(NamedTuple):
     maps: Float[Tensor, "b k gh gw"]
     attention: Float[Tensor, "b k gh gw"]
     patch_cam: Float[Tensor, "b k gh gw"] | None
-    class_logits: Float[Tensor, "b c"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEvidence:
-    """What was found in one image, on the CPU. k is the number of its tagged classes."""
+    """What was found in one image, on the CPU. k is the number of its classes."""
 
     class_ids: tuple[int, ...]
+    """Tagged classes, then suggested ones if they are drawn."""
     upright_size: tuple[int, int]
     pixel_maps: Float[Tensor, "k h w"]
-    """Class maps in [0, 1] at image size, or smaller where that exceeds `MAX_MAP_PIXELS`."""
+    """Class maps in [0, 1] at image size, or smaller where that exceeds `MAX_MAP_PIXELS`; 0 for doubtful classes."""
     mask: UInt8[Tensor, "h w"]
     """Pseudo label, as large as `pixel_maps`."""
     thresholds: tuple[float, float]
@@ -61,6 +63,7 @@ class ImageEvidence:
     view_agreement: list[float | None]
     head_agreement: list[float | None]
     suggested_class_ids: tuple[int, ...]
+    doubtful_class_ids: tuple[int, ...]
 
     def enlarge_mask(self) -> UInt8[np.ndarray, "h w"]:
         """Give the pseudo label at the size of the upright image."""
@@ -85,7 +88,8 @@ class ImageEvidence:
             for index, class_id in enumerate(self.class_ids)
         ]
         image = {name: value for name, value in mask_stats._asdict().items() if name != "classes"}
-        return image | {"classes": classes}
+        drawn = [one for one in classes if one["class_id"] not in self.doubtful_class_ids]
+        return image | {"classes": classes, "quality": compute_quality([one["stability"] for one in drawn])}
 
 
 class ClassMapper:
@@ -113,17 +117,41 @@ class ClassMapper:
 
         Args:
             frames: Upright images at the size at which the model sees them, RGB.
-            class_ids: Classes of each image, from 1; at least one each.
+            class_ids: Tagged classes of each image, from 1; at least one each.
             upright_sizes: Height and width of each image before scaling; its mask gets this size.
         """
         images = torch.from_numpy(frames).to(self._device, non_blocking=True).permute(0, 3, 1, 2)
         images = (images.float() / 255 - self._mean) / self._std
-        class_index = self._pad(class_ids)
-        seen = [self._look(images, view, class_index) for view in list_views(self._config.views)]
+        views = list_views(self._config.views)
+        outputs: Iterable[MCTformerOutput] = (self._run(images, view) for view in views)
+        if self._config.maps.draw_suggestions:
+            # Which classes are drawn is known only after all views: their outputs have to be kept.
+            outputs = list(outputs)
+            wanted = self._add_suggested(outputs, class_ids)
+        else:
+            wanted = list(class_ids)
+        class_index = self._pad(wanted)
+        seen, logits = [], []
+        for view, output in zip(views, outputs, strict=True):
+            seen.append(self._look(output, view, class_index))
+            logits.append((output.class_logits, output.patch_logits))
+        presences = _compute_presences(logits)
         return [
-            self._conclude([_take(view, row, len(ids)) for view in seen], ids, size)
-            for row, (ids, size) in enumerate(zip(class_ids, upright_sizes, strict=True))
+            self._conclude([_take(view, row, len(ids)) for view in seen], presences[row], ids, len(tags), size)
+            for row, (tags, ids, size) in enumerate(zip(class_ids, wanted, upright_sizes, strict=True))
         ]
+
+    def _add_suggested(
+        self, outputs: Sequence[MCTformerOutput], class_ids: Sequence[tuple[int, ...]]
+    ) -> list[tuple[int, ...]]:
+        presences = _compute_presences([(output.class_logits, output.patch_logits) for output in outputs])
+        return [(*ids, *self._suggest(presence.mean, ids)) for ids, presence in zip(class_ids, presences, strict=True)]
+
+    def _suggest(self, presence: Float[Tensor, " c"], class_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """List the classes that the model sees and that are not among the given ones."""
+        threshold = self._config.maps.suggestion_threshold
+        likely = (index + 1 for index, probability in enumerate(presence.tolist()) if probability > threshold)
+        return tuple(class_id for class_id in likely if class_id not in class_ids)
 
     def _pad(self, class_ids: Sequence[tuple[int, ...]]) -> Int[Tensor, "b k"]:
         """Index the classes of each image from 0, repeating the first one where others have more."""
@@ -131,18 +159,25 @@ class ClassMapper:
         padded = [[*ids, *[ids[0]] * (most - len(ids))] for ids in class_ids]
         return torch.tensor(padded, device=self._device) - 1
 
-    def _look(self, images: Float[Tensor, "b 3 h w"], view: View, class_index: Int[Tensor, "b k"]) -> _ViewMaps:
+    def _run(self, images: Float[Tensor, "b 3 h w"], view: View) -> MCTformerOutput:
         snap = self._config.views.resolution == Resolution.BUCKETS
         pixels = make_view(images, view, self._model.config.patch_size, snap_to_patches=snap)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._use_bf16):
-            output = self._model(pixels)
+            output: MCTformerOutput = self._model(pixels)
+        return output
+
+    def _look(self, output: MCTformerOutput, view: View, class_index: Int[Tensor, "b k"]) -> _ViewMaps:
         evidence = compute_evidence(
-            output, self._model.config.variant, class_index, num_layers=self._config.maps.num_attention_layers
+            output,
+            self._model.config.variant,
+            class_index,
+            num_layers=self._config.maps.num_attention_layers,
+            fusion=self._config.maps.fusion,
         )
         maps = self._choose(evidence)
         if self._config.maps.refine:
             maps = refine_class_maps(output, maps)
-        return _turn_back(view, maps, evidence, output)
+        return _turn_back(view, maps, evidence)
 
     def _choose(self, evidence: Evidence) -> Float[Tensor, "b k gh gw"]:
         match self._config.maps.kind:
@@ -155,18 +190,26 @@ class ClassMapper:
             case MapKind.FUSED:
                 return evidence.fused
 
-    def _conclude(self, seen: list[_ViewMaps], class_ids: tuple[int, ...], size: tuple[int, int]) -> ImageEvidence:
+    def _conclude(
+        self,
+        seen: list[_ViewMaps],
+        presence: Presence,
+        class_ids: tuple[int, ...],
+        num_tagged: int,
+        size: tuple[int, int],
+    ) -> ImageEvidence:
+        """Join the views of an image; the first `num_tagged` of its classes are tagged, the others suggested."""
         settings = self._config.maps
         thresholds = (settings.background_threshold, settings.foreground_threshold)
         grids = _join_by_grid([view.maps for view in seen])
         pixel_maps = _enlarge(grids, _limit_size(size))
+        index = [class_id - 1 for class_id in class_ids]
+        is_trusted = presence.mean[index] >= settings.min_presence
+        pixel_maps = pixel_maps * is_trusted[:, None, None]
         ids = torch.tensor(class_ids, device=self._device)
-        mask = label_pixels(pixel_maps, ids, *thresholds)
+        mask = label_pixels(pixel_maps[is_trusted], ids[is_trusted], *thresholds)
         base = (seen[0].maps.shape[-2], seen[0].maps.shape[-1])
         on_grid = torch.stack([_resize(view.maps, base) for view in seen])
-        presence_logits = torch.stack([view.class_logits[0] for view in seen]).float()
-        mean, std = compute_presence(presence_logits)
-        tagged = [class_id - 1 for class_id in class_ids]
         return ImageEvidence(
             class_ids=class_ids,
             upright_size=size,
@@ -174,14 +217,13 @@ class ClassMapper:
             mask=mask.cpu(),
             thresholds=thresholds,
             grid_maps=on_grid.mean(0)[0].cpu().numpy(),
-            presence=mean[tagged].cpu().numpy(),
-            presence_std=std[tagged].cpu().numpy(),
+            presence=presence.mean[index].cpu().numpy(),
+            presence_std=presence.std[index].cpu().numpy(),
             view_agreement=compute_view_agreement(scale_min_max(on_grid[:, 0]), settings.foreground_threshold),
             head_agreement=self._compare_heads(seen, base),
-            suggested_class_ids=tuple(
-                index + 1
-                for index, probability in enumerate(mean.tolist())
-                if probability > settings.suggestion_threshold and index not in tagged
+            suggested_class_ids=self._suggest(presence.mean, class_ids[:num_tagged]),
+            doubtful_class_ids=tuple(
+                class_id for class_id, trusted in zip(class_ids, is_trusted.tolist(), strict=True) if not trusted
             ),
         )
 
@@ -194,25 +236,32 @@ class ClassMapper:
         return compute_head_agreement(attention, patch_cam, self._config.maps.foreground_threshold)
 
 
-def _turn_back(view: View, maps: Float[Tensor, "b k gh gw"], evidence: Evidence, output: MCTformerOutput) -> _ViewMaps:
+def _compute_presences(views: Sequence[tuple[Tensor, Tensor | None]]) -> list[Presence]:
+    """Compute the presence of every class in each image of a batch, from the class and patch logits of its views."""
+    class_logits = torch.stack([logits for logits, _ in views], 1)
+    patch_logits = [logits for _, logits in views if logits is not None]
+    by_patch = torch.stack(patch_logits, 1) if patch_logits else [None] * len(class_logits)
+    return [compute_presence(by_class, patch) for by_class, patch in zip(class_logits, by_patch, strict=True)]
+
+
+def _turn_back(view: View, maps: Float[Tensor, "b k gh gw"], evidence: Evidence) -> _ViewMaps:
     """Undo the view's flip on its own grid: bilinear resizing commutes with it."""
 
     def turn(values: Tensor) -> Tensor:
         return return_to_frame(values.float(), view, (values.shape[-2], values.shape[-1]))
 
     cam = evidence.patch_cam
-    return _ViewMaps(turn(maps), turn(evidence.class_to_patch), None if cam is None else turn(cam), output.class_logits)
+    return _ViewMaps(turn(maps), turn(evidence.class_to_patch), None if cam is None else turn(cam))
 
 
 def _take(view: _ViewMaps, row: int, num_classes: int) -> _ViewMaps:
     """Take one image out of the batch, and the classes that are its own."""
-    maps, attention, cam, logits = view
+    maps, attention, cam = view
     one = slice(row, row + 1)
     return _ViewMaps(
         maps[one, :num_classes],
         attention[one, :num_classes],
         None if cam is None else cam[one, :num_classes],
-        logits[one],
     )
 
 

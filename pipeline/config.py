@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-FORMAT_VERSION = 1
+from models.class_maps import Fusion
+
+FORMAT_VERSION = 2
 """Changes when parts or manifests change their meaning; runs of different versions do not mix."""
 
 
@@ -85,6 +87,8 @@ class MapConfig:
 
     kind: MapKind = MapKind.FUSED
     """Evidence: class-to-patch attention, patch CAM, or both."""
+    fusion: Fusion | None = None
+    """How attention and patch CAM are joined. None: as the variant's authors did (v2: product; plus: square_root)."""
     num_attention_layers: int | None = None
     """Last layers whose class-to-patch attention is used; None: as the variant's authors did (3; plus: 12)."""
     refine: bool = True
@@ -93,8 +97,13 @@ class MapConfig:
     """Pixels whose best class map is at most this are background. Maps are in [0, 1]."""
     foreground_threshold: float = 0.4
     """Pixels whose best class map is above this get its class; between the two they are ignored (255)."""
+    min_presence: float = 0.0
+    """Tags whose class the model takes for less probable than this are left out of the mask; the row names them in
+    doubtful_class_ids."""
     suggestion_threshold: float = 0.5
     """Untagged classes with a presence probability above this are recorded as suggestions."""
+    draw_suggestions: bool = False
+    """Treat suggested classes as if they had been tagged: they get class maps and take part in the mask."""
     keep_maps: bool = False
     """Keep the maps on the patch grid in the manifest (under 1 kB a class), to change thresholds later."""
 
@@ -104,6 +113,9 @@ class MapConfig:
                 "need 0 <= background_threshold <= foreground_threshold <= 1, "
                 f"got {self.background_threshold} and {self.foreground_threshold}"
             )
+        for name in ("min_presence", "suggestion_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"need {name} between 0 and 1, got {getattr(self, name)}")
         if self.num_attention_layers is not None and self.num_attention_layers < 1:
             raise ValueError(f"need num_attention_layers >= 1, got {self.num_attention_layers}")
 

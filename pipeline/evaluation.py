@@ -31,7 +31,7 @@ from pipeline.storage import get_local_path, join_uri, list_objects, read_bytes
 
 NUM_THRESHOLDS = 100
 """The curve has the thresholds 0, 0.01 .. 0.99."""
-COLUMNS = ("key", "status", "exif_orientation", "class_ids", "mask", "class_maps")
+COLUMNS = ("key", "status", "exif_orientation", "class_ids", "doubtful_class_ids", "mask", "class_maps")
 
 FindTruth = Callable[[str], bytes | None]
 
@@ -224,8 +224,9 @@ def _find_best(
     row: Mapping[str, Any], size: tuple[int, ...]
 ) -> tuple[Float[np.ndarray, "h w"], Int[np.ndarray, "h w"]]:
     maps = torch.from_numpy(np.array(decode_class_maps(row["class_maps"])))[None]
-    enlarged = functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
-    best, index = scale_min_max(enlarged)[0].max(0)
+    enlarged = scale_min_max(functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False))[0]
+    is_doubtful = torch.isin(torch.tensor(row["class_ids"]), torch.tensor(row["doubtful_class_ids"] or []))
+    best, index = (enlarged * ~is_doubtful[:, None, None]).max(0)
     return best.numpy(), np.asarray(row["class_ids"], np.int64)[index.numpy()]
 
 

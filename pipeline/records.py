@@ -137,11 +137,13 @@ PART_SCHEMA = pa.schema(
         ("tags_unknown", pa.list_(pa.string())),
         ("class_ids", pa.list_(pa.int16())),
         ("mask", MASK),
+        ("quality", pa.float32()),
         ("ignore_fraction", pa.float32()),
         ("background_fraction", pa.float32()),
         ("margin_mean", pa.float32()),
         ("entropy_mean", pa.float32()),
         ("suggested_class_ids", pa.list_(pa.int16())),
+        ("doubtful_class_ids", pa.list_(pa.int16())),
         ("classes", pa.list_(CLASS_STATS)),
         ("class_maps", CLASS_MAPS),
     ]

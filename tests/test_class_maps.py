@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.class_maps import compute_evidence, scale_min_max, take_classes
+from models.class_maps import Fusion, compute_evidence, scale_min_max, take_classes
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 
 
@@ -32,6 +32,15 @@ def test_v2_multiplies_and_plus_takes_the_root_of_the_product():
         product = evidence.class_to_patch * evidence.patch_cam
         torch.testing.assert_close(evidence.fused, product.sqrt() if variant == Variant.PLUS else product)
         assert evidence.patch_cam.min() >= 0
+
+
+def test_fusion_may_be_chosen_against_the_authors():
+    chosen = {Variant.V2: Fusion.SQUARE_ROOT, Variant.PLUS: Fusion.PRODUCT}
+    for variant, fusion in chosen.items():
+        output = make_output(variant)
+        evidence = compute_evidence(output, variant, INDEX, fusion=fusion)
+        product = evidence.class_to_patch * evidence.patch_cam
+        torch.testing.assert_close(evidence.fused, product.sqrt() if fusion == Fusion.SQUARE_ROOT else product)
 
 
 def test_attention_is_summed_over_layers_and_averaged_for_plus():

@@ -158,6 +158,44 @@ def test_two_thresholds_leave_a_band_that_is_ignored():
     assert sum(row["ignore_fraction"] for row in rows) > 0
 
 
+def test_tags_below_the_least_presence_are_left_out_of_the_mask_and_named():
+    sample = make_samples(2)[1]
+    (plain,) = make_labeler(keep_maps=True).label_chunk([sample]).to_pylist()
+    presence = {one["class_id"]: one["presence"] for one in plain["classes"]}
+    doubtful, trusted = sorted(presence, key=presence.get)
+    limit = sum(presence.values()) / 2
+    (row,) = make_labeler(keep_maps=True, min_presence=limit).label_chunk([sample]).to_pylist()
+    assert plain["doubtful_class_ids"] == []
+    assert row["doubtful_class_ids"] == [doubtful]
+    assert row["class_ids"] == plain["class_ids"] == [2, 3]
+    assert row["class_maps"] == plain["class_maps"]
+    assert doubtful in decode_mask(plain["mask"]["bytes"])
+    assert set(np.unique(decode_mask(row["mask"]["bytes"]))) == {0, trusted}
+    assert {one["class_id"]: one["area_fraction"] for one in row["classes"]}[doubtful] == 0
+
+
+def test_image_whose_tags_are_all_doubtful_is_background_and_has_no_quality():
+    (row,) = make_labeler(min_presence=1.0).label_chunk(make_samples(1)).to_pylist()
+    assert row["background_fraction"] == 1
+    assert row["quality"] == 0
+
+
+def test_suggested_classes_are_drawn_only_if_asked():
+    (plain,) = make_labeler(suggestion_threshold=0.0).label_chunk(make_samples(1)).to_pylist()
+    (drawn,) = make_labeler(suggestion_threshold=0.0, draw_suggestions=True).label_chunk(make_samples(1)).to_pylist()
+    assert plain["class_ids"] == [1]
+    assert set(np.unique(decode_mask(plain["mask"]["bytes"]))) == {0, 1}
+    assert plain["suggested_class_ids"] == drawn["suggested_class_ids"] == [2, 3]
+    assert drawn["class_ids"] == [one["class_id"] for one in drawn["classes"]] == [1, 2, 3]
+    assert set(np.unique(decode_mask(drawn["mask"]["bytes"]))) == {0, 1, 2, 3}
+
+
+def test_quality_is_that_of_the_least_stable_class():
+    for row in make_labeler().label_chunk(make_samples()).to_pylist():
+        assert row["quality"] == min(one["stability"] for one in row["classes"])
+        assert 0 < row["quality"] < 1
+
+
 def test_same_chunk_gives_the_same_rows_again():
     labeler = make_labeler(scales=(1.0, 0.75), keep_maps=True)
     assert labeler.label_chunk(make_samples()).equals(labeler.label_chunk(make_samples()))

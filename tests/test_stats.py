@@ -15,6 +15,7 @@ from pipeline.stats import (
     compute_iou,
     compute_mask_stats,
     compute_presence,
+    compute_quality,
     compute_view_agreement,
 )
 
@@ -57,7 +58,7 @@ def test_sharp_map_is_certain_and_stable():
 
 
 def test_stability_is_the_ratio_of_two_nearby_masks():
-    class_maps = torch.tensor([[[0.3, 0.37, 0.42, 0.5, 0.9]]])
+    class_maps = torch.tensor([[[0.2, 0.37, 0.42, 0.55, 0.9]]])
     assert measure(class_maps).classes[0].stability == pytest.approx(2 / 4)
 
 
@@ -144,10 +145,20 @@ def test_head_agreement_ignores_the_scale_of_both():
 
 
 def test_presence_is_mean_and_deviation_over_views():
-    presence = compute_presence(torch.tensor([[0.0, 100.0], [0.0, -100.0]]))
+    presence = compute_presence(torch.tensor([[0.0, 100.0], [0.0, -100.0]]), None)
     torch.testing.assert_close(presence.mean, torch.tensor([0.5, 0.5]))
     torch.testing.assert_close(presence.std, torch.tensor([0.0, 0.5]))
-    assert compute_presence(torch.ones(1, 3)).std.tolist() == [0.0] * 3
+    assert compute_presence(torch.ones(1, 3), None).std.tolist() == [0.0] * 3
+
+
+def test_presence_is_the_mean_of_what_class_tokens_and_patches_say():
+    presence = compute_presence(torch.tensor([[100.0, 0.0]]), torch.tensor([[-100.0, 0.0]]))
+    assert presence.mean.tolist() == [0.5, 0.5]
+
+
+def test_quality_is_the_stability_of_the_least_stable_class():
+    assert compute_quality([0.9, 0.4]) == 0.4
+    assert compute_quality([0.9, None]) == compute_quality([]) == 0.0
 
 
 def test_confidence_is_the_mean_over_the_own_pixels_only():
