@@ -11,7 +11,7 @@ it says what a model knows, not what a run without truth would get.
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -97,7 +97,7 @@ def count_photo(photo: Photo, maps: Tensor, num_classes: int) -> EvaluationCount
     best, place = joined.max(0)
     best_class = np.asarray(photo.class_ids, np.int64)[place.cpu().numpy()]
     histogram = count_best(photo.truth, best.cpu().numpy(), best_class, num_classes)
-    return EvaluationCounts(confusion=make_empty_counts(num_classes).confusion, histogram=histogram, num_images=1)
+    return replace(make_empty_counts(num_classes), histogram=histogram, num_images=1)
 
 
 def score_model(model_uri: str, photos: list[Photo], num_patches: int, num_classes: int) -> dict[str, EvaluationCounts]:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -144,13 +144,8 @@ def _count_box(masks: Path, truth: Path) -> EvaluationCounts:
             box = np.zeros_like(true_mask)
             margins = [round(side * (1 - BOX_SIDE_FRACTION) / 2) for side in box.shape]
             box[margins[0] : box.shape[0] - margins[0], margins[1] : box.shape[1] - margins[1]] = row["class_ids"][0]
-            counted = EvaluationCounts(
-                confusion=count_pixels(true_mask, box, num_classes),
-                histogram=np.zeros_like(total.histogram),
-                num_images=1,
-                num_without_maps=1,
-            )
-            total = total.merge(counted)
+            confusion = total.confusion + count_pixels(true_mask, box, num_classes)
+            total = replace(total, confusion=confusion, num_images=total.num_images + 1)
     return total
 
 

@@ -1,6 +1,9 @@
-"""Score masks against the truth: IoU per class, at the threshold used and at all others.
+"""Score masks against the truth, and say which columns of the manifests tell good masks from bad ones.
 
-    python -m jobs.evaluate --labels OUT --truth truth/ [--json scores.json]
+    python -m jobs.evaluate --labels OUT --truth truth/ [--json scores.json] [--html scores.html]
+
+Per class: IoU, precision, recall, boundary F-score, and IoU at the best of all thresholds. Per column: the rank
+correlation with the true IoU, and the IoU of the tenths where it is lowest and highest.
 
 The best threshold is found with the truth in hand, so its mIoU is what a perfect choice would give, and no
 claim about new images. Exit code 0: scored; 2: the command or its inputs are wrong.
@@ -16,10 +19,13 @@ from typing import Any
 import numpy as np
 
 from jobs.console import EXIT_OK, parse, run_job
+from pipeline.boundaries import score_boundaries
 from pipeline.errors import LabellingError
 from pipeline.evaluation import (
     NUM_THRESHOLDS,
     EvaluationCounts,
+    FindTruth,
+    ManifestScores,
     Scores,
     evaluate_manifest,
     make_empty_counts,
@@ -27,9 +33,12 @@ from pipeline.evaluation import (
     score_curve,
     score_masks,
 )
+from pipeline.evaluation_report import find_best, make_rank_table, make_score_table, render_evaluation
 from pipeline.manifests import list_manifests
+from pipeline.report import Table
 from pipeline.run import read_run
 from pipeline.storage import put_atomic
+from pipeline.trust import ScoredImage, bin_by_quality, rank_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,8 @@ class EvaluateJob:
     """Folder, URI or tar of true masks: PNGs named by key, pixels hold class ids, 255 is ignored."""
     json: str | None = None
     """Also write all figures, the whole curve among them, to this file or URI."""
+    html: str | None = None
+    """Also make a page of it, with charts and pictures of the best and the worst masks, in this file or URI."""
     num_threads: int = 4
     """Manifests that are read at the same time."""
 
@@ -54,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def evaluate(job: EvaluateJob) -> int:
     """Evaluate as the job says and return the exit code."""
     class_names = list(read_run(job.labels)["vocabulary"]["classes"])
-    counts = count_run(job, len(class_names))
+    find_truth = open_truth(job.truth)
+    counts, images = score_run(job, find_truth, len(class_names))
     if not counts.num_images:
         raise LabellingError(
             f"no labelled image has a true mask in '{job.truth}' ({counts.num_without_truth} have none); "
@@ -65,43 +77,71 @@ def evaluate(job: EvaluateJob) -> int:
     used = score_masks(counts)
     curve = [] if counts.num_without_maps else score_curve(counts)
     print_scores(counts, class_names, used, curve)
+    print_trust(images)
     if job.json:
-        put_atomic(job.json, json.dumps(describe_scores(counts, class_names, used, curve), indent=1).encode())
+        plain = describe_scores(counts, class_names, used, curve) | describe_trust(images)
+        put_atomic(job.json, json.dumps(plain, indent=1).encode())
+    if job.html:
+        put_atomic(job.html, render_evaluation(job.labels, counts, images, used, curve, find_truth).encode())
     return EXIT_OK
 
 
-def count_run(job: EvaluateJob, num_classes: int) -> EvaluationCounts:
-    """Count all manifests of a run."""
-    find_truth = open_truth(job.truth)
+def score_run(job: EvaluateJob, find_truth: FindTruth, num_classes: int) -> ManifestScores:
+    """Count all manifests of a run, and score its images."""
     uris = list_manifests(job.labels)
-    total = make_empty_counts(num_classes)
+    total, images = make_empty_counts(num_classes), []
     with ThreadPoolExecutor(job.num_threads) as threads:
-        counted = threads.map(lambda uri: evaluate_manifest(uri, find_truth, num_classes), uris)
-        for number, counts in enumerate(counted, start=1):
-            total = total.merge(counts)
+        scored = threads.map(lambda uri: evaluate_manifest(uri, find_truth, num_classes), uris)
+        for number, scores in enumerate(scored, start=1):
+            total = total.merge(scores.counts)
+            images += scores.images
             print(f"{number}/{len(uris)} manifests, {total.num_images} images", file=sys.stderr, flush=True)
-    return total
+    return ManifestScores(total, images)
 
 
 def print_scores(counts: EvaluationCounts, class_names: list[str], used: Scores, curve: list[Scores]) -> None:
-    """Print a table: a line a class, a column for the masks as they are and one for the best threshold."""
-    best = int(np.argmax([scores.mean_iou for scores in curve])) if curve else None
-    columns = [("masks", used)] + ([] if best is None else [(f"best, t = {best / NUM_THRESHOLDS:.2f}", curve[best])])
-    print(f"{'IoU in %':24s}" + "".join(f"{title:>18s}" for title, _ in columns))
-    for index, name in enumerate(["background", *class_names]):
-        values = [scores.iou[index] * 100 for _, scores in columns]
-        print(f"{name:24s}" + "".join(f"{'-':>18s}" if np.isnan(value) else f"{value:18.2f}" for value in values))
-    print(f"{'mean':24s}" + "".join(f"{scores.mean_iou * 100:18.2f}" for _, scores in columns))
-    print(f"{'pixel accuracy':24s}" + "".join(f"{scores.pixel_accuracy * 100:18.2f}" for _, scores in columns))
-    print(f"pixels that the masks leave open: {used.open_fraction:.1%}")
+    """Print a table: a line a class, columns for the masks as they are and one for the best threshold."""
+    print_table(make_score_table(counts, class_names, used, curve))
+    best = find_best(curve)
+    print(f"pixel accuracy: {used.pixel_accuracy:.1%}; pixels that the masks leave open: {used.open_fraction:.1%}")
     print(f"{counts.num_images} images; {counts.num_without_truth} more without truth, {counts.num_rejected} rejected")
     left_out = [name for name, iou in zip(["background", *class_names], used.iou, strict=True) if np.isnan(iou)]
     if left_out:
         print(f"not in the mean, for they are in no mask and no truth: {', '.join(left_out)}")
     if best is None:
         print(f"no curve over thresholds: {counts.num_without_maps} images were labelled without --maps.keep-maps")
-    else:
-        print("the best threshold is an oracle, chosen with the truth in hand: no claim about new images")
+
+
+def print_trust(images: Sequence[ScoredImage]) -> None:
+    """Print how well the columns of the manifests tell good masks from bad ones."""
+    table = make_rank_table(images)
+    if table.rows:
+        print()
+        print_table(table)
+    for place, one in enumerate(bin_by_quality(images), start=1):
+        iou = f"IoU {100 * one.mean_iou:.1f}"
+        print(f"tenth {place:2d} by quality: {one.mean_quality:.2f}, {iou} ({one.num_images} images)")
+
+
+def print_table(table: Table) -> None:
+    """Print a table of text."""
+    widths = [max(len(row[place]) for row in (table.header, *table.rows)) for place in range(len(table.header))]
+    for row in (table.header, *table.rows):
+        first, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        print("  ".join([f"{row[0]:<{len(first)}}", *others]))
+    if table.note:
+        print(table.note)
+
+
+def describe_trust(images: Sequence[ScoredImage]) -> dict[str, Any]:
+    """Turn what the columns are worth into plain values for JSON; a constant column has correlation null."""
+    ranked = [score._asdict() for score in rank_columns(images)]
+    return {
+        "columns": [
+            one | {"correlation": None if np.isnan(one["correlation"]) else one["correlation"]} for one in ranked
+        ],
+        "quality_tenths": [one._asdict() for one in bin_by_quality(images)],
+    }
 
 
 def describe_scores(
@@ -111,17 +151,33 @@ def describe_scores(
 
     def describe(scores: Scores) -> dict[str, Any]:
         names = ["background", *class_names]
-        iou = {name: None if np.isnan(value) else float(value) for name, value in zip(names, scores.iou, strict=True)}
-        return {"mean_iou": scores.mean_iou, "iou": iou, "pixel_accuracy": scores.pixel_accuracy}
+
+        def by_name(values: np.ndarray) -> dict[str, float | None]:
+            return {name: None if np.isnan(one) else one for name, one in zip(names, values.tolist(), strict=True)}
+
+        return {
+            "mean_iou": scores.mean_iou,
+            "iou": by_name(scores.iou),
+            "precision": by_name(scores.precision),
+            "recall": by_name(scores.recall),
+            "pixel_accuracy": scores.pixel_accuracy,
+        }
 
     return {
-        "masks": describe(used) | {"open_fraction": used.open_fraction},
+        "masks": describe(used)
+        | {"open_fraction": used.open_fraction, "boundary_f": describe_edges(counts, class_names)},
         "curve": [{"threshold": index / NUM_THRESHOLDS, **describe(scores)} for index, scores in enumerate(curve)],
         "num_images": counts.num_images,
         "num_without_truth": counts.num_without_truth,
         "num_rejected": counts.num_rejected,
         "confusion": counts.confusion.tolist(),
     }
+
+
+def describe_edges(counts: EvaluationCounts, class_names: list[str]) -> dict[str, float | None]:
+    """Turn boundary F-scores into plain values for JSON; null for a class without edges."""
+    scores = zip(class_names, score_boundaries(counts.boundaries).tolist(), strict=True)
+    return {name: None if np.isnan(score) else score for name, score in scores}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ there were is reported too.
 import io
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -22,16 +22,21 @@ from jaxtyping import Float, Int, UInt8
 from torch.nn import functional
 
 from models.class_maps import scale_min_max
+from pipeline.boundaries import NUM_COUNTS, count_boundaries
 from pipeline.decode import place_on_stored_pixels
 from pipeline.errors import LabellingError, ManifestError
 from pipeline.manifests import open_manifest
 from pipeline.masks import decode_class_maps, decode_mask
 from pipeline.records import IGNORE_LABEL, Status
 from pipeline.storage import get_local_path, join_uri, list_objects, read_bytes
+from pipeline.trust import IMAGE_COLUMNS, ScoredImage, score_image
 
 NUM_THRESHOLDS = 100
 """The curve has the thresholds 0, 0.01 .. 0.99."""
-COLUMNS = ("key", "status", "exif_orientation", "class_ids", "doubtful_class_ids", "mask", "class_maps")
+COLUMNS = (
+    *("key", "index", "status", "exif_orientation", "class_ids", "doubtful_class_ids", "mask", "class_maps", "classes"),
+    *IMAGE_COLUMNS,
+)
 
 FindTruth = Callable[[str], bytes | None]
 
@@ -44,6 +49,8 @@ class EvaluationCounts:
     """Pixels by true class and class of the mask; the last column are pixels that the mask leaves open."""
     histogram: Int[np.ndarray, "c_plus_1 c_plus_1 bins"]
     """Pixels by true class, best class, and number of thresholds that the best map exceeds."""
+    boundaries: Int[np.ndarray, "c 4"]
+    """Pixels on and near edges, by class: `pipeline.boundaries.NUM_COUNTS`."""
     num_images: int = 0
     num_without_truth: int = 0
     num_rejected: int = 0
@@ -54,11 +61,19 @@ class EvaluationCounts:
         return EvaluationCounts(
             confusion=self.confusion + other.confusion,
             histogram=self.histogram + other.histogram,
+            boundaries=self.boundaries + other.boundaries,
             num_images=self.num_images + other.num_images,
             num_without_truth=self.num_without_truth + other.num_without_truth,
             num_rejected=self.num_rejected + other.num_rejected,
             num_without_maps=self.num_without_maps + other.num_without_maps,
         )
+
+
+class ManifestScores(NamedTuple):
+    """What one manifest adds to an evaluation."""
+
+    counts: EvaluationCounts
+    images: list[ScoredImage]
 
 
 class Scores(NamedTuple):
@@ -68,6 +83,10 @@ class Scores(NamedTuple):
     """Per class, the background first; NaN where a class is neither in truth nor in any mask."""
     mean_iou: float
     """Over the classes that have an IoU."""
+    precision: Float[np.ndarray, " c_plus_1"]
+    """Share of the pixels of a class in the masks that are right; NaN where no mask shows it."""
+    recall: Float[np.ndarray, " c_plus_1"]
+    """Share of the true pixels of a class that the masks find; NaN where no truth shows it."""
     pixel_accuracy: float
     open_fraction: float
     """Share of the counted pixels that the masks leave open."""
@@ -79,6 +98,7 @@ def make_empty_counts(num_classes: int) -> EvaluationCounts:
     return EvaluationCounts(
         confusion=np.zeros((side, side + 1), np.int64),
         histogram=np.zeros((side, side, NUM_THRESHOLDS + 1), np.int64),
+        boundaries=np.zeros((num_classes, NUM_COUNTS), np.int64),
     )
 
 
@@ -112,40 +132,54 @@ def _score(confusion: Int[np.ndarray, "c_plus_1 c_plus_2"]) -> Scores:
     hits = np.diag(predicted)
     union = confusion.sum(1) + predicted.sum(0) - hits
     total = confusion.sum()
-    iou = np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+    iou = _divide(hits, union)
     return Scores(
         iou=iou,
         mean_iou=float(np.nanmean(iou)) if total else float("nan"),
+        precision=_divide(hits, predicted.sum(0)),
+        recall=_divide(hits, confusion.sum(1)),
         pixel_accuracy=float(hits.sum() / total) if total else float("nan"),
         open_fraction=float(confusion[:, -1].sum() / total) if total else float("nan"),
     )
 
 
-def evaluate_manifest(uri: str, find_truth: FindTruth, num_classes: int) -> EvaluationCounts:
-    """Count the pixels of one manifest.
+def _divide(numbers: Int[np.ndarray, " n"], totals: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    return np.where(totals > 0, numbers / np.maximum(totals, 1), np.nan)
+
+
+def evaluate_manifest(uri: str, find_truth: FindTruth, num_classes: int) -> ManifestScores:
+    """Count the pixels of one manifest, and score its images one by one.
 
     Raises:
         LabellingError: A true mask has another size than its image, or classes that the run does not have.
     """
-    counts = make_empty_counts(num_classes)
+    counts, images = make_empty_counts(num_classes), []
     for row in open_manifest(uri).iterate_rows(COLUMNS):
-        counts = counts.merge(_evaluate_row(row, find_truth, num_classes))
-    return counts
+        if row["status"] != Status.LABELLED:
+            counts = replace(counts, num_rejected=counts.num_rejected + 1)
+            continue
+        payload = find_truth(row["key"])
+        if payload is None:
+            counts = replace(counts, num_without_truth=counts.num_without_truth + 1)
+            continue
+        mask = decode_mask(row["mask"]["bytes"])
+        truth = decode_truth(payload, row["key"], mask.shape, num_classes)
+        counts = counts.merge(_count_image(row, truth, mask, num_classes))
+        image = score_image(row, uri, truth, mask, num_classes)
+        images += [] if image is None else [image]
+    return ManifestScores(counts, images)
 
 
-def _evaluate_row(row: Mapping[str, Any], find_truth: FindTruth, num_classes: int) -> EvaluationCounts:
-    empty = make_empty_counts(num_classes)
-    if row["status"] != Status.LABELLED:
-        return EvaluationCounts(confusion=empty.confusion, histogram=empty.histogram, num_rejected=1)
-    payload = find_truth(row["key"])
-    if payload is None:
-        return EvaluationCounts(confusion=empty.confusion, histogram=empty.histogram, num_without_truth=1)
-    mask = decode_mask(row["mask"]["bytes"])
-    truth = decode_truth(payload, row["key"], mask.shape, num_classes)
+def _count_image(
+    row: Mapping[str, Any], truth: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"], num_classes: int
+) -> EvaluationCounts:
+    counts = make_empty_counts(num_classes)
     has_maps = row["class_maps"] is not None
-    return EvaluationCounts(
+    return replace(
+        counts,
         confusion=count_pixels(truth, mask, num_classes),
-        histogram=count_by_threshold(truth, row, num_classes) if has_maps else empty.histogram,
+        histogram=count_by_threshold(truth, row, num_classes) if has_maps else counts.histogram,
+        boundaries=count_boundaries(truth, mask, num_classes),
         num_images=1,
         num_without_maps=0 if has_maps else 1,
     )

@@ -127,15 +127,42 @@ def build_report(
     examples = [
         example
         for manifest, rows in picked
-        for example in _make_examples(manifest, rows, inputs, vocabulary, palette, find_truth)
+        for example in make_examples(manifest, rows, inputs, vocabulary, palette, find_truth)
     ]
+    return render_page(
+        title=title,
+        tables=[*tables, *_make_tables(run, manifests, len(uris), figures, vocabulary)],
+        galleries={"": examples},
+        vocabulary=vocabulary,
+    )
+
+
+def render_page(
+    *,
+    title: str,
+    tables: Sequence[Table],
+    galleries: Mapping[str, Sequence[Example]],
+    vocabulary: Vocabulary,
+    charts: Sequence[str] = (),
+) -> str:
+    """Render a page that needs no other file.
+
+    Args:
+        title: Of the page.
+        tables: Shown first.
+        galleries: Examples by heading; without heading if it is empty.
+        vocabulary: Gives the colours of the legend.
+        charts: SVG, shown between tables and galleries.
+    """
+    palette = build_palette(vocabulary.colours, vocabulary.classes)
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         files("pipeline").joinpath("templates/report.html.j2").read_text("utf-8")
     )
     return template.render(
         title=title,
-        tables=[*tables, *_make_tables(run, manifests, len(uris), figures, vocabulary)],
-        examples=examples,
+        tables=tables,
+        charts=charts,
+        galleries=galleries,
         legend=[
             (name, "#" + bytes(palette[index + 1].tolist()).hex()) for index, name in enumerate(vocabulary.classes)
         ],
@@ -173,7 +200,7 @@ def _pick_rows(
     ]
 
 
-def _make_examples(
+def make_examples(
     manifest: Manifest,
     rows: Sequence[dict[str, Any]],
     inputs: InputConfig,
@@ -181,6 +208,7 @@ def _make_examples(
     palette: UInt8[np.ndarray, "256 3"],
     find_truth: FindTruth | None,
 ) -> list[Example]:
+    """Make the pictures of some labelled rows of a manifest: photo, class maps, mask, and truth where there is one."""
     photos = _read_photos(manifest, {row["key"]: row["image_sha256"] for row in rows}, inputs)
     return [_make_example(row, photos.get(row["key"]), vocabulary, palette, find_truth) for row in rows]
 

@@ -1,26 +1,12 @@
 """The records of a training run as a page: curves and a table of the epochs, in one file that needs no network."""
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
 import jinja2
-from matplotlib.figure import Figure
 
-FIGURE_SIZE_INCHES = (6.4, 3.2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """Curves over the same axes."""
-
-    title: str
-    unit: str
-    curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
-    """Epochs and values, by name."""
-    is_logarithmic: bool = False
+from pipeline.charts import Chart, draw
 
 
 def list_charts(records: Sequence[dict[str, Any]]) -> list[Chart]:
@@ -67,29 +53,6 @@ def list_charts(records: Sequence[dict[str, Any]]) -> list[Chart]:
         ),
     ]
     return [chart for chart in charts if any(points[0] for points in chart.curves.values())]
-
-
-def draw(chart: Chart) -> str:
-    """Draw a chart as SVG."""
-    figure = Figure(figsize=FIGURE_SIZE_INCHES, layout="constrained")
-    axes = figure.subplots()
-    for name, (places, values) in chart.curves.items():
-        if places:
-            marker = "o" if len(places) < 3 else None
-            axes.plot(places, values, label=name or None, linewidth=1.6, marker=marker)
-    axes.set_title(chart.title, loc="left", fontsize=11, fontweight="bold")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(chart.unit)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if chart.is_logarithmic:
-        axes.set_yscale("log")
-    if any(chart.curves):
-        axes.legend(fontsize=8, frameon=False)
-    buffer = io.StringIO()
-    # Without a date and with fixed names the same records give the same bytes.
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
 def list_rows(records: Sequence[dict[str, Any]]) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 from functools import reduce
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import ExifTags, Image, ImageOps
-from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
+from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, precision_score
 from torch.nn import functional
 
 from jobs.evaluate import main
@@ -63,7 +64,7 @@ def evaluate(folder, rows, truths):
     """Publish rows and count them."""
     (uri,) = make_run(str(folder / "run"), CLASSES, {SHARD: rows})
     pngs = {key: make_mask_png(truth) for key, truth in truths.items()}
-    return evaluate_manifest(uri, pngs.get, len(CLASSES))
+    return evaluate_manifest(uri, pngs.get, len(CLASSES)).counts
 
 
 def read_png(payload):
@@ -142,14 +143,13 @@ def test_curve_of_a_turned_photo_lies_on_the_stored_pixels(tmp_path, orientation
 def test_truth_and_mask_of_four_pixels_give_the_scores_counted_by_hand():
     truth = np.array([[0, 1, 1, 1, IGNORE_LABEL]], np.uint8)
     mask = np.array([[0, 1, 0, IGNORE_LABEL, 2]], np.uint8)
-    counts = EvaluationCounts(
-        confusion=count_pixels(truth, mask, 2), histogram=make_empty_counts(2).histogram, num_images=1
-    )
-    scores = score_masks(counts)
+    scores = score_masks(replace(make_empty_counts(2), confusion=count_pixels(truth, mask, 2), num_images=1))
     # Background: 1 of 2. Class 1: 1 of 3, the pixel left open misses it. Class 2: only where the truth is ignored.
     np.testing.assert_allclose(scores.iou, [1 / 2, 1 / 3, np.nan])
     assert scores.mean_iou == pytest.approx((1 / 2 + 1 / 3) / 2)
     assert (scores.pixel_accuracy, scores.open_fraction) == (0.5, 0.25)
+    np.testing.assert_allclose(scores.precision, [1 / 2, 1, np.nan])
+    np.testing.assert_allclose(scores.recall, [1, 1 / 3, np.nan])
 
 
 def counts_strategy(side=3):
@@ -161,6 +161,7 @@ def counts_strategy(side=3):
         EvaluationCounts,
         confusion=pixels(side, side + 1),
         histogram=pixels(side, side, 4),
+        boundaries=pixels(side - 1, 4),
         num_images=number,
         num_without_truth=number,
         num_rejected=number,
@@ -187,7 +188,7 @@ def test_counts_of_manifests_add_up_to_the_counts_of_one_manifest(tmp_path):
     }
     pngs = {key: make_mask_png(truth) for key, truth in truths.items()}
     uris = make_run(str(tmp_path / "split"), CLASSES, shards)
-    pieces = [evaluate_manifest(uri, pngs.get, len(CLASSES)) for uri in reversed(uris)]
+    pieces = [evaluate_manifest(uri, pngs.get, len(CLASSES)).counts for uri in reversed(uris)]
     assert describe(reduce(EvaluationCounts.merge, pieces, make_empty_counts(len(CLASSES)))) == describe(whole)
 
 
@@ -287,7 +288,7 @@ def published(tmp_path):
 def test_job_prints_and_writes_the_scores(published, capsys):
     folder, rows, truths = published
     flags = ["--labels", f"{folder}/run", "--truth", f"{folder}/truth", "--json", f"{folder}/scores.json"]
-    assert main(flags) == 0
+    assert main([*flags, "--html", f"{folder}/scores.html"]) == 0
     printed = capsys.readouterr().out
     scores = json.loads((folder / "scores.json").read_text())
     truth, mask = join_counted(truths.values(), [read_png(row["mask"]["bytes"]) for row in rows])
@@ -296,9 +297,17 @@ def test_job_prints_and_writes_the_scores(published, capsys):
     assert [point["threshold"] for point in scores["curve"]] == pytest.approx(np.arange(100) / 100)
     best = max(scores["curve"], key=lambda point: point["mean_iou"])
     lines = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
-    assert lines["dog"] == [f"{scores['masks']['iou']['dog'] * 100:.2f}", f"{best['iou']['dog'] * 100:.2f}"]
-    assert lines["mean"] == [f"{expected.mean() * 100:.2f}", f"{best['mean_iou'] * 100:.2f}"]
-    assert "chosen with the truth in hand" in printed
+    used = scores["masks"]
+    dog = [used[name]["dog"] for name in ("iou", "precision", "recall", "boundary_f")]
+    assert dog[1] == precision_score(truth, mask, labels=[2], average=None)
+    assert lines["dog"] == [f"{value * 100:.2f}" for value in (*dog, best["iou"]["dog"])]
+    assert (lines["mean"][0], lines["mean"][-1]) == (f"{expected.mean() * 100:.2f}", f"{best['mean_iou'] * 100:.2f}")
+    assert "best for this truth: an oracle" in printed
+    page = (folder / "scores.html").read_text()
+    assert "The worst of 4 masks" in page
+    assert page.count("<svg") == 1
+    # Two of the worst and two of the best.
+    assert [key for key in truths if f"<code>{key}</code>" in page] == list(truths)
     assert "4 images; 0 more without truth, 1 rejected" in printed
 
 
