@@ -24,7 +24,7 @@ import ray.train
 import tyro
 
 from jobs.cluster import connect, use_endpoint
-from jobs.console import EXIT_FAILED, EXIT_OK, print_config, run_job
+from jobs.console import EXIT_FAILED, EXIT_OK, print_config, refuse_passwords, run_job
 from jobs.recipes import RECIPES
 from jobs.train_output import EventPrinter, print_surveys, warn
 from pipeline.bundles import load_bundle
@@ -68,7 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_command(arguments: Sequence[str]) -> TrainJob:
-    """Parse the recipe first, then everything with the recipe's values as defaults."""
+    """Parse the recipe first, then everything with the recipe's values as defaults.
+
+    Raises:
+        ValueError: An argument is a URI with a password in it.
+    """
+    refuse_passwords(arguments)
     arguments = expand_workers(arguments)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe")
