@@ -125,7 +125,8 @@ def train(job: TrainJob) -> int:
         return EXIT_OK
     num_taken = math.ceil(job.workers.num_workers * job.workers.cpus_per_worker)
     connect(job.address, num_cpus=max(os.cpu_count() or 1, num_taken + DATA_SLOTS))
-    shortage = find_shortage(job.workers, ray.cluster_resources().get("CPU", 0.0))
+    resources = ray.cluster_resources()
+    shortage = find_shortage(job.workers, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
     if shortage:
         warn(shortage)
     surveys = survey_run(run)
