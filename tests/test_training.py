@@ -82,7 +82,9 @@ def test_normalised_pixels_have_the_mean_and_spread_of_the_backbone():
 
 
 def test_initial_weights_depend_on_the_seed_alone():
-    first, again, other = (build_initial_model(TINY, ("cat", "dog"), seed).network.cls_token for seed in (1, 1, 2))
+    first, again, other = (
+        build_initial_model(TINY, ("cat", "dog"), rng_seed).network.cls_token for rng_seed in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
