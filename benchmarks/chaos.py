@@ -79,7 +79,7 @@ class Benchmark:
 
     num_schedules: int = 200
     """Random schedules of kills."""
-    first_seed: int = 0
+    first_rng_seed: int = 0
     """Seed of the first schedule; the others count on from it."""
     num_shards: int = 6
     """Shards to label in each schedule."""
@@ -412,11 +412,11 @@ class Report:
         self._settings = {
             name: value
             for name, value in asdict(job).items()
-            if name not in ("num_schedules", "first_seed", "report", "limit_s")
+            if name not in ("num_schedules", "first_rng_seed", "report", "limit_s")
         }
 
     def read_passed(self) -> dict[int, Outcome]:
-        """Read what passed already, by seed."""
+        """Read what passed already, by random seed."""
         if self._path is None or not self._path.exists():
             return {}
         records = [json.loads(line) for line in self._path.read_text().splitlines()]
@@ -426,19 +426,19 @@ class Report:
             if record["settings"] == self._settings and not record["outcome"]["error"]
         }
 
-    def append(self, seed: int, outcome: Outcome) -> None:
+    def append(self, rng_seed: int, outcome: Outcome) -> None:
         """Note a schedule."""
         if self._path is not None:
             with self._path.open("a") as file:
-                print(json.dumps({"seed": seed, "outcome": vars(outcome), "settings": self._settings}), file=file)
+                print(json.dumps({"seed": rng_seed, "outcome": vars(outcome), "settings": self._settings}), file=file)
 
 
 def main() -> int:
     """Run the schedules, print each, and give an exit code."""
     job = tyro.cli(Benchmark, description=__doc__)
     report = Report(job.report, job)
-    seeds = range(job.first_seed, job.first_seed + job.num_schedules)
-    outcomes = {seed: outcome for seed, outcome in report.read_passed().items() if seed in seeds}
+    rng_seeds = range(job.first_rng_seed, job.first_rng_seed + job.num_schedules)
+    outcomes = {rng_seed: outcome for rng_seed, outcome in report.read_passed().items() if rng_seed in rng_seeds}
     print(f"{job.num_schedules} schedules of {job.num_chunks} chunks, {len(outcomes)} of them have passed before")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -449,16 +449,16 @@ def main() -> int:
                 f"undisturbed: {calm.num_labelled} chunks labelled in {calm.elapsed_s:.0f} s {calm.error}", flush=True
             )
             expected = read_manifests(folder / "calm")
-            for seed in sorted(set(seeds) - outcomes.keys()):
-                out = folder / f"out-{seed}"
-                outcome = run_schedule(job, ground, out, seed)
+            for rng_seed in sorted(set(rng_seeds) - outcomes.keys()):
+                out = folder / f"out-{rng_seed}"
+                outcome = run_schedule(job, ground, out, rng_seed)
                 outcome.error = judge(job, outcome, out, expected)
-                outcomes[seed] = outcome
-                report.append(seed, outcome)
+                outcomes[rng_seed] = outcome
+                report.append(rng_seed, outcome)
                 verdict = f"FAILED: {outcome.error}" if outcome.error else "ok"
-                print(f"schedule {seed}: {describe(job, [outcome])}: {verdict}", flush=True)
+                print(f"schedule {rng_seed}: {describe(job, [outcome])}: {verdict}", flush=True)
                 shutil.rmtree(out, ignore_errors=True)
-    failed = [seed for seed, outcome in sorted(outcomes.items()) if outcome.error]
+    failed = [rng_seed for rng_seed, outcome in sorted(outcomes.items()) if outcome.error]
     print(f"{len(outcomes)} schedules: {describe(job, list(outcomes.values()))}")
     print(f"{len(failed)} failed{': ' if failed else ''}{', '.join(map(str, failed))}")
     return 1 if failed else 0

@@ -6,6 +6,8 @@ import os
 
 import ray
 
+from pipeline.passwords import require_no_password
+
 FORWARDED_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """What workers on other machines are told of the driver's S3. Credentials never travel: they have their own."""
 
@@ -14,12 +16,13 @@ def use_endpoint(url: str | None) -> None:
     """Let S3 mean another store than that of AWS, here and in all workers; None leaves it as it is.
 
     Raises:
-        ValueError: It is no URL.
+        ValueError: It is no URL, or holds a password.
     """
     if url is None:
         return
+    require_no_password(url)
     if not url.startswith(("http://", "https://")):
-        raise ValueError(f"need --endpoint-url to start with http:// or https://, got '{url}'")
+        raise ValueError(f"need --endpoint-url to start with http:// or https://, got '{url.rpartition('@')[2]}'")
     os.environ["AWS_ENDPOINT_URL"] = url
 
 
@@ -33,6 +36,9 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
             that mostly wait do not keep others from starting.
 
     A process that is connected already stays as it is.
+
+    Raises:
+        ValueError: An endpoint that the environment names, and that workers would be told, holds a password.
     """
     if ray.is_initialized():
         return
@@ -58,7 +64,17 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
 
 
 def _choose_variables() -> dict[str, str]:
-    """Choose what workers are told; Ray refuses what the job's own environment tells them already."""
+    """Choose what workers are told; Ray refuses what the job's own environment tells them already.
+
+    Raises:
+        ValueError: An endpoint holds a password, which Ray would keep and show.
+    """
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     told = (submitted.get("runtime_env") or {}).get("env_vars") or {}
-    return {name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ and name not in told}
+    chosen = {name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ and name not in told}
+    for name, value in chosen.items():
+        try:
+            require_no_password(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return chosen

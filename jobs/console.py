@@ -10,7 +10,7 @@ import tyro
 import yaml
 
 from pipeline.errors import LabellingError, StorageError
-from pipeline.storage import require_no_password
+from pipeline.passwords import require_no_password
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -28,8 +28,7 @@ def parse(job_type: type[Job], description: str | None, arguments: Sequence[str]
     Raises:
         ValueError: An argument is a URI with a password in it.
     """
-    for argument in sys.argv[1:] if arguments is None else arguments:
-        require_no_password(argument.partition("=")[2] if argument.startswith("--") else argument)
+    refuse_passwords(sys.argv[1:] if arguments is None else arguments)
     spec = sys.modules["__main__"].__spec__
     return tyro.cli(
         job_type,
@@ -38,6 +37,16 @@ def parse(job_type: type[Job], description: str | None, arguments: Sequence[str]
         args=arguments,
         config=(tyro.conf.EnumChoicesFromValues,),
     )
+
+
+def refuse_passwords(arguments: Sequence[str]) -> None:
+    """Check that no word of a command line tells a secret. Comes before all parsing, whose complaints repeat words.
+
+    Raises:
+        ValueError: An argument is a URI with a password in it.
+    """
+    for argument in arguments:
+        require_no_password(argument.partition("=")[2] if argument.startswith("--") else argument)
 
 
 def run_job(job: Callable[[], int]) -> int:

@@ -71,7 +71,7 @@ def run_demo(job: DemoJob) -> int:
             *("label", "--shards", f"{photos}/photos-*.tar", *vocabulary, "--model", bundle, "--out", str(out)),
             *("--gpus-per-actor", "0", "--views.num-patches", "324", "--maps.keep-maps"),
             # A ViT that saw a thousand pictures has no affinity worth following, and its maps are peaked: hence no
-            # refinement and a low threshold, found on pictures of other seeds.
+            # refinement and a low threshold, found on pictures of other random seeds.
             *("--maps.no-refine", "--maps.background-threshold", "0.2", "--maps.foreground-threshold", "0.2"),
         )
         scores = job.out / f"{out.name}.json"

@@ -1,6 +1,6 @@
 """Made-up tagged photos for the demo: textured backgrounds, a few kinds of objects, and the truth kept aside.
 
-Each picture is a function of its seed. Tags come as people write them: other names, other languages, other
+Each picture is a function of its random seed. Tags come as people write them: other names, other languages, other
 spelling, and words that say nothing of what is in the picture. The pixel truth lies in its own folder, which
 training never sees.
 """
@@ -67,9 +67,9 @@ def write_collection(
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary, indent=1, ensure_ascii=False))
     with ProcessPoolExecutor(num_processes) as processes:
         for number, (split, num_pictures) in enumerate(splits.items()):
-            seeds = [(rng_seed, number, index) for index in range(num_pictures)]
+            rng_seeds = [(rng_seed, number, index) for index in range(num_pictures)]
             keys = [f"{split}{index:05d}" for index in range(num_pictures)]
-            pictures = processes.map(draw_picture, keys, seeds, chunksize=16)
+            pictures = processes.map(draw_picture, keys, rng_seeds, chunksize=16)
             for shard, group in enumerate(_group(pictures, samples_per_shard)):
                 _write_shard(folder / f"{split}-{shard:05d}.tar", group)
                 for picture in group:
@@ -77,9 +77,9 @@ def write_collection(
                     (folder / "truth" / f"{picture.key}.png").write_bytes(truth)
 
 
-def draw_picture(key: str, seed: Sequence[int]) -> Picture:
-    """Draw the picture of a seed."""
-    rng = np.random.default_rng(seed)
+def draw_picture(key: str, rng_seed: Sequence[int]) -> Picture:
+    """Draw the picture of a random seed."""
+    rng = np.random.default_rng(rng_seed)
     width, height = SIZES[rng.integers(len(SIZES))]
     scene = _draw_background(rng, height * OVERSAMPLING, width * OVERSAMPLING)
     truth = np.zeros((height, width), np.uint8)

@@ -4,7 +4,8 @@
         --vocabulary vocabulary.json --out OUT --workers 2
 
 `--workers 8:64` trains with as many as there are, 8 at least: the run goes on when nodes come and go.
-The recipe gives the defaults of all other options. Run the same command again to go on after any interruption,
+The recipe gives the defaults of all other options. Options of the inputs may be written as in jobs.label, say
+`--inputs.tags-field caption`. Run the same command again to go on after any interruption,
 from the last checkpoint; a finished run only says so. Beside the checkpoints are metrics.jsonl, TensorBoard's events
 and training.html. The model of the best epoch is in OUT/bundle when the exit code is 0.
 Exit code 1: the training failed; 2: the command or its inputs are wrong.
@@ -16,7 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import ray.exceptions
@@ -24,10 +25,11 @@ import ray.train
 import tyro
 
 from jobs.cluster import connect, use_endpoint
-from jobs.console import EXIT_FAILED, EXIT_OK, print_config, run_job
+from jobs.console import EXIT_FAILED, EXIT_OK, print_config, refuse_passwords, run_job
 from jobs.recipes import RECIPES
 from jobs.train_output import EventPrinter, print_surveys, warn
 from pipeline.bundles import load_bundle
+from pipeline.config import InputConfig
 from pipeline.errors import TrainingError
 from pipeline.shards import list_shards
 from pipeline.training import find_shortage, fit, is_finished, survey_run
@@ -68,8 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_command(arguments: Sequence[str]) -> TrainJob:
-    """Parse the recipe first, then everything with the recipe's values as defaults."""
-    arguments = expand_workers(arguments)
+    """Parse the recipe first, then everything with the recipe's values as defaults.
+
+    Raises:
+        ValueError: An argument is a URI with a password in it.
+    """
+    refuse_passwords(arguments)
+    arguments = shorten_inputs(expand_workers(arguments))
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe")
     recipe = early.parse_known_args(arguments)[0].recipe
@@ -109,6 +116,21 @@ def expand_workers(arguments: Sequence[str]) -> list[str]:
     return expanded
 
 
+def shorten_inputs(arguments: Sequence[str]) -> list[str]:
+    """Write `--inputs.tags-field`, as jobs.label calls it, by the short name that it has here.
+
+    >>> shorten_inputs(["--inputs.tags-field", "caption", "--inputs.max_chunk_samples=8", "--inputs.epochs", "3"])
+    ['--tags-field', 'caption', '--max_chunk_samples=8', '--inputs.epochs', '3']
+    """
+    names = {field.name for field in fields(InputConfig)}
+    shortened: list[str] = []
+    for word in arguments:
+        prefix, _, short = word.partition("--inputs.")
+        is_input = not prefix and short.partition("=")[0].replace("-", "_") in names
+        shortened.append(f"--{short}" if is_input else word)
+    return shortened
+
+
 def train(job: TrainJob) -> int:
     """Train as the job says and return the exit code."""
     use_endpoint(job.endpoint_url)
@@ -120,7 +142,8 @@ def train(job: TrainJob) -> int:
         return EXIT_OK
     num_taken = math.ceil(job.workers.num_workers * job.workers.cpus_per_worker)
     connect(job.address, num_cpus=max(os.cpu_count() or 1, num_taken + DATA_SLOTS))
-    shortage = find_shortage(job.workers, ray.cluster_resources().get("CPU", 0.0))
+    resources = ray.cluster_resources()
+    shortage = find_shortage(job.workers, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
     if shortage:
         warn(shortage)
     surveys = survey_run(run)

@@ -49,16 +49,16 @@ def make_transform(
 
 
 def augment_image(
-    payload: bytes, transform: Callable[[Image.Image], np.ndarray], seed: int, image_size: int, max_pixels: int
+    payload: bytes, transform: Callable[[Image.Image], np.ndarray], rng_seed: int, image_size: int, max_pixels: int
 ) -> UInt8[np.ndarray, "3 s s"] | ImageRejection:
     """Decode an image and vary it. The same arguments give the same pixels."""
     decoded = decode_image(payload, max_pixels=max_pixels, min_short_side_px=image_size)
     if isinstance(decoded, ImageRejection):
         return decoded
     # timm draws from all three; this runs in a process of its own.
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    random.seed(rng_seed)
+    np.random.seed(rng_seed)
+    torch.manual_seed(rng_seed)
     return np.asarray(transform(Image.fromarray(decoded.image_rgb)))
 
 
@@ -80,9 +80,9 @@ def augment_samples(
     labels = np.zeros((len(samples), num_classes), bool)
     is_valid = np.zeros(len(samples), bool)
     for place, (key, epoch, payload, class_ids) in enumerate(samples):
-        seed = derive_seed(config.rng_seed, int(epoch), f"image/{key}")
+        rng_seed = derive_seed(config.rng_seed, int(epoch), f"image/{key}")
         transform = resize if epoch == VALIDATION else vary
-        image = augment_image(payload, transform, seed, size, config.inputs.max_image_pixels)
+        image = augment_image(payload, transform, rng_seed, size, config.inputs.max_image_pixels)
         if isinstance(image, ImageRejection):
             on_rejection(str(key), f"{image.reason}: {image.error}")
             continue

@@ -54,14 +54,24 @@ class Plan:
 
     work: tuple[ShardWork, ...]
     """Shards that are not sealed, in the order of the inputs."""
-    num_shards: int
-    num_sealed: int
+    sealed: tuple[InputShard, ...]
+    """Shards of which nothing is left to do, in the order of the inputs."""
     num_bytes: int
     """Size of all shards."""
     num_bytes_done: int
     """Size of the sealed shards, and of what is committed of the others."""
     leftover_parts: tuple[str, ...]
     """URIs of parts whose shard is sealed: a crash came between sealing and cleaning up."""
+
+    @property
+    def num_shards(self) -> int:
+        """Shards that the plan is about."""
+        return len(self.work) + len(self.sealed)
+
+    @property
+    def num_sealed(self) -> int:
+        """Shards of which nothing is left to do."""
+        return len(self.sealed)
 
 
 def plan_run(run: Run, limit: int | None = None) -> Plan:
@@ -71,23 +81,22 @@ def plan_run(run: Run, limit: int | None = None) -> Plan:
         ManifestError: The output folder holds files that are not of this run's making.
     """
     shards = run.shards[:limit]
-    sealed = _list_sealed(run.out_uri)
+    names_sealed = _list_sealed(run.out_uri)
+    sealed = tuple(shard for shard in shards if shard.name in names_sealed)
     parts = list_part_names(run.out_uri)
     work = tuple(
         ShardWork(shard=shard, committed=_order_parts(shard, parts.get(shard.name, [])))
         for shard in shards
-        if shard.name not in sealed
+        if shard.name not in names_sealed
     )
     leftovers = tuple(
-        locate_part(run.out_uri, name, part) for name, names in parts.items() if name in sealed for part in names
+        locate_part(run.out_uri, name, part) for name, names in parts.items() if name in names_sealed for part in names
     )
     return Plan(
         work=work,
-        num_shards=len(shards),
-        num_sealed=len(shards) - len(work),
+        sealed=sealed,
         num_bytes=sum(shard.size_bytes for shard in shards),
-        num_bytes_done=sum(shard.size_bytes for shard in shards if shard.name in sealed)
-        + sum(item.num_bytes_done for item in work),
+        num_bytes_done=sum(shard.size_bytes for shard in sealed) + sum(item.num_bytes_done for item in work),
         leftover_parts=leftovers,
     )
 
@@ -136,9 +145,8 @@ class _Density(NamedTuple):
 
 
 def _sample_published(run: Run, plan: Plan) -> list[_Density]:
-    to_do = {item.shard.name for item in plan.work}
     samples = []
-    for shard in [shard for shard in run.shards if shard.name not in to_do][:MAX_SAMPLED]:
+    for shard in plan.sealed[:MAX_SAMPLED]:
         with stream_manifest(locate_manifest(run.out_uri, shard.name)) as manifest:
             counts, chunks = manifest.footer["counts"], manifest.footer["chunks"]
             samples.append(_Density(shard.size_bytes, counts["num_read"], len(chunks)))

@@ -107,12 +107,11 @@ def plan_retry(run: Run, order: RetryOrder, limit: int | None = None) -> Plan:
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         found = list(threads.map(lambda shard: _plan_shard(run, order, shard, parts.get(shard.name, [])), shards))
     work = tuple(item for item in found if isinstance(item, ShardWork))
-    unpublished = [shard for shard, item in zip(shards, found, strict=True) if item is None]
+    sealed = tuple(shard for shard, item in zip(shards, found, strict=True) if item is True)
     done = {shard.name for shard in shards} - {item.shard.name for item in work}
     return Plan(
         work=work,
-        num_shards=len(shards) - len(unpublished),
-        num_sealed=len(shards) - len(unpublished) - len(work),
+        sealed=sealed,
         num_bytes=sum(item.shard.size_bytes for item in work),
         num_bytes_done=0,
         leftover_parts=tuple(

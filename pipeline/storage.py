@@ -9,7 +9,6 @@ import glob
 import io
 import os
 import random
-import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import StorageError
+from pipeline.passwords import require_no_password
 
 TEMPORARY_PREFIX = ".tmp-"
 """Names of files that a put on a local disk has not finished; never listed."""
@@ -42,25 +42,6 @@ S3_OPTIONS = {
 """How S3 is asked. Endpoint, region and credentials come from the usual chain of AWS and from nowhere else."""
 
 CREATE_ATTEMPTS = 5
-
-
-PASSWORD = re.compile(r"^[a-z0-9+.\-]+://[^/@]*:[^/@]*@", re.IGNORECASE)
-
-
-def require_no_password(uri: str) -> None:
-    """Check that a URI says nothing that must not be written down: URIs stand in run.json, in manifests and in logs.
-
-    >>> require_no_password("abfs://container@account.dfs.core.windows.net/a:b@c.tar")
-
-    Raises:
-        ValueError: There is a password before the host.
-    """
-    if PASSWORD.match(uri):
-        scheme, _, rest = uri.partition("://")
-        raise ValueError(
-            f"'{scheme}://...@{rest.partition('@')[2]}' holds a password, which would be written down; leave it "
-            "out and give credentials by the usual variables, files or roles of the store"
-        )
 
 
 @runtime_checkable

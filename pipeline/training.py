@@ -3,6 +3,7 @@
 Ray Train resumes by itself: same storage path and name, newest registered checkpoint.
 """
 
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -174,19 +175,38 @@ def _train(out_uri: str, settings: LoopSettings) -> Result:
                 raise
 
 
-def find_shortage(workers: WorkerConfig, num_slots: float) -> str | None:
-    """Say what is wrong if the workers leave no CPU slot of a cluster to read and decode images; None: all is well.
+def find_shortage(workers: WorkerConfig, num_slots: float, num_gpus: float) -> str | None:
+    """Say what keeps workers from starting, or from getting images, in a cluster as it is now; None: all is well.
+
+    Of a range of workers as many start as fit, and what they take, reading and decoding cannot have.
 
     Args:
-        workers: Each takes a slot, or as many as it is given.
-        num_slots: CPU slots of the cluster, as it is now.
+        workers: Each takes a CPU slot, or as many as it is given, and GPUs if it asks for them.
+        num_slots: CPU slots of the cluster.
+        num_gpus: GPUs of the cluster.
     """
-    if num_slots >= workers.num_workers * workers.cpus_per_worker + DATA_CPUS:
+    least = workers.min_workers or workers.num_workers
+    fitting = num_slots / workers.cpus_per_worker
+    if workers.gpus_per_worker:
+        num_wanted = least * workers.gpus_per_worker
+        if num_gpus < num_wanted:
+            return (
+                f"the cluster has {num_gpus:g} GPUs and {_count_workers(least)} of {workers.gpus_per_worker:g} each "
+                f"want {num_wanted:g}, so training waits until they join; give fewer --workers, a larger cluster, or "
+                "--gpus-per-worker 0 to train on CPUs"
+            )
+        fitting = min(fitting, num_gpus / workers.gpus_per_worker)
+    num_starting = max(least, min(workers.num_workers, math.floor(fitting)))
+    if num_slots >= num_starting * workers.cpus_per_worker + DATA_CPUS:
         return None
     return (
-        f"the cluster has {num_slots:g} CPU slots: {workers.num_workers} workers leave none to read and decode images, "
-        "and training waits until there is one; give fewer --workers or a larger cluster"
+        f"the cluster has {num_slots:g} CPU slots: {_count_workers(num_starting)} would leave none to read and decode "
+        "images, and training waits until there is one; give fewer --workers or a larger cluster"
     )
+
+
+def _count_workers(number: int) -> str:
+    return "1 worker" if number == 1 else f"{number} workers"
 
 
 class EventRecorder:

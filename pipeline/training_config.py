@@ -119,9 +119,10 @@ class LossConfig:
     seed_weight: float = 0.0
     """Weight of the loss that teaches the patch CAM the network's own refined class maps; 0: none, as the authors."""
     seed_attention_share: float = 0.0
-    """Weight of the class tokens' attention in the seed loss, relative to that of the patch CAM; 0: patch CAM alone."""
+    """Weight of the class tokens' attention, asked to spread evenly over the seeds, relative to that of the patch CAM;
+    0: patch CAM alone."""
     seed_start_epochs: float = 1.0
-    """Epochs before class maps are good enough to teach; the weight then grows over one more epoch."""
+    """Epochs before class maps are good enough to teach, fewer than the run has; the weight then grows over another."""
     seed_background_threshold: float = 0.3
     """Patches whose best class map is below this are taught to show no class. Maps are in [0, 1]."""
     seed_foreground_threshold: float = 0.5
@@ -231,6 +232,12 @@ class TrainConfig:
                 f"need variant v2 or plus for a seed_weight of {self.loss.seed_weight}, got v1, which has no patch "
                 "head to teach; set seed_weight to 0"
             )
+        if self.loss.seed_weight and self.loss.seed_start_epochs >= self.optimizer.epochs:
+            raise ValueError(
+                f"need seed_start_epochs < epochs for a seed_weight of {self.loss.seed_weight}, got "
+                f"{self.loss.seed_start_epochs} and {self.optimizer.epochs}, so seeds would teach nothing; give more "
+                "epochs or a smaller seed_start_epochs, or set seed_weight to 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +253,8 @@ class WorkerConfig:
     gpus_per_worker: float = 0.0
     """GPUs of a worker; 0 trains on the CPU."""
     max_failures: int = 3
-    """How often lost workers are replaced, without a new checkpoint in between, before the run gives up."""
+    """How often lost workers are replaced before the run gives up. Once that is used up, the count starts again
+    whenever a checkpoint has been added since the last start."""
     checkpoint_steps: int = 500
     """Steps between two checkpoints within an epoch; there is one after each epoch, too."""
     log_steps: int = 10

@@ -183,8 +183,8 @@ class TrainingWorker:
             position = plan.epoch + plan.count_seen(step) / self.num_samples
             learning_rate = compute_learning_rate(position, self.config.optimizer)
             set_learning_rate(self.optimizer, learning_rate)
-            # The seed names the place in the epoch: a step has the same one however often the epoch was divided.
-            seed_everything(derive_seed(self.config.rng_seed, plan.epoch, f"step/{plan.count_seen(step)}/{self.rank}"))
+            # The random seed names the place in the epoch: a step has the same one however often the epoch was divided.
+            set_rng_seed(derive_seed(self.config.rng_seed, plan.epoch, f"step/{plan.count_seen(step)}/{self.rank}"))
             batch = self.feed.take()
             result = self.take_step(batch, score_tags, choose_seed_term(self.config.loss, position))
             if not result.is_finite:
@@ -364,8 +364,8 @@ class TrainingWorker:
         return self.parallel.no_sync()
 
 
-def seed_everything(seed: int) -> None:
+def set_rng_seed(rng_seed: int) -> None:
     """Seed all generators that PyTorch and timm draw from in this process."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    random.seed(rng_seed)
+    np.random.seed(rng_seed)
+    torch.manual_seed(rng_seed)

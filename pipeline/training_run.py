@@ -125,7 +125,7 @@ def _require_same(run: TrainingRun) -> None:
 def list_changes(before: dict[str, Any], after: dict[str, Any], most: int = 8) -> list[str]:
     """Name the fields in which two runs differ, with both values.
 
-    >>> list_changes({"config": {"epochs": 5, "seed": 1}}, {"config": {"epochs": 6, "seed": 1}})
+    >>> list_changes({"config": {"epochs": 5, "rng_seed": 1}}, {"config": {"epochs": 6, "rng_seed": 1}})
     ['config.epochs was 5, is 6']
     """
     old, new = _flatten(before), _flatten(after)

@@ -1,4 +1,4 @@
-"""Seeds that are a function of what they are for: the same on every machine and in every attempt."""
+"""Random seeds that are a function of what they are for: the same on every machine and in every attempt."""
 
 import hashlib
 
@@ -11,6 +11,6 @@ def make_generator(rng_seed: int, epoch: int, purpose: str) -> np.random.Generat
 
 
 def derive_seed(rng_seed: int, epoch: int, purpose: str) -> int:
-    """Derive a 32-bit seed that is the same on every machine."""
+    """Derive a 32-bit random seed that is the same on every machine."""
     digest = hashlib.sha256(f"{rng_seed}/{epoch}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:4], "big")

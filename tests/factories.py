@@ -26,7 +26,7 @@ from pipeline.vocabulary import Vocabulary
 
 
 def make_photo(rng_seed: int, size: tuple[int, int] | None = None, image_format: str = "JPEG") -> bytes:
-    """Encode a small picture: a bright disc on a noisy background; sizes (width, height) vary with the seed."""
+    """Encode a small picture: a bright disc on a noisy background; sizes (width, height) vary with it."""
     rng = np.random.default_rng(rng_seed)
     width, height = size or (48 + 16 * (rng_seed % 3), 48 + 8 * (rng_seed % 2))
     rows, columns = np.mgrid[:height, :width]

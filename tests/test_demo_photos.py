@@ -69,7 +69,7 @@ def test_shards_hold_no_truth(samples, collection):
 
 
 def test_same_seed_gives_the_same_picture_and_another_seed_another():
-    first, again, other = (draw_picture("key", seed) for seed in ((0, 1, 2), (0, 1, 2), (1, 1, 2)))
+    first, again, other = (draw_picture("key", rng_seed) for rng_seed in ((0, 1, 2), (0, 1, 2), (1, 1, 2)))
     assert first.image == again.image
     assert first.tags == again.tags
     np.testing.assert_array_equal(first.truth, again.truth)

@@ -1,4 +1,4 @@
-"""The page of a run: complete in one file, honest about what is missing, the same for the same seed."""
+"""The page of a run: complete in one file, honest about what is missing, the same for the same random seed."""
 
 import base64
 import io
@@ -148,7 +148,7 @@ def test_keys_and_tags_with_markup_are_shown_and_not_obeyed(tmp_path):
 def test_same_seed_gives_the_same_page_and_another_seed_other_images(tmp_path):
     rows = [make_labelled_row(f"photo{index:02d}", make_square_mask(), [1]) for index in range(30)]
     make_run(str(tmp_path), CLASSES, {GONE: rows})
-    first, again, other = (build_report(str(tmp_path), num_images=4, rng_seed=seed) for seed in (0, 0, 1))
+    first, again, other = (build_report(str(tmp_path), num_images=4, rng_seed=rng_seed) for rng_seed in (0, 0, 1))
     assert first == again
     assert {key for key in (row["key"] for row in rows) if key in first} != {
         key for key in (row["key"] for row in rows) if key in other

@@ -17,7 +17,8 @@ from pipeline.run import Run
 from pipeline.shards import list_shards
 from pipeline.storage import put_atomic
 from pipeline.vocabulary import Vocabulary
-from tests.factories import make_parquet, make_photo, make_tar
+from tests.factories import make_parquet, make_photo, make_rejected_row, make_tar
+from tests.factories import make_run as publish_shards
 
 SHARDS = tuple(InputShard(uri=f"in/{name}.tar", name=name, size_bytes=5000, etag="e") for name in "abc")
 
@@ -120,3 +121,31 @@ def test_estimate_of_unreadable_inputs_is_none(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"no archive" * 100)
     run = make_run(tmp_path / "out", list_shards([str(tmp_path / "a.tar")]))
     assert estimate_rest(run, plan_run(run)) is None
+
+
+@pytest.fixture
+def photo_shards(tmp_path):
+    """Four shards of five photos each."""
+    for name in "abcd":
+        samples = {f"{i}": {"jpg": make_photo(i), "json": b'{"tags": ["cat"]}'} for i in range(5)}
+        make_tar(tmp_path / "in" / f"{name}.tar", samples)
+    return list_shards([str(tmp_path / "in")])
+
+
+def test_estimate_under_a_limit_needs_nothing_of_the_shards_beyond_it(tmp_path, photo_shards):
+    run = make_run(tmp_path / "out", photo_shards)
+    estimate = estimate_rest(run, plan_run(run, limit=2))
+    assert (estimate.num_sampled, estimate.basis) == (2, "shards whose first chunk was read")
+    assert abs(estimate.num_rows - 2 * 5) <= 5
+
+
+def test_estimate_under_a_limit_is_made_of_the_published_shards_within_it(tmp_path, photo_shards):
+    # The fourth is published too, by a run without the limit: it is no part of this plan.
+    published = {shard: [make_rejected_row(f"{i}") for i in range(5)] for shard in (photo_shards[0], photo_shards[3])}
+    publish_shards(str(tmp_path / "out"), ["cat"], published)
+    run = make_run(tmp_path / "out", photo_shards)
+    plan = plan_run(run, limit=2)
+    assert (plan.num_shards, plan.num_sealed) == (2, 1)
+    estimate = estimate_rest(run, plan)
+    assert (estimate.num_sampled, estimate.basis) == (1, "published shards")
+    assert (estimate.num_rows, estimate.num_chunks) == (5, 1)

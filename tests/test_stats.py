@@ -28,14 +28,14 @@ def measure(class_maps, class_ids=(1, 2), background=THRESHOLD, foreground=THRES
     return compute_mask_stats(class_maps, mask, class_ids, background, foreground)
 
 
-def make_class_maps(seed, num_classes=2, height=12, width=15):
-    return torch.rand(num_classes, height, width, generator=torch.Generator().manual_seed(seed))
+def make_class_maps(rng_seed, num_classes=2, height=12, width=15):
+    return torch.rand(num_classes, height, width, generator=torch.Generator().manual_seed(rng_seed))
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 1000), num_classes=st.integers(1, 4), height=st.integers(1, 9), width=st.integers(1, 9))
-def test_fractions_add_up_and_measures_stay_in_range(seed, num_classes, height, width):
-    stats = measure(make_class_maps(seed, num_classes, height, width), (1, 2, 3, 4), 0.3, 0.5)
+@given(rng_seed=st.integers(0, 1000), num_classes=st.integers(1, 4), height=st.integers(1, 9), width=st.integers(1, 9))
+def test_fractions_add_up_and_measures_stay_in_range(rng_seed, num_classes, height, width):
+    stats = measure(make_class_maps(rng_seed, num_classes, height, width), (1, 2, 3, 4), 0.3, 0.5)
     areas = [one.area_fraction for one in stats.classes]
     assert math.isclose(stats.ignore_fraction + stats.background_fraction + sum(areas), 1.0, abs_tol=1e-6)
     assert 0 <= stats.margin_mean <= 1

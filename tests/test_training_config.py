@@ -64,6 +64,30 @@ def test_number_of_workers_has_a_short_name(words):
     assert job.workers.num_workers == 64
 
 
+@pytest.mark.parametrize("words", [("--inputs.tags-field", "caption"), ("--inputs.tags_field=caption",)])
+def test_options_of_the_inputs_may_be_written_as_in_labelling(words):
+    job = parse_command(["--recipe", "v2", "--shards", "a.tar", "--vocabulary", "v.json", "--out", "o", *words])
+    assert job.config.inputs.tags_field == "caption"
+
+
+def test_option_that_is_none_of_the_inputs_is_refused_under_their_prefix(capsys):
+    command = ["--recipe", "v2", "--shards", "a.tar", "--vocabulary", "v.json", "--out", "o"]
+    with pytest.raises(SystemExit):
+        parse_command([*command, "--inputs.epochs", "3"])
+    assert "--inputs.epochs" in "".join(capsys.readouterr())
+
+
+def test_seeds_that_would_start_after_the_last_epoch_are_refused(capsys):
+    command = ["--recipe", "seeded", "--shards", "a.tar", "--vocabulary", "v.json", "--out", "o", "--epochs", "1"]
+    with pytest.raises(SystemExit, match="2"):
+        parse_command(command)
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "need seed_start_epochs < epochs for a seed_weight of 0.5, got 1.0 and 1" in printed
+    assert "give more epochs or a smaller seed_start_epochs, or set seed_weight to 0" in printed
+    assert parse_command([*command, "--seed-start-epochs", "0.5"]).config.loss.seed_weight == 0.5
+    assert parse_command([*command, "--seed-weight", "0"]).config.optimizer.epochs == 1
+
+
 def test_seed_loss_without_patch_head_is_refused():
     with pytest.raises(ValueError, match="v1, which has no patch head"):
         TrainConfig(model=ModelConfig(variant="v1"), loss=LossConfig(seed_weight=0.5))

@@ -141,14 +141,14 @@ def test_augmented_image_is_the_same_in_a_retry_and_another_in_the_next_epoch():
 
 def test_validation_image_does_not_depend_on_the_seed():
     transform = make_transform(32, None)
-    first, other = (augment_image(make_photo(0), transform, seed, 32, 10**6) for seed in (0, 1))
+    first, other = (augment_image(make_photo(0), transform, rng_seed, 32, 10**6) for rng_seed in (0, 1))
     assert np.array_equal(first, other)
 
 
 def test_strongest_draws_of_the_default_policy_do_not_fail():
     transform = make_transform(16, AugmentConfig())
     photo = make_photo(1)
-    assert all(augment_image(photo, transform, seed, 16, 10**6).shape == (3, 16, 16) for seed in range(300))
+    assert all(augment_image(photo, transform, rng_seed, 16, 10**6).shape == (3, 16, 16) for rng_seed in range(300))
 
 
 def make_encoded(*samples):
