@@ -1,5 +1,6 @@
 """What all jobs share on the command line: exit codes, error lines, how numbers are written."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,21 +23,44 @@ EXIT_STOPPED = 75
 Job = TypeVar("Job")
 
 
-def parse(job_type: type[Job], description: str | None, arguments: Sequence[str] | None) -> Job:
+def parse(
+    job_type: type[Job], description: str | None, arguments: Sequence[str] | None, default: Job | None = None
+) -> Job:
     """Read a command line, `sys.argv` if None; enumerations are written by their values, as everywhere else.
+
+    Args:
+        job_type: What is read.
+        description: For `--help`.
+        arguments: Words of the command line.
+        default: Where options that are not given come from; None: the defaults of `job_type`.
 
     Raises:
         ValueError: An argument is a URI with a password in it.
     """
     refuse_passwords(sys.argv[1:] if arguments is None else arguments)
     spec = sys.modules["__main__"].__spec__
-    return tyro.cli(
+    parsed: Any = tyro.cli(
         job_type,
         prog=f"python -m {spec.name}" if spec else None,
         description=description,
         args=arguments,
+        default=default,
         config=(tyro.conf.EnumChoicesFromValues,),
     )
+    job: Job = parsed
+    return job
+
+
+def peek(arguments: Sequence[str] | None, option: str) -> str | None:
+    """Find the value of one option before the others are parsed, for it decides their defaults.
+
+    >>> peek(["--recipe", "v2", "--epochs", "3"], "--recipe"), peek(["--epochs=3"], "--epochs"), peek([], "--epochs")
+    ('v2', '3', None)
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument(option, dest="value")
+    value: str | None = early.parse_known_args(arguments)[0].value
+    return value
 
 
 def refuse_passwords(arguments: Sequence[str]) -> None:
@@ -104,7 +128,7 @@ def format_duration(seconds: float) -> str:
     """Write a duration for people.
 
     >>> format_duration(4.2), format_duration(75), format_duration(7300), format_duration(200000)
-    ('4 s', '1 min 15 s', '2 h 02 min', '2 d 7 h')
+    ('4 s', '1 min 15 s', '2 h 01 min', '2 d 7 h')
     """
     whole = round(seconds)
     if whole < 60:

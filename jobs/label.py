@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import ray
 import ray.exceptions
@@ -31,11 +31,13 @@ from jobs.console import (
     format_duration,
     leave,
     parse,
+    peek,
     print_config,
     run_job,
 )
+from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
-from pipeline.config import LabelConfig, MapKind
+from pipeline.config import LabelConfig, MapKind, settle_config
 from pipeline.errors import LabellingError
 from pipeline.label import Assignment, LabelSummary, Stop, label_run
 from pipeline.label_actor import LabelOptions
@@ -91,12 +93,27 @@ class LabelJob:
     """Ray cluster to use. Default: the one that this job runs on, else a local one."""
     endpoint_url: str | None = None
     """Address of an S3-compatible store. Default: AWS_ENDPOINT_URL, else AWS. Credentials come from the usual chain."""
-    config: Annotated[LabelConfig, tyro.conf.arg(name="")] = field(default_factory=LabelConfig)
+    quality: Literal["fast", "balanced", "best"] = "balanced"
+    """What better maps may cost; gives the defaults of the options below. See jobs/qualities.py."""
+    config: Annotated[LabelConfig, tyro.conf.arg(name="")] = field(default_factory=QUALITIES["balanced"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, `sys.argv` if None, and return its exit code."""
-    return run_job(lambda: label(parse(LabelJob, __doc__, arguments)))
+    return run_job(lambda: label(parse_command(arguments)))
+
+
+def parse_command(arguments: Sequence[str] | None) -> LabelJob:
+    """Parse the quality first, then everything with its values as defaults."""
+    quality = peek(arguments, "--quality") or "balanced"
+    default = LabelJob(
+        shards=tyro.MISSING,
+        vocabulary=tyro.MISSING,
+        model=tyro.MISSING,
+        out=tyro.MISSING,
+        config=QUALITIES.get(quality, QUALITIES["balanced"])(),
+    )
+    return parse(LabelJob, __doc__, arguments, default)
 
 
 def label(job: LabelJob) -> int:
@@ -140,13 +157,14 @@ def _open(job: LabelJob) -> tuple[Run, Assignment]:
     if job.config.maps.kind == MapKind.PATCH_CAM and str(model.config.variant) == "v1":
         raise ValueError("this model (variant v1) has no patch CAM; give --maps.kind attention or fused")
     shards = list_shards(job.shards)
-    print_config({"model": job.model, "digest": digest, "out": job.out}, job.config)
+    config = settle_config(job.config, model.config.grid_side)
+    print_config({"model": job.model, "digest": digest, "out": job.out}, config)
     arguments: dict[str, Any] = {
         "out_uri": job.out,
         "model_uri": job.model,
         "model_digest": digest,
         "vocabulary": vocabulary,
-        "config": job.config,
+        "config": config,
         "shards": shards,
     }
     if reasons is None:

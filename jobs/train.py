@@ -11,21 +11,20 @@ and training.html. The model of the best epoch is in OUT/bundle when the exit co
 Exit code 1: the training failed; 2: the command or its inputs are wrong.
 """
 
-import argparse
 import math
 import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import ray.exceptions
 import ray.train
 import tyro
 
 from jobs.cluster import connect, use_endpoint
-from jobs.console import EXIT_FAILED, EXIT_OK, print_config, refuse_passwords, run_job
+from jobs.console import EXIT_FAILED, EXIT_OK, peek, print_config, refuse_passwords, run_job
 from jobs.recipes import RECIPES
 from jobs.train_output import EventPrinter, print_surveys, warn
 from pipeline.bundles import load_bundle
@@ -77,9 +76,7 @@ def parse_command(arguments: Sequence[str]) -> TrainJob:
     """
     refuse_passwords(arguments)
     arguments = shorten_inputs(expand_workers(arguments))
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--recipe")
-    recipe = early.parse_known_args(arguments)[0].recipe
+    recipe: Any = peek(arguments, "--recipe")
     default = TrainJob(
         recipe=recipe if recipe in RECIPES else tyro.MISSING,
         shards=tyro.MISSING,

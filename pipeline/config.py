@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -67,15 +67,16 @@ class ViewConfig:
 
     resolution: Resolution = Resolution.BUCKETS
     """buckets: scaled to one token budget, for speed. native: as stored, for evaluation."""
-    num_patches: int = 784
-    """Token budget of a bucket, in patches: 784 is 448x448 at patch 16. Unused at native resolution."""
+    num_patches: int | None = None
+    """Token budget of a bucket, in patches: 784 is 448x448 at patch 16. None: as many as the model was trained on, at
+    which affinity spreads maps best. Unused at native resolution."""
     scales: tuple[float, ...] = (1.0,)
     """Sizes of the views relative to the resolution."""
     flip: bool = True
     """Also see every view mirrored."""
 
     def __post_init__(self) -> None:
-        if self.num_patches < 1:
+        if self.num_patches is not None and self.num_patches < 1:
             raise ValueError(f"need num_patches >= 1, got {self.num_patches}")
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"need at least one scale, all above 0, got {self.scales}")
@@ -127,6 +128,18 @@ class LabelConfig:
     inputs: InputConfig = field(default_factory=InputConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
     maps: MapConfig = field(default_factory=MapConfig)
+
+
+def settle_config(config: LabelConfig, grid_side: int) -> LabelConfig:
+    """Fill in what is left to the model, so that a run's identity says what was done.
+
+    Args:
+        config: Of the command line.
+        grid_side: Patches along a side of the model's training images.
+    """
+    if config.views.num_patches is not None:
+        return config
+    return replace(config, views=replace(config.views, num_patches=grid_side**2))
 
 
 def to_canonical_json(fields: Any) -> str:

@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer
 from pipeline.class_mapper import ClassMapper, ImageEvidence
-from pipeline.config import LabelConfig, Resolution
+from pipeline.config import LabelConfig, Resolution, settle_config
 from pipeline.decode import DecodedImage, ImageRejection, decode_image, place_on_stored_pixels
 from pipeline.masks import build_palette, encode_class_maps, encode_mask
 from pipeline.records import PART_SCHEMA, Reason, Sample, Status
@@ -82,7 +82,9 @@ class ChunkLabeler:
             num_threads: Threads that decode images and encode masks.
             use_bf16: Run the blocks under bfloat16 autocast; maps stay float32.
         """
+        config = settle_config(config, model.config.grid_side)
         self._config = config
+        self._num_patches = config.views.num_patches or 1
         self._vocabulary = vocabulary
         self._patch_size = model.config.patch_size
         self._batch_size = batch_size
@@ -193,7 +195,7 @@ class ChunkLabeler:
         shortest = None
         if self._config.views.resolution == Resolution.BUCKETS:
             # A JPEG decoded at half or quarter scale is still at least as large as any bucket of the budget.
-            shortest = int(np.ceil(np.sqrt(self._config.views.num_patches))) * self._patch_size
+            shortest = int(np.ceil(np.sqrt(self._num_patches))) * self._patch_size
         return decode_image(payload, max_pixels=self._config.inputs.max_image_pixels, min_short_side_px=shortest)
 
     def _fit_frame(self, image: DecodedImage) -> UInt8[np.ndarray, "h w 3"]:
@@ -201,7 +203,7 @@ class ChunkLabeler:
         if self._config.views.resolution == Resolution.NATIVE:
             size = fit_native_size(height, width, self._patch_size)
         else:
-            grid = choose_grid(height, width, self._config.views.num_patches)
+            grid = choose_grid(height, width, self._num_patches)
             size = (grid[0] * self._patch_size, grid[1] * self._patch_size)
         return resize_rgb(image.image_rgb, size)
 
