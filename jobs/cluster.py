@@ -40,6 +40,8 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
     Raises:
         ValueError: An endpoint that the environment names, and that workers would be told, holds a password.
     """
+    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    environment = None if wanted == "local" else {"env_vars": _choose_variables()}
     if ray.is_initialized():
         return
     # Ray's own lines only; what fails in a worker reaches the driver as an exception.
@@ -48,9 +50,7 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
         # Ray Data's plans and summaries still go to the log files of the session.
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.ERROR)
-    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
-    if wanted != "local":
-        environment = {"env_vars": _choose_variables()}
+    if environment is not None:
         ray.init(address=wanted, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
