@@ -57,29 +57,40 @@ def compute_class_to_patch(
     return total.unflatten(-1, output.grid)
 
 
-def propagate(output: "MCTformerOutput", maps: Float[Tensor, "b k gh gw"]) -> Float[Tensor, "b k gh gw"]:
-    """Multiply maps by the patch affinity: head-mean attention between patches, summed over all layers.
+def propagate(
+    output: "MCTformerOutput", maps: Float[Tensor, "b k gh gw"], num_layers: int | None = None
+) -> Float[Tensor, "b k gh gw"]:
+    """Multiply maps by the patch affinity: head-mean attention between patches, summed over layers.
 
     The affinity has (gh gw)^2 entries and is not formed: attention with the maps as values, and zero as
     the value of every class token, is the same product.
+
+    Args:
+        output: Of the model.
+        maps: One value a patch.
+        num_layers: Number of layers, counted from the last; None: all.
     """
+    depth = len(output.queries)
+    num_layers = depth if num_layers is None else num_layers
+    if not 1 <= num_layers <= depth:
+        raise ValueError(f"need 1 <= num_layers <= {depth}, the depth of the model, got {num_layers}")
     num_patches = output.grid[0] * output.grid[1]
     head_dim = output.queries[0].shape[-1]
     flat = maps.float().flatten(2)
     # The fused kernels want values as wide as the keys: more maps than that go slice by slice.
-    slices = [_propagate_slice(output, part, num_patches) for part in flat.split(head_dim, dim=1)]
+    slices = [_propagate_slice(output, part, num_patches, num_layers) for part in flat.split(head_dim, dim=1)]
     return torch.cat(slices, dim=1).unflatten(-1, output.grid)
 
 
 def _propagate_slice(
-    output: "MCTformerOutput", maps: Float[Tensor, "b k n"], num_patches: int
+    output: "MCTformerOutput", maps: Float[Tensor, "b k n"], num_patches: int, num_layers: int
 ) -> Float[Tensor, "b k n"]:
     k = maps.shape[1]
     _, num_heads, num_tokens, head_dim = output.queries[0].shape
     values = functional.pad(maps.transpose(1, 2), (0, head_dim - k, num_tokens - num_patches, 0))
     values = values[:, None].expand(-1, num_heads, -1, -1)
     total = torch.zeros_like(maps)
-    for queries, keys in zip(output.queries, output.keys, strict=True):
+    for queries, keys in zip(output.queries[-num_layers:], output.keys[-num_layers:], strict=True):
         spread = functional.scaled_dot_product_attention(queries[:, :, -num_patches:].float(), keys.float(), values)
         total += spread[..., :k].mean(1).transpose(1, 2)
     return total

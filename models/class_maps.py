@@ -71,12 +71,25 @@ def compute_evidence(
     return Evidence(attention, patch_cam, product.sqrt() if is_root else product)
 
 
-def refine_class_maps(output: MCTformerOutput, class_maps: Float[Tensor, "b k gh gw"]) -> Float[Tensor, "b k gh gw"]:
-    """Spread class maps along the patch affinity of all layers.
+def refine_class_maps(
+    output: MCTformerOutput,
+    class_maps: Float[Tensor, "b k gh gw"],
+    num_layers: int | None = None,
+    num_steps: int = 1,
+) -> Float[Tensor, "b k gh gw"]:
+    """Spread class maps along the patch affinity.
+
+    Args:
+        output: Of the model.
+        class_maps: Non-negative, any scale.
+        num_layers: Last layers whose attention makes the affinity; None: all, as the authors.
+        num_steps: How often maps are multiplied by it, the steps of a random walk; the authors take one.
 
     Source: CVPR 2022, section 3.4; there the affinity is formed, here it is applied.
     """
-    return propagate(output, class_maps)
+    for _ in range(num_steps):
+        class_maps = propagate(output, class_maps, num_layers)
+    return class_maps
 
 
 def take_classes(maps: Float[Tensor, "b c gh gw"], class_index: Int[Tensor, "b k"]) -> Float[Tensor, "b k gh gw"]:

@@ -175,8 +175,9 @@ class ClassMapper:
             fusion=self._config.maps.fusion,
         )
         maps = self._choose(evidence)
-        if self._config.maps.refine:
-            maps = refine_class_maps(output, maps)
+        settings = self._config.maps
+        if settings.refine:
+            maps = refine_class_maps(output, maps, settings.num_affinity_layers, settings.affinity_steps)
         return _turn_back(view, maps, evidence)
 
     def _choose(self, evidence: Evidence) -> Float[Tensor, "b k gh gw"]:

@@ -94,6 +94,10 @@ class MapConfig:
     """Last layers whose class-to-patch attention is used; None: as the variant's authors did (3; plus: 12)."""
     refine: bool = True
     """Spread the maps along the patch affinity."""
+    num_affinity_layers: int | None = None
+    """Last layers whose attention makes the patch affinity; None: all, as the authors did."""
+    affinity_steps: int = 1
+    """How often the maps are spread, the steps of a random walk along the affinity."""
     background_threshold: float = 0.4
     """Pixels whose best class map is at most this are background. Maps are in [0, 1]."""
     foreground_threshold: float = 0.4
@@ -117,8 +121,9 @@ class MapConfig:
         for name in ("min_presence", "suggestion_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"need {name} between 0 and 1, got {getattr(self, name)}")
-        if self.num_attention_layers is not None and self.num_attention_layers < 1:
-            raise ValueError(f"need num_attention_layers >= 1, got {self.num_attention_layers}")
+        for name in ("num_attention_layers", "num_affinity_layers", "affinity_steps"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ValueError(f"need {name} >= 1, got {number}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.attention import compute_class_to_patch, propagate
-from models.class_maps import compute_evidence
+from models.class_maps import compute_evidence, refine_class_maps
 from models.mctformer import MCTformer, MCTformerConfig, Variant, pool_by_rank, resize_positions
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -76,6 +76,23 @@ def test_propagating_unit_maps_gives_the_columns_of_the_affinity(golden):
     columns = propagate(output, units).flatten(2).transpose(1, 2)
     assert num_patches > output.queries[0].shape[-1]
     assert measure_error(columns, expected["tall.patch_affinity"]) < TOLERANCE
+
+
+@torch.inference_mode()
+def test_affinity_may_be_that_of_the_last_layers_and_be_applied_again(golden):
+    _, model, expected = golden
+    output = model(expected["tall.input"])
+    num_patches = output.grid[0] * output.grid[1]
+    maps = torch.rand(1, 2, *output.grid, generator=torch.Generator().manual_seed(0))
+    queries, keys = output.queries[-1], output.keys[-1]
+    attention = (queries @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5).softmax(-1).mean(1)
+    affinity = attention[:, -num_patches:, -num_patches:]
+    once = (maps.flatten(2) @ affinity.transpose(1, 2)).unflatten(-1, output.grid)
+    torch.testing.assert_close(refine_class_maps(output, maps, num_layers=1), once)
+    twice = (once.flatten(2) @ affinity.transpose(1, 2)).unflatten(-1, output.grid)
+    torch.testing.assert_close(refine_class_maps(output, maps, num_layers=1, num_steps=2), twice)
+    with pytest.raises(ValueError, match="need 1 <= num_layers <= "):
+        refine_class_maps(output, maps, num_layers=99)
 
 
 @torch.inference_mode()
