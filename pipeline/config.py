@@ -30,6 +30,15 @@ class MapKind(StrEnum):
     """Both, joined as the variant joins them."""
 
 
+class PixelRefinement(StrEnum):
+    """What draws the class maps to the edges of the image."""
+
+    NONE = "none"
+    """Nothing: maps are as coarse as the patches."""
+    PAR = "par"
+    """Averaging over neighbours of one colour (`models.pixel_refinement`)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InputConfig:
     """How samples are read from shards."""
@@ -89,6 +98,13 @@ class MapConfig:
     """Last layers whose class-to-patch attention is used; None: as the variant's authors did (3; plus: 12)."""
     refine: bool = True
     """Spread the maps along the patch affinity."""
+    pixel_refinement: PixelRefinement = PixelRefinement.NONE
+    """par: at last, draw the joined maps to the edges of the image, by the colours of its pixels. Maps that the
+    manifest keeps are those before it."""
+    pixel_iterations: int = 10
+    """Rounds of the refinement by pixels. Unused without it."""
+    pixel_side_px: int = 224
+    """It works at about the pixels of a square of this side, whatever the size of an image. Unused without it."""
     background_threshold: float = 0.4
     """Pixels whose best class map is at most this are background. Maps are in [0, 1]."""
     foreground_threshold: float = 0.4
@@ -104,6 +120,9 @@ class MapConfig:
                 "need 0 <= background_threshold <= foreground_threshold <= 1, "
                 f"got {self.background_threshold} and {self.foreground_threshold}"
             )
+        for name in ("pixel_iterations", "pixel_side_px"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
         if self.num_attention_layers is not None and self.num_attention_layers < 1:
             raise ValueError(f"need num_attention_layers >= 1, got {self.num_attention_layers}")
 
