@@ -1,6 +1,7 @@
 """From a batch of images of one shape to the class maps and the mask of each: the work on the device.
 
-views -> model -> class-to-patch attention, patch CAM -> refined by affinity -> views joined -> mask
+views -> model -> class-to-patch attention, patch CAM -> refined by affinity -> views joined
+      -> refined by pixels, if wanted -> mask
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,8 @@ from torch.nn import functional
 from models.bundle import ModelBundle
 from models.class_maps import Evidence, compute_evidence, refine_class_maps, scale_min_max
 from models.mctformer import MCTformer, MCTformerOutput
-from pipeline.config import LabelConfig, MapKind, Resolution
+from models.pixel_refinement import refine_by_pixels
+from pipeline.config import LabelConfig, MapKind, PixelRefinement, Resolution
 from pipeline.masks import label_pixels
 from pipeline.stats import (
     Presence,
@@ -112,6 +114,7 @@ class ClassMapper:
         frames: UInt8[np.ndarray, "b h w 3"],
         class_ids: Sequence[tuple[int, ...]],
         upright_sizes: Sequence[tuple[int, int]],
+        guides: UInt8[np.ndarray, "b guide_h guide_w 3"] | None = None,
     ) -> list[ImageEvidence]:
         """Find the given classes in each image.
 
@@ -119,6 +122,7 @@ class ClassMapper:
             frames: Upright images at the size at which the model sees them, RGB.
             class_ids: Tagged classes of each image, from 1; at least one each.
             upright_sizes: Height and width of each image before scaling; its mask gets this size.
+            guides: The same images at the size at which their pixels refine the maps; needed if they do.
         """
         images = torch.from_numpy(frames).to(self._device, non_blocking=True).permute(0, 3, 1, 2)
         images = (images.float() / 255 - self._mean) / self._std
@@ -136,8 +140,16 @@ class ClassMapper:
             seen.append(self._look(output, view, class_index))
             logits.append((output.class_logits, output.patch_logits))
         presences = _compute_presences(logits)
+        joined = self._refine_by_pixels(_join_by_grid([view.maps for view in seen]), guides)
         return [
-            self._conclude([_take(view, row, len(ids)) for view in seen], presences[row], ids, len(tags), size)
+            self._conclude(
+                [_take(view, row, len(ids)) for view in seen],
+                [maps[row : row + 1, : len(ids)] for maps in joined],
+                presences[row],
+                ids,
+                len(tags),
+                size,
+            )
             for row, (tags, ids, size) in enumerate(zip(class_ids, wanted, upright_sizes, strict=True))
         ]
 
@@ -191,9 +203,24 @@ class ClassMapper:
             case MapKind.FUSED:
                 return evidence.fused
 
+    def _refine_by_pixels(self, joined: list[Tensor], guides: UInt8[np.ndarray, "b h w 3"] | None) -> list[Tensor]:
+        """Refine maps of several grids, each `b k gh gw`, at the size of the guides if the run wants it.
+
+        Thresholds come after: the background contends with the same value everywhere, which refining would not change.
+        """
+        settings = self._config.maps
+        if settings.pixel_refinement == PixelRefinement.NONE:
+            return joined
+        if guides is None:
+            raise ValueError(f"maps.pixel_refinement {settings.pixel_refinement} needs guides, got none")
+        image_rgb = torch.from_numpy(guides).to(self._device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+        summed = _sum_resized(joined, (guides.shape[1], guides.shape[2]))
+        return [refine_by_pixels(summed, image_rgb, num_iterations=settings.pixel_iterations)]
+
     def _conclude(
         self,
         seen: list[_ViewMaps],
+        joined: list[Tensor],
         presence: Presence,
         class_ids: tuple[int, ...],
         num_tagged: int,
@@ -202,8 +229,7 @@ class ClassMapper:
         """Join the views of an image; the first `num_tagged` of its classes are tagged, the others suggested."""
         settings = self._config.maps
         thresholds = (settings.background_threshold, settings.foreground_threshold)
-        grids = _join_by_grid([view.maps for view in seen])
-        pixel_maps = _enlarge(grids, _limit_size(size))
+        pixel_maps = scale_min_max(_sum_resized(joined, _limit_size(size)))[0]
         index = [class_id - 1 for class_id in class_ids]
         is_trusted = presence.mean[index] >= settings.min_presence
         pixel_maps = pixel_maps * is_trusted[:, None, None]
@@ -267,7 +293,7 @@ def _take(view: _ViewMaps, row: int, num_classes: int) -> _ViewMaps:
 
 
 def _join_by_grid(maps: list[Tensor]) -> list[Tensor]:
-    """Sum the views, each `1 k gh gw`, that share a grid. Resizing is linear, so this comes before it."""
+    """Sum the views, each `b k gh gw`, that share a grid. Resizing is linear, so this comes before it."""
     sums: dict[tuple[int, ...], Tensor] = {}
     for view in maps:
         shape = tuple(view.shape)
@@ -275,12 +301,12 @@ def _join_by_grid(maps: list[Tensor]) -> list[Tensor]:
     return list(sums.values())
 
 
-def _enlarge(grids: list[Tensor], size: tuple[int, int]) -> Float[Tensor, "k h w"]:
-    """Sum maps of several grids at image size and scale each class to [0, 1]."""
+def _sum_resized(grids: list[Tensor], size: tuple[int, int]) -> Float[Tensor, "b k h w"]:
+    """Sum maps of several grids, each `b k gh gw`, at one size."""
     total = _resize(grids[0], size)
     for grid in grids[1:]:
         total = total + _resize(grid, size)
-    return scale_min_max(total)[0]
+    return total
 
 
 def _resize(maps: Float[Tensor, "b k gh gw"], size: tuple[int, int]) -> Float[Tensor, "b k h w"]:

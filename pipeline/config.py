@@ -32,6 +32,15 @@ class MapKind(StrEnum):
     """Both, joined as the variant joins them."""
 
 
+class PixelRefinement(StrEnum):
+    """What draws the class maps to the edges of the image."""
+
+    NONE = "none"
+    """Nothing: maps are as coarse as the patches."""
+    PAR = "par"
+    """Averaging over neighbours of one colour (`models.pixel_refinement`)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InputConfig:
     """How samples are read from shards."""
@@ -98,6 +107,13 @@ class MapConfig:
     """Last layers whose attention makes the patch affinity; None: all, as the authors did."""
     affinity_steps: int = 1
     """How often the maps are spread, the steps of a random walk along the affinity."""
+    pixel_refinement: PixelRefinement = PixelRefinement.NONE
+    """par: at last, draw the joined maps to the edges of the image, by the colours of its pixels. Maps that the
+    manifest keeps are those before it."""
+    pixel_iterations: int = 10
+    """Rounds of the refinement by pixels. Unused without it."""
+    pixel_side_px: int = 224
+    """It works at about the pixels of a square of this side, whatever the size of an image. Unused without it."""
     background_threshold: float = 0.4
     """Pixels whose best class map is at most this are background. Maps are in [0, 1]."""
     foreground_threshold: float = 0.4
@@ -124,6 +140,9 @@ class MapConfig:
         for name in ("num_attention_layers", "num_affinity_layers", "affinity_steps"):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise ValueError(f"need {name} >= 1, got {number}")
+        for name in ("pixel_iterations", "pixel_side_px"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,11 +23,11 @@ from jaxtyping import UInt8
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer
 from pipeline.class_mapper import ClassMapper, ImageEvidence
-from pipeline.config import LabelConfig, Resolution, settle_config
+from pipeline.config import LabelConfig, PixelRefinement, Resolution, settle_config
 from pipeline.decode import DecodedImage, ImageRejection, decode_image, place_on_stored_pixels
 from pipeline.masks import build_palette, encode_class_maps, encode_mask
 from pipeline.records import PART_SCHEMA, Reason, Sample, Status
-from pipeline.views import choose_grid, fit_native_size, resize_rgb
+from pipeline.views import choose_grid, choose_working_size, fit_native_size, resize_rgb
 from pipeline.vocabulary import Vocabulary
 
 MAX_PENDING_PIXELS = 48_000_000
@@ -48,11 +48,18 @@ class ReadyImage:
     position: int
     """Place in the chunk."""
     frame: UInt8[np.ndarray, "h w 3"]
+    guide: UInt8[np.ndarray, "guide_h guide_w 3"] | None
+    """At the size at which its pixels refine the class maps, which follows from the frame's; None if they do not."""
     upright_size: tuple[int, int]
     """Height and width of the upright image in pixels, before it was scaled to the frame."""
     class_ids: tuple[int, ...]
     row: dict[str, Any]
     """The columns that are known already."""
+
+    @property
+    def num_pixels(self) -> int:
+        """Count the decoded pixels that it holds."""
+        return (self.frame.size + (0 if self.guide is None else self.guide.size)) // 3
 
 
 class ChunkLabeler:
@@ -78,7 +85,8 @@ class ChunkLabeler:
             vocabulary: Its classes are the model's, in the same order.
             config: Decides the bytes; the remaining arguments only decide the speed.
             device: Where the model and the class maps live.
-            batch_size: Images of one shape in a forward pass.
+            batch_size: Images of one shape in a forward pass on an accelerator. A CPU takes one at a time: its kernels
+                round by the size of the batch, so single pixels would depend on the images beside them.
             num_threads: Threads that decode images and encode masks.
             use_bf16: Run the blocks under bfloat16 autocast; maps stay float32.
         """
@@ -87,8 +95,8 @@ class ChunkLabeler:
         self._num_patches = config.views.num_patches or 1
         self._vocabulary = vocabulary
         self._patch_size = model.config.patch_size
-        self._batch_size = batch_size
-        self._window = batch_size + 2 * num_threads
+        self._batch_size = 1 if device.type == "cpu" else batch_size
+        self._window = self._batch_size + 2 * num_threads
         self._palette = build_palette(vocabulary.colours, vocabulary.classes)
         self._mapper = ClassMapper(
             model=model.to(device).eval(), bundle=bundle, config=config, device=device, use_bf16=use_bf16
@@ -140,12 +148,14 @@ class ChunkLabeler:
 
     def _find(self, batch: Sequence[ReadyImage], on_progress: Callable[[], None]) -> list[ImageEvidence | None]:
         """Find the classes in a batch; in its halves if memory is too small. None for an image too large alone."""
+        guides = [image.guide for image in batch if image.guide is not None]
         try:
             found: list[ImageEvidence | None] = [
                 *self._mapper.find(
                     np.stack([image.frame for image in batch]),
                     [image.class_ids for image in batch],
                     [image.upright_size for image in batch],
+                    np.stack(guides) if guides else None,
                 )
             ]
         except torch.OutOfMemoryError:
@@ -188,7 +198,12 @@ class ChunkLabeler:
         height, width = image.stored_height, image.stored_width
         upright_size = (width, height) if image.exif_orientation >= 5 else (height, width)
         return ReadyImage(
-            position=position, frame=frame, upright_size=upright_size, class_ids=matched.class_ids, row=row
+            position=position,
+            frame=frame,
+            guide=self._fit_guide(image, frame),
+            upright_size=upright_size,
+            class_ids=matched.class_ids,
+            row=row,
         )
 
     def _decode(self, payload: bytes) -> DecodedImage | ImageRejection:
@@ -196,6 +211,8 @@ class ChunkLabeler:
         if self._config.views.resolution == Resolution.BUCKETS:
             # A JPEG decoded at half or quarter scale is still at least as large as any bucket of the budget.
             shortest = int(np.ceil(np.sqrt(self._num_patches))) * self._patch_size
+            if self._config.maps.pixel_refinement != PixelRefinement.NONE:
+                shortest = max(shortest, self._config.maps.pixel_side_px)
         return decode_image(payload, max_pixels=self._config.inputs.max_image_pixels, min_short_side_px=shortest)
 
     def _fit_frame(self, image: DecodedImage) -> UInt8[np.ndarray, "h w 3"]:
@@ -206,6 +223,15 @@ class ChunkLabeler:
             grid = choose_grid(height, width, self._num_patches)
             size = (grid[0] * self._patch_size, grid[1] * self._patch_size)
         return resize_rgb(image.image_rgb, size)
+
+    def _fit_guide(
+        self, image: DecodedImage, frame: UInt8[np.ndarray, "h w 3"]
+    ) -> UInt8[np.ndarray, "guide_h guide_w 3"] | None:
+        if self._config.maps.pixel_refinement == PixelRefinement.NONE:
+            return None
+        height, width = frame.shape[:2]
+        size = choose_working_size(height, width, self._config.maps.pixel_side_px, self._patch_size)
+        return frame if size == (height, width) else resize_rgb(image.image_rgb, size)
 
     def _finish(self, image: ReadyImage, evidence: ImageEvidence) -> dict[str, Any]:
         stored = place_on_stored_pixels(evidence.enlarge_mask(), image.row["exif_orientation"])
@@ -246,12 +272,12 @@ def _batch_by_shape(images: Iterable[ReadyImage], batch_size: int) -> Iterator[l
     for image in images:
         group = waiting[image.frame.shape]
         group.append(image)
-        num_pixels += image.frame.shape[0] * image.frame.shape[1]
+        num_pixels += image.num_pixels
         if len(group) < batch_size and num_pixels < MAX_PENDING_PIXELS:
             continue
         if len(group) < batch_size:
-            group = max(waiting.values(), key=lambda held: sum(item.frame.size for item in held))
+            group = max(waiting.values(), key=lambda held: sum(item.num_pixels for item in held))
         batch = waiting.pop(group[0].frame.shape)
-        num_pixels -= sum(item.frame.shape[0] * item.frame.shape[1] for item in batch)
+        num_pixels -= sum(item.num_pixels for item in batch)
         yield batch
     yield from waiting.values()

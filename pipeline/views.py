@@ -57,6 +57,18 @@ def choose_grid(height: int, width: int, num_patches: int) -> tuple[int, int]:
     return min(list_bucket_grids(num_patches), key=lambda grid: abs(math.log(grid[0] / grid[1]) - aspect))
 
 
+def choose_working_size(height: int, width: int, side_px: int, patch_size: int) -> tuple[int, int]:
+    """Choose the size at which maps of a frame are refined by its pixels: about `side_px` squared, of its aspect.
+
+    That of the bucket with the same budget: a frame of this budget keeps its size.
+
+    >>> choose_working_size(384, 512, side_px=224, patch_size=16)
+    (192, 256)
+    """
+    rows, columns = choose_grid(height, width, max(1, side_px // patch_size) ** 2)
+    return (rows * patch_size, columns * patch_size)
+
+
 def fit_native_size(height: int, width: int, patch_size: int) -> tuple[int, int]:
     """Give the size at which the model sees an image at native resolution: its own, but at least one patch.
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
-from pipeline.config import InputConfig, LabelConfig, MapConfig, MapKind, Resolution, ViewConfig
+from pipeline.config import InputConfig, LabelConfig, MapConfig, MapKind, PixelRefinement, Resolution, ViewConfig
 from pipeline.labeler import ChunkLabeler
 from pipeline.masks import decode_class_maps, decode_mask
 from pipeline.records import PART_SCHEMA, Sample
@@ -17,6 +17,7 @@ from pipeline.vocabulary import Vocabulary
 from tests.factories import make_photo
 
 VOCABULARY = Vocabulary(classes=("cat", "dog", "cow"))
+BY_PIXELS = {"pixel_refinement": PixelRefinement.PAR, "pixel_side_px": 96, "pixel_iterations": 3}
 
 
 def make_model(variant=Variant.V2):
@@ -233,8 +234,13 @@ def test_model_without_patch_cam_says_so_when_it_is_asked_for():
 
 def test_batch_that_does_not_fit_into_memory_is_halved():
     samples = [Sample(key=f"k{i}", image=make_photo(3 * i), image_name="jpg", tags=("cat",)) for i in range(8)]
-    halved = make_labeler(batch_size=8, most_images=2).label_chunk(samples).to_pylist()
-    expected = make_labeler(batch_size=2).label_chunk(samples).to_pylist()
+    halving, small = (
+        make_labeler(most_images=2, **BY_PIXELS),
+        make_labeler(**BY_PIXELS),
+    )
+    # As on a GPU: a CPU takes one image at a time.
+    halving._batch_size, small._batch_size = 8, 2
+    halved, expected = (labeler.label_chunk(samples).to_pylist() for labeler in (halving, small))
     assert [row["status"] for row in halved] == ["labelled"] * 8
     assert [row["mask"] for row in halved] == [row["mask"] for row in expected]
 
@@ -249,3 +255,43 @@ def test_every_image_and_batch_shows_progress():
     ticks = []
     make_labeler().label_chunk(make_samples(6), on_progress=lambda: ticks.append(1))
     assert len(ticks) >= 2 * 6
+
+
+@pytest.mark.parametrize("maps", [{}, {"num_patches": 64}, BY_PIXELS | {"scales": (1.0, 0.75)}])
+def test_rows_do_not_depend_on_the_images_that_share_a_batch_or_a_chunk(maps):
+    samples = make_samples(6)
+    alone = make_labeler(batch_size=1, keep_maps=True, **maps)
+    expected = {sample.key: alone.label_chunk([sample]).to_pylist()[0] for sample in samples}
+    for batch_size, order in ((6, samples), (2, samples[::-1]), (4, samples[2:] + samples[:2])):
+        labeler = make_labeler(batch_size=batch_size, keep_maps=True, **maps)
+        for row in labeler.label_chunk(order).to_pylist():
+            differing = [name for name in row if row[name] != expected[row["key"]][name]]
+            assert not differing
+
+
+@pytest.mark.parametrize("resolution", list(Resolution))
+@pytest.mark.parametrize("pixel_side_px", [32, 64, 120])
+def test_pixel_refinement_works_at_sizes_below_at_and_above_that_of_the_model(resolution, pixel_side_px):
+    plain = make_labeler(resolution=resolution, keep_maps=True).label_chunk(make_samples(3)).to_pylist()
+    labeler = make_labeler(resolution=resolution, keep_maps=True, **BY_PIXELS | {"pixel_side_px": pixel_side_px})
+    rows = labeler.label_chunk(make_samples(3)).to_pylist()
+    assert {row["status"] for row in rows} == {"labelled"}
+    assert [row["class_maps"] for row in rows] == [row["class_maps"] for row in plain]
+    for row, before in zip(rows, plain, strict=True):
+        mask, mask_before = decode_mask(row["mask"]["bytes"]), decode_mask(before["mask"]["bytes"])
+        assert mask.shape == mask_before.shape
+        assert (mask != mask_before).any()
+
+
+def test_pixel_refinement_draws_the_mask_to_the_edge_of_the_image():
+    """The outline of a mask crosses more contrast in the image once it follows it."""
+    sample = Sample(key="k", image=make_photo(4, size=(128, 128)), image_name="jpg", tags=("cat",))
+    grey = np.asarray(Image.open(io.BytesIO(sample.image)).convert("L")).astype(float)
+
+    def measure_contrast(**maps):
+        mask = decode_mask(make_labeler(**maps).label_chunk([sample]).to_pylist()[0]["mask"]["bytes"]) == 1
+        # Grey levels that the outline of the mask crosses, from pixel to pixel.
+        crossed = mask[:, 1:] != mask[:, :-1]
+        return np.abs(np.diff(grey, axis=1))[crossed].mean()
+
+    assert measure_contrast(**BY_PIXELS | {"pixel_side_px": 128, "pixel_iterations": 10}) > measure_contrast()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.config import LabelConfig, MapConfig, ViewConfig
+from pipeline.config import LabelConfig, MapConfig, PixelRefinement, ViewConfig
 from pipeline.errors import ManifestError, RunConflictError
 from pipeline.records import InputShard
 from pipeline.run import open_run, read_run
@@ -51,6 +51,10 @@ def test_model_moved_to_another_place_is_still_the_same_run(tmp_path):
         (
             {"config": LabelConfig(maps=MapConfig(foreground_threshold=0.6))},
             "config.maps.foreground_threshold was 0.4, is 0.6",
+        ),
+        (
+            {"config": LabelConfig(maps=MapConfig(pixel_refinement=PixelRefinement.PAR))},
+            "config.maps.pixel_refinement was 'none', is 'par'",
         ),
         ({"config": LabelConfig(views=ViewConfig(flip=False))}, "config.views.flip was True, is False"),
         ({"shards": SHARDS[:2]}, "shard 'in/c.tar' is no longer among the inputs"),
