@@ -8,6 +8,8 @@ from typing import Any
 
 from models.class_maps import Fusion
 
+MIN_PATCHES = 196
+"""Token budget of a model that was trained on less: it sees enough of a photo to draw it, if not in its training."""
 FORMAT_VERSION = 2
 """Changes when parts or manifests change their meaning; runs of different versions do not mix."""
 
@@ -77,8 +79,8 @@ class ViewConfig:
     resolution: Resolution = Resolution.BUCKETS
     """buckets: scaled to one token budget, for speed. native: as stored, for evaluation."""
     num_patches: int | None = None
-    """Token budget of a bucket, in patches: 784 is 448x448 at patch 16. None: as many as the model was trained on, at
-    which affinity spreads maps best. Unused at native resolution."""
+    """Token budget of a bucket, in patches: 784 is 448x448 at patch 16. None: as many as the model was trained on, 196
+    at least. Unused at native resolution."""
     scales: tuple[float, ...] = (1.0,)
     """Sizes of the views relative to the resolution."""
     flip: bool = True
@@ -163,7 +165,7 @@ def settle_config(config: LabelConfig, grid_side: int) -> LabelConfig:
     """
     if config.views.num_patches is not None:
         return config
-    return replace(config, views=replace(config.views, num_patches=grid_side**2))
+    return replace(config, views=replace(config.views, num_patches=max(MIN_PATCHES, grid_side**2)))
 
 
 def to_canonical_json(fields: Any) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from jobs.label import parse_command
 from jobs.qualities import BEST_SCALES, QUALITIES, balanced, best
-from pipeline.config import LabelConfig, ViewConfig, settle_config
+from pipeline.config import MIN_PATCHES, LabelConfig, ViewConfig, settle_config
 
 REQUIRED = ("--shards", "a.tar", "--vocabulary", "v.json", "--model", "model", "--out", "out")
 
@@ -30,7 +30,8 @@ def test_unknown_quality_names_the_known_ones(capsys):
     assert "fast" in capsys.readouterr().err
 
 
-def test_token_budget_is_that_of_the_training_unless_said():
-    assert settle_config(LabelConfig(), grid_side=14).views.num_patches == 196
+def test_token_budget_is_that_of_the_training_or_enough_for_a_photo_unless_said():
+    assert settle_config(LabelConfig(), grid_side=28).views.num_patches == 784
+    assert settle_config(LabelConfig(), grid_side=10).views.num_patches == MIN_PATCHES
     chosen = LabelConfig(views=ViewConfig(num_patches=50))
     assert settle_config(chosen, grid_side=14) == chosen
