@@ -117,19 +117,19 @@ def label(job: LabelJob) -> int:
     options = _choose_options(job)
     print(f"labelling with {options.num_actors} actors of {options.gpus_per_actor:g} GPUs each")
     try:
-        with _stop_on_signals(Stop(grace_s=job.grace_s)) as stop:
+        with stop_on_signals(Stop(grace_s=job.grace_s)) as stop:
             summary = label_run(
                 run,
                 options,
                 on_progress=ProgressPrinter(),
-                on_warning=_print_warning,
+                on_warning=print_warning,
                 stop=stop,
                 assignment=assignment,
             )
     except ray.exceptions.RayError as error:
         print(f"error: Ray failed: {error}\nwhat is committed stays; run the same command again", file=sys.stderr)
         return EXIT_FAILED
-    return _conclude(job, summary)
+    return conclude(job.out, summary)
 
 
 def _open(job: LabelJob) -> tuple[Run, Assignment]:
@@ -190,7 +190,7 @@ def _choose_options(job: LabelJob) -> LabelOptions:
 
 
 @contextmanager
-def _stop_on_signals(stop: Stop) -> Iterator[Stop]:
+def stop_on_signals(stop: Stop) -> Iterator[Stop]:
     """Turn SIGTERM and SIGINT into an orderly stop. Comes after ray.init, which installs its own handler."""
 
     def request_stop(signum: int, frame: object) -> None:
@@ -251,7 +251,8 @@ class ProgressPrinter:
         )
 
 
-def _print_warning(warning: str) -> None:
+def print_warning(warning: str) -> None:
+    """Show what an operator should know."""
     print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
@@ -284,7 +285,8 @@ def _print_estimate(run: Run, plan: Plan, job: LabelJob) -> None:
         )
 
 
-def _conclude(job: LabelJob, summary: LabelSummary) -> int:
+def conclude(out_uri: str, summary: LabelSummary) -> int:
+    """Print what an invocation did and what is left, and give the exit code."""
     counts = summary.counts
     print(
         f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images "
@@ -295,7 +297,7 @@ def _conclude(job: LabelJob, summary: LabelSummary) -> int:
     if counts.num_read and counts.rejected_by_reason.get(Reason.NO_KNOWN_TAG, 0) == counts.num_read:
         print("warning: no image had a known tag; check the vocabulary and --inputs.tags-field", file=sys.stderr)
     for _, damage in sorted(summary.cut_shards.items()):
-        _print_warning(damage)
+        print_warning(damage)
     for name, error in sorted(summary.failed_shards.items()):
         print(f"error: {error if name in error else f'{name}: {error}'}", file=sys.stderr)
     if summary.was_stopped:
@@ -307,7 +309,7 @@ def _conclude(job: LabelJob, summary: LabelSummary) -> int:
             "over, but a shard that was mended is another input and needs another --out"
         )
         return EXIT_FAILED
-    print(f"masks and statistics: {job.out.rstrip('/')}/labels/*.parquet")
+    print(f"masks and statistics: {out_uri.rstrip('/')}/labels/*.parquet")
     return EXIT_OK
 
 

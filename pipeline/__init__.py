@@ -13,6 +13,7 @@
       -> seal tasks: one atomic put a shard          seal.py
       -> labels/<shard>.parquet: the manifest        records.py (its columns)
       -> rejected rows, labelled again               retry.py
+      -> new masks of kept maps                      kept_maps.py, remask.py, pixel_maps.py (shared with labelling)
       -> figures and pictures                        evaluation.py, report.py
       -> proof that no row is lost or doubled        verify.py, shard_audit.py, key_comparison.py, verdict.py
 

@@ -11,26 +11,21 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.nn import functional
 
 from models.bundle import ModelBundle
 from models.class_maps import Evidence, compute_evidence, refine_class_maps, scale_min_max
 from models.mctformer import MCTformer, MCTformerOutput
 from pipeline.config import LabelConfig, MapKind, Resolution
 from pipeline.masks import label_pixels
+from pipeline.pixel_maps import enlarge_maps, enlarge_mask, resize_maps, take_class_scales
 from pipeline.stats import (
     compute_head_agreement,
     compute_mask_stats,
     compute_presence,
     compute_view_agreement,
+    join_mask_stats,
 )
 from pipeline.views import View, list_views, make_view, return_to_frame
-
-MAX_MAP_PIXELS = 4_000_000
-"""Maps are evaluated at no more pixels than this; the mask of a larger image is enlarged from there.
-
-A map comes from a patch grid of a few hundred cells, so nothing is lost, and an image of 100 megapixels
-does not need gigabytes of maps."""
 
 
 class _ViewMaps(NamedTuple):
@@ -49,7 +44,7 @@ class ImageEvidence:
     class_ids: tuple[int, ...]
     upright_size: tuple[int, int]
     pixel_maps: Float[Tensor, "k h w"]
-    """Class maps in [0, 1] at image size, or smaller where that exceeds `MAX_MAP_PIXELS`."""
+    """Class maps in [0, 1] at image size, or smaller where that exceeds `pixel_maps.MAX_MAP_PIXELS`."""
     mask: UInt8[Tensor, "h w"]
     """Pseudo label, as large as `pixel_maps`."""
     thresholds: tuple[float, float]
@@ -64,10 +59,7 @@ class ImageEvidence:
 
     def enlarge_mask(self) -> UInt8[np.ndarray, "h w"]:
         """Give the pseudo label at the size of the upright image."""
-        if tuple(self.mask.shape) == tuple(self.upright_size):
-            return self.mask.numpy()
-        enlarged = functional.interpolate(self.mask[None, None], size=self.upright_size, mode="nearest-exact")
-        return enlarged[0, 0].numpy()
+        return enlarge_mask(self.mask, self.upright_size)
 
     def compute_stats(self) -> dict[str, Any]:
         """Give the statistics columns of this image's row."""
@@ -80,12 +72,10 @@ class ImageEvidence:
                 "raw_peak": float(self.grid_maps[index].max()),
                 "view_agreement": self.view_agreement[index],
                 "head_agreement": self.head_agreement[index],
-                **mask_stats.classes[index]._asdict(),
             }
             for index, class_id in enumerate(self.class_ids)
         ]
-        image = {name: value for name, value in mask_stats._asdict().items() if name != "classes"}
-        return image | {"classes": classes}
+        return join_mask_stats(classes, mask_stats)
 
 
 class ClassMapper:
@@ -159,11 +149,12 @@ class ClassMapper:
         settings = self._config.maps
         thresholds = (settings.background_threshold, settings.foreground_threshold)
         grids = _join_by_grid([view.maps for view in seen])
-        pixel_maps = _enlarge(grids, _limit_size(size))
+        scales = take_class_scales(settings.class_scales, class_ids, self._device)
+        pixel_maps = enlarge_maps(grids, size, scales)
         ids = torch.tensor(class_ids, device=self._device)
         mask = label_pixels(pixel_maps, ids, *thresholds)
         base = (seen[0].maps.shape[-2], seen[0].maps.shape[-1])
-        on_grid = torch.stack([_resize(view.maps, base) for view in seen])
+        on_grid = torch.stack([resize_maps(view.maps, base) for view in seen])
         presence_logits = torch.stack([view.class_logits[0] for view in seen]).float()
         mean, std = compute_presence(presence_logits)
         tagged = [class_id - 1 for class_id in class_ids]
@@ -186,8 +177,8 @@ class ClassMapper:
         )
 
     def _compare_heads(self, seen: list[_ViewMaps], grid: tuple[int, int]) -> list[float | None]:
-        attention = torch.stack([_resize(view.attention, grid) for view in seen]).mean(0)[0]
-        cams = [_resize(view.patch_cam, grid) for view in seen if view.patch_cam is not None]
+        attention = torch.stack([resize_maps(view.attention, grid) for view in seen]).mean(0)[0]
+        cams = [resize_maps(view.patch_cam, grid) for view in seen if view.patch_cam is not None]
         if not cams:
             return [None] * attention.shape[0]
         patch_cam = torch.stack(cams).mean(0)[0]
@@ -223,22 +214,3 @@ def _join_by_grid(maps: list[Tensor]) -> list[Tensor]:
         shape = tuple(view.shape)
         sums[shape] = sums[shape] + view if shape in sums else view
     return list(sums.values())
-
-
-def _enlarge(grids: list[Tensor], size: tuple[int, int]) -> Float[Tensor, "k h w"]:
-    """Sum maps of several grids at image size and scale each class to [0, 1]."""
-    total = _resize(grids[0], size)
-    for grid in grids[1:]:
-        total = total + _resize(grid, size)
-    return scale_min_max(total)[0]
-
-
-def _resize(maps: Float[Tensor, "b k gh gw"], size: tuple[int, int]) -> Float[Tensor, "b k h w"]:
-    if maps.shape[-2:] == tuple(size):
-        return maps
-    return functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def _limit_size(size: tuple[int, int]) -> tuple[int, int]:
-    factor = min(1.0, (MAX_MAP_PIXELS / (size[0] * size[1])) ** 0.5)
-    return (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -93,6 +94,9 @@ class MapConfig:
     """Pixels whose best class map is at most this are background. Maps are in [0, 1]."""
     foreground_threshold: float = 0.4
     """Pixels whose best class map is above this get its class; between the two they are ignored (255)."""
+    class_scales: tuple[float, ...] | None = None
+    """Factor in (0, 1] for the map of each class, in the vocabulary's order, before maps and thresholds are compared:
+    a class with half the factor needs twice the evidence. Set by --calibration. Default: 1 for all."""
     suggestion_threshold: float = 0.5
     """Untagged classes with a presence probability above this are recorded as suggestions."""
     keep_maps: bool = False
@@ -104,6 +108,8 @@ class MapConfig:
                 "need 0 <= background_threshold <= foreground_threshold <= 1, "
                 f"got {self.background_threshold} and {self.foreground_threshold}"
             )
+        if self.class_scales is not None and not all(0 < scale <= 1 for scale in self.class_scales):
+            raise ValueError(f"need class_scales above 0 and at most 1, got {self.class_scales}")
         if self.num_attention_layers is not None and self.num_attention_layers < 1:
             raise ValueError(f"need num_attention_layers >= 1, got {self.num_attention_layers}")
 
@@ -125,6 +131,27 @@ def to_canonical_json(fields: Any) -> str:
 def compute_fingerprint(fields: dict[str, Any]) -> str:
     """Compute the name of a run: sha256 over what it is, as 64 hex digits."""
     return hashlib.sha256(to_canonical_json(fields).encode()).hexdigest()
+
+
+def parse_config(fields: Mapping[str, Any]) -> LabelConfig:
+    """Read a configuration back from what `describe_config` made of it; what is not there has its default.
+
+    Raises:
+        TypeError: It has a field that this version does not know.
+        ValueError: A value is wrong.
+        KeyError: It is not the description of a labelling run.
+    """
+    inputs, views, maps = (dict(fields[name]) for name in ("inputs", "views", "maps"))
+    scales = maps.get("class_scales")
+    return LabelConfig(
+        inputs=InputConfig(**inputs),
+        views=ViewConfig(
+            **views | {"resolution": Resolution(views["resolution"]), "scales": tuple(views["scales"])},
+        ),
+        maps=MapConfig(
+            **maps | {"kind": MapKind(maps["kind"]), "class_scales": None if scales is None else tuple(scales)}
+        ),
+    )
 
 
 def describe_config(config: LabelConfig) -> dict[str, Any]:

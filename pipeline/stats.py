@@ -3,9 +3,9 @@
 Of every measure that says None: it is not defined there, such as the confidence of a class without pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -96,6 +96,17 @@ def compute_mask_stats(
         entropy_mean=entropy,
         classes=classes,
     )
+
+
+def join_mask_stats(classes: Sequence[Mapping[str, Any]], stats: MaskStats) -> dict[str, Any]:
+    """Give the statistics columns of a row: those of the mask, and what else is known of each class.
+
+    Args:
+        classes: What is known of each class already; of what the mask says too, the mask's word counts.
+        stats: Of the mask, with the same classes in the same order.
+    """
+    joined = [{**known, **found._asdict()} for known, found in zip(classes, stats.classes, strict=True)]
+    return stats._asdict() | {"classes": joined}
 
 
 def compute_presence(class_logits: Float[Tensor, "v c"]) -> Presence:
