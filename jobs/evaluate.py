@@ -53,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(job: EvaluateJob) -> int:
     """Evaluate as the job says and return the exit code."""
-    class_names = list(read_run(job.labels)["vocabulary"]["classes"])
-    counts = count_run(job, len(class_names))
+    run = read_run(job.labels)
+    class_names = list(run["vocabulary"]["classes"])
+    counts = count_run(job, len(class_names), run["config"]["maps"].get("class_scales"))
     if not counts.num_images:
         raise LabellingError(
             f"no labelled image has a true mask in '{job.truth}' ({counts.num_without_truth} have none); "
@@ -70,13 +71,13 @@ def evaluate(job: EvaluateJob) -> int:
     return EXIT_OK
 
 
-def count_run(job: EvaluateJob, num_classes: int) -> EvaluationCounts:
-    """Count all manifests of a run."""
+def count_run(job: EvaluateJob, num_classes: int, class_scales: Sequence[float] | None) -> EvaluationCounts:
+    """Count all manifests of a run; the curve is over maps weighed by its `class_scales`."""
     find_truth = open_truth(job.truth)
     uris = list_manifests(job.labels)
     total = make_empty_counts(num_classes)
     with ThreadPoolExecutor(job.num_threads) as threads:
-        counted = threads.map(lambda uri: evaluate_manifest(uri, find_truth, num_classes), uris)
+        counted = threads.map(lambda uri: evaluate_manifest(uri, find_truth, num_classes, class_scales), uris)
         for number, counts in enumerate(counted, start=1):
             total = total.merge(counts)
             print(f"{number}/{len(uris)} manifests, {total.num_images} images", file=sys.stderr, flush=True)

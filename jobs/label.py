@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import ray
@@ -35,7 +35,8 @@ from jobs.console import (
     run_job,
 )
 from pipeline.bundles import load_bundle, require_same_classes
-from pipeline.config import LabelConfig, MapKind
+from pipeline.calibration import MASK_FIELDS, describe_maps, use_calibration
+from pipeline.config import LabelConfig, MapConfig, MapKind
 from pipeline.errors import LabellingError
 from pipeline.label import Assignment, LabelSummary, Stop, label_run
 from pipeline.label_actor import LabelOptions
@@ -45,7 +46,7 @@ from pipeline.resume import Plan, estimate_rest, plan_run
 from pipeline.retry import open_retry, parse_reasons, plan_retry, replace_manifest
 from pipeline.run import Run, open_run
 from pipeline.shards import list_shards
-from pipeline.vocabulary import load_vocabulary
+from pipeline.vocabulary import Vocabulary, load_vocabulary
 
 PROGRESS_PERIOD_S = 5.0
 SILENCE_PERIOD_S = 60.0
@@ -64,6 +65,8 @@ class LabelJob:
     """Model bundle: the folder that jobs.train or jobs.import_checkpoint wrote."""
     out: str
     """Output folder or URI. Manifests appear in OUT/labels, one per shard."""
+    calibration: str | None = None
+    """File of jobs.calibrate that sets thresholds; made for the same model, views and evidence."""
     gpus_per_actor: float = 1.0
     """GPUs of a labelling actor: 1, a fraction to share one, 0 to label on CPUs."""
     cpus_per_actor: float = 1.0
@@ -140,13 +143,14 @@ def _open(job: LabelJob) -> tuple[Run, Assignment]:
     if job.config.maps.kind == MapKind.PATCH_CAM and str(model.config.variant) == "v1":
         raise ValueError("this model (variant v1) has no patch CAM; give --maps.kind attention or fused")
     shards = list_shards(job.shards)
-    print_config({"model": job.model, "digest": digest, "out": job.out}, job.config)
+    config = _calibrate(job, digest, vocabulary)
+    print_config({"model": job.model, "digest": digest, "out": job.out}, config)
     arguments: dict[str, Any] = {
         "out_uri": job.out,
         "model_uri": job.model,
         "model_digest": digest,
         "vocabulary": vocabulary,
-        "config": job.config,
+        "config": config,
         "shards": shards,
     }
     if reasons is None:
@@ -158,6 +162,22 @@ def _open(job: LabelJob) -> tuple[Run, Assignment]:
         publish=replace_manifest,
         publish_arguments={"order": order},
     )
+
+
+def _calibrate(job: LabelJob, model_digest: str, vocabulary: Vocabulary) -> LabelConfig:
+    """Give the configuration, with the thresholds of the calibration if there is one.
+
+    Raises:
+        ValueError: Thresholds are given, too.
+        CalibrationError: It was made for other class maps.
+    """
+    if job.calibration is None:
+        return job.config
+    plain = MapConfig()
+    if any(getattr(job.config.maps, name) != getattr(plain, name) for name in MASK_FIELDS):
+        raise ValueError("--calibration sets the thresholds; leave them out, or the calibration")
+    maps = describe_maps(model_digest, vocabulary.classes, job.config)
+    return replace(job.config, maps=use_calibration(job.calibration, maps).apply(job.config.maps))
 
 
 def _choose_options(job: LabelJob) -> LabelOptions:

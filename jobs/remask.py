@@ -17,6 +17,7 @@ import ray.exceptions
 from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_FAILED, EXIT_OK, leave, parse, print_config, run_job
 from jobs.label import ProgressPrinter, conclude, print_warning, stop_on_signals
+from pipeline.calibration import describe_maps, use_calibration
 from pipeline.config import MapConfig
 from pipeline.kept_maps import KeptRun, open_kept_run
 from pipeline.label import Assignment, Stop, label_run
@@ -34,6 +35,8 @@ class MaskChanges:
     foreground_threshold: float | None = None
     """Pixels whose best class map is above this get its class; between the two they are ignored (255). Default: as
     it was."""
+    has_background: bool | None = None
+    """False: every pixel gets its best tagged class. Default: as it was."""
 
     def apply(self, maps: MapConfig) -> MapConfig:
         """Change what is given."""
@@ -49,6 +52,8 @@ class RemaskJob:
     """Output folder or URI of jobs.label or jobs.remask, labelled with --maps.keep-maps."""
     out: str
     """Output folder or URI of the new masks: laid out as that of jobs.label."""
+    calibration: str | None = None
+    """File of jobs.calibrate that sets thresholds; made for the same model, views and evidence."""
     maps: MaskChanges = field(default_factory=MaskChanges)
     """What changes."""
     limit: int | None = None
@@ -106,7 +111,12 @@ def remask(job: RemaskJob) -> int:
 
 
 def _choose_maps(job: RemaskJob, kept: KeptRun) -> MapConfig:
-    return job.maps.apply(kept.config.maps)
+    if job.calibration is None:
+        return job.maps.apply(kept.config.maps)
+    if job.maps != MaskChanges():
+        raise ValueError("--calibration sets the thresholds; leave --maps.* out, or the calibration")
+    maps = describe_maps(kept.model_digest, kept.vocabulary.classes, kept.config)
+    return use_calibration(job.calibration, maps).apply(kept.config.maps)
 
 
 def _print_plan(plan: Plan) -> None:

@@ -49,6 +49,8 @@ class ImageEvidence:
     """Pseudo label, as large as `pixel_maps`."""
     thresholds: tuple[float, float]
     """Background and foreground threshold that made the mask."""
+    has_background: bool
+    """False: every pixel of the mask has a class."""
     grid_maps: Float[np.ndarray, "k gh gw"]
     """Refined maps on the patch grid, mean over views, before min-max."""
     presence: Float[np.ndarray, " k"]
@@ -63,7 +65,9 @@ class ImageEvidence:
 
     def compute_stats(self) -> dict[str, Any]:
         """Give the statistics columns of this image's row."""
-        mask_stats = compute_mask_stats(self.pixel_maps, self.mask, self.class_ids, *self.thresholds)
+        mask_stats = compute_mask_stats(
+            self.pixel_maps, self.mask, self.class_ids, *self.thresholds, has_background=self.has_background
+        )
         classes = [
             {
                 "class_id": class_id,
@@ -152,7 +156,7 @@ class ClassMapper:
         scales = take_class_scales(settings.class_scales, class_ids, self._device)
         pixel_maps = enlarge_maps(grids, size, scales)
         ids = torch.tensor(class_ids, device=self._device)
-        mask = label_pixels(pixel_maps, ids, *thresholds)
+        mask = label_pixels(pixel_maps, ids, *thresholds, has_background=settings.has_background)
         base = (seen[0].maps.shape[-2], seen[0].maps.shape[-1])
         on_grid = torch.stack([resize_maps(view.maps, base) for view in seen])
         presence_logits = torch.stack([view.class_logits[0] for view in seen]).float()
@@ -164,6 +168,7 @@ class ClassMapper:
             pixel_maps=pixel_maps.cpu(),
             mask=mask.cpu(),
             thresholds=thresholds,
+            has_background=settings.has_background,
             grid_maps=on_grid.mean(0)[0].cpu().numpy(),
             presence=mean[tagged].cpu().numpy(),
             presence_std=std[tagged].cpu().numpy(),

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -94,6 +94,9 @@ class MapConfig:
     """Pixels whose best class map is at most this are background. Maps are in [0, 1]."""
     foreground_threshold: float = 0.4
     """Pixels whose best class map is above this get its class; between the two they are ignored (255)."""
+    has_background: bool = True
+    """False: every pixel gets its best tagged class, as suits scenes that are all classes; thresholds then only say
+    where view_agreement and head_agreement are measured."""
     class_scales: tuple[float, ...] | None = None
     """Factor in (0, 1] for the map of each class, in the vocabulary's order, before maps and thresholds are compared:
     a class with half the factor needs twice the evidence. Set by --calibration. Default: 1 for all."""
@@ -133,7 +136,7 @@ def compute_fingerprint(fields: dict[str, Any]) -> str:
     return hashlib.sha256(to_canonical_json(fields).encode()).hexdigest()
 
 
-def parse_config(fields: Mapping[str, Any]) -> LabelConfig:
+def parse_config(described: Mapping[str, Any]) -> LabelConfig:
     """Read a configuration back from what `describe_config` made of it; what is not there has its default.
 
     Raises:
@@ -141,17 +144,20 @@ def parse_config(fields: Mapping[str, Any]) -> LabelConfig:
         ValueError: A value is wrong.
         KeyError: It is not the description of a labelling run.
     """
-    inputs, views, maps = (dict(fields[name]) for name in ("inputs", "views", "maps"))
-    scales = maps.get("class_scales")
     return LabelConfig(
-        inputs=InputConfig(**inputs),
-        views=ViewConfig(
-            **views | {"resolution": Resolution(views["resolution"]), "scales": tuple(views["scales"])},
-        ),
-        maps=MapConfig(
-            **maps | {"kind": MapKind(maps["kind"]), "class_scales": None if scales is None else tuple(scales)}
-        ),
+        inputs=_parse_fields(InputConfig, described["inputs"]),
+        views=_parse_fields(ViewConfig, described["views"]),
+        maps=_parse_fields(MapConfig, described["maps"]),
     )
+
+
+def _parse_fields(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """Construct a part of a configuration from plain values: JSON knows neither enumerations nor tuples."""
+    enumerations = {item.name: type(item.default) for item in fields(kind) if isinstance(item.default, StrEnum)}
+    parsed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return kind(**parsed | {name: enumerations[name](parsed[name]) for name in enumerations.keys() & parsed.keys()})
 
 
 def describe_config(config: LabelConfig) -> dict[str, Any]:

@@ -32,12 +32,16 @@ def enlarge_maps(
         upright_size: Height and width of the upright image; the maps are smaller if it exceeds `MAX_MAP_PIXELS`.
         class_scales: Multiplies each map after min-max, in (0, 1]; None: nothing does.
     """
-    size = _limit_size(upright_size)
+    maps = scale_min_max(sum_resized(grids, _limit_size(upright_size)))[0]
+    return maps if class_scales is None else maps * class_scales[:, None, None]
+
+
+def sum_resized(grids: Sequence[Float[Tensor, "b k _ _"]], size: tuple[int, int]) -> Float[Tensor, "b k h w"]:
+    """Sum maps of several grids at one size."""
     total = resize_maps(grids[0], size)
     for grid in grids[1:]:
         total = total + resize_maps(grid, size)
-    maps = scale_min_max(total)[0]
-    return maps if class_scales is None else maps * class_scales[:, None, None]
+    return total
 
 
 def resize_maps(maps: Float[Tensor, "b k gh gw"], size: tuple[int, int]) -> Float[Tensor, "b k h w"]:

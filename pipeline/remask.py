@@ -6,6 +6,7 @@ What the thresholds decide is made anew; what only the model can say (presence, 
 head_agreement, suggested_class_ids) and rejected rows stay as they were.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -97,23 +98,28 @@ def remask_rows(rows: pa.Table, run: Run) -> pa.Table:
 
 def _remask(row: dict[str, Any], config: MapConfig, palette: UInt8[ndarray, "256 3"]) -> dict[str, Any]:
     require_row_maps(row)
-    orientation = row["exif_orientation"]
-    upright_size = (row["width"], row["height"]) if orientation >= 5 else (row["height"], row["width"])
+    upright_size = measure_upright(row)
     # A copy, for tensors must not be read-only.
     grid = torch.from_numpy(decode_class_maps(row["class_maps"]).copy())[None]
     class_ids = row["class_ids"]
     pixel_maps = enlarge_maps([grid], upright_size, take_class_scales(config.class_scales, class_ids))
     thresholds = (config.background_threshold, config.foreground_threshold)
-    mask = label_pixels(pixel_maps, torch.tensor(class_ids), *thresholds)
-    stats = compute_mask_stats(pixel_maps, mask, class_ids, *thresholds)
-    stored = place_on_stored_pixels(enlarge_mask(mask, upright_size), orientation)
+    has_background = config.has_background
+    mask = label_pixels(pixel_maps, torch.tensor(class_ids), *thresholds, has_background=has_background)
+    stats = compute_mask_stats(pixel_maps, mask, class_ids, *thresholds, has_background=has_background)
+    stored = place_on_stored_pixels(enlarge_mask(mask, upright_size), row["exif_orientation"])
     return row | {
         "mask": {"bytes": encode_mask(stored, palette), "path": f"{row['key']}.png"},
         **join_mask_stats(row["classes"], stats),
     }
 
 
-def require_row_maps(row: dict[str, Any]) -> None:
+def measure_upright(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Give height and width of a row's image once it is turned upright."""
+    return (row["width"], row["height"]) if row["exif_orientation"] >= 5 else (row["height"], row["width"])
+
+
+def require_row_maps(row: Mapping[str, Any]) -> None:
     """Check that a labelled row holds the maps of its classes.
 
     Raises:

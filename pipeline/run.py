@@ -159,7 +159,7 @@ def list_differences(existing: dict[str, Any], wanted: dict[str, Any]) -> list[s
         if existing.get(name) != wanted[name]:
             differences.append(f"{name} was {existing.get(name)!r}, is {wanted[name]!r}")
     for name in ("vocabulary", "config"):
-        before, after = _flatten(existing.get(name)), _flatten(wanted[name])
+        before, after = flatten(existing.get(name)), flatten(wanted[name])
         differences += [
             f"{name}.{key} was {before.get(key)!r}, is {after.get(key)!r}"
             for key in sorted(before.keys() | after.keys())
@@ -178,10 +178,11 @@ def _list_source_differences(before: dict[str, Any] | None, after: dict[str, Any
     return _list_input_differences(before["manifests"], after["manifests"])
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Give the plain values of nested mappings by their dotted names."""
     if not isinstance(value, dict):
         return {prefix.removesuffix("."): value}
-    return {key: leaf for name, inner in value.items() for key, leaf in _flatten(inner, f"{prefix}{name}.").items()}
+    return {key: leaf for name, inner in value.items() for key, leaf in flatten(inner, f"{prefix}{name}.").items()}
 
 
 def _list_input_differences(before: list[list[Any]], after: list[list[Any]], most: int = 5) -> list[str]:

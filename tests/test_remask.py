@@ -139,6 +139,7 @@ def test_same_thresholds_give_the_masks_and_statistics_of_the_model(kept_uri, tm
     [
         {"background_threshold": 0.2, "foreground_threshold": 0.7},
         {"class_scales": (1.0, 0.5)},
+        {"has_background": False},
         {"background_threshold": 0.1, "foreground_threshold": 0.1, "class_scales": (0.3, 1.0)},
     ],
 )
@@ -149,6 +150,7 @@ def test_other_settings_give_what_labelling_with_them_gives(inputs, kept_uri, tm
     for wanted, made in zip(read_rows(tmp_path / "labelled"), read_rows(tmp_path / "again"), strict=True):
         assert (wanted["key"], wanted["status"], wanted["reason"]) == (made["key"], made["status"], made["reason"])
         if wanted["status"] == "labelled":
+            assert (wanted["background_fraction"] == 0.0) == (maps.get("has_background") is False)
             old, new = decode_mask(wanted["mask"]["bytes"]), decode_mask(made["mask"]["bytes"])
             assert (old == new).mean() > 0.98
             for then, now in zip(wanted["classes"], made["classes"], strict=True):
