@@ -64,9 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(job: EvaluateJob) -> int:
     """Evaluate as the job says and return the exit code."""
-    class_names = list(read_run(job.labels)["vocabulary"]["classes"])
+    run = read_run(job.labels)
+    class_names = list(run["vocabulary"]["classes"])
     find_truth = open_truth(job.truth)
-    counts, images = score_run(job, find_truth, len(class_names))
+    counts, images = score_run(job, find_truth, len(class_names), run["config"]["maps"].get("class_scales"))
     if not counts.num_images:
         raise LabellingError(
             f"no labelled image has a true mask in '{job.truth}' ({counts.num_without_truth} have none); "
@@ -86,12 +87,14 @@ def evaluate(job: EvaluateJob) -> int:
     return EXIT_OK
 
 
-def score_run(job: EvaluateJob, find_truth: FindTruth, num_classes: int) -> ManifestScores:
-    """Count all manifests of a run, and score its images."""
+def score_run(
+    job: EvaluateJob, find_truth: FindTruth, num_classes: int, class_scales: Sequence[float] | None
+) -> ManifestScores:
+    """Count all manifests of a run, and score its images; the curve is over maps weighed by its `class_scales`."""
     uris = list_manifests(job.labels)
     total, images = make_empty_counts(num_classes), []
     with ThreadPoolExecutor(job.num_threads) as threads:
-        scored = threads.map(lambda uri: evaluate_manifest(uri, find_truth, num_classes), uris)
+        scored = threads.map(lambda uri: evaluate_manifest(uri, find_truth, num_classes, class_scales), uris)
         for number, scores in enumerate(scored, start=1):
             total = total.merge(scores.counts)
             images += scores.images

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import ray
@@ -37,6 +37,7 @@ from jobs.console import (
 )
 from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
+from pipeline.calibration import MASK_FIELDS, describe_maps, use_calibration
 from pipeline.config import LabelConfig, MapKind, settle_config
 from pipeline.errors import LabellingError
 from pipeline.label import Assignment, LabelSummary, Stop, label_run
@@ -47,7 +48,7 @@ from pipeline.resume import Plan, estimate_rest, plan_run
 from pipeline.retry import open_retry, parse_reasons, plan_retry, replace_manifest
 from pipeline.run import Run, open_run
 from pipeline.shards import list_shards
-from pipeline.vocabulary import load_vocabulary
+from pipeline.vocabulary import Vocabulary, load_vocabulary
 
 PROGRESS_PERIOD_S = 5.0
 SILENCE_PERIOD_S = 60.0
@@ -66,6 +67,8 @@ class LabelJob:
     """Model bundle: the folder that jobs.train or jobs.import_checkpoint wrote."""
     out: str
     """Output folder or URI. Manifests appear in OUT/labels, one per shard."""
+    calibration: str | None = None
+    """File of jobs.calibrate that sets thresholds; made for the same model, views and evidence."""
     gpus_per_actor: float = 1.0
     """GPUs of a labelling actor: 1, a fraction to share one, 0 to label on CPUs."""
     cpus_per_actor: float = 1.0
@@ -134,19 +137,19 @@ def label(job: LabelJob) -> int:
     options = _choose_options(job)
     print(f"labelling with {options.num_actors} actors of {options.gpus_per_actor:g} GPUs each")
     try:
-        with _stop_on_signals(Stop(grace_s=job.grace_s)) as stop:
+        with stop_on_signals(Stop(grace_s=job.grace_s)) as stop:
             summary = label_run(
                 run,
                 options,
                 on_progress=ProgressPrinter(),
-                on_warning=_print_warning,
+                on_warning=print_warning,
                 stop=stop,
                 assignment=assignment,
             )
     except ray.exceptions.RayError as error:
         print(f"error: Ray failed: {error}\nwhat is committed stays; run the same command again", file=sys.stderr)
         return EXIT_FAILED
-    return _conclude(job, summary)
+    return conclude(job.out, summary)
 
 
 def _open(job: LabelJob) -> tuple[Run, Assignment]:
@@ -157,7 +160,7 @@ def _open(job: LabelJob) -> tuple[Run, Assignment]:
     if job.config.maps.kind == MapKind.PATCH_CAM and str(model.config.variant) == "v1":
         raise ValueError("this model (variant v1) has no patch CAM; give --maps.kind attention or fused")
     shards = list_shards(job.shards)
-    config = settle_config(job.config, model.config.grid_side)
+    config = _calibrate(job, settle_config(job.config, model.config.grid_side), digest, vocabulary)
     print_config({"model": job.model, "digest": digest, "out": job.out}, config)
     arguments: dict[str, Any] = {
         "out_uri": job.out,
@@ -176,6 +179,22 @@ def _open(job: LabelJob) -> tuple[Run, Assignment]:
         publish=replace_manifest,
         publish_arguments={"order": order},
     )
+
+
+def _calibrate(job: LabelJob, config: LabelConfig, model_digest: str, vocabulary: Vocabulary) -> LabelConfig:
+    """Give the configuration, with the thresholds of the calibration if there is one.
+
+    Raises:
+        ValueError: Thresholds are given, too.
+        CalibrationError: It was made for other class maps.
+    """
+    if job.calibration is None:
+        return config
+    plain = QUALITIES[job.quality]().maps
+    if any(getattr(config.maps, name) != getattr(plain, name) for name in MASK_FIELDS):
+        raise ValueError("--calibration sets the thresholds; leave them out, or the calibration")
+    maps = describe_maps(model_digest, vocabulary.classes, config)
+    return replace(config, maps=use_calibration(job.calibration, maps).apply(config.maps))
 
 
 def _choose_options(job: LabelJob) -> LabelOptions:
@@ -208,7 +227,7 @@ def _choose_options(job: LabelJob) -> LabelOptions:
 
 
 @contextmanager
-def _stop_on_signals(stop: Stop) -> Iterator[Stop]:
+def stop_on_signals(stop: Stop) -> Iterator[Stop]:
     """Turn SIGTERM and SIGINT into an orderly stop. Comes after ray.init, which installs its own handler."""
 
     def request_stop(signum: int, frame: object) -> None:
@@ -269,7 +288,8 @@ class ProgressPrinter:
         )
 
 
-def _print_warning(warning: str) -> None:
+def print_warning(warning: str) -> None:
+    """Show what an operator should know."""
     print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
@@ -302,7 +322,8 @@ def _print_estimate(run: Run, plan: Plan, job: LabelJob) -> None:
         )
 
 
-def _conclude(job: LabelJob, summary: LabelSummary) -> int:
+def conclude(out_uri: str, summary: LabelSummary) -> int:
+    """Print what an invocation did and what is left, and give the exit code."""
     counts = summary.counts
     print(
         f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images "
@@ -313,7 +334,7 @@ def _conclude(job: LabelJob, summary: LabelSummary) -> int:
     if counts.num_read and counts.rejected_by_reason.get(Reason.NO_KNOWN_TAG, 0) == counts.num_read:
         print("warning: no image had a known tag; check the vocabulary and --inputs.tags-field", file=sys.stderr)
     for _, damage in sorted(summary.cut_shards.items()):
-        _print_warning(damage)
+        print_warning(damage)
     for name, error in sorted(summary.failed_shards.items()):
         print(f"error: {error if name in error else f'{name}: {error}'}", file=sys.stderr)
     if summary.was_stopped:
@@ -325,7 +346,7 @@ def _conclude(job: LabelJob, summary: LabelSummary) -> int:
             "over, but a shard that was mended is another input and needs another --out"
         )
         return EXIT_FAILED
-    print(f"masks and statistics: {job.out.rstrip('/')}/labels/*.parquet")
+    print(f"masks and statistics: {out_uri.rstrip('/')}/labels/*.parquet")
     return EXIT_OK
 
 

@@ -5,7 +5,7 @@ docs/measurements.md has mIoU and images/s of each.
 
 from collections.abc import Callable
 
-from models.class_maps import Fusion
+from models.fusion import Fusion
 from pipeline.config import LabelConfig, MapConfig, ViewConfig
 
 BEST_SCALES = (0.75, 1.0, 1.25)

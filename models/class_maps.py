@@ -1,6 +1,5 @@
 """From what the model returns to class maps: where in the image each class is."""
 
-from enum import StrEnum
 from typing import NamedTuple
 
 import torch
@@ -8,19 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.attention import compute_class_to_patch, propagate
+from models.fusion import Fusion
 from models.mctformer import MCTformerOutput, Variant
 
 ATTENTION_LAYERS = {Variant.V1: 3, Variant.V2: 3, Variant.PLUS: 12}
 """Last layers whose class-to-patch attention the authors use."""
-
-
-class Fusion(StrEnum):
-    """How class-to-patch attention and patch CAM are joined."""
-
-    PRODUCT = "product"
-    """Attention x patch CAM: few patches of both stand out. Source: CVPR 2022, section 3.3."""
-    SQUARE_ROOT = "square_root"
-    """Square root of the product, their geometric mean: keeps more of the extent. Source: plus."""
 
 
 FUSION = {Variant.V1: Fusion.PRODUCT, Variant.V2: Fusion.PRODUCT, Variant.PLUS: Fusion.SQUARE_ROOT}

@@ -13,6 +13,9 @@
       -> seal tasks: one atomic put a shard          seal.py
       -> labels/<shard>.parquet: the manifest        records.py (its columns)
       -> rejected rows, labelled again               retry.py
+      -> new masks of kept maps                      kept_maps.py, remask.py, pixel_maps.py (shared with labelling)
+      -> thresholds for kept maps                    map_samples.py, threshold_fit.py, threshold_choice.py,
+                                                     calibration.py
       -> figures and pictures                        evaluation.py, report.py
       -> proof that no row is lost or doubled        verify.py, shard_audit.py, key_comparison.py, verdict.py
 

@@ -12,29 +12,22 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.nn import functional
 
 from models.bundle import ModelBundle
 from models.class_maps import Evidence, compute_evidence, refine_class_maps, scale_min_max
 from models.mctformer import MCTformer, MCTformerOutput
 from models.pixel_refinement import refine_by_pixels
 from pipeline.config import LabelConfig, MapKind, PixelRefinement, Resolution
-from pipeline.masks import label_pixels
+from pipeline.pixel_maps import draw_mask, enlarge_maps, enlarge_mask, resize_maps, sum_resized, take_class_scales
 from pipeline.stats import (
     Presence,
     compute_head_agreement,
     compute_mask_stats,
     compute_presence,
-    compute_quality,
     compute_view_agreement,
+    join_mask_stats,
 )
 from pipeline.views import View, list_views, make_view, return_to_frame
-
-MAX_MAP_PIXELS = 4_000_000
-"""Maps are evaluated at no more pixels than this; the mask of a larger image is enlarged from there.
-
-A map comes from a patch grid of a few hundred cells, so nothing is lost, and an image of 100 megapixels
-does not need gigabytes of maps."""
 
 
 class _ViewMaps(NamedTuple):
@@ -53,11 +46,14 @@ class ImageEvidence:
     """Tagged classes, then suggested ones if they are drawn."""
     upright_size: tuple[int, int]
     pixel_maps: Float[Tensor, "k h w"]
-    """Class maps in [0, 1] at image size, or smaller where that exceeds `MAX_MAP_PIXELS`; 0 for doubtful classes."""
+    """Class maps in [0, 1] at image size, or smaller where that exceeds `pixel_maps.MAX_MAP_PIXELS`; 0 for doubtful
+    classes."""
     mask: UInt8[Tensor, "h w"]
     """Pseudo label, as large as `pixel_maps`."""
     thresholds: tuple[float, float]
     """Background and foreground threshold that made the mask."""
+    has_background: bool
+    """False: every pixel of the mask has a class."""
     grid_maps: Float[np.ndarray, "k gh gw"]
     """Refined maps on the patch grid, mean over views, before min-max."""
     presence: Float[np.ndarray, " k"]
@@ -69,14 +65,13 @@ class ImageEvidence:
 
     def enlarge_mask(self) -> UInt8[np.ndarray, "h w"]:
         """Give the pseudo label at the size of the upright image."""
-        if tuple(self.mask.shape) == tuple(self.upright_size):
-            return self.mask.numpy()
-        enlarged = functional.interpolate(self.mask[None, None], size=self.upright_size, mode="nearest-exact")
-        return enlarged[0, 0].numpy()
+        return enlarge_mask(self.mask, self.upright_size)
 
     def compute_stats(self) -> dict[str, Any]:
         """Give the statistics columns of this image's row."""
-        mask_stats = compute_mask_stats(self.pixel_maps, self.mask, self.class_ids, *self.thresholds)
+        mask_stats = compute_mask_stats(
+            self.pixel_maps, self.mask, self.class_ids, *self.thresholds, has_background=self.has_background
+        )
         classes = [
             {
                 "class_id": class_id,
@@ -85,13 +80,10 @@ class ImageEvidence:
                 "raw_peak": float(self.grid_maps[index].max()),
                 "view_agreement": self.view_agreement[index],
                 "head_agreement": self.head_agreement[index],
-                **mask_stats.classes[index]._asdict(),
             }
             for index, class_id in enumerate(self.class_ids)
         ]
-        image = {name: value for name, value in mask_stats._asdict().items() if name != "classes"}
-        drawn = [one for one in classes if one["class_id"] not in self.doubtful_class_ids]
-        return image | {"classes": classes, "quality": compute_quality([one["stability"] for one in drawn])}
+        return join_mask_stats(classes, mask_stats, self.doubtful_class_ids)
 
 
 class ClassMapper:
@@ -214,7 +206,7 @@ class ClassMapper:
         if guides is None:
             raise ValueError(f"maps.pixel_refinement {settings.pixel_refinement} needs guides, got none")
         image_rgb = torch.from_numpy(guides).to(self._device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
-        summed = _sum_resized(joined, (guides.shape[1], guides.shape[2]))
+        summed = sum_resized(joined, (guides.shape[1], guides.shape[2]))
         return [refine_by_pixels(summed, image_rgb, num_iterations=settings.pixel_iterations)]
 
     def _conclude(
@@ -229,34 +221,31 @@ class ClassMapper:
         """Join the views of an image; the first `num_tagged` of its classes are tagged, the others suggested."""
         settings = self._config.maps
         thresholds = (settings.background_threshold, settings.foreground_threshold)
-        pixel_maps = scale_min_max(_sum_resized(joined, _limit_size(size)))[0]
+        scales = take_class_scales(settings.class_scales, class_ids, self._device)
+        pixel_maps = enlarge_maps(joined, size, scales)
         index = [class_id - 1 for class_id in class_ids]
-        is_trusted = presence.mean[index] >= settings.min_presence
-        pixel_maps = pixel_maps * is_trusted[:, None, None]
-        ids = torch.tensor(class_ids, device=self._device)
-        mask = label_pixels(pixel_maps[is_trusted], ids[is_trusted], *thresholds)
+        pixel_maps, mask, doubtful = draw_mask(pixel_maps, class_ids, presence.mean[index], settings)
         base = (seen[0].maps.shape[-2], seen[0].maps.shape[-1])
-        on_grid = torch.stack([_resize(view.maps, base) for view in seen])
+        on_grid = torch.stack([resize_maps(view.maps, base) for view in seen])
         return ImageEvidence(
             class_ids=class_ids,
             upright_size=size,
             pixel_maps=pixel_maps.cpu(),
             mask=mask.cpu(),
             thresholds=thresholds,
+            has_background=settings.has_background,
             grid_maps=on_grid.mean(0)[0].cpu().numpy(),
             presence=presence.mean[index].cpu().numpy(),
             presence_std=presence.std[index].cpu().numpy(),
             view_agreement=compute_view_agreement(scale_min_max(on_grid[:, 0]), settings.foreground_threshold),
             head_agreement=self._compare_heads(seen, base),
             suggested_class_ids=self._suggest(presence.mean, class_ids[:num_tagged]),
-            doubtful_class_ids=tuple(
-                class_id for class_id, trusted in zip(class_ids, is_trusted.tolist(), strict=True) if not trusted
-            ),
+            doubtful_class_ids=doubtful,
         )
 
     def _compare_heads(self, seen: list[_ViewMaps], grid: tuple[int, int]) -> list[float | None]:
-        attention = torch.stack([_resize(view.attention, grid) for view in seen]).mean(0)[0]
-        cams = [_resize(view.patch_cam, grid) for view in seen if view.patch_cam is not None]
+        attention = torch.stack([resize_maps(view.attention, grid) for view in seen]).mean(0)[0]
+        cams = [resize_maps(view.patch_cam, grid) for view in seen if view.patch_cam is not None]
         if not cams:
             return [None] * attention.shape[0]
         patch_cam = torch.stack(cams).mean(0)[0]
@@ -299,22 +288,3 @@ def _join_by_grid(maps: list[Tensor]) -> list[Tensor]:
         shape = tuple(view.shape)
         sums[shape] = sums[shape] + view if shape in sums else view
     return list(sums.values())
-
-
-def _sum_resized(grids: list[Tensor], size: tuple[int, int]) -> Float[Tensor, "b k h w"]:
-    """Sum maps of several grids, each `b k gh gw`, at one size."""
-    total = _resize(grids[0], size)
-    for grid in grids[1:]:
-        total = total + _resize(grid, size)
-    return total
-
-
-def _resize(maps: Float[Tensor, "b k gh gw"], size: tuple[int, int]) -> Float[Tensor, "b k h w"]:
-    if maps.shape[-2:] == tuple(size):
-        return maps
-    return functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def _limit_size(size: tuple[int, int]) -> tuple[int, int]:
-    factor = min(1.0, (MAX_MAP_PIXELS / (size[0] * size[1])) ** 0.5)
-    return (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))

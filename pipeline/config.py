@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from models.class_maps import Fusion
+from models.fusion import Fusion
 
 MIN_PATCHES = 196
 """Token budget of a model that was trained on less: it sees enough of a photo to draw it, if not in its training."""
@@ -123,6 +124,12 @@ class MapConfig:
     min_presence: float = 0.0
     """Tags whose class the model takes for less probable than this are left out of the mask; the row names them in
     doubtful_class_ids."""
+    has_background: bool = True
+    """False: every pixel gets its best tagged class, as suits scenes that are all classes; thresholds then only say
+    where view_agreement and head_agreement are measured."""
+    class_scales: tuple[float, ...] | None = None
+    """Factor in (0, 1] for the map of each class, in the vocabulary's order, before maps and thresholds are compared:
+    a class with half the factor needs twice the evidence. Set by --calibration. Default: 1 for all."""
     suggestion_threshold: float = 0.5
     """Untagged classes with a presence probability above this are recorded as suggestions."""
     draw_suggestions: bool = False
@@ -145,6 +152,8 @@ class MapConfig:
         for name in ("pixel_iterations", "pixel_side_px"):
             if getattr(self, name) < 1:
                 raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
+        if self.class_scales is not None and not all(0 < scale <= 1 for scale in self.class_scales):
+            raise ValueError(f"need class_scales above 0 and at most 1, got {self.class_scales}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +185,30 @@ def to_canonical_json(fields: Any) -> str:
 def compute_fingerprint(fields: dict[str, Any]) -> str:
     """Compute the name of a run: sha256 over what it is, as 64 hex digits."""
     return hashlib.sha256(to_canonical_json(fields).encode()).hexdigest()
+
+
+def parse_config(described: Mapping[str, Any]) -> LabelConfig:
+    """Read a configuration back from what `describe_config` made of it; what is not there has its default.
+
+    Raises:
+        TypeError: It has a field that this version does not know.
+        ValueError: A value is wrong.
+        KeyError: It is not the description of a labelling run.
+    """
+    return LabelConfig(
+        inputs=_parse_fields(InputConfig, described["inputs"]),
+        views=_parse_fields(ViewConfig, described["views"]),
+        maps=_parse_fields(MapConfig, described["maps"]),
+    )
+
+
+def _parse_fields(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """Construct a part of a configuration from plain values: JSON knows neither enumerations nor tuples."""
+    enumerations = {item.name: type(item.default) for item in fields(kind) if isinstance(item.default, StrEnum)}
+    parsed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return kind(**parsed | {name: enumerations[name](parsed[name]) for name in enumerations.keys() & parsed.keys()})
 
 
 def describe_config(config: LabelConfig) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from pipeline.attempts import SharedAttempts
 from pipeline.chunk_source import ChunkSource
 from pipeline.commit import commit_row
+from pipeline.kept_maps import KeptMapSource
 from pipeline.label_actor import LabelChunks, LabelOptions
+from pipeline.remask import remask_row
 from pipeline.resume import ShardWork
 from pipeline.run import Run
 
@@ -59,7 +61,7 @@ class RayEngine:
         Raises:
             ray.exceptions.RayError: Ray failed; what is committed stays.
         """
-        dataset = build_dataset(run, work, options)
+        dataset = build_dataset(run, work, options) if run.source is None else build_remask_dataset(run, work)
         inbox: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue(MAX_WAITING_ROWS)
         is_wanted = threading.Event()
         is_wanted.set()
@@ -91,8 +93,7 @@ def _make_remote(function: Callable[..., str]) -> Any:
     return ray.remote(num_cpus=0.25)(function)
 
 
-def build_dataset(run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Dataset:
-    """Chain the steps: chunks -> rows -> parts -> counts."""
+def _set_up_context() -> None:
     context = DataContext.get_current()
     # A block closes at this size, never inside a row: every chunk is a block of its own, so that what is
     # in flight (and is lost with an actor) is a few chunks and not a few hundred megabytes.
@@ -101,9 +102,19 @@ def build_dataset(run: Run, work: Sequence[ShardWork], options: LabelOptions) ->
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = -1
     context.enable_progress_bars = False
-    shards_per_task = min(MAX_SHARDS_PER_TASK, math.ceil(len(work) / MAX_READ_TASKS))
+
+
+def _count_shards_per_task(work: Sequence[ShardWork]) -> int:
+    return min(MAX_SHARDS_PER_TASK, math.ceil(len(work) / MAX_READ_TASKS))
+
+
+def build_dataset(run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Dataset:
+    """Chain the steps: chunks -> rows -> parts -> counts."""
+    _set_up_context()
     chunks = ray.data.read_datasource(
-        ChunkSource(work, run.config.inputs, shards_per_task), num_cpus=0.5, override_num_blocks=len(work)
+        ChunkSource(work, run.config.inputs, _count_shards_per_task(work)),
+        num_cpus=0.5,
+        override_num_blocks=len(work),
     )
     rows = chunks.map_batches(
         LabelChunks,
@@ -123,6 +134,23 @@ def build_dataset(run: Run, work: Sequence[ShardWork], options: LabelOptions) ->
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=0.25,
+    )
+
+
+def build_remask_dataset(run: Run, work: Sequence[ShardWork]) -> Dataset:
+    """Chain the steps for a run whose maps are kept: rows of manifests -> parts -> counts.
+
+    A chunk's masks are made and committed by one task: no step waits for a device, and masks need not travel.
+    """
+    _set_up_context()
+    source = KeptMapSource(run, work, _count_shards_per_task(work))
+    rows = ray.data.read_datasource(source, num_cpus=0.5, override_num_blocks=len(work))
+    return rows.map_batches(
+        remask_row,
+        fn_kwargs={"run": replace(run, shards=(), source=None)},
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=1,
     )
 
 

@@ -25,6 +25,10 @@ class BundleError(LabellingError):
     """A model directory or checkpoint that is not usable."""
 
 
+class CalibrationError(LabellingError):
+    """A file of thresholds that is not usable, or was made for other class maps."""
+
+
 class ManifestError(LabellingError):
     """An output file that is not what its name promises."""
 

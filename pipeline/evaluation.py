@@ -10,7 +10,7 @@ there were is reported too.
 
 import io
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -27,6 +27,7 @@ from pipeline.decode import place_on_stored_pixels
 from pipeline.errors import LabellingError, ManifestError
 from pipeline.manifests import open_manifest
 from pipeline.masks import decode_class_maps, decode_mask
+from pipeline.pixel_maps import take_class_scales
 from pipeline.records import IGNORE_LABEL, Status
 from pipeline.storage import get_local_path, join_uri, list_objects, read_bytes
 from pipeline.trust import IMAGE_COLUMNS, ScoredImage, score_image
@@ -104,7 +105,7 @@ def make_empty_counts(num_classes: int) -> EvaluationCounts:
 
 def score_masks(counts: EvaluationCounts) -> Scores:
     """Score the masks as they are, at the thresholds of the run."""
-    return _score(counts.confusion)
+    return score_confusion(counts.confusion)
 
 
 def score_curve(counts: EvaluationCounts) -> list[Scores]:
@@ -123,11 +124,12 @@ def score_curve(counts: EvaluationCounts) -> list[Scores]:
         confusion = np.zeros_like(counts.confusion)
         confusion[:, :-1] = counts.histogram[:, :, index + 1 :].sum(-1)
         confusion[:, 0] += counts.histogram[:, :, : index + 1].sum((1, 2))
-        curve.append(_score(confusion))
+        curve.append(score_confusion(confusion))
     return curve
 
 
-def _score(confusion: Int[np.ndarray, "c_plus_1 c_plus_2"]) -> Scores:
+def score_confusion(confusion: Int[np.ndarray, "c_plus_1 c_plus_2"]) -> Scores:
+    """Score masks by their pixels by true class and class of the mask; the last column are pixels left open."""
     predicted = confusion[:, :-1]
     hits = np.diag(predicted)
     union = confusion.sum(1) + predicted.sum(0) - hits
@@ -147,8 +149,16 @@ def _divide(numbers: Int[np.ndarray, " n"], totals: Int[np.ndarray, " n"]) -> Fl
     return np.where(totals > 0, numbers / np.maximum(totals, 1), np.nan)
 
 
-def evaluate_manifest(uri: str, find_truth: FindTruth, num_classes: int) -> ManifestScores:
+def evaluate_manifest(
+    uri: str, find_truth: FindTruth, num_classes: int, class_scales: Sequence[float] | None = None
+) -> ManifestScores:
     """Count the pixels of one manifest, and score its images one by one.
+
+    Args:
+        uri: Of the manifest.
+        find_truth: Gives the true mask of a key, where there is one.
+        num_classes: Of the run.
+        class_scales: Of the run, for the curve over thresholds.
 
     Raises:
         LabellingError: A true mask has another size than its image, or classes that the run does not have.
@@ -164,21 +174,25 @@ def evaluate_manifest(uri: str, find_truth: FindTruth, num_classes: int) -> Mani
             continue
         mask = decode_mask(row["mask"]["bytes"])
         truth = decode_truth(payload, row["key"], mask.shape, num_classes)
-        counts = counts.merge(_count_image(row, truth, mask, num_classes))
+        counts = counts.merge(_count_image(row, truth, mask, num_classes, class_scales))
         image = score_image(row, uri, truth, mask, num_classes)
         images += [] if image is None else [image]
     return ManifestScores(counts, images)
 
 
 def _count_image(
-    row: Mapping[str, Any], truth: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"], num_classes: int
+    row: Mapping[str, Any],
+    truth: UInt8[np.ndarray, "h w"],
+    mask: UInt8[np.ndarray, "h w"],
+    num_classes: int,
+    class_scales: Sequence[float] | None,
 ) -> EvaluationCounts:
     counts = make_empty_counts(num_classes)
     has_maps = row["class_maps"] is not None
     return replace(
         counts,
         confusion=count_pixels(truth, mask, num_classes),
-        histogram=count_by_threshold(truth, row, num_classes) if has_maps else counts.histogram,
+        histogram=count_by_threshold(truth, row, num_classes, class_scales) if has_maps else counts.histogram,
         boundaries=count_boundaries(truth, mask, num_classes),
         num_images=1,
         num_without_maps=0 if has_maps else 1,
@@ -227,12 +241,15 @@ def count_pixels(
 
 
 def count_by_threshold(
-    truth: UInt8[np.ndarray, "h w"], row: Mapping[str, Any], num_classes: int
+    truth: UInt8[np.ndarray, "h w"],
+    row: Mapping[str, Any],
+    num_classes: int,
+    class_scales: Sequence[float] | None = None,
 ) -> Int[np.ndarray, "c_plus_1 c_plus_1 bins"]:
     """Count pixels by true class, best class, and number of thresholds exceeded, from the kept maps."""
     is_turned = row["exif_orientation"] >= 5
     upright_size = truth.shape[::-1] if is_turned else truth.shape
-    best, best_class = _find_best(row, upright_size)
+    best, best_class = _find_best(row, upright_size, class_scales)
     best = place_on_stored_pixels(best, row["exif_orientation"])
     best_class = place_on_stored_pixels(best_class, row["exif_orientation"])
     return count_best(truth, best, best_class, num_classes)
@@ -255,12 +272,14 @@ def count_best(
 
 
 def _find_best(
-    row: Mapping[str, Any], size: tuple[int, ...]
+    row: Mapping[str, Any], size: tuple[int, ...], class_scales: Sequence[float] | None
 ) -> tuple[Float[np.ndarray, "h w"], Int[np.ndarray, "h w"]]:
     maps = torch.from_numpy(np.array(decode_class_maps(row["class_maps"])))[None]
-    enlarged = scale_min_max(functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False))[0]
+    scaled = scale_min_max(functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False))[0]
+    scales = take_class_scales(class_scales, row["class_ids"])
     is_doubtful = torch.isin(torch.tensor(row["class_ids"]), torch.tensor(row["doubtful_class_ids"] or []))
-    best, index = (enlarged * ~is_doubtful[:, None, None]).max(0)
+    weights = ~is_doubtful if scales is None else scales * ~is_doubtful
+    best, index = (scaled * weights[:, None, None]).max(0)
     return best.numpy(), np.asarray(row["class_ids"], np.int64)[index.numpy()]
 
 

@@ -240,7 +240,6 @@ class ChunkLabeler:
             "mask": {"bytes": encode_mask(stored, self._palette), "path": f"{image.row['key']}.png"},
             "class_ids": list(evidence.class_ids),
             "suggested_class_ids": list(evidence.suggested_class_ids),
-            "doubtful_class_ids": list(evidence.doubtful_class_ids),
             **evidence.compute_stats(),
         }
         if self._config.maps.keep_maps:

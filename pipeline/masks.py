@@ -31,6 +31,8 @@ def label_pixels(
     class_ids: Int[Tensor, " k"],
     background_threshold: float,
     foreground_threshold: float,
+    *,
+    has_background: bool = True,
 ) -> UInt8[Tensor, "h w"]:
     """Give each pixel the class whose map is highest there, background, or 255.
 
@@ -39,6 +41,7 @@ def label_pixels(
         class_ids: Class of each map, 1 to 254; the lowest wins a tie.
         background_threshold: Pixels whose best map is at most this are background.
         foreground_threshold: Pixels whose best map is above this get its class; between both they get 255.
+        has_background: False: every pixel gets a class, whatever the thresholds.
     """
     if class_maps.shape[0] == 0:
         return torch.zeros(class_maps.shape[1:], dtype=torch.uint8, device=class_maps.device)
@@ -46,6 +49,8 @@ def label_pixels(
     ids = class_ids.to(torch.uint8)[:, None, None]
     ignored = torch.tensor(IGNORE_LABEL, dtype=torch.uint8, device=class_maps.device)
     winner = torch.where(class_maps == best, ids, ignored).amin(dim=0)
+    if not has_background:
+        return winner
     labelled = torch.where(best > foreground_threshold, winner, ignored)
     return torch.where(best <= background_threshold, torch.zeros_like(ignored), labelled)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -22,6 +22,17 @@ def get_library_version() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MapSource:
+    """The published run whose kept maps another run makes masks of."""
+
+    labels_uri: str
+    """Its output folder."""
+    fingerprint: str
+    manifests: tuple[InputShard, ...]
+    """Its manifests as they were when they were listed, each under the name of its shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """What is labelled, with what, to where."""
 
@@ -34,19 +45,34 @@ class Run:
     fingerprint: str
     parts_folder: str = "parts"
     """Where chunks are committed, below the output folder."""
+    source: MapSource | None = None
+    """Where the class maps come from; None: from the model and the images of the shards."""
 
 
 def describe_identity(
-    config: LabelConfig, vocabulary: Vocabulary, model_digest: str, shards: Sequence[InputShard]
+    config: LabelConfig,
+    vocabulary: Vocabulary,
+    model_digest: str,
+    shards: Sequence[InputShard],
+    source: MapSource | None = None,
 ) -> dict[str, Any]:
     """Collect everything that decides the bytes of a run, as plain values."""
-    return {
+    identity = {
         "format_version": FORMAT_VERSION,
         "model_digest": model_digest,
         "vocabulary": vocabulary.describe(),
         "config": describe_config(config),
-        "inputs": [[shard.uri, shard.name, shard.size_bytes, shard.etag] for shard in shards],
+        "inputs": _describe_inputs(shards),
     }
+    if source is not None:
+        # By name and not by place: a run that was moved as it is still gives the same masks.
+        named = [replace(manifest, uri=f"labels/{manifest.name}.parquet") for manifest in source.manifests]
+        identity["source"] = {"fingerprint": source.fingerprint, "manifests": _describe_inputs(named)}
+    return identity
+
+
+def _describe_inputs(shards: Sequence[InputShard]) -> list[list[Any]]:
+    return [[shard.uri, shard.name, shard.size_bytes, shard.etag] for shard in shards]
 
 
 def open_run(
@@ -57,6 +83,7 @@ def open_run(
     vocabulary: Vocabulary,
     config: LabelConfig,
     shards: Sequence[InputShard],
+    source: MapSource | None = None,
     writes: bool = True,
 ) -> Run:
     """Start a run in an empty output folder, or take up the same run again.
@@ -68,12 +95,17 @@ def open_run(
         vocabulary: Tags and classes.
         config: What decides the rows.
         shards: The inputs.
+        source: Where the class maps come from; None: from the model and the inputs.
         writes: False to look only: a run that is not there is not started.
 
     Raises:
+        ValueError: There are scales for another number of classes.
         RunConflictError: The folder belongs to another run; the message names what differs.
     """
-    identity = describe_identity(config, vocabulary, model_digest, shards)
+    scales = config.maps.class_scales
+    if scales is not None and len(scales) != len(vocabulary.classes):
+        raise ValueError(f"need one of class_scales for each of {len(vocabulary.classes)} classes, got {len(scales)}")
+    identity = describe_identity(config, vocabulary, model_digest, shards, source)
     fingerprint = compute_fingerprint(identity)
     record = identity | {
         "fingerprint": fingerprint,
@@ -97,6 +129,7 @@ def open_run(
         config=config,
         shards=tuple(shards),
         fingerprint=fingerprint,
+        source=source,
     )
 
 
@@ -126,19 +159,30 @@ def list_differences(existing: dict[str, Any], wanted: dict[str, Any]) -> list[s
         if existing.get(name) != wanted[name]:
             differences.append(f"{name} was {existing.get(name)!r}, is {wanted[name]!r}")
     for name in ("vocabulary", "config"):
-        before, after = _flatten(existing.get(name)), _flatten(wanted[name])
+        before, after = flatten(existing.get(name)), flatten(wanted[name])
         differences += [
             f"{name}.{key} was {before.get(key)!r}, is {after.get(key)!r}"
             for key in sorted(before.keys() | after.keys())
             if before.get(key) != after.get(key)
         ]
+    differences += _list_source_differences(existing.get("source"), wanted.get("source"))
     return differences + _list_input_differences(existing["inputs"], wanted["inputs"])
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def _list_source_differences(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:
+    if before is None or after is None:
+        was, now = ("images" if source is None else "kept maps" for source in (before, after))
+        return [] if was == now else [f"its masks are made of {was}, these of {now}"]
+    if before["fingerprint"] != after["fingerprint"]:
+        return ["the kept maps are those of another run"]
+    return _list_input_differences(before["manifests"], after["manifests"])
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Give the plain values of nested mappings by their dotted names."""
     if not isinstance(value, dict):
         return {prefix.removesuffix("."): value}
-    return {key: leaf for name, inner in value.items() for key, leaf in _flatten(inner, f"{prefix}{name}.").items()}
+    return {key: leaf for name, inner in value.items() for key, leaf in flatten(inner, f"{prefix}{name}.").items()}
 
 
 def _list_input_differences(before: list[list[Any]], after: list[list[Any]], most: int = 5) -> list[str]:

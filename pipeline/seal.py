@@ -123,7 +123,8 @@ def _replace_rows(table: pa.Table, repeated: Sequence[int]) -> pa.Table:
     rows = table.to_pylist()
     for index in repeated:
         row = rows[index]
-        is_fragment = row["reason"] == Reason.NO_IMAGE
+        # Rows that come from a manifest were judged here before.
+        is_fragment = row["reason"] in (Reason.NO_IMAGE, Reason.SPLIT_SAMPLE)
         kept = {name: row[name] for name in ("key", "width", "height", "exif_orientation", "image_sha256")}
         rows[index] = kept | {
             "status": str(Status.REJECTED),

@@ -3,9 +3,9 @@
 Of every measure that says None: it is not defined there, such as the confidence of a class without pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -63,6 +63,8 @@ def compute_mask_stats(
     class_ids: Sequence[int],
     background_threshold: float,
     foreground_threshold: float,
+    *,
+    has_background: bool = True,
 ) -> MaskStats:
     """Measure a pseudo label and the class maps it was made from.
 
@@ -74,17 +76,21 @@ def compute_mask_stats(
         class_ids: Class of each map.
         background_threshold: As for `masks.label_pixels`. Halfway between both is where the background contends.
         foreground_threshold: As for `masks.label_pixels`; stability is measured around it.
+        has_background: As for `masks.label_pixels`. Without, what counts is by how much a class beats the others.
     """
     pixels = mask.cpu().numpy()
     num_of = np.bincount(pixels.ravel(), minlength=256)
     step = -(-max(mask.shape) // MAX_SAMPLED_SIDE_PX)
     sampled_maps, sampled_pixels = class_maps[:, ::step, ::step], pixels[::step, ::step]
-    margin, entropy = _compare_contenders(sampled_maps, (background_threshold + foreground_threshold) / 2)
+    background = (background_threshold + foreground_threshold) / 2 if has_background else None
+    margin, entropy = _compare_contenders(sampled_maps, background)
+    # A class has to beat the threshold, or the other classes.
+    contested, line = (sampled_maps, foreground_threshold) if has_background else (_compute_leads(sampled_maps), 0.0)
     classes = tuple(
         ClassMaskStats(
             area_fraction=float(num_of[class_id] / pixels.size),
             confidence_mean=_compute_confidence(class_maps[index], mask == class_id),
-            stability=_compute_stability(sampled_maps[index], foreground_threshold),
+            stability=_compute_stability(contested[index], line),
             components=_count_components(sampled_pixels == class_id),
         )
         for index, class_id in enumerate(class_ids)
@@ -112,6 +118,22 @@ def compute_quality(stabilities: Sequence[float | None]) -> float:
         0 when there is none.
     """
     return min((stability or 0.0 for stability in stabilities), default=0.0)
+
+
+def join_mask_stats(
+    classes: Sequence[Mapping[str, Any]], stats: MaskStats, doubtful_class_ids: Sequence[int]
+) -> dict[str, Any]:
+    """Give the statistics columns of a row: those of the mask, its quality, and what else is known of each class.
+
+    Args:
+        classes: What is known of each class already; of what the mask says too, the mask's word counts.
+        stats: Of the mask, with the same classes in the same order.
+        doubtful_class_ids: Those that were left out of the mask.
+    """
+    joined = [{**known, **found._asdict()} for known, found in zip(classes, stats.classes, strict=True)]
+    quality = compute_quality([one["stability"] for one in joined if one["class_id"] not in doubtful_class_ids])
+    doubtful = {"quality": quality, "doubtful_class_ids": list(doubtful_class_ids)}
+    return stats._asdict() | doubtful | {"classes": joined}
 
 
 def compute_presence(class_logits: Float[Tensor, "v c"], patch_logits: Float[Tensor, "v c"] | None) -> Presence:
@@ -163,12 +185,17 @@ def compute_head_agreement(
     return compute_view_agreement(scale_min_max(torch.stack([attention, patch_cam])), threshold)
 
 
-def _compare_contenders(class_maps: Float[Tensor, "k h w"], background: float) -> tuple[float, float]:
-    """Give the mean margin and the mean entropy of the class maps and the background."""
+def _compare_contenders(class_maps: Float[Tensor, "k h w"], background: float | None) -> tuple[float, float]:
+    """Give the mean margin and the mean entropy of the class maps and the background, if there is one."""
     if len(class_maps) == 0:
         # Nobody contends with the background.
-        return background, 0.0
-    contenders = torch.cat([class_maps, torch.full_like(class_maps[:1], background)])
+        return background or 0.0, 0.0
+    contenders = class_maps
+    if background is not None:
+        contenders = torch.cat([class_maps, class_maps.new_full((1, *class_maps.shape[1:]), background)])
+    if len(contenders) == 1:
+        # Nobody contends with it.
+        return float(contenders.mean()), 0.0
     best, second = contenders.topk(2, dim=0).values
     shares = contenders / contenders.sum(dim=0).clamp_min(torch.finfo(contenders.dtype).tiny)
     entropy = torch.special.entr(shares).sum(dim=0) / np.log(len(contenders))
@@ -180,9 +207,17 @@ def _compute_confidence(class_map: Float[Tensor, "h w"], selected: Bool[Tensor, 
     return float(chosen.mean()) if chosen.numel() else None
 
 
-def _compute_stability(class_map: Float[Tensor, "h w"], threshold: float) -> float | None:
-    num_low = int((class_map > threshold - STABILITY_STEP).sum())
-    num_high = int((class_map > threshold + STABILITY_STEP).sum())
+def _compute_leads(class_maps: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
+    """Give by how much each class map is above the highest of the others; all of it where there is no other."""
+    if len(class_maps) == 1:
+        return torch.ones_like(class_maps)
+    first, second = class_maps.topk(2, dim=0).values
+    return class_maps - torch.where(class_maps == first, second, first)
+
+
+def _compute_stability(values: Float[Tensor, "h w"], threshold: float) -> float | None:
+    num_low = int((values > threshold - STABILITY_STEP).sum())
+    num_high = int((values > threshold + STABILITY_STEP).sum())
     return num_high / num_low if num_low else None
 
 

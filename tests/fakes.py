@@ -11,12 +11,15 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import fsspec
+import pyarrow as pa
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.attempts import AttemptCounter
 from pipeline.chunk_source import read_rows
 from pipeline.commit import commit_row
+from pipeline.kept_maps import pair_with_manifests, read_kept_rows, require_source
 from pipeline.label_actor import LabelChunks, LabelOptions
+from pipeline.remask import remask_row
 from pipeline.resume import ShardWork
 from pipeline.run import Run
 
@@ -194,6 +197,13 @@ class FaultyStore(MemoryFileSystem):
 fsspec.register_implementation("faulty", FaultyStore, clobber=True)
 
 
+def remask(run: Run, work: Sequence[ShardWork]) -> Iterator[pa.Table]:
+    """Make and commit masks of kept maps, chunk by chunk."""
+    source = require_source(run)
+    for row in read_kept_rows(pair_with_manifests(source, work), source.fingerprint):
+        yield remask_row(row, run)
+
+
 class SerialEngine:
     """Does in this process, in a fixed order, what a cluster does: the same steps, nothing at the same time."""
 
@@ -203,14 +213,17 @@ class SerialEngine:
         self.labelled: list[str] = []
 
     def label_chunks(self, run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Iterator[dict[str, Any]]:
-        """Read, label and commit chunk by chunk."""
-        actor = LabelChunks(run, options, self.attempts)
-        for row in read_rows(work, run.config.inputs):
-            labelled = actor(row)
-            for fields in commit_row(labelled, run.out_uri, run.parts_folder).to_pylist():
+        """Read, label and commit chunk by chunk; or make masks of kept maps."""
+        for committed in self._commit_from_images(run, work, options) if run.source is None else remask(run, work):
+            for fields in committed.to_pylist():
                 if not fields["is_end"]:
                     self.labelled.append(f"{fields['shard_name']}/{fields['chunk_index']}")
                 yield fields
+
+    def _commit_from_images(self, run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Iterator[pa.Table]:
+        actor = LabelChunks(run, options, self.attempts)
+        for row in read_rows(work, run.config.inputs):
+            yield commit_row(actor(row), run.out_uri, run.parts_folder)
 
     def submit(self, function: Callable[..., str], **arguments: Any) -> "Future[str]":
         """Call the function now."""

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.class_maps import Fusion, compute_evidence, scale_min_max, take_classes
+from models.class_maps import compute_evidence, scale_min_max, take_classes
+from models.fusion import Fusion
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 
 

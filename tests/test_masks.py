@@ -51,6 +51,12 @@ def test_tied_maps_give_the_lower_class_id_in_any_order(class_ids):
     assert label([[[0.8]], [[0.8]]], class_ids) == [[2]]
 
 
+def test_without_background_every_pixel_gets_its_best_class_whatever_the_thresholds():
+    maps = torch.tensor([[[0.9, 0.05, 0.0]], [[0.2, 0.1, 0.0]]])
+    ids = torch.tensor([4, 9])
+    assert label_pixels(maps, ids, 0.3, 0.6, has_background=False).tolist() == [[4, 9, 4]]
+
+
 def test_no_classes_give_background():
     mask = label_pixels(torch.zeros(0, 2, 3), torch.zeros(0, dtype=torch.int64), 0.4, 0.4)
     assert mask.tolist() == [[0] * 3] * 2

@@ -4,7 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.config import LabelConfig, MapConfig, PixelRefinement, ViewConfig
+from pipeline.config import (
+    InputConfig,
+    LabelConfig,
+    MapConfig,
+    MapKind,
+    PixelRefinement,
+    Resolution,
+    ViewConfig,
+    parse_config,
+)
 from pipeline.errors import ManifestError, RunConflictError
 from pipeline.records import InputShard
 from pipeline.run import open_run, read_run
@@ -37,6 +46,22 @@ def test_looking_at_a_run_that_is_not_there_does_not_start_it(tmp_path):
     assert start(tmp_path / "out") == seen
     with pytest.raises(RunConflictError, match="model_digest"):
         start(tmp_path / "out", writes=False, model_digest="0" * 64)
+
+
+def test_configuration_is_read_back_from_its_record(tmp_path):
+    config = LabelConfig(
+        inputs=InputConfig(max_chunk_samples=7),
+        views=ViewConfig(resolution=Resolution.NATIVE, scales=(1.0, 0.5)),
+        maps=MapConfig(kind=MapKind.ATTENTION, class_scales=(1.0, 0.25), keep_maps=True),
+    )
+    start(tmp_path, config=config)
+    assert parse_config(read_run(str(tmp_path))["config"]) == config
+
+
+@pytest.mark.parametrize("scales", [(0.0, 1.0), (1.0, 1.5)])
+def test_class_scales_out_of_range_are_refused(scales):
+    with pytest.raises(ValueError, match="need class_scales above 0 and at most 1"):
+        MapConfig(class_scales=scales)
 
 
 def test_model_moved_to_another_place_is_still_the_same_run(tmp_path):

@@ -166,3 +166,27 @@ def test_confidence_is_the_mean_over_the_own_pixels_only():
     stats = measure(class_maps)
     assert [one.confidence_mean for one in stats.classes] == pytest.approx([0.75, 0.8])
     assert np.isclose(stats.classes[0].area_fraction, 2 / 3)
+
+
+def measure_without_background(class_maps):
+    maps = torch.tensor(class_maps, dtype=torch.float32)
+    ids = list(range(1, len(maps) + 1))
+    mask = label_pixels(maps, torch.tensor(ids), 0.9, 0.9, has_background=False)
+    return compute_mask_stats(maps, mask, ids, 0.9, 0.9, has_background=False)
+
+
+def test_without_background_classes_contend_with_each_other_alone():
+    stats = measure_without_background([[[0.5, 0.5, 0.10, 0.0]], [[0.1, 0.48, 0.12, 0.6]]])
+    assert (stats.background_fraction, stats.ignore_fraction) == (0.0, 0.0)
+    assert stats.margin_mean == pytest.approx((0.4 + 0.02 + 0.02 + 0.6) / 4)
+    # One pixel is won clearly; two more are near to being won or lost.
+    assert [entry.stability for entry in stats.classes] == pytest.approx([1 / 3, 1 / 3])
+    assert [entry.area_fraction for entry in stats.classes] == [0.5, 0.5]
+    assert 0 < stats.entropy_mean < 1
+
+
+def test_without_background_one_class_alone_has_every_pixel_for_certain():
+    stats = measure_without_background([[[0.2, 0.0, 0.7]]])
+    (only,) = stats.classes
+    assert (only.area_fraction, only.stability, stats.entropy_mean) == (1.0, 1.0, 0.0)
+    assert stats.margin_mean == pytest.approx(0.3)

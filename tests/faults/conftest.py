@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.bundles import load_bundle
-from pipeline.config import InputConfig, LabelConfig, ViewConfig
+from pipeline.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.label import LabelSummary, label_run
 from pipeline.label_actor import LabelOptions
 from pipeline.run import Run, open_run
@@ -44,7 +44,7 @@ def small_inputs(tmp_path_factory):
 def open_small_run(small_inputs) -> Callable[..., Run]:
     """Open the run under an output folder, as the job does."""
 
-    def open_it(out_uri: str, check: bool = True, **inputs) -> Run:
+    def open_it(out_uri: str, check: bool = True, keep_maps: bool = False, **inputs) -> Run:
         """With `check=False` it is not compared with the run that the folder holds."""
         _, _, digest = load_bundle(str(small_inputs / "model"))
         arguments = {
@@ -53,7 +53,9 @@ def open_small_run(small_inputs) -> Callable[..., Run]:
             "model_digest": digest,
             "vocabulary": Vocabulary(classes=("cat", "dog"), aliases=(("kitty",), ())),
             "config": LabelConfig(
-                inputs=InputConfig(max_chunk_samples=CHUNK_SAMPLES, **inputs), views=ViewConfig(num_patches=16)
+                inputs=InputConfig(max_chunk_samples=CHUNK_SAMPLES, **inputs),
+                views=ViewConfig(num_patches=16),
+                maps=MapConfig(keep_maps=keep_maps),
             ),
             "shards": list_shards([str(small_inputs / "photos-*.tar")]),
         }

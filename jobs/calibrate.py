@@ -1,0 +1,214 @@
+"""Find thresholds for the class maps of a labelled sample, with true masks or without, and write them to a file.
+
+    python -m jobs.calibrate --labels OUT --truth truth/ --out calibration.json   # fitted, a threshold a class
+    python -m jobs.calibrate --labels OUT --out calibration.json                  # by a rule, without truth
+
+The run must have been made with --maps.keep-maps. jobs.label and jobs.remask take the file with --calibration, for
+the same model, views and evidence only. Exit code 0: written; 2: the command or its inputs are wrong.
+"""
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jobs.cluster import use_endpoint
+from jobs.console import EXIT_OK, parse, run_job
+from pipeline.calibration import Calibration, describe_maps, encode_calibration
+from pipeline.errors import LabellingError
+from pipeline.evaluation import open_truth
+from pipeline.kept_maps import KeptRun, open_kept_run
+from pipeline.map_samples import MapSample, read_samples, spread
+from pipeline.storage import put_atomic
+from pipeline.threshold_choice import choose_threshold, count_values, find_band
+from pipeline.threshold_fit import PixelTable, fit_by_class, fit_common, make_table, score_thresholds, to_scales
+
+MIN_FITTED = 10
+"""Images below which a fit says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateJob:
+    """Find thresholds for the class maps of a labelled sample, with true masks or without."""
+
+    labels: str
+    """Output folder or URI of jobs.label, labelled with --maps.keep-maps."""
+    out: str
+    """File or URI to write."""
+    truth: str | None = None
+    """Folder, URI or tar of true masks, as for jobs.evaluate. Default: none, and a rule that needs none."""
+    fit_share: float = 0.5
+    """With truth: share of its images that thresholds are fitted on; the others only judge them."""
+    by_class: bool = True
+    """With truth: a threshold for each class, and not just one for all."""
+    min_stability: float = 1.0
+    """Leave pixels open (255) in the widest band of thresholds around the one found, within which the mask keeps this
+    share of its area. 1: no band."""
+    max_images: int = 20_000
+    """Without truth: at most about so many images, spread over all manifests; 60 kB of memory each. With truth all
+    images that have it are looked at."""
+    rng_seed: int = 0
+    """Decides which images are fitted on."""
+    num_threads: int = 4
+    """Manifests that are read at the same time."""
+    endpoint_url: str | None = None
+    """Address of an S3-compatible store. Default: AWS_ENDPOINT_URL, else AWS. Credentials come from the usual chain."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fit_share <= 1:
+            raise ValueError(f"need 0 < --fit-share <= 1, got {self.fit_share}")
+        if not 0 < self.min_stability <= 1:
+            raise ValueError(f"need 0 < --min-stability <= 1, got {self.min_stability}")
+        if self.max_images < 1 or self.num_threads < 1:
+            raise ValueError(f"need --max-images and --num-threads >= 1, got {self.max_images} and {self.num_threads}")
+
+
+class Found(NamedTuple):
+    """One threshold for scaled maps, and how it was found."""
+
+    threshold: float
+    class_scales: tuple[float, ...] | None
+    method: str
+    figures: dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, `sys.argv` if None, and return its exit code."""
+    return run_job(lambda: calibrate(parse(CalibrateJob, __doc__, arguments)))
+
+
+def calibrate(job: CalibrateJob) -> int:
+    """Calibrate as the job says and return the exit code."""
+    use_endpoint(job.endpoint_url)
+    kept = open_kept_run(job.labels)
+    if not kept.config.maps.has_background:
+        raise LabellingError(
+            f"'{job.labels}' was made with has_background False, where thresholds decide nothing; calibrate a run with "
+            "background, jobs.remask makes one of it"
+        )
+    samples = sample_run(job, kept)
+    found = choose(samples) if job.truth is None else fit(job, kept, samples)
+    band = (found.threshold, found.threshold)
+    if job.min_stability < 1:
+        histograms = [count_values(sample, found.class_scales) for sample in samples]
+        band = find_band(histograms, found.threshold, job.min_stability)
+    calibration = Calibration(
+        background_threshold=band[0],
+        foreground_threshold=band[1],
+        class_scales=found.class_scales,
+        maps=describe_maps(kept.model_digest, kept.vocabulary.classes, kept.config),
+        method=found.method + (f"; band of stability {job.min_stability:g}" if job.min_stability < 1 else ""),
+        uses_truth=job.truth is not None,
+        figures=found.figures,
+    )
+    put_atomic(job.out, encode_calibration(calibration))
+    _print_calibration(calibration, kept.vocabulary.classes)
+    print(f"written to {job.out}; use it with --calibration {job.out}")
+    return EXIT_OK
+
+
+def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
+    """Sample the images of a run.
+
+    Raises:
+        LabellingError: There are none.
+    """
+    find_truth = None if job.truth is None else open_truth(job.truth)
+    uris = [manifest.uri for manifest in kept.source.manifests]
+    most = sys.maxsize
+    if find_truth is None:
+        uris = spread(uris, job.max_images)
+        most = -(-job.max_images // len(uris))
+    samples: list[MapSample] = []
+    with ThreadPoolExecutor(job.num_threads) as threads:
+        read = threads.map(lambda uri: read_samples(uri, find_truth, len(kept.vocabulary.classes), most), uris)
+        for number, found in enumerate(read, start=1):
+            samples += found
+            print(f"{number}/{len(uris)} manifests, {len(samples)} images", file=sys.stderr, flush=True)
+    if not samples:
+        lack = "labelled image" if job.truth is None else f"labelled image with a true mask in '{job.truth}'"
+        raise LabellingError(f"'{job.labels}' has no {lack}; nothing can be calibrated on it")
+    return samples
+
+
+def choose(samples: Sequence[MapSample]) -> Found:
+    """Choose a threshold without truth.
+
+    Raises:
+        LabellingError: The maps say nothing.
+    """
+    threshold = choose_threshold(count_values(sample) for sample in samples)
+    if threshold is None:
+        raise LabellingError(f"the class maps of all {len(samples)} images are constant; look at the model")
+    return Found(
+        threshold, None, "mean of Otsu's thresholds of the images, no truth used", {"num_images": len(samples)}
+    )
+
+
+def fit(job: CalibrateJob, kept: KeptRun, samples: Sequence[MapSample]) -> Found:
+    """Fit thresholds on a part of the images, and print and keep how good they are there and on the others.
+
+    Raises:
+        LabellingError: There are too few images.
+    """
+    num_classes = len(kept.vocabulary.classes)
+    order = np.random.default_rng(job.rng_seed).permutation(len(samples))
+    num_fitted = round(job.fit_share * len(samples))
+    if num_fitted < MIN_FITTED:
+        raise LabellingError(
+            f"{num_fitted} images to fit thresholds on are too few, {MIN_FITTED} are needed; give more true masks or a "
+            "higher --fit-share"
+        )
+    fitted, held_out = (
+        make_table([samples[place] for place in places], num_classes) for places in np.split(order, [num_fitted])
+    )
+    common = fit_common(fitted)
+    chosen = fit_by_class(fitted, common) if job.by_class else common
+    tried = {"one threshold, fitted": common} | ({"a threshold a class, fitted": chosen} if job.by_class else {})
+    figures: dict[str, Any] = {
+        "num_fitted": num_fitted,
+        "num_held_out": len(samples) - num_fitted,
+        "rng_seed": job.rng_seed,
+    }
+    figures |= {"mean_iou": _print_scores(fitted, held_out, tried, by_class=job.by_class)}
+    threshold, scales = to_scales(chosen)
+    return Found(threshold, scales, "fitted to true masks by mean IoU", figures)
+
+
+def _print_scores(
+    fitted: PixelTable, held_out: PixelTable, tried: dict[str, np.ndarray], *, by_class: bool
+) -> dict[str, dict[str, float]]:
+    """Print mean IoU on both parts; with oracles, which saw the truth of the part that judges."""
+    tried = {"0.4 for all, the default": np.full(fitted.num_classes, 0.4), **tried}
+    if len(held_out.truth):
+        oracle = fit_common(held_out)
+        tried["one threshold, oracle of the held-out"] = oracle
+        if by_class:
+            tried["a threshold a class, oracle of the held-out"] = fit_by_class(held_out, oracle)
+    scores = {}
+    print(f"{'mIoU in %, sampled pixels':46s}{'fitted':>10s}{'held out':>10s}")
+    for name, thresholds in tried.items():
+        scores[name] = {"fitted": score_thresholds(fitted, thresholds)}
+        shown = f"{name:46s}{scores[name]['fitted'] * 100:10.2f}"
+        if len(held_out.truth):
+            scores[name]["held_out"] = score_thresholds(held_out, thresholds)
+            shown += f"{scores[name]['held_out'] * 100:10.2f}"
+        print(shown, flush=True)
+    return scores
+
+
+def _print_calibration(calibration: Calibration, classes: Sequence[str]) -> None:
+    low, high = calibration.background_threshold, calibration.foreground_threshold
+    print(f"{calibration.method}: background up to {low:g}, classes above {high:g}")
+    if calibration.class_scales is not None:
+        own = ", ".join(
+            f"{name} {high / scale:.3f}" for name, scale in zip(classes, calibration.class_scales, strict=True)
+        )
+        print(f"on their own maps, classes above: {own}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""`python -m jobs.remask` as a user runs it, on a real local Ray."""
+
+import numpy as np
+import pytest
+
+from jobs.remask import main
+from jobs.verify import main as verify
+from pipeline.config import LabelConfig, MapConfig
+from pipeline.kept_maps import open_kept_run
+from pipeline.label import label_run
+from pipeline.label_actor import LabelOptions
+from pipeline.manifests import open_manifest
+from pipeline.remask import open_remask
+from pipeline.shards import list_shards
+from tests.factories import make_labelled_row, make_rejected_row, make_run, make_tar
+from tests.fakes import SerialEngine
+
+pytestmark = pytest.mark.ray
+
+
+def test_remask_job_gives_the_bytes_of_the_steps_without_ray_and_goes_on(local_ray, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    rows = {}
+    for number in range(3):
+        keys = [f"{number}/photo{i}" for i in range(5)]
+        path = make_tar(tmp_path / "inputs" / f"{number:05d}.tar", {key: {"jpg": b"x"} for key in keys})
+        (shard,) = list_shards([str(path)])
+        kept = [make_labelled_row(key, np.zeros((40, 30)), [1, 2], rng.random((2, 4, 3))) for key in keys[1:]]
+        rows[shard] = [make_rejected_row(keys[0]), *kept]
+    make_run(str(tmp_path / "kept"), ["cat", "dog"], rows, LabelConfig(maps=MapConfig(keep_maps=True)))
+
+    flags = ["--labels", f"{tmp_path}/kept", "--out", f"{tmp_path}/out", "--maps.foreground-threshold", "0.6"]
+    assert main([*flags, "--limit", "1"]) == 0
+    assert [path.name for path in (tmp_path / "out" / "labels").iterdir()] == ["00000.parquet"]
+    assert main(flags) == 0
+    assert "labelled 8 and rejected 2 of 10 images" in capsys.readouterr().out
+    assert verify(["--out", f"{tmp_path}/out"]) == 0
+
+    source = open_kept_run(f"{tmp_path}/kept")
+    maps = MapConfig(keep_maps=True, foreground_threshold=0.6)
+    label_run(open_remask(f"{tmp_path}/serial", source, maps), LabelOptions(), engine=SerialEngine())
+    for number in range(3):
+        name = f"labels/{number:05d}.parquet"
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "serial" / name).read_bytes()
+    assert any(row["ignore_fraction"] for row in open_manifest(f"{tmp_path}/out/labels/00000.parquet").iterate_rows())
+
+    # What one manifest lacks fails that shard, and the job says so.
+    maps_gone = dict(list(rows.items())[:1])
+    maps_gone[next(iter(maps_gone))] = [make_labelled_row("0/photo0", np.zeros((4, 4)), [1])]
+    make_run(str(tmp_path / "bare"), ["cat", "dog"], maps_gone, LabelConfig(maps=MapConfig(keep_maps=True)))
+    assert main(["--labels", f"{tmp_path}/bare", "--out", f"{tmp_path}/none"]) == 1
+    assert "row '0/photo0' has no class maps" in capsys.readouterr().err
