@@ -140,7 +140,7 @@ def test_dry_run_prints_what_remains_and_writes_nothing(run_label, tmp_path):
 def test_other_settings_under_the_same_output_are_refused_with_the_difference(run_label, labelled):
     out, _ = labelled
     printed = run_label(out, "--maps.foreground-threshold", "0.9", check=2)
-    assert "config.maps.foreground_threshold was 0.4, is 0.9" in printed
+    assert "config.maps.foreground_threshold was 0.6, is 0.9" in printed
 
 
 @pytest.fixture
