@@ -23,7 +23,7 @@ from pipeline.evaluation import open_truth
 from pipeline.kept_maps import KeptRun, open_kept_run
 from pipeline.map_samples import MapSample, read_samples, spread
 from pipeline.storage import put_atomic
-from pipeline.threshold_choice import choose_threshold, count_values, find_band
+from pipeline.threshold_choice import NUM_DEVIATIONS, choose_threshold, count_values, find_band
 from pipeline.threshold_fit import PixelTable, fit_by_class, fit_common, make_table, score_thresholds, to_scales
 
 MIN_FITTED = 10
@@ -144,7 +144,10 @@ def choose(samples: Sequence[MapSample]) -> Found:
     if threshold is None:
         raise LabellingError(f"the class maps of all {len(samples)} images are constant; look at the model")
     return Found(
-        threshold, None, "mean of Otsu's thresholds of the images, no truth used", {"num_images": len(samples)}
+        threshold,
+        None,
+        f"by a rule without truth: mean plus {NUM_DEVIATIONS} standard deviations of the best map, over the images",
+        {"num_images": len(samples)},
     )
 
 
