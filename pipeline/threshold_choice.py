@@ -28,7 +28,7 @@ def count_values(sample: MapSample, class_scales: Sequence[float] | None = None)
 def compute_threshold(histogram: Int[np.ndarray, " bins"]) -> float | None:
     """Give the threshold of one image: mean of its values plus `NUM_DEVIATIONS` standard deviations.
 
-    None where all values are in one bin, and nothing can be parted.
+    It is at most the lower end of the highest bin that has values, so that something is above it. None where all values are in one bin, and nothing can be parted.
 
     >>> histogram = np.zeros(100, np.int64)
     >>> histogram[[10, 90]] = 5
@@ -41,7 +41,8 @@ def compute_threshold(histogram: Int[np.ndarray, " bins"]) -> float | None:
     shares = histogram / histogram.sum()
     mean = float((shares * centers).sum())
     deviation = float((shares * (centers - mean) ** 2).sum()) ** 0.5
-    return round(min(mean + NUM_DEVIATIONS * deviation, 1.0), 6)
+    highest = float(np.flatnonzero(histogram)[-1]) / len(histogram)
+    return round(min(mean + NUM_DEVIATIONS * deviation, highest), 6)
 
 
 def choose_threshold(histograms: Iterable[Int[np.ndarray, " bins"]]) -> float | None:
