@@ -28,7 +28,8 @@ def count_values(sample: MapSample, class_scales: Sequence[float] | None = None)
 def compute_threshold(histogram: Int[np.ndarray, " bins"]) -> float | None:
     """Give the threshold of one image: mean of its values plus `NUM_DEVIATIONS` standard deviations.
 
-    It is at most the lower end of the highest bin that has values, so that something is above it. None where all values are in one bin, and nothing can be parted.
+    It is at most the lower end of the highest bin that has values, so that something is above it. None where all values
+    are in one bin, and nothing can be parted.
 
     >>> histogram = np.zeros(100, np.int64)
     >>> histogram[[10, 90]] = 5
