@@ -13,7 +13,7 @@ import os
 import platform
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -23,7 +23,7 @@ import tyro
 from jobs.cluster import connect
 from pipeline.bundles import load_bundle
 from pipeline.commit import PartName, commit_part, encode_part
-from pipeline.config import InputConfig, LabelConfig
+from pipeline.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.label import label_run
 from pipeline.label_actor import LabelOptions
 from pipeline.labeler import ChunkLabeler
@@ -60,7 +60,7 @@ def open_benchmark_run(job: Benchmark, out: Path) -> Run:
         model_uri=job.model,
         model_digest=digest,
         vocabulary=load_vocabulary(job.vocabulary),
-        config=replace(LabelConfig(), inputs=InputConfig(max_chunk_samples=job.chunk_samples)),
+        config=LabelConfig(inputs=InputConfig(max_chunk_samples=job.chunk_samples), views=ViewConfig(num_patches=784)),
         shards=list_shards(job.shards),
     )
 

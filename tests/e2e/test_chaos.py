@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.chaos import Benchmark, Playground, judge, make_inputs, read_manifests, run_schedule
+from jobs.qualities import balanced
 from pipeline.bundles import load_bundle
-from pipeline.config import InputConfig, LabelConfig, ViewConfig
+from pipeline.config import InputConfig, ViewConfig
 from pipeline.label import label_run
 from pipeline.label_actor import LabelOptions
 from pipeline.run import open_run
@@ -47,7 +48,9 @@ def calm(inputs, tmp_path_factory):
         model_uri=model,
         model_digest=load_bundle(model)[2],
         vocabulary=load_vocabulary(str(inputs / "vocabulary.json")),
-        config=LabelConfig(inputs=InputConfig(max_chunk_samples=JOB.chunk_samples), views=ViewConfig(num_patches=16)),
+        config=replace(
+            balanced(), inputs=InputConfig(max_chunk_samples=JOB.chunk_samples), views=ViewConfig(num_patches=16)
+        ),
         shards=list_shards([f"{inputs}/photos-*.tar"]),
     )
     label_run(run, LabelOptions(gpus_per_actor=0.0), engine=SerialEngine())
