@@ -168,6 +168,7 @@ def fit(job: CalibrateJob, kept: KeptRun, samples: Sequence[MapSample]) -> Found
     fitted, held_out = (
         make_table([samples[place] for place in places], num_classes) for places in np.split(order, [num_fitted])
     )
+    before = kept.config.maps.foreground_threshold
     common = fit_common(fitted)
     chosen = fit_by_class(fitted, common) if job.by_class else common
     tried = {"one threshold, fitted": common} | ({"a threshold a class, fitted": chosen} if job.by_class else {})
@@ -176,16 +177,16 @@ def fit(job: CalibrateJob, kept: KeptRun, samples: Sequence[MapSample]) -> Found
         "num_held_out": len(samples) - num_fitted,
         "rng_seed": job.rng_seed,
     }
-    figures |= {"mean_iou": _print_scores(fitted, held_out, tried, by_class=job.by_class)}
+    figures |= {"mean_iou": _print_scores(fitted, held_out, tried, before=before, by_class=job.by_class)}
     threshold, scales = to_scales(chosen)
     return Found(threshold, scales, "fitted to true masks by mean IoU", figures)
 
 
 def _print_scores(
-    fitted: PixelTable, held_out: PixelTable, tried: dict[str, np.ndarray], *, by_class: bool
+    fitted: PixelTable, held_out: PixelTable, tried: dict[str, np.ndarray], *, before: float, by_class: bool
 ) -> dict[str, dict[str, float]]:
-    """Print mean IoU on both parts; with oracles, which saw the truth of the part that judges."""
-    tried = {"0.4 for all, the default": np.full(fitted.num_classes, 0.4), **tried}
+    """Print mean IoU on both parts, before and after; with oracles, which saw the truth of the part that judges."""
+    tried = {f"{before:g} for all, as the run was made": np.full(fitted.num_classes, before), **tried}
     if len(held_out.truth):
         oracle = fit_common(held_out)
         tried["one threshold, oracle of the held-out"] = oracle

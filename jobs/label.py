@@ -136,8 +136,13 @@ def label(job: LabelJob) -> int:
     connect(job.address, num_cpus=(os.cpu_count() or 1) + 1)
     options = _choose_options(job)
     print(f"labelling with {options.num_actors} actors of {options.gpus_per_actor:g} GPUs each")
+    return drive(run, options, assignment, grace_s=job.grace_s)
+
+
+def drive(run: Run, options: LabelOptions, assignment: Assignment, *, grace_s: float) -> int:
+    """Do what remains of a run, show it, hear signals, and return the exit code. Ray is connected."""
     try:
-        with stop_on_signals(Stop(grace_s=job.grace_s)) as stop:
+        with stop_on_signals(Stop(grace_s=grace_s)) as stop:
             summary = label_run(
                 run,
                 options,
@@ -149,7 +154,7 @@ def label(job: LabelJob) -> int:
     except ray.exceptions.RayError as error:
         print(f"error: Ray failed: {error}\nwhat is committed stays; run the same command again", file=sys.stderr)
         return EXIT_FAILED
-    return conclude(job.out, summary)
+    return conclude(run.out_uri, summary)
 
 
 def _open(job: LabelJob) -> tuple[Run, Assignment]:

@@ -8,19 +8,16 @@ command again to go on after any interruption. Exit codes are those of jobs.labe
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import ray.exceptions
-
 from jobs.cluster import connect, use_endpoint
-from jobs.console import EXIT_FAILED, EXIT_OK, leave, parse, print_config, run_job
-from jobs.label import ProgressPrinter, conclude, print_warning, stop_on_signals
+from jobs.console import EXIT_OK, leave, parse, print_config, run_job
+from jobs.label import drive, print_warning
 from pipeline.calibration import describe_maps, use_calibration
 from pipeline.config import MapConfig
 from pipeline.kept_maps import KeptRun, open_kept_run
-from pipeline.label import Assignment, Stop, label_run
+from pipeline.label import Assignment
 from pipeline.label_actor import LabelOptions
 from pipeline.remask import open_remask
 from pipeline.resume import Plan, plan_run
@@ -95,21 +92,7 @@ def remask(job: RemaskJob) -> int:
         return EXIT_OK
     connect(job.address, num_cpus=(os.cpu_count() or 1) + 1)
     # The limit held when the shards were labelled, and their rejected rows are carried over.
-    options = LabelOptions(max_rejected_fraction=1.0)
-    try:
-        with stop_on_signals(Stop(grace_s=job.grace_s)) as stop:
-            summary = label_run(
-                run,
-                options,
-                on_progress=ProgressPrinter(),
-                on_warning=print_warning,
-                stop=stop,
-                assignment=assignment,
-            )
-    except ray.exceptions.RayError as error:
-        print(f"error: Ray failed: {error}\nwhat is committed stays; run the same command again", file=sys.stderr)
-        return EXIT_FAILED
-    return conclude(job.out, summary)
+    return drive(run, LabelOptions(max_rejected_fraction=1.0), assignment, grace_s=job.grace_s)
 
 
 def _choose_maps(job: RemaskJob, kept: KeptRun) -> MapConfig:

@@ -108,8 +108,9 @@ def compute_quality(stabilities: Sequence[float | None]) -> float:
     """Compute how far to trust a mask, in [0, 1]: the stability of its least stable class.
 
     A class map that falls off steeply at its edge gives the same mask whatever the exact threshold; one that fades away
-    has no edge to be right about. A mask is as good as its worst class. Of all measures here, and of their products and
-    means, this follows the true IoU best on two unlike models (docs/measurements.md).
+    has no edge to be right about. A mask is as good as its worst class. None of the measures here, nor of
+    their products and means that were tried, follows the true IoU better on both of two unlike models
+    (docs/measurements.md).
 
     Args:
         stabilities: Of the classes that were to be drawn; None for one without any evidence, which counts as 0.
