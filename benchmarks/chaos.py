@@ -46,16 +46,13 @@ from jobs import label
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.bundles import save_bundle
+from pipeline.engine import CALLS_PER_ACTOR
 from pipeline.verify import FULL, list_run, verify_run
 
 ROOT = Path(__file__).parents[1]
 MARK = "TAGMASK_CHAOS"
 """Environment variable of every process of a cluster: only these may be killed."""
 NUM_NODES = 2
-CALLS_PER_ACTOR = 2
-"""Chunks that an actor labels at the same time (`RayEngine`)."""
-WAITING_PER_ACTOR = 4
-"""Labelled chunks an actor's node may hold until their commit task has run."""
 PROCESSES = multiprocessing.get_context("forkserver")
 POLL_S = 0.1
 
@@ -368,9 +365,8 @@ def run_schedule(
 
 def count_in_flight(outcome: Outcome) -> int:
     """Give how many chunks may have been lost in flight, at most, by what was killed."""
-    per_actor = CALLS_PER_ACTOR + WAITING_PER_ACTOR
     kills = outcome.kills
-    return per_actor * (kills["worker"] + kills["node"] + NUM_NODES * (kills["driver"] + kills["everything"]))
+    return CALLS_PER_ACTOR * (kills["worker"] + kills["node"] + NUM_NODES * (kills["driver"] + kills["everything"]))
 
 
 def read_manifests(out: Path) -> dict[str, bytes]:

@@ -28,7 +28,7 @@ PARTS_FOLDER = "parts"
 _PART_NAME = re.compile(r"(\d+)-(\d+)\.parquet")
 
 
-COMMITTABLE_SCHEMA = pa.schema(
+COMMITTED_SCHEMA = pa.schema(
     [
         ("shard_name", pa.string()),
         ("chunk_index", pa.int64()),
@@ -40,10 +40,9 @@ COMMITTABLE_SCHEMA = pa.schema(
         ("error", pa.string()),
         ("num_labelled", pa.int64()),
         ("rejected", pa.map_(pa.string(), pa.int64())),
-        ("payload", pa.large_binary()),
     ]
 )
-"""What goes from the labelling actor to the commit task: what is known of a chunk, or of the end of a shard."""
+"""What a driver hears of a chunk that is committed, or of the end of a shard."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -93,23 +92,43 @@ def commit_part(out_uri: str, shard_name: str, part: PartName, payload: bytes, f
     put_atomic(locate_part(out_uri, shard_name, part, folder), payload)
 
 
-def to_committable(fields: dict[str, Any], payload: bytes | None = None, counts: LabelCounts | None = None) -> pa.Table:
-    """Make the row that goes from the actor to the commit task."""
+def describe_row(fields: dict[str, Any], counts: LabelCounts | None = None) -> pa.Table:
+    """Make the row that goes to the driver: of a committed chunk with its counts, of a shard's end without.
+
+    Args:
+        fields: Columns of `COMMITTED_SCHEMA` that are known, among others; none: there is no row.
+        counts: Of the rows of a chunk.
+    """
     if not fields:
-        return COMMITTABLE_SCHEMA.empty_table()
+        return COMMITTED_SCHEMA.empty_table()
     counted = (
         {"num_labelled": counts.num_labelled, "rejected": list(counts.rejected_by_reason.items())} if counts else {}
     )
-    return pa.Table.from_pylist([fields | counted | {"payload": payload}], schema=COMMITTABLE_SCHEMA)
+    return pa.Table.from_pylist([fields | counted], schema=COMMITTED_SCHEMA)
 
 
-def commit_row(row: pa.Table, out_uri: str, parts_folder: str) -> pa.Table:
-    """Publish the part in a row and keep only the counts."""
-    for fields in row.to_pylist():
-        if fields["payload"] is not None:
-            part = PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"])
-            commit_part(out_uri, fields["shard_name"], part, fields["payload"], parts_folder)
-    return row.drop_columns(["payload"])
+def commit_chunk(
+    rows: pa.Table, fields: dict[str, Any], *, out_uri: str, fingerprint: str, folder: str = PARTS_FOLDER
+) -> pa.Table:
+    """Publish the rows of a chunk as its part, and keep only their counts.
+
+    Whoever made the rows calls this before it takes up anything else: rows that waited for another step would be
+    made again if something died, and how many wait is not ours to bound.
+
+    Args:
+        rows: With the schema `PART_SCHEMA`.
+        fields: What is known of the chunk: columns of `COMMITTED_SCHEMA`.
+        out_uri: Output folder of the run.
+        fingerprint: Of the run.
+        folder: Where the parts of the run are, below `out_uri`.
+
+    Returns:
+        The row of `COMMITTED_SCHEMA` that goes to the driver.
+    """
+    part = PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"])
+    payload = encode_part(rows, fingerprint, fields["shard_name"], fields["chunk_index"])
+    commit_part(out_uri, fields["shard_name"], part, payload, folder)
+    return describe_row(fields, count_rows([rows]))
 
 
 def publish_manifest(out_uri: str, shard_name: str, tables: Sequence[pa.Table], footer: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Where the steps of labelling run: Ray Data for the chunks, Ray tasks for what is done once a shard.
 
-read tasks: chunks -> labelling actors: rows -> commit tasks: parts -> driver: counts
+read tasks: chunks -> labelling actors: parts -> driver: counts
 """
 
 import math
@@ -18,7 +18,6 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from pipeline.attempts import SharedAttempts
 from pipeline.chunk_source import ChunkSource
-from pipeline.commit import commit_row
 from pipeline.kept_maps import KeptMapSource
 from pipeline.label_actor import LabelChunks, LabelOptions
 from pipeline.remask import remask_row
@@ -29,6 +28,8 @@ MAX_READ_TASKS = 5_000
 """Read tasks in one dataset: Ray's driver needs 10 ms and 4 kB for each, before the first one runs."""
 MAX_SHARDS_PER_TASK = 4
 """A lost read task is read again, so a task takes only a few shards even when there are many."""
+CALLS_PER_ACTOR = 2
+"""Chunks that a labelling actor has in hand: one is on the device while the other is decoded, encoded or committed."""
 MAX_WAITING_ROWS = 256
 """Counts of committed chunks that may wait for the driver."""
 POLL_PERIOD_S = 0.25
@@ -109,31 +110,31 @@ def _count_shards_per_task(work: Sequence[ShardWork]) -> int:
 
 
 def build_dataset(run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Dataset:
-    """Chain the steps: chunks -> rows -> parts -> counts."""
+    """Chain the steps: chunks -> parts -> counts.
+
+    An actor commits what it has labelled before it takes up the next chunk. So what is labelled again after a death is
+    at most `CALLS_PER_ACTOR` chunks an actor, however slow the store is; masks do not travel; and while one call waits
+    for the store, another is on the device.
+    """
     _set_up_context()
     chunks = ray.data.read_datasource(
         ChunkSource(work, run.config.inputs, _count_shards_per_task(work)),
         num_cpus=0.5,
         override_num_blocks=len(work),
     )
-    rows = chunks.map_batches(
+    return chunks.map_batches(
         LabelChunks,
         # Without the list of shards: Ray keeps the arguments of actors, and ships them to each.
         fn_constructor_args=(replace(run, shards=()), options, SharedAttempts()),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
-            size=options.num_actors, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
+            size=options.num_actors,
+            max_concurrent_calls_per_actor=CALLS_PER_ACTOR,
+            enable_true_multi_threading=True,
         ),
         num_cpus=options.cpus_per_actor,
         num_gpus=options.gpus_per_actor or None,
-    )
-    return rows.map_batches(
-        commit_row,
-        fn_kwargs={"out_uri": run.out_uri, "parts_folder": run.parts_folder},
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=0.25,
     )
 
 

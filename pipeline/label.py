@@ -1,6 +1,6 @@
 """The assembly: every step of labelling in order.
 
-plan -> read tasks: chunks -> labelling actors: rows -> commit tasks: parts -> driver: counts, seals
+plan -> read tasks: chunks -> labelling actors: parts -> driver: counts, seals
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The labelling actor: a row with a chunk in, a row with its part and counts out."""
+"""The labelling actor: a row with a chunk in; its part is committed; a row with its counts out."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ import torch
 from pipeline.attempts import MAX_DEATHS, Attempts
 from pipeline.bundles import load_bundle
 from pipeline.chunk_source import to_samples
-from pipeline.commit import count_rows, encode_part, to_committable
+from pipeline.commit import commit_chunk, describe_row
 from pipeline.errors import LabellingError
 from pipeline.isolation import label_isolated
 from pipeline.labeler import ChunkLabeler
@@ -106,13 +106,20 @@ class LabelChunks:
         self._labeler = self._make_labeler()
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        """Label one chunk; the end of a shard passes through."""
+        """Label one chunk and commit it; the end of a shard passes through.
+
+        Args:
+            row: One row of `chunk_source.CHUNK_SCHEMA`, or none.
+
+        Returns:
+            A row of `commit.COMMITTED_SCHEMA`, or none.
+        """
         fields: dict[str, Any] = row.drop_columns(["samples"]).to_pylist()[0] if row.num_rows else {}
         if not fields or fields["is_end"]:
-            return to_committable(fields)
+            return describe_row(fields)
         rows = self._label(f"{fields['shard_name']}/{fields['chunk_index']:06d}", to_samples(row))
-        payload = encode_part(rows, self._run.fingerprint, fields["shard_name"], fields["chunk_index"])
-        return to_committable(fields, payload, count_rows([rows]))
+        run = self._run
+        return commit_chunk(rows, fields, out_uri=run.out_uri, fingerprint=run.fingerprint, folder=run.parts_folder)
 
     def _label(self, chunk: str, samples: Sequence[Sample]) -> pa.Table:
         started_s = time.monotonic()

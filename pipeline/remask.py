@@ -15,7 +15,7 @@ import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from pipeline.commit import commit_row, count_rows, encode_part, to_committable
+from pipeline.commit import commit_chunk, describe_row
 from pipeline.config import MapConfig
 from pipeline.decode import place_on_stored_pixels
 from pipeline.errors import LabellingError, ManifestError
@@ -67,7 +67,7 @@ def remask_row(row: pa.Table, run: Run) -> pa.Table:
         run: What is made; its list of shards is not looked at.
 
     Returns:
-        A row of `commit.COMMITTABLE_SCHEMA` without its payload.
+        A row of `commit.COMMITTED_SCHEMA`, or none.
     """
     # The cores are shared among tasks by Ray, not by threads within one.
     torch.set_num_threads(1)
@@ -78,9 +78,8 @@ def remask_row(row: pa.Table, run: Run) -> pa.Table:
         except LabellingError as error:
             fields |= {"is_end": True, "error": f"shard '{fields['shard_name']}': {error}"}
         else:
-            payload = encode_part(rows, run.fingerprint, fields["shard_name"], fields["chunk_index"])
-            return commit_row(to_committable(fields, payload, count_rows([rows])), run.out_uri, run.parts_folder)
-    return commit_row(to_committable(fields), run.out_uri, run.parts_folder)
+            return commit_chunk(rows, fields, out_uri=run.out_uri, fingerprint=run.fingerprint, folder=run.parts_folder)
+    return describe_row(fields)
 
 
 def remask_rows(rows: pa.Table, run: Run) -> pa.Table:

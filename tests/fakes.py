@@ -16,7 +16,6 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.attempts import AttemptCounter
 from pipeline.chunk_source import read_rows
-from pipeline.commit import commit_row
 from pipeline.kept_maps import pair_with_manifests, read_kept_rows, require_source
 from pipeline.label_actor import LabelChunks, LabelOptions
 from pipeline.remask import remask_row
@@ -223,7 +222,7 @@ class SerialEngine:
     def _commit_from_images(self, run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Iterator[pa.Table]:
         actor = LabelChunks(run, options, self.attempts)
         for row in read_rows(work, run.config.inputs):
-            yield commit_row(actor(row), run.out_uri, run.parts_folder)
+            yield actor(row)
 
     def submit(self, function: Callable[..., str], **arguments: Any) -> "Future[str]":
         """Call the function now."""
