@@ -29,7 +29,7 @@ from pipeline.config import InputConfig
 from pipeline.decode import DecodedImage, decode_image
 from pipeline.evaluation import EvaluationCounts, count_best, decode_truth, make_empty_counts, open_truth, score_curve
 from pipeline.shards import Chunk, list_shards, read_chunks
-from pipeline.training_loop import normalise
+from pipeline.training_step import normalise
 from pipeline.views import choose_grid, resize_rgb
 from pipeline.vocabulary import Vocabulary, load_vocabulary
 

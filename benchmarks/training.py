@@ -3,10 +3,11 @@
     python -m benchmarks.training --shards 'train-{00000..00003}.tar' --vocabulary vocabulary.json
 
 The plain loop is the ceiling: same network, loss and optimiser, uint8 images that are there already, no decoding, no
-Ray, all cores. Then `pipeline.training` itself trains over the shards with each number of workers: reading, decoding
-and RandAugment run on the same machine, so on a few cores they cost what they cost. What they cost is measured apart,
-in CPU time, and gives the ratio that is left for a trainer without any overhead. The CPU time of the processes, by
-what they do, says where the rest goes.
+Ray, all cores. In turns with it runs the step that `jobs.train` takes, over the same tensors: what checks, weights,
+erasing and the norm of the gradient cost. Then `pipeline.training` itself trains over the shards with each number of
+workers: reading, decoding and RandAugment run on the same machine, so on a few cores they cost what they cost. What
+they cost is measured apart, in CPU time, and gives the ratio that is left for a trainer without any overhead. The CPU
+time of the processes, by what they do, says where the rest goes.
 
     python -m benchmarks.training --shards ... --vocabulary ... --gpu --batch-size 256 --num-workers 1
 
@@ -14,6 +15,7 @@ With `--gpu` the plain loop and the workers compute in bf16 on GPUs, and both ar
 peak: operations counted by PyTorch's FlopCounterMode, the peak measured by large bf16 products in the same run.
 """
 
+import copy
 import os
 import platform
 import sys
@@ -21,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.losses import compute_loss
 from models.mctformer import Variant
 from pipeline.augmentation import augment_samples
+from pipeline.batch_feeder import TrainingBatch
 from pipeline.config import InputConfig
 from pipeline.epoch_order import group_shards, list_pieces
 from pipeline.shards import list_shards
@@ -40,10 +44,10 @@ from pipeline.training import fit, survey_run
 from pipeline.training_config import AugmentConfig, ModelConfig, OptimizerConfig, TrainConfig, WorkerConfig
 from pipeline.training_data import DECODE_BATCH, read_piece
 from pipeline.training_log import read_records
-from pipeline.training_loop import normalise
 from pipeline.training_model import InitialModel, build_initial_model
 from pipeline.training_run import open_training
-from pipeline.training_schedule import make_optimizer, set_learning_rate
+from pipeline.training_schedule import choose_tag_loss, make_optimizer, set_learning_rate
+from pipeline.training_step import TrainingStep, normalise
 from pipeline.training_survey import survey_shards
 from pipeline.vocabulary import Vocabulary, load_vocabulary
 
@@ -56,6 +60,7 @@ PEAK_SIDE = 8192
 """Of the matrices whose product shows the peak of a GPU."""
 PEAK_REPEATS = 30
 WATCH_PERIOD_S = 2.0
+LEARNING_RATE = 1e-4
 KINDS = {
     "RayTrainWorker": "training",
     "augment_batch": "decoding and varying",
@@ -78,7 +83,7 @@ class Benchmark:
     backbone: str = "vit_tiny_patch16_224"
     """timm name; its weights are random."""
     num_plain_steps: int = 20
-    """Steps of the plain loop."""
+    """Steps of the plain loop, and of the step of `jobs.train` beside it."""
     num_workers: tuple[int, ...] = (1, 2)
     """Numbers of workers to try."""
     plain_augment: bool = False
@@ -188,26 +193,60 @@ def count_operations(job: Benchmark, initial: InitialModel) -> float:
     return counter.get_total_flops() / len(images)
 
 
-def time_plain_loop(job: Benchmark, config: TrainConfig, initial: InitialModel) -> float:
-    """Give the images per second of a plain loop over tensors in memory."""
-    network = initial.network.train().to(job.device)
+def make_plain_step(job: Benchmark, config: TrainConfig, initial: InitialModel) -> Callable[[], object]:
+    """Give a step of a plain loop over one batch in memory: what there is to compute, and nothing else."""
+    network = copy.deepcopy(initial.network).train().to(job.device)
     optimizer = make_optimizer(network, config.optimizer)
-    set_learning_rate(optimizer, 1e-4)
-    images = torch.randint(0, 255, (job.batch_size, 3, job.image_size, job.image_size), dtype=torch.uint8)
-    labels = (torch.rand(job.batch_size, network.config.num_classes) < 0.3).to(job.device)
-    images = images.to(job.device)
-    num_warm_up = max(2, round(WARM_UP_SHARE * job.num_plain_steps))
-    for step in range(job.num_plain_steps):
-        if step == num_warm_up:
-            _synchronize(job)
-            started_s = time.monotonic()
+    set_learning_rate(optimizer, LEARNING_RATE)
+    images, labels = (values.to(job.device) for values in make_tensors(job, network.config.num_classes))
+
+    def take() -> None:
         with torch.autocast(job.device, torch.bfloat16, enabled=job.gpu):
             output = network(normalise(images, initial.input_mean, initial.input_std))
         optimizer.zero_grad(set_to_none=True)
         compute_loss(output, labels, Variant.V2).total.backward()
         optimizer.step()
-    _synchronize(job)
-    return job.batch_size * (job.num_plain_steps - num_warm_up) / (time.monotonic() - started_s)
+
+    return take
+
+
+def make_training_step(job: Benchmark, config: TrainConfig, initial: InitialModel) -> Callable[[], object]:
+    """Give the step of `jobs.train` over one batch in memory: with weights, erasing, norm of the gradient, checks."""
+    step = TrainingStep(
+        copy.deepcopy(initial.network),
+        config,
+        input_mean=initial.input_mean,
+        input_std=initial.input_std,
+        device=torch.device(job.device),
+    )
+    set_learning_rate(step.optimizer, LEARNING_RATE)
+    images, labels = make_tensors(job, initial.network.config.num_classes)
+    if job.gpu:
+        images = images.pin_memory()
+    batch = TrainingBatch(tuple(map(str, range(job.batch_size))), images, labels, torch.ones(job.batch_size))
+    score_tags = choose_tag_loss(config.loss, torch.ones(labels.shape[1]), epoch=0)
+    return lambda: step.take(batch, score_tags, None)
+
+
+def make_tensors(job: Benchmark, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make a batch: uint8 images and boolean labels."""
+    images = torch.randint(0, 255, (job.batch_size, 3, job.image_size, job.image_size), dtype=torch.uint8)
+    return images, torch.rand(job.batch_size, num_classes) < 0.3
+
+
+def time_steps(job: Benchmark, steps: Sequence[Callable[[], object]]) -> list[float]:
+    """Give the images per second of several kinds of steps, taken in turns: what disturbs one disturbs all."""
+    seconds = [0.0 for _ in steps]
+    num_warm_up = max(2, round(WARM_UP_SHARE * job.num_plain_steps))
+    for number in range(job.num_plain_steps):
+        for index, take in enumerate(steps):
+            _synchronize(job)
+            started_s = time.monotonic()
+            take()
+            _synchronize(job)
+            if number >= num_warm_up:
+                seconds[index] += time.monotonic() - started_s
+    return [job.batch_size * (job.num_plain_steps - num_warm_up) / one for one in seconds]
 
 
 def _synchronize(job: Benchmark) -> None:
@@ -280,21 +319,25 @@ def main() -> None:
     def describe_share(speed: float) -> str:
         return f"  {speed * num_operations / peak:.1%} of the peak" if peak else ""
 
-    plain = time_plain_loop(job, config, initial)
-    print(
-        f"{'plain loop, tensors in memory':<34} {plain:>7.2f} images/s  ratio 1.00{describe_share(plain)}", flush=True
-    )
+    makers = {
+        "plain loop, tensors in memory": make_plain_step,
+        "step of jobs.train, tensors in memory": make_training_step,
+    }
+    speeds = time_steps(job, [make(job, config, initial) for make in makers.values()])
+    plain = speeds[0]
+    for name, speed in zip(makers, speeds, strict=True):
+        print(f"{name:<38} {speed:>7.2f} images/s  ratio {speed / plain:.2f}{describe_share(speed)}", flush=True)
     cost_s = measure_data_cost(job, config, vocabulary)
     print(f"reading, decoding and varying: {1000 * cost_s:.1f} ms of one core an image", flush=True)
     if not job.gpu:
         ceiling = 1 / (1 + cost_s * plain / (os.cpu_count() or 1))
-        print(f"{'the same cores decode too':<34} {plain * ceiling:>7.2f} images/s  ratio {ceiling:.2f}  (computed)")
+        print(f"{'the same cores decode too':<38} {plain * ceiling:>7.2f} images/s  ratio {ceiling:.2f}  (computed)")
     for num_workers in job.num_workers:
         watch = CpuWatch()
         speed, waiting = time_training(job, config, vocabulary, num_workers, watch)
         name = f"jobs.train, {num_workers} worker" + "s" * (num_workers > 1) + ", compiled" * job.compile
         share = describe_share(speed / num_workers)
-        print(f"{name:<34} {speed:>7.2f} images/s  ratio {speed / plain:.2f}  waiting {waiting:.1%}{share}")
+        print(f"{name:<38} {speed:>7.2f} images/s  ratio {speed / plain:.2f}  waiting {waiting:.1%}{share}")
         total = max(watch.seconds.total(), 1e-9)
         kinds = ", ".join(f"{kind} {seconds / total:.1%}" for kind, seconds in watch.seconds.most_common())
         print(f"    CPU time: {kinds}", flush=True)

@@ -1,14 +1,13 @@
 """What each training worker runs: steps over its share of the images, validation, checkpoints.
 
-take a batch -> normalise and erase -> forward -> weighted loss -> backward -> agree with all workers -> step
+take a batch -> step -> record -> checkpoint; at the end of an epoch: validation -> record -> checkpoint
 """
 
-import math
 import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -16,16 +15,13 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
-from jaxtyping import Float, UInt8
 from ray.actor import ActorHandle
-from timm.data.random_erasing import RandomErasing
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
-from models.losses import ScoreTags, SeedTerm, balance_classes, compute_loss
-from models.mctformer import MCTformer, MCTformerConfig, MCTformerOutput, Variant
+from models.losses import balance_classes
+from models.mctformer import MCTformer, MCTformerConfig
 from pipeline.batch_feeder import TrainingBatch
-from pipeline.training_config import Precision, TrainConfig, WorkerConfig
+from pipeline.training_config import TrainConfig, WorkerConfig
 from pipeline.training_events import EpochRecord, NonFiniteLoss, Resumed, compute_score
 from pipeline.training_feed import SampleSet, TrainingFeed, is_validation_due
 from pipeline.training_meter import StepMeter
@@ -34,12 +30,11 @@ from pipeline.training_schedule import (
     choose_seed_term,
     choose_tag_loss,
     compute_learning_rate,
-    make_optimizer,
     set_learning_rate,
-    update_average,
 )
 from pipeline.training_seeds import derive_seed
 from pipeline.training_state import Progress, TrainingState, load_state, write_state
+from pipeline.training_step import Fault, TrainingStep
 from pipeline.training_validation import ValidationScores, merge_scores
 from pipeline.vocabulary import Vocabulary
 
@@ -69,24 +64,6 @@ class LoopSettings:
     """Sends an event to the driver."""
 
 
-class StepResult(NamedTuple):
-    """What a step came to, over all workers."""
-
-    losses: dict[str, float]
-    num_images: float
-    grad_norm: float
-    is_finite: bool
-
-
-def normalise(
-    images: UInt8[Tensor, "b 3 h w"], mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> Float[Tensor, "b 3 h w"]:
-    """Scale pixels to [0, 1], then to the mean and spread that the network expects."""
-    offset = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    spread = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
-    return (images.float() / 255 - offset) / spread
-
-
 def train_on_worker(loop_config: dict[str, LoopSettings]) -> None:
     """Train until the last epoch is done; Ray Train runs this on every worker.
 
@@ -101,7 +78,7 @@ def train_on_worker(loop_config: dict[str, LoopSettings]) -> None:
 
 
 class TrainingWorker:
-    """Network, optimiser and data of one worker."""
+    """The steps and the data of one worker."""
 
     def __init__(self, settings: LoopSettings) -> None:
         """Build the network with its initial weights on this worker's device."""
@@ -112,16 +89,16 @@ class TrainingWorker:
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
-        self.network = MCTformer(settings.network)
-        self.network.load_state_dict(ray.get(settings.initial_state))
-        self.parallel: Any = ray.train.torch.prepare_model(self.network)
-        if settings.workers.compile:
-            self.parallel = torch.compile(self.parallel)
-        self.average = self._make_average()
-        self.optimizer = make_optimizer(self.network, self.config.optimizer)
-        self.erase = RandomErasing(self.config.augment.random_erasing, mode="pixel", device=self.device)
-        self.use_bf16 = self.config.precision == Precision.BF16 or (
-            self.config.precision == Precision.AUTO and self.device.type == "cuda"
+        network = MCTformer(settings.network)
+        network.load_state_dict(ray.get(settings.initial_state))
+        self.step = TrainingStep(
+            network,
+            self.config,
+            input_mean=settings.input_mean,
+            input_std=settings.input_std,
+            device=self.device,
+            wrap=self._wrap,
+            num_workers=self.num_workers,
         )
         counts = torch.tensor(settings.images_per_class, dtype=torch.float32)
         self.class_weights = balance_classes(counts, self.config.loss.class_balance)
@@ -143,11 +120,11 @@ class TrainingWorker:
         if checkpoint is None:
             return
         state = load_state(checkpoint, self.device)
-        self.network.load_state_dict(state.network)
-        if self.average is not None and state.average is not None:
-            self.average.module.load_state_dict(state.average)
-            self.average.n_averaged.fill_(state.num_averaged)
-        self.optimizer.load_state_dict(state.optimizer)
+        self.step.network.load_state_dict(state.network)
+        if self.step.average is not None and state.average is not None:
+            self.step.average.module.load_state_dict(state.average)
+            self.step.average.n_averaged.fill_(state.num_averaged)
+        self.step.optimizer.load_state_dict(state.optimizer)
         progress = self.progress = state.progress
         step, is_divided_anew = progress.next_step, len(progress.plan.shares) != self.num_workers
         if is_divided_anew:
@@ -175,19 +152,19 @@ class TrainingWorker:
         """Take the steps that are left of an epoch; False if the loss is no longer a number."""
         progress, workers = self.progress, self.settings.workers
         plan = progress.plan
-        self.parallel.train()
         score_tags = choose_tag_loss(self.config.loss, self.class_weights, plan.epoch)
         meter = StepMeter(progress, self.feed, self.num_samples)
         while progress.next_step < plan.num_steps:
             step = progress.next_step
             position = plan.epoch + plan.count_seen(step) / self.num_samples
             learning_rate = compute_learning_rate(position, self.config.optimizer)
-            set_learning_rate(self.optimizer, learning_rate)
+            set_learning_rate(self.step.optimizer, learning_rate)
             # The random seed names the place in the epoch: a step has the same one however often the epoch was divided.
             set_rng_seed(derive_seed(self.config.rng_seed, plan.epoch, f"step/{plan.count_seen(step)}/{self.rank}"))
             batch = self.feed.take()
-            result = self.take_step(batch, score_tags, choose_seed_term(self.config.loss, position))
-            if not result.is_finite:
+            result = self.step.take(batch, score_tags, choose_seed_term(self.config.loss, position))
+            if result.fault is not None:
+                self.tell_non_finite(result.fault, batch)
                 return False
             progress.epoch_means.add(result.losses, result.num_images, result.grad_norm)
             progress.recent_means.add(result.losses, result.num_images, result.grad_norm)
@@ -201,51 +178,6 @@ class TrainingWorker:
                 self.save()
         return True
 
-    def take_step(self, batch: TrainingBatch, score_tags: ScoreTags, seed_term: SeedTerm | None) -> StepResult:
-        """Update the weights with a batch, unless its loss is no number."""
-        num_images = self.add_up(batch.weights.sum().view(1)).item()
-        self.optimizer.zero_grad(set_to_none=True)
-        num_passes = min(self.config.optimizer.accumulation, len(batch.weights))
-        sums: dict[str, Tensor] = {}
-        for number, places in enumerate(torch.arange(len(batch.weights)).tensor_split(num_passes)):
-            weights = batch.weights[places].to(self.device)
-            images = batch.images[places].to(self.device, non_blocking=True)
-            images = self.erase(normalise(images, self.settings.input_mean, self.settings.input_std))
-            with self._sync_if(number == num_passes - 1):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_bf16):
-                    output = self.parallel(images)
-                parts = compute_loss(
-                    output,
-                    batch.image_labels[places].to(self.device),
-                    Variant(self.config.model.variant),
-                    contrast_weight=self.config.model.contrast_weight,
-                    seed_term=seed_term,
-                    sample_weights=weights,
-                    score_tags=score_tags,
-                )
-                # DistributedDataParallel averages over workers. This makes it the mean over images: workers may
-                # have unequal numbers of them, as some cannot be decoded.
-                share = weights.sum() / max(num_images, 1.0)
-                (parts.total * share * self.num_workers).backward()
-            for name, value in parts._asdict().items():
-                if value is not None:
-                    sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach().float() * share
-        own = torch.stack(list(sums.values()))
-        losses = dict(zip(sums, self.add_up(own.clone()).tolist(), strict=True))
-        if not all(math.isfinite(value) for value in losses.values()):
-            self.tell_non_finite(batch if not own.isfinite().all() else None)
-            return StepResult(losses, num_images, math.nan, is_finite=False)
-        limit = self.config.optimizer.clip_norm
-        grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), math.inf if limit is None else limit)
-        if not grad_norm.isfinite():
-            # All workers have the same gradient: it cannot be said whose images it comes from.
-            self.tell_non_finite(batch, is_gradient=True)
-            return StepResult(losses, num_images, math.nan, is_finite=False)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.network)
-        return StepResult(losses, num_images, grad_norm.item(), is_finite=True)
-
     def finish_epoch(self) -> None:
         """Validate if it is due, write the record of the epoch, and a checkpoint."""
         progress = self.progress
@@ -258,7 +190,7 @@ class TrainingWorker:
             kind="epoch",
             epoch=epoch + 1,
             losses=progress.epoch_means.losses,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self.step.optimizer.param_groups[0]["lr"],
             grad_norm=progress.epoch_means.mean_grad_norm,
             num_images=num_images,
             num_dropped=self.num_samples - num_images,
@@ -277,19 +209,12 @@ class TrainingWorker:
         self.save()
         self.post(record)
 
-    @torch.inference_mode()
     def validate(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Rank every validation image once, over all workers; metrics of the class scores and of the patch scores."""
-        # The bare network: workers have unequal numbers of batches, so they must not wait for each other.
-        network: nn.Module = self.average.module if self.average is not None else self.network
-        network.eval()
         scores = ValidationScores(self.config.model)
         for _ in self.feed.list_validation_sizes():
             batch = self.feed.take()
-            images = batch.images.to(self.device, non_blocking=True)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_bf16):
-                output: MCTformerOutput = network(normalise(images, self.settings.input_mean, self.settings.input_std))
-            scores.add(output, batch)
+            scores.add(self.step.predict(batch.images), batch)
         everywhere = merge_scores(self.gather([scores]))
         return everywhere.describe(tuple(self.settings.vocabulary.classes))
 
@@ -303,11 +228,12 @@ class TrainingWorker:
         if self.rank > 0:
             ray.train.report(report, checkpoint_dir_name=name)
             return
+        average = self.step.average
         state = TrainingState(
-            network=self.network.state_dict(),
-            average=None if self.average is None else self.average.module.state_dict(),
-            num_averaged=0 if self.average is None else int(self.average.n_averaged),
-            optimizer=self.optimizer.state_dict(),
+            network=self.step.network.state_dict(),
+            average=None if average is None else average.module.state_dict(),
+            num_averaged=0 if average is None else int(average.n_averaged),
+            optimizer=self.step.optimizer.state_dict(),
             progress=self.progress,
         )
         with write_state(state) as checkpoint:
@@ -318,26 +244,18 @@ class TrainingWorker:
         if self.rank == 0:
             self.settings.post(event)
 
-    def tell_non_finite(self, batch: TrainingBatch | None, *, is_gradient: bool = False) -> None:
-        """Name the images of all workers whose loss is no number; None: the batch of this worker is not to blame."""
-        keys = self.gather(list(batch.keys) if batch else [])
+    def tell_non_finite(self, fault: Fault, batch: TrainingBatch) -> None:
+        """Name the images of all workers whose loss is no number."""
+        keys = self.gather([] if fault == Fault.OTHER_LOSS else list(batch.keys))
         progress = self.progress
         self.post(
             NonFiniteLoss(
                 epoch=progress.plan.epoch + 1,
                 step=progress.next_step + 1,
                 keys=tuple(keys[:MOST_KEYS]),
-                is_gradient=is_gradient,
+                is_gradient=fault == Fault.GRADIENT,
             )
         )
-
-    def add_up(self, values: Tensor) -> Tensor:
-        """Add values up over all workers, in place."""
-        if self.num_workers > 1:
-            on_device = values.to(self.device)
-            torch.distributed.all_reduce(on_device)
-            return on_device
-        return values
 
     def gather(self, items: list[Any]) -> list[Any]:
         """Collect the items of all workers, in the order of their ranks."""
@@ -347,21 +265,9 @@ class TrainingWorker:
         torch.distributed.all_gather_object(gathered, items)
         return [item for share in gathered for item in share]
 
-    def _make_average(self) -> AveragedModel | None:
-        decay = self.config.optimizer.ema_decay
-        if not decay:
-            return None
-
-        def update(averages: Any, current: Any, num_averaged: Any) -> None:
-            update_average(list(averages), list(current), num_averaged, decay=decay)
-
-        return AveragedModel(self.network, multi_avg_fn=update)
-
-    def _sync_if(self, is_last: bool) -> Any:
-        """Let workers exchange gradients in the last pass of a step only."""
-        if is_last or self.num_workers == 1:
-            return torch.enable_grad()
-        return self.parallel.no_sync()
+    def _wrap(self, network: MCTformer) -> nn.Module:
+        module: Any = ray.train.torch.prepare_model(network)
+        return cast(nn.Module, torch.compile(module) if self.settings.workers.compile else module)
 
 
 def set_rng_seed(rng_seed: int) -> None:

@@ -15,7 +15,6 @@ from pipeline.storage import join_uri, put_atomic
 from pipeline.training import describe_failure, describe_provenance, describe_rule, find_shortage, is_finished
 from pipeline.training_config import ModelConfig, OptimizerConfig, TrainConfig, WorkerConfig
 from pipeline.training_events import NonFiniteLoss
-from pipeline.training_loop import normalise
 from pipeline.training_model import build_initial_model
 from pipeline.training_run import (
     CHECKPOINT_FOLDER,
@@ -26,6 +25,7 @@ from pipeline.training_run import (
     write_surveys,
 )
 from pipeline.training_schedule import compute_learning_rate, make_optimizer, set_learning_rate, update_average
+from pipeline.training_step import normalise
 from pipeline.training_survey import Survey
 from pipeline.vocabulary import Vocabulary
 from tests.test_training_log import make_epoch
