@@ -46,7 +46,8 @@ def list_weights(network):
 
 def assert_close(actual, expected):
     for one, other in zip(list_weights(actual), list_weights(expected), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        # AdamW's first step is as long for a small gradient as for a large one, so rounding shows: a step is 1e-2.
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-4)
 
 
 def test_step_changes_the_weights_as_a_plain_loop_does(network):
