@@ -69,6 +69,21 @@ def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(inputs, s3_folde
         puts = Counter(
             request.path.split("/run/masks/")[-1].split("/")[0] for request in network.requests if request.kind == "put"
         )
+        reads = Counter(
+            (request.kind, request.path.split("/run/")[-1].split("?")[0].rpartition("/")[0])
+            for request in network.requests
+            if request.kind in ("get", "head") and "driver.json" not in request.path
+        )
+        # A shard is read once, and looked at when it is listed, when it is opened and before it is sealed; a part is
+        # read once, when its shard is sealed. Whoever holds the model reads it, an image costs no request.
+        assert reads.pop(("get", "")) <= NUM_SHARDS + 1
+        assert reads.pop(("head", "")) <= 3 * NUM_SHARDS + 1
+        assert sum(number for (kind, place), number in reads.items() if place.startswith("masks/parts/")) == (
+            NUM_SHARDS * CHUNKS_PER_SHARD
+        )
+        others = {place for _, place in reads if not place.startswith("masks/parts/")}
+        assert others <= {"model", "masks"}
+        assert sum(number for (_, place), number in reads.items() if place in others) <= 10
         # The sign of life is written once a minute.
         assert puts.pop("driver.json") >= 1
         assert puts == {"run.json": 1, "parts": NUM_SHARDS * CHUNKS_PER_SHARD, "labels": NUM_SHARDS}

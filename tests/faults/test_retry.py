@@ -114,13 +114,16 @@ def test_retry_of_what_labelling_cannot_mend_is_refused(text):
 
 @pytest.mark.parametrize("number", range(NUM_WRITES))
 @pytest.mark.parametrize("moment", ["before_write", "after_write"])
-def test_retry_resumes_after_a_crash_at_any_write(open_small_run, finished, expected_rows, moment, number):
-    def crash(count, name):
-        if count == number:
-            raise CrashError(name)
+@pytest.mark.parametrize("fault", [CrashError, ConnectionResetError])
+def test_retry_resumes_after_a_fault_at_any_write(open_small_run, finished, expected_rows, fault, moment, number):
+    """The process dies, or the write fails, before it is done; or it is done and its reply is lost."""
 
-    setattr(FaultyStore, moment, staticmethod(crash))
-    with contextlib.suppress(CrashError):
+    def disturb(count, name):
+        if count == number:
+            raise fault(name)
+
+    setattr(FaultyStore, moment, staticmethod(disturb))
+    with contextlib.suppress(CrashError, OSError):
         label(open_small_run(OUT, check=False))
     FaultyStore.heal()
     label(open_small_run(OUT, check=False))
