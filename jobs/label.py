@@ -218,7 +218,7 @@ def _choose_options(job: LabelJob) -> LabelOptions:
             )
         fitting = math.floor(num_gpus / job.gpus_per_actor)
     else:
-        # One CPU stays free for reading and committing, or nothing would ever reach the actors.
+        # One CPU stays free for reading and sealing, or nothing would ever reach the actors.
         fitting = math.floor((resources.get("CPU", 1.0) - 1) / job.cpus_per_actor)
     return LabelOptions(
         gpus_per_actor=job.gpus_per_actor,

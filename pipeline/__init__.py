@@ -8,7 +8,7 @@
            model -> class maps, joined over views    class_mapper.py (models/ does the mathematics)
            class maps -> masks and statistics        masks.py, stats.py
            what kills or stalls an actor             attempts.py, watchdog.py, isolation.py
-      -> commit tasks: one atomic put a chunk        commit.py
+           commit: one atomic put a chunk            commit.py
       -> driver: counts, has finished shards sealed  label.py (the assembly), engine.py (Ray), ledger.py, heartbeat.py
       -> seal tasks: one atomic put a shard          seal.py
       -> labels/<shard>.parquet: the manifest        records.py (its columns)

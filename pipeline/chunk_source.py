@@ -1,7 +1,8 @@
 """The missing chunks of a plan as a Ray Dataset: one row a chunk, and one more at the end of each shard.
 
 Ray Data merges and splits blocks between stages but never splits a row, so what must stay together is
-one row. A shard that cannot be read gives an end row with the error: the other shards go on.
+one row. A shard that cannot be read gives an end row with the error: the other shards go on. If it is the store that
+failed, the row says so, and the shard is read again in the next wave.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,7 @@ CHUNK_SCHEMA = pa.schema(
         ("num_ignored_members", pa.int64()),
         ("truncated_at", pa.int64()),
         ("error", pa.string()),
+        ("is_store_error", pa.bool_()),
     ]
 )
 
@@ -93,6 +95,10 @@ def read_rows(work: Sequence[ShardWork], config: InputConfig) -> Iterator[pa.Tab
                 yield to_row(item.shard.name, piece)
         except ShardError as error:
             yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": str(error)})
+        except OSError as error:
+            # One object that a store does not give (access denied, archived) must not end the stream of all others.
+            message = f"shard '{item.shard.uri}' cannot be read: {error}"
+            yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": message, "is_store_error": True})
 
 
 def read_missing_chunks(work: ShardWork, config: InputConfig) -> Iterator[Chunk | ShardEnd]:

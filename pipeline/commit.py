@@ -4,7 +4,7 @@ Every name is a function of the chunk, every byte a function of the chunk and th
 repeated (a retry, a replay, a second driver) writes the same bytes under the same name, and what is
 there is known from one listing. The manifest is the commit of a shard: there is no marker beside it.
 
-This module and what it imports do without PyTorch: tasks that commit and seal start in a fraction of the time.
+This module and what it imports do without PyTorch: tasks that seal start in a fraction of the time.
 """
 
 import io
@@ -38,6 +38,7 @@ COMMITTED_SCHEMA = pa.schema(
         ("num_ignored_members", pa.int64()),
         ("truncated_at", pa.int64()),
         ("error", pa.string()),
+        ("is_store_error", pa.bool_()),
         ("num_labelled", pa.int64()),
         ("rejected", pa.map_(pa.string(), pa.int64())),
     ]
@@ -215,12 +216,16 @@ def read_part(out_uri: str, fingerprint: str, shard_name: str, part: PartName, f
 
     Raises:
         FileNotFoundError: It is gone.
-        ManifestError: It is not of this shard and run.
+        ManifestError: It is damaged, or not of this shard and run.
     """
     uri = locate_part(out_uri, shard_name, part, folder)
     payload = read_bytes(uri)
     footer = read_footer(payload, uri)
-    table = pq.read_table(io.BytesIO(payload), schema=PART_SCHEMA, page_checksum_verification=True)
+    try:
+        table = pq.read_table(io.BytesIO(payload), schema=PART_SCHEMA, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ManifestError(f"part '{uri}' is damaged: {reason}; delete it and run again") from error
     wanted = {
         "fingerprint": fingerprint,
         "shard": shard_name,

@@ -49,8 +49,9 @@ def label_isolated(make_labeler: Callable[[], Labeler], samples: Sequence[Sample
         errors = {place: answer for place, answer in enumerate(singles) if isinstance(answer, str)}
         if len(errors) == len(samples) > 1:
             raise LabellingError(
-                f"every one of {len(samples)} images killed its process, so the machine is at fault rather than "
-                f"the images: {errors[0]}; look at the log of the worker"
+                f"labelling fails with every one of {len(samples)} images from '{samples[0].key}' on, each alone, so "
+                f"the machine or the model is at fault rather than the images: {errors[0]}; look at the log of the "
+                "worker"
             )
         kept = [sample for place, sample in enumerate(samples) if place not in errors]
         together = child.try_label(kept)

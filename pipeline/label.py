@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,9 @@ from pipeline.storage import delete
 
 logger = logging.getLogger(__name__)
 
+SEAL_POLL_S = 0.25
+MAX_READS = 3
+"""Waves in which a shard is tried whose store does not give it."""
 MAX_IDLE_WAVES = 3
 """Waves in a row that may end without a chunk, a seal or a verdict: Ray may fail, but not for ever."""
 
@@ -144,7 +148,8 @@ def label_run(
             break
         if failure is not None:
             on_warning(f"Ray gave up on this wave, it is taken up again from what is committed: {failure}")
-        num_idle_waves = 0 if ledger.made_progress else num_idle_waves + 1
+        # Shards that cannot be read are given up after some waves, so they do not keep the run from its end.
+        num_idle_waves = 0 if ledger.made_progress or ledger.unread_shards else num_idle_waves + 1
         if num_idle_waves == MAX_IDLE_WAVES:
             names = ", ".join(item.shard.name for item in work[:5])
             raise failure or LabellingError(f"no progress on {len(work)} shards ({names}); run the same command again")
@@ -177,7 +182,11 @@ def _label_wave(
     except ray.exceptions.RayError as error:
         failure = error
     # A seal that is given up is no loss: the parts are there, and the next driver seals the shard.
-    ledger.collect_seals(timeout_s=max(0.5, stop.remaining_s) if stop.is_requested else None)
+    while ledger.has_seals and not (stop.is_requested and stop.remaining_s == 0):
+        ledger.collect_seals(timeout_s=SEAL_POLL_S)
+        on_progress(ledger.show())
+        on_pause()
+    ledger.collect_seals(timeout_s=0.0)
     on_progress(ledger.show())
     return failure
 
@@ -207,6 +216,8 @@ class _Totals:
     num_shards_left: int = 0
     failed_shards: dict[str, str] = field(default_factory=dict)
     cut_shards: dict[str, str] = field(default_factory=dict)
+    _num_reads: Counter[str] = field(default_factory=Counter)
+    """Waves in which the store did not give a shard."""
 
     def enter(self, ledger: Ledger) -> None:
         self.counts = ledger.counts
@@ -214,6 +225,10 @@ class _Totals:
         self.num_sealed += ledger.num_sealed
         self.failed_shards |= ledger.failed_shards
         self.cut_shards |= ledger.cut_shards
+        self._num_reads.update(ledger.unread_shards.keys())
+        for name, error in ledger.unread_shards.items():
+            if self._num_reads[name] >= MAX_READS:
+                self.failed_shards[name] = f"{error} (tried {MAX_READS} times)"
 
     def summarise(self, was_stopped: bool) -> LabelSummary:
         return LabelSummary(

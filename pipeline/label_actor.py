@@ -18,11 +18,17 @@ from pipeline.commit import commit_chunk, describe_row
 from pipeline.errors import LabellingError
 from pipeline.isolation import label_isolated
 from pipeline.labeler import ChunkLabeler
-from pipeline.records import Sample
+from pipeline.records import Reason, Sample
 from pipeline.run import Run
-from pipeline.watchdog import Watchdog
+from pipeline.watchdog import Watchdog, end_process
 
 logger = logging.getLogger(__name__)
+
+COMMIT_TIMEOUT_S = 1800.0
+"""A worker whose commit takes so long is ended: longer than any store's own tries (`storage.S3_OPTIONS`) may take."""
+MAX_MISSES = 2
+"""After so many chunks in a row that failed in the actor and not in a child process the actor ends itself: what it
+holds, such as the context of its GPU, is broken, and every chunk would cost the start of a child process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +110,13 @@ class LabelChunks:
         self._attempts = attempts
         self._make_labeler = partial(WatchedLabeler, run, options)
         self._labeler = self._make_labeler()
+        self._commit_watchdog = Watchdog(COMMIT_TIMEOUT_S)
+        self._num_misses = 0
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """Label one chunk and commit it; the end of a shard passes through.
+
+        A chunk with which workers die even while a child process labels it, or while it is committed, fails its shard.
 
         Args:
             row: One row of `chunk_source.CHUNK_SCHEMA`, or none.
@@ -117,24 +127,40 @@ class LabelChunks:
         fields: dict[str, Any] = row.drop_columns(["samples"]).to_pylist()[0] if row.num_rows else {}
         if not fields or fields["is_end"]:
             return describe_row(fields)
-        rows = self._label(f"{fields['shard_name']}/{fields['chunk_index']:06d}", to_samples(row))
-        run = self._run
-        return commit_chunk(rows, fields, out_uri=run.out_uri, fingerprint=run.fingerprint, folder=run.parts_folder)
-
-    def _label(self, chunk: str, samples: Sequence[Sample]) -> pa.Table:
-        started_s = time.monotonic()
+        if self._num_misses >= MAX_MISSES:
+            end_process(f"{self._num_misses} chunks in a row, which a child process labelled without trouble")
+        chunk = f"{fields['shard_name']}/{fields['chunk_index']:06d}"
         num_deaths = self._attempts.begin(chunk)
-        if num_deaths >= MAX_DEATHS:
-            logger.warning("%s: %d workers died with it, it is labelled in a child process", chunk, num_deaths)
+        if num_deaths >= 2 * MAX_DEATHS:
+            error = (
+                f"shard '{fields['shard_name']}': {num_deaths} workers died with chunk {fields['chunk_index']}, also "
+                "when a child process labelled it; look at their logs (memory?), then run the same command again"
+            )
+            return describe_row(fields | {"is_end": True, "error": error})
+        rows = self._label(chunk, to_samples(row), in_child=num_deaths >= MAX_DEATHS)
+        run = self._run
+        with self._commit_watchdog.watch(f"the commit of {chunk}"):
+            committed = commit_chunk(
+                rows, fields, out_uri=run.out_uri, fingerprint=run.fingerprint, folder=run.parts_folder
+            )
+        self._attempts.finish(chunk)
+        return committed
+
+    def _label(self, chunk: str, samples: Sequence[Sample], *, in_child: bool) -> pa.Table:
+        started_s = time.monotonic()
+        if in_child:
+            logger.warning("%s: %d workers died with it, it is labelled in a child process", chunk, MAX_DEATHS)
             rows = label_isolated(self._make_labeler, samples)
         else:
             try:
                 rows = self._labeler.label(samples)
+                self._num_misses = 0
             except Exception:
                 # One image must not hold up a shard: in a child process it is found, and becomes a rejected row.
                 logger.exception("%s: labelling failed, it is taken up again in a child process", chunk)
                 rows = label_isolated(self._make_labeler, samples)
-        self._attempts.finish(chunk)
+                if Reason.CRASHED not in rows["reason"].to_pylist():
+                    self._num_misses += 1
         logger.info("%s: labelled %d images in %.2f s", chunk, len(samples), time.monotonic() - started_s)
         return rows
 

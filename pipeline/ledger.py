@@ -57,6 +57,8 @@ class Ledger:
     num_sealed: int = 0
     failed_shards: dict[str, str] = field(default_factory=dict)
     """Error of each shard that cannot be published."""
+    unread_shards: dict[str, str] = field(default_factory=dict)
+    """Error of each shard that its store did not give; it may in the next wave."""
     cut_shards: dict[str, str] = field(default_factory=dict)
     """Of each shard that breaks off, where, and how much of it was not read."""
     _parts: dict[str, set[PartName]] = field(default_factory=dict)
@@ -75,15 +77,21 @@ class Ledger:
             self._offsets[work.shard.name] = work.num_bytes_done
 
     @property
+    def has_seals(self) -> bool:
+        """Whether shards are being sealed."""
+        return bool(self._seals)
+
+    @property
     def made_progress(self) -> bool:
         """Whether anything was committed, sealed, or found impossible."""
         return bool(self.num_chunks or self.num_sealed or self.failed_shards)
 
     def take(self, fields: dict[str, Any]) -> None:
-        """Enter one row that came back from a commit task."""
+        """Enter what became of a chunk, or how a shard ended: a row of `commit.COMMITTED_SCHEMA`."""
         name = fields["shard_name"]
         if fields["error"]:
-            self.failed_shards[name] = fields["error"]
+            errors = self.unread_shards if fields["is_store_error"] else self.failed_shards
+            errors[name] = fields["error"]
             return
         if fields["is_end"]:
             self._ends[name] = fields
@@ -170,7 +178,12 @@ class Ledger:
 
 def _describe_cut(shard: InputShard, parts: Sequence[PartName], truncated_at: int) -> str:
     num_bytes_read = parts[-1].end_offset if parts else 0
+    # Not every store tells a size.
+    where, rest = f"byte {truncated_at}", "what is behind it is not"
+    if shard.size_bytes:
+        where = f"{where} of {shard.size_bytes}"
+        rest = f"the {shard.size_bytes - num_bytes_read} bytes behind it are not"
     return (
-        f"shard '{shard.uri}' breaks off at byte {truncated_at} of {shard.size_bytes}: what is whole is labelled, "
-        f"the {shard.size_bytes - num_bytes_read} bytes behind it are not; copy it again and give it a new --out"
+        f"shard '{shard.uri}' breaks off at {where}: what is whole is labelled, {rest}; copy it again and give it a "
+        "new --out"
     )

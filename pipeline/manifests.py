@@ -70,7 +70,7 @@ def stream_manifest(uri: str) -> Iterator[Manifest]:
 
 def _parse_manifest(uri: str, source: ByteStream) -> Manifest:
     try:
-        file = pq.ParquetFile(source)
+        file = pq.ParquetFile(source, page_checksum_verification=True)
         footer = json.loads((file.schema_arrow.metadata or {})[FOOTER_KEY])
         if not isinstance(footer, dict):
             raise ValueError(f"its footer is {footer!r}")

@@ -128,11 +128,22 @@ def replace_manifest(
 ) -> None:
     """Put the rows that were labelled again into the manifest of their shard, then delete their parts.
 
-    Doing it twice changes nothing.
+    Doing it twice changes nothing. Parts that are gone because another driver of the same retry has done it meanwhile
+    are no error.
 
     Raises:
         ManifestError: The manifest or a part is not what its name promises.
     """
+    try:
+        _replace_manifest(out_uri, fingerprint, shard, parts, order)
+    except FileNotFoundError as error:
+        if not _remembers(open_manifest(locate_manifest(out_uri, shard.name)), order):
+            raise ManifestError(f"shard '{shard.name}': {error}; run the same command again") from error
+
+
+def _replace_manifest(
+    out_uri: str, fingerprint: str, shard: InputShard, parts: Sequence[PartName], order: RetryOrder
+) -> None:
     folder = f"retries/{order.id}"
     manifest = open_manifest(locate_manifest(out_uri, shard.name))
     _require_run(manifest, fingerprint, shard)

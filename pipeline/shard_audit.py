@@ -14,7 +14,7 @@ from pipeline.key_comparison import compare_keys
 from pipeline.manifests import Manifest, stream_manifest
 from pipeline.records import InputShard, ShardEnd, Status
 from pipeline.run import describe_shard
-from pipeline.shards import read_chunks
+from pipeline.shards import describe_change, read_chunks
 from pipeline.storage import find_object
 from pipeline.verdict import Check, Problem, Verdict, judge_shard
 
@@ -167,9 +167,8 @@ def _check_input(
         if found is None:
             yield Problem(Check.INPUT_GONE, 0, shard.uri)
             return
-        if (found.size_bytes, found.etag) != (shard.size_bytes, shard.etag):
-            was, now = f"{shard.size_bytes} bytes, etag {shard.etag}", f"{found.size_bytes} bytes, etag {found.etag}"
-            yield Problem(Check.INPUT_CHANGED, 0, f"{shard.uri}: was {was}; is {now}")
+        if change := describe_change(shard, found):
+            yield Problem(Check.INPUT_CHANGED, 0, f"{shard.uri}: {change}")
             return
         wanted, end = read_keys(shard, inputs)
     except _UNREADABLE as error:

@@ -124,11 +124,18 @@ def require_unchanged(shard: InputShard) -> None:
     found = find_object(shard.uri)
     if found is None:
         raise ShardError(f"shard '{shard.uri}' does not exist; it was there when it was listed")
-    if shard.etag != UNKNOWN_ETAG and (found.size_bytes, found.etag) != (shard.size_bytes, shard.etag):
+    if change := describe_change(shard, found):
         raise ShardError(
-            f"shard '{shard.uri}' changed since it was listed (was {shard.size_bytes} bytes, etag {shard.etag}; is "
-            f"{found.size_bytes} bytes, etag {found.etag}); put the old one back, or label the new one with a new --out"
+            f"shard '{shard.uri}' changed since it was listed ({change}); put the old one back, or label the new one "
+            "with a new --out"
         )
+
+
+def describe_change(shard: InputShard, found: StoredObject) -> str:
+    """Say how a shard differs from what it was when it was listed; empty if it does not, or nobody can tell."""
+    if shard.etag == UNKNOWN_ETAG or (found.size_bytes, found.etag) == (shard.size_bytes, shard.etag):
+        return ""
+    return f"was {shard.size_bytes} bytes, etag {shard.etag}; is {found.size_bytes} bytes, etag {found.etag}"
 
 
 def _make_sample(group: MemberGroup, config: InputConfig) -> Sample:

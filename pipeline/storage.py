@@ -12,7 +12,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -118,7 +118,7 @@ def exists(uri: str) -> bool:
 def list_objects(folder_uri: str) -> list[StoredObject]:
     """List everything below a folder, sorted by URI. A folder that is not there is empty."""
     if (folder := get_local_path(folder_uri)) is not None:
-        found = [_describe_local(_rebase(folder_uri, folder, path), path) for path in _walk(folder)]
+        found = _describe_listed((_rebase(folder_uri, folder, path), path) for path in _walk(folder))
     else:
         filesystem, name = _open_filesystem(folder_uri)
         with _telling(folder_uri):
@@ -130,8 +130,8 @@ def list_objects(folder_uri: str) -> list[StoredObject]:
 def list_folder(uri: str) -> list[StoredObject]:
     """List the files directly in a folder, sorted by URI. A folder that is not there is empty."""
     if (folder := get_local_path(uri)) is not None:
-        paths = [path for path in folder.iterdir() if _is_listed(path)] if folder.is_dir() else []
-        found = [_describe_local(_rebase(uri, folder, path), path) for path in paths]
+        paths = folder.iterdir() if folder.is_dir() else ()
+        found = _describe_listed((_rebase(uri, folder, path), path) for path in paths)
     else:
         filesystem, name = _open_filesystem(uri)
         try:
@@ -147,8 +147,8 @@ def glob_objects(pattern: str) -> list[StoredObject]:
     """List the files whose URI matches a pattern with `*`, `?`, `[...]` or `**`, sorted by URI."""
     if (local := get_local_path(pattern)) is not None:
         prefix = pattern[: len(pattern) - len(str(local))] if "://" in pattern else ""
-        paths = [Path(name) for name in glob.glob(str(local), recursive=True)]  # noqa: PTH207 (Path refuses absolute patterns)
-        found = [_describe_local(prefix + str(path), path) for path in paths if _is_listed(path)]
+        names = glob.glob(str(local), recursive=True)  # noqa: PTH207 (Path refuses absolute patterns)
+        found = _describe_listed((prefix + name, Path(name)) for name in names)
     else:
         filesystem, name = _open_filesystem(pattern)
         scheme = pattern.partition("://")[0]
@@ -444,8 +444,15 @@ def _rebase(folder_uri: str, folder: Path, path: Path) -> str:
     return join_uri(folder_uri, path.relative_to(folder).as_posix())
 
 
-def _is_listed(path: Path) -> bool:
-    return not path.name.startswith(TEMPORARY_PREFIX) and path.is_file()
+def _describe_listed(found: Iterable[tuple[str, Path]]) -> list[StoredObject]:
+    """Describe files by their URIs; without folders, files that are being written, and files that are gone by now."""
+    described = []
+    for uri, path in found:
+        if path.name.startswith(TEMPORARY_PREFIX) or not path.is_file():
+            continue
+        with suppress(FileNotFoundError):
+            described.append(_describe_local(uri, path))
+    return described
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -456,10 +463,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             raise error
 
     for parent, _, names in os.walk(folder, onerror=fail, followlinks=True):
-        for name in names:
-            path = Path(parent, name)
-            if _is_listed(path):
-                yield path
+        yield from (Path(parent, name) for name in names)
 
 
 def _write_temporary(path: Path, payload: bytes) -> Path:

@@ -12,8 +12,8 @@ from pipeline.errors import ShardError
 from pipeline.records import Chunk, ShardEnd
 from pipeline.resume import ShardWork
 from pipeline.seal import seal_shard
-from pipeline.shards import list_shards, read_chunks, require_unchanged
-from pipeline.storage import delete, join_uri, list_objects, put_atomic
+from pipeline.shards import describe_change, list_shards, read_chunks, require_unchanged
+from pipeline.storage import delete, find_object, join_uri, list_objects, put_atomic
 from pipeline.training_data import iterate_usable
 from pipeline.training_survey import survey_shards
 from pipeline.vocabulary import Vocabulary
@@ -138,7 +138,10 @@ def test_shard_that_did_not_change_is_read_however_it_was_listed(folder_uri, mak
 
 def test_shard_of_which_the_listing_told_nothing_is_not_compared(tmp_path):
     (shard,) = list_shards([str(make_tar(tmp_path / "a.tar", SAMPLES))])
-    require_unchanged(replace(shard, size_bytes=0, etag="-0"))
+    unknown = replace(shard, size_bytes=0, etag="-0")
+    require_unchanged(unknown)
+    assert describe_change(unknown, find_object(shard.uri)) == ""
+    assert "was 5 bytes" in describe_change(replace(shard, size_bytes=5), find_object(shard.uri))
 
 
 def test_training_refuses_a_shard_that_changed_since_it_was_listed(tmp_path):

@@ -141,6 +141,16 @@ def test_part_that_is_no_parquet_file_is_refused_by_name(tmp_path):
         seal(str(tmp_path), parts)
 
 
+def test_part_with_a_damaged_page_is_refused_by_name(tmp_path):
+    parts = commit(str(tmp_path), ["k1"])
+    path = tmp_path / "parts" / "a" / str(parts[0])
+    payload = bytearray(path.read_bytes())
+    payload[40] ^= 0xFF
+    path.write_bytes(payload)
+    with pytest.raises(ManifestError, match=r"part '.*000000-00000000001000.parquet' is damaged: .*delete it and run"):
+        seal(str(tmp_path), parts)
+
+
 def test_too_many_rejected_rows_fail_the_shard_and_keep_its_parts(tmp_path):
     parts = commit(str(tmp_path), ["k1", ("k2", "undecodable"), ("k3", "undecodable"), ("k4", "no_image")])
     with pytest.raises(RejectionLimitError, match=r"rejected 3 of 4 rows, limit 50%, mostly undecodable, first 'k2'"):

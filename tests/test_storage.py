@@ -18,6 +18,7 @@ from pipeline.storage import (
     create_if_absent,
     delete,
     find_object,
+    glob_objects,
     join_uri,
     list_folder,
     list_objects,
@@ -35,6 +36,21 @@ ROOT = Path(__file__).parents[1]
 def test_unfinished_files_are_never_listed(tmp_path):
     (tmp_path / ".tmp-123").write_bytes(b"half")
     assert list_objects(str(tmp_path)) == list_folder(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("list_it", [list_objects, list_folder, lambda folder: glob_objects(f"{folder}/*")])
+def test_file_that_goes_while_it_is_listed_is_left_out(tmp_path, monkeypatch, list_it):
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"x")
+    describe = storage._describe_local
+
+    def delete_and_describe(uri, path):
+        if path.name == "a":
+            path.unlink()
+        return describe(uri, path)
+
+    monkeypatch.setattr(storage, "_describe_local", delete_and_describe)
+    assert [item.uri for item in list_it(str(tmp_path))] == [str(tmp_path / "b")]
 
 
 def test_failed_put_leaves_nothing_behind(tmp_path):

@@ -153,6 +153,18 @@ def test_manifest_with_damaged_pages_is_unreadable(out):
     assert audit(out, FOOTERS).findings == {}
 
 
+def test_manifest_with_one_damaged_bit_in_a_mask_is_unreadable(out):
+    manifest = out / "labels" / "1.parquet"
+    payload = bytearray(manifest.read_bytes())
+    group = pq.ParquetFile(manifest).metadata.row_group(0)
+    (mask,) = [
+        column for column in map(group.column, range(group.num_columns)) if column.path_in_schema == "mask.bytes"
+    ]
+    payload[mask.data_page_offset + mask.total_compressed_size - 8] ^= 1
+    manifest.write_bytes(payload)
+    assert count_findings(audit(out)) == {Check.UNREADABLE_MANIFEST: (1, 0)}
+
+
 def test_manifest_without_a_column_is_unreadable(out):
     manifest = out / "labels" / "1.parquet"
     pq.write_table(pq.read_table(manifest).drop_columns(["mask"]), manifest)

@@ -78,7 +78,8 @@ def test_two_drivers_at_once_leave_what_one_leaves_and_one_is_warned(ground, cal
     printed = [log_path.read_text() for log_path in logs]
     assert read_manifests(out) == calm
     assert verify_run(list_run(str(out)), FULL).failed_checks == []
-    num_at_most = 2 * JOB.num_chunks + CALLS_PER_ACTOR * num_restarts
+    # Each labels all, and Ray may lose an actor of each on a busy machine; with a driver its actor is lost.
+    num_at_most = 2 * JOB.num_chunks + CALLS_PER_ACTOR * (2 + num_restarts)
     assert JOB.num_chunks < ground.take_num_labelled() <= num_at_most
     assert any("another driver (process" in text and "stop one of them" in text for text in printed)
 

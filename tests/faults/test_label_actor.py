@@ -1,12 +1,17 @@
 """The labelling actor where labelling fails: the chunk is taken up again in a child process, with the same rows."""
 
+import threading
+from functools import partial
+
 import pytest
 
+from pipeline import label_actor
 from pipeline.attempts import MAX_DEATHS, AttemptCounter
 from pipeline.chunk_source import read_rows
 from pipeline.commit import PartName, list_part_names
 from pipeline.label_actor import LabelChunks
 from pipeline.resume import ShardWork
+from pipeline.watchdog import Watchdog
 from tests.faults.conftest import OPTIONS
 
 
@@ -57,3 +62,45 @@ def test_error_of_a_commit_is_raised_and_leaves_no_part(open_small_run, tmp_path
     with pytest.raises(PermissionError, match="access denied"):
         LabelChunks(run, OPTIONS, AttemptCounter())(row)
     assert list_part_names(run.out_uri) == {}
+
+
+def test_chunk_that_kills_workers_whatever_is_done_fails_its_shard(open_small_run, tmp_path):
+    run = open_small_run(str(tmp_path / "out"))
+    row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs))
+    attempts = AttemptCounter()
+    for _ in range(2 * MAX_DEATHS):
+        attempts.begin("photos-0/000000")
+    (fields,) = LabelChunks(run, OPTIONS, attempts)(row).to_pylist()
+    assert fields["is_end"]
+    assert fields["error"].startswith("shard 'photos-0': 6 workers died with chunk 0, also when a child process")
+    assert list_part_names(run.out_uri) == {}
+
+
+def test_actor_that_cannot_label_what_a_child_process_can_ends_itself(open_small_run, tmp_path, monkeypatch):
+    run = open_small_run(str(tmp_path / "out"))
+    rows = list(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs))
+    actor = LabelChunks(run, OPTIONS, AttemptCounter())
+    actor._labeler = BrokenLabeler()
+    ended = []
+    monkeypatch.setattr(label_actor, "end_process", ended.append)
+    for row in rows[: label_actor.MAX_MISSES]:
+        actor(row)
+    assert ended == []
+    actor(rows[label_actor.MAX_MISSES])
+    assert ended == ["2 chunks in a row, which a child process labelled without trouble"]
+
+
+def test_commit_that_hangs_is_noticed(open_small_run, tmp_path, monkeypatch):
+    run = open_small_run(str(tmp_path / "out"))
+    row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs))
+    stalled, is_noticed = [], threading.Event()
+
+    def notice(name):
+        stalled.append(name)
+        is_noticed.set()
+
+    monkeypatch.setattr(label_actor, "Watchdog", partial(Watchdog, on_stall=notice))
+    monkeypatch.setattr(label_actor, "COMMIT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("pipeline.commit.put_atomic", lambda uri, payload: is_noticed.wait(60))
+    LabelChunks(run, OPTIONS, AttemptCounter())(row)
+    assert stalled == ["the commit of photos-0/000000"]

@@ -20,8 +20,9 @@ from tests.faults.conftest import OPTIONS, read_all
 OUT = "faulty://out"
 LIMIT = 3000
 """Pixels. Six of the ten photos have more; one of these has no known tag either."""
-NUM_WRITES = 16
-"""A sign of life and its end; two shards with 3 parts, 3 deletions and a manifest each."""
+NUM_WRITES = 14
+"""A sign of life and its end; two shards with a manifest each; five chunks that hold large photos, with a part and its
+deletion each. Checked below."""
 COLUMNS = ["key", "index", "status", "reason", "error", "width", "height", "image_sha256", "class_ids", "mask"]
 LENIENT = replace(OPTIONS, max_rejected_fraction=1.0)
 
@@ -88,6 +89,11 @@ def test_chunks_without_such_rows_are_not_read(open_small_run, finished):
     assert engine.labelled == ["photos-0/1", "photos-0/2", "photos-1/0", "photos-1/1", "photos-1/2"]
 
 
+def test_retry_writes_what_the_protocol_says(open_small_run, finished):
+    label(open_small_run(OUT, check=False))
+    assert len(FaultyStore.writes) == NUM_WRITES
+
+
 def test_same_retry_again_does_nothing(open_small_run, finished):
     label(open_small_run(OUT, check=False))
     once = read_all(OUT)
@@ -126,6 +132,23 @@ def test_retry_resumes_after_a_fault_at_any_write(open_small_run, finished, expe
     with contextlib.suppress(CrashError, OSError):
         label(open_small_run(OUT, check=False))
     FaultyStore.heal()
+    label(open_small_run(OUT, check=False))
+    assert_same_rows(read_rows(), expected_rows)
+    assert sorted(read_all(OUT)) == ["/labels/photos-0.parquet", "/labels/photos-1.parquet", "/run.json"]
+
+
+@pytest.mark.parametrize("number", range(NUM_WRITES))
+def test_two_drivers_of_a_retry_leave_what_one_leaves(open_small_run, finished, expected_rows, number):
+    """The second driver does the whole retry between two writes of the first, wherever that is."""
+
+    def let_the_other_run(count, name):
+        if count == number:
+            FaultyStore.before_write = staticmethod(lambda count, name: None)
+            label(open_small_run(OUT, check=False))
+
+    FaultyStore.before_write = staticmethod(let_the_other_run)
+    summary, _ = label(open_small_run(OUT, check=False))
+    assert summary.failed_shards == {}
     label(open_small_run(OUT, check=False))
     assert_same_rows(read_rows(), expected_rows)
     assert sorted(read_all(OUT)) == ["/labels/photos-0.parquet", "/labels/photos-1.parquet", "/run.json"]
