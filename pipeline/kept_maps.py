@@ -133,7 +133,11 @@ class KeptMapSource(Datasource):
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Say how much there is to read, in bytes."""
-        return sum(manifest.size_bytes for batch in self._batches for _, manifest in batch)
+        return sum(map(self._count_bytes, self._batches))
+
+    def _count_bytes(self, batch: Sequence[tuple[ShardWork, InputShard]]) -> int:
+        """Count what a task reads: manifests, and the shards if images are needed."""
+        return sum(manifest.size_bytes + (item.shard.size_bytes if self._inputs else 0) for item, manifest in batch)
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
@@ -144,7 +148,7 @@ class KeptMapSource(Datasource):
                 partial(read_kept_rows, batch, self._fingerprint, self._inputs),
                 BlockMetadata(
                     num_rows=None,
-                    size_bytes=sum(manifest.size_bytes for _, manifest in batch),
+                    size_bytes=self._count_bytes(batch),
                     input_files=None,
                     exec_stats=None,
                 ),
