@@ -3,7 +3,8 @@
     python -m jobs.calibrate --labels OUT --truth truth/ --out calibration.json   # fitted, a threshold a class
     python -m jobs.calibrate --labels OUT --out calibration.json                  # by a rule, without truth
 
-The run must have been made with --maps.keep-maps. jobs.label and jobs.remask take the file with --calibration, for
+The run must have been made with --maps.keep-maps; the images of one whose maps pixels refine (--maps.pixel-refinement
+par) are read again from its shards. jobs.label and jobs.remask take the file with --calibration, for
 the same model, views and evidence only. Exit code 0: written; 2: the command or its inputs are wrong.
 """
 
@@ -21,7 +22,9 @@ from pipeline.calibration import Calibration, describe_maps, encode_calibration
 from pipeline.errors import LabellingError
 from pipeline.evaluation import open_truth
 from pipeline.kept_maps import KeptRun, open_kept_run
-from pipeline.map_samples import MapSample, read_samples, spread
+from pipeline.map_samples import ImageSource, MapSample, read_samples, spread
+from pipeline.records import InputShard
+from pipeline.remask import find_patch_size
 from pipeline.storage import put_atomic
 from pipeline.threshold_choice import NUM_DEVIATIONS, choose_threshold, count_values, find_band
 from pipeline.threshold_fit import PixelTable, fit_by_class, fit_common, make_table, score_thresholds, to_scales
@@ -114,20 +117,28 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
     """Sample the images of a run.
 
     Raises:
-        LabellingError: There are none.
+        LabellingError: There are none; or pixels refine their maps, and the images or the model are not there.
     """
     find_truth = None if job.truth is None else open_truth(job.truth)
-    uris = [manifest.uri for manifest in kept.source.manifests]
+    patch_size = find_patch_size(kept, kept.config)
+    pairs = list(zip(kept.source.manifests, kept.shards, strict=True))
     most = sys.maxsize
     if find_truth is None:
-        uris = spread(uris, job.max_images)
-        most = -(-job.max_images // len(uris))
+        pairs = spread(pairs, job.max_images)
+        most = -(-job.max_images // len(pairs))
+
+    def read(pair: tuple[InputShard, InputShard]) -> list[MapSample]:
+        manifest, shard = pair
+        source = None
+        if patch_size is not None:
+            source = ImageSource(shard=shard, config=kept.config, patch_size=patch_size)
+        return read_samples(manifest.uri, find_truth, len(kept.vocabulary.classes), most, source)
+
     samples: list[MapSample] = []
     with ThreadPoolExecutor(job.num_threads) as threads:
-        read = threads.map(lambda uri: read_samples(uri, find_truth, len(kept.vocabulary.classes), most), uris)
-        for number, found in enumerate(read, start=1):
+        for number, found in enumerate(threads.map(read, pairs), start=1):
             samples += found
-            print(f"{number}/{len(uris)} manifests, {len(samples)} images", file=sys.stderr, flush=True)
+            print(f"{number}/{len(pairs)} manifests, {len(samples)} images", file=sys.stderr, flush=True)
     if not samples:
         lack = "labelled image" if job.truth is None else f"labelled image with a true mask in '{job.truth}'"
         raise LabellingError(f"'{job.labels}' has no {lack}; nothing can be calibrated on it")

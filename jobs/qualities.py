@@ -28,7 +28,10 @@ def balanced() -> LabelConfig:
 
 
 def best() -> LabelConfig:
-    """Two sizes, each with its mirror image, and masks drawn to the edges of the image; no masks of kept maps then."""
+    """Two sizes, each with its mirror image, and masks drawn to the edges of the image.
+
+    New masks of its kept maps need the images again.
+    """
     return LabelConfig(views=ViewConfig(scales=BEST_SCALES), maps=_make_maps(PixelRefinement.PAR))
 
 

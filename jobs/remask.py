@@ -1,10 +1,12 @@
-"""Make new masks and statistics of kept maps: other thresholds, without model, images or GPU.
+"""Make new masks and statistics of kept maps: other thresholds, or drawn to the edges of the images, without GPU.
 
     python -m jobs.remask --labels s3://bucket/masks --out s3://bucket/masks-50 \\
         --maps.background-threshold 0.5 --maps.foreground-threshold 0.5
 
-The run in --labels must have been made with --maps.keep-maps. What is not given stays as it was there. Run the same
-command again to go on after any interruption. Exit codes are those of jobs.label.
+The run in --labels must have been made with --maps.keep-maps. What is not given stays as it was there. Images are read
+again, from the shards that were labelled, where pixels refine the maps (--maps.pixel-refinement par, now or then); else
+neither images nor model are needed. Run the same command again to go on after any interruption. Exit codes are those of
+jobs.label.
 """
 
 import os
@@ -15,7 +17,7 @@ from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_OK, leave, parse, print_config, run_job
 from jobs.label import drive, print_warning
 from pipeline.calibration import describe_maps, use_calibration
-from pipeline.config import MapConfig
+from pipeline.config import MapConfig, PixelRefinement
 from pipeline.kept_maps import KeptRun, open_kept_run
 from pipeline.label import Assignment
 from pipeline.label_actor import LabelOptions
@@ -36,6 +38,13 @@ class MaskChanges:
     """False: every pixel gets its best tagged class. Default: as it was."""
     min_presence: float | None = None
     """Tags whose class the model takes for less probable than this are left out of the mask. Default: as it was."""
+
+    pixel_refinement: PixelRefinement | None = None
+    """par: draw the maps to the edges of the images, which are read again; none: do not. Default: as it was."""
+    pixel_iterations: int | None = None
+    """Rounds of the refinement by pixels. Default: as it was."""
+    pixel_side_px: int | None = None
+    """It works at about the pixels of a square of this side. Default: as it was."""
 
     def apply(self, maps: MapConfig) -> MapConfig:
         """Change what is given."""
@@ -101,7 +110,7 @@ def _choose_maps(job: RemaskJob, kept: KeptRun) -> MapConfig:
         return changed
     if job.maps.background_threshold is not None or job.maps.foreground_threshold is not None:
         raise ValueError("--calibration sets the thresholds; leave them out, or the calibration")
-    maps = describe_maps(kept.model_digest, kept.vocabulary.classes, kept.config)
+    maps = describe_maps(kept.model_digest, kept.vocabulary.classes, replace(kept.config, maps=changed))
     return use_calibration(job.calibration, maps).apply(changed)
 
 

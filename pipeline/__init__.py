@@ -13,7 +13,8 @@
       -> seal tasks: one atomic put a shard          seal.py
       -> labels/<shard>.parquet: the manifest        records.py (its columns)
       -> rejected rows, labelled again               retry.py
-      -> new masks of kept maps                      kept_maps.py, remask.py, pixel_maps.py (shared with labelling)
+      -> new masks of kept maps                      kept_maps.py, kept_images.py (where pixels refine them),
+                                                     row_maps.py, remask.py, pixel_maps.py (shared with labelling)
       -> thresholds for kept maps                    map_samples.py, threshold_fit.py, threshold_choice.py,
                                                      calibration.py
       -> figures and pictures                        evaluation.py, report.py

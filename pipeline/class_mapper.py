@@ -1,7 +1,7 @@
 """From a batch of images of one shape to the class maps and the mask of each: the work on the device.
 
 views -> model -> class-to-patch attention, patch CAM -> refined by affinity -> views joined
-      -> refined by pixels, if wanted -> mask
+      -> scaled to [0, 1] -> refined by pixels, if wanted -> mask
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,9 +16,16 @@ from torch import Tensor
 from models.bundle import ModelBundle
 from models.class_maps import Evidence, compute_evidence, refine_class_maps, scale_min_max
 from models.mctformer import MCTformer, MCTformerOutput
-from models.pixel_refinement import refine_by_pixels
 from pipeline.config import LabelConfig, MapKind, PixelRefinement, Resolution
-from pipeline.pixel_maps import draw_mask, enlarge_maps, enlarge_mask, resize_maps, sum_resized, take_class_scales
+from pipeline.pixel_maps import (
+    draw_mask,
+    enlarge_maps,
+    enlarge_mask,
+    enlarge_refined_maps,
+    refine_maps,
+    resize_maps,
+    take_class_scales,
+)
 from pipeline.stats import (
     Presence,
     compute_head_agreement,
@@ -132,11 +139,12 @@ class ClassMapper:
             seen.append(self._look(output, view, class_index))
             logits.append((output.class_logits, output.patch_logits))
         presences = _compute_presences(logits)
-        joined = self._refine_by_pixels(_join_by_grid([view.maps for view in seen]), guides)
+        joined = _join_by_grid([view.maps for view in seen])
+        refined = self._refine_by_pixels(joined, guides)
         return [
             self._conclude(
                 [_take(view, row, len(ids)) for view in seen],
-                [maps[row : row + 1, : len(ids)] for maps in joined],
+                self._enlarge(joined, refined, row, ids, size),
                 presences[row],
                 ids,
                 len(tags),
@@ -195,24 +203,40 @@ class ClassMapper:
             case MapKind.FUSED:
                 return evidence.fused
 
-    def _refine_by_pixels(self, joined: list[Tensor], guides: UInt8[np.ndarray, "b h w 3"] | None) -> list[Tensor]:
-        """Refine maps of several grids, each `b k gh gw`, at the size of the guides if the run wants it.
+    def _refine_by_pixels(
+        self, joined: Sequence[Tensor], guides: UInt8[np.ndarray, "b h w 3"] | None
+    ) -> Float[Tensor, "b k h w"] | None:
+        """Refine maps of several grids, each `b k gh gw`, at the size of the guides; None if the run does not want it.
 
         Thresholds come after: the background contends with the same value everywhere, which refining would not change.
         """
         settings = self._config.maps
         if settings.pixel_refinement == PixelRefinement.NONE:
-            return joined
+            return None
         if guides is None:
             raise ValueError(f"maps.pixel_refinement {settings.pixel_refinement} needs guides, got none")
-        image_rgb = torch.from_numpy(guides).to(self._device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
-        summed = sum_resized(joined, (guides.shape[1], guides.shape[2]))
-        return [refine_by_pixels(summed, image_rgb, num_iterations=settings.pixel_iterations)]
+        on_device = torch.from_numpy(guides).to(self._device, non_blocking=True)
+        return refine_maps(joined, on_device, settings.pixel_iterations)
+
+    def _enlarge(
+        self,
+        joined: Sequence[Tensor],
+        refined: Float[Tensor, "b k guide_h guide_w"] | None,
+        row: int,
+        class_ids: tuple[int, ...],
+        size: tuple[int, int],
+    ) -> Float[Tensor, "k h w"]:
+        """Bring the maps of one image of the batch to its size, in [0, 1]: the refined ones if there are any."""
+        own = (slice(row, row + 1), slice(len(class_ids)))
+        scales = take_class_scales(self._config.maps.class_scales, class_ids, self._device)
+        if refined is None:
+            return enlarge_maps([maps[own] for maps in joined], size, scales)
+        return enlarge_refined_maps(refined[own], size, scales)
 
     def _conclude(
         self,
         seen: list[_ViewMaps],
-        joined: list[Tensor],
+        pixel_maps: Float[Tensor, "k h w"],
         presence: Presence,
         class_ids: tuple[int, ...],
         num_tagged: int,
@@ -221,8 +245,6 @@ class ClassMapper:
         """Join the views of an image; the first `num_tagged` of its classes are tagged, the others suggested."""
         settings = self._config.maps
         thresholds = (settings.background_threshold, settings.foreground_threshold)
-        scales = take_class_scales(settings.class_scales, class_ids, self._device)
-        pixel_maps = enlarge_maps(joined, size, scales)
         index = [class_id - 1 for class_id in class_ids]
         pixel_maps, mask, doubtful = draw_mask(pixel_maps, class_ids, presence.mean[index], settings)
         base = (seen[0].maps.shape[-2], seen[0].maps.shape[-1])

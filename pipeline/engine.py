@@ -18,7 +18,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from pipeline.attempts import SharedAttempts
 from pipeline.chunk_source import ChunkSource
-from pipeline.kept_maps import KeptMapSource
+from pipeline.kept_maps import KeptMapSource, require_source
 from pipeline.label_actor import LabelChunks, LabelOptions
 from pipeline.remask import remask_row
 from pipeline.resume import ShardWork
@@ -148,7 +148,8 @@ def build_remask_dataset(run: Run, work: Sequence[ShardWork]) -> Dataset:
     rows = ray.data.read_datasource(source, num_cpus=0.5, override_num_blocks=len(work))
     return rows.map_batches(
         remask_row,
-        fn_kwargs={"run": replace(run, shards=(), source=None)},
+        # Without lists of shards and manifests: each task gets a copy.
+        fn_kwargs={"run": replace(run, shards=(), source=replace(require_source(run), manifests=()))},
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=1,

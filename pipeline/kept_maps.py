@@ -1,6 +1,6 @@
 """A published run as the source of new masks: what it is, and its rows chunk by chunk.
 
-manifest -> row groups, which are the chunks -> rows without their masks
+manifest -> row groups, which are the chunks -> rows without their masks, and their images where masks need them
 
 This module and what it imports do without PyTorch: tasks that read start in a fraction of the time.
 """
@@ -15,8 +15,9 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.commit import locate_manifest
-from pipeline.config import LabelConfig, parse_config
+from pipeline.config import InputConfig, LabelConfig, PixelRefinement, parse_config
 from pipeline.errors import LabellingError, ManifestError
+from pipeline.kept_images import read_images
 from pipeline.manifests import Manifest, stream_manifest
 from pipeline.records import PART_SCHEMA, RUN_FILE, InputShard
 from pipeline.resume import ShardWork
@@ -31,13 +32,15 @@ KEPT_SCHEMA = pa.schema(
         ("chunk_index", pa.int64()),
         ("end_offset", pa.int64()),
         ("rows", pa.large_binary()),
+        ("images", pa.list_(pa.large_binary())),
         ("is_end", pa.bool_()),
         ("num_chunks", pa.int64()),
         ("truncated_at", pa.int64()),
         ("error", pa.string()),
     ]
 )
-"""What goes from reading to drawing: the rows of a chunk as an Arrow stream, or the end of a shard."""
+"""What goes from reading to drawing: the rows of a chunk as an Arrow stream, and their images where pixels refine maps;
+or the end of a shard."""
 
 KEPT_COLUMNS = tuple(name for name in PART_SCHEMA.names if name != "mask")
 
@@ -100,24 +103,15 @@ def open_kept_run(labels_uri: str) -> KeptRun:
 
 
 def require_maps(labels_uri: str, record: Mapping[str, Any]) -> None:
-    """Check that the masks of a run follow from its kept maps: the one place that says when they do not.
-
-    Whatever works on pixels of the image after the maps were enlarged cannot be done again without the image.
+    """Check that masks can be made of what a run kept.
 
     Raises:
-        ManifestError: They do not.
+        ManifestError: They cannot.
     """
-    maps = record.get("config", {}).get("maps", {})
-    if not maps.get("keep_maps"):
+    if not record.get("config", {}).get("maps", {}).get("keep_maps"):
         raise ManifestError(
             f"'{labels_uri}' was labelled without keeping its maps; label with --maps.keep-maps, then its thresholds "
             "can be changed without a model"
-        )
-    refinement = maps.get("pixel_refinement")
-    if refinement not in (None, False, "none"):
-        raise ManifestError(
-            f"'{labels_uri}' was labelled with maps.pixel_refinement {refinement!r}, which needs the images: its masks "
-            "do not follow from the kept maps; label again with other thresholds, or without it"
         )
 
 
@@ -130,6 +124,7 @@ class KeptMapSource(Datasource):
         source = require_source(run)
         pairs = pair_with_manifests(source, work)
         self._fingerprint = source.fingerprint
+        self._inputs = choose_inputs(run.config)
         self._batches = [pairs[start : start + shards_per_task] for start in range(0, len(pairs), shards_per_task)]
 
     def get_name(self) -> str:
@@ -138,7 +133,11 @@ class KeptMapSource(Datasource):
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Say how much there is to read, in bytes."""
-        return sum(manifest.size_bytes for batch in self._batches for _, manifest in batch)
+        return sum(map(self._count_bytes, self._batches))
+
+    def _count_bytes(self, batch: Sequence[tuple[ShardWork, InputShard]]) -> int:
+        """Count what a task reads: manifests, and the shards if images are needed."""
+        return sum(manifest.size_bytes + (item.shard.size_bytes if self._inputs else 0) for item, manifest in batch)
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
@@ -146,10 +145,10 @@ class KeptMapSource(Datasource):
         """Give one task per group of shards, whatever parallelism Ray wishes for."""
         return [
             ReadTask(
-                partial(read_kept_rows, batch, self._fingerprint),
+                partial(read_kept_rows, batch, self._fingerprint, self._inputs),
                 BlockMetadata(
                     num_rows=None,
-                    size_bytes=sum(manifest.size_bytes for _, manifest in batch),
+                    size_bytes=self._count_bytes(batch),
                     input_files=None,
                     exec_stats=None,
                 ),
@@ -171,45 +170,58 @@ def require_source(run: Run) -> MapSource:
     return run.source
 
 
+def choose_inputs(config: LabelConfig) -> InputConfig | None:
+    """Say how the images are read that masks of kept maps need; None if they need none."""
+    return None if config.maps.pixel_refinement == PixelRefinement.NONE else config.inputs
+
+
 def pair_with_manifests(source: MapSource, work: Sequence[ShardWork]) -> list[tuple[ShardWork, InputShard]]:
     """Give for what remains of each shard the manifest that holds its maps."""
     manifests = {manifest.name: manifest for manifest in source.manifests}
     return [(item, manifests[item.shard.name]) for item in work]
 
 
-def read_kept_rows(work: Sequence[tuple[ShardWork, InputShard]], fingerprint: str) -> Iterator[pa.Table]:
+def read_kept_rows(
+    work: Sequence[tuple[ShardWork, InputShard]], fingerprint: str, inputs: InputConfig | None
+) -> Iterator[pa.Table]:
     """Read the chunks of manifests whose masks are not committed, as tables of one row; then the end of each shard.
 
-    A manifest that is not what it was when it was listed gives an end row with the error: the other shards go on.
+    A manifest that is not what it was when it was listed gives an end row with the error: the other shards go on. So
+    does a shard whose images are needed and are not what they were.
 
     Args:
         work: What remains of each shard, and its manifest.
         fingerprint: Of the run that made the manifests.
+        inputs: How images are read from the shards; None: they are not needed, and no shard is read.
     """
     for item, manifest in work:
         try:
             require_unchanged(manifest)
-            yield from _read_shard(item, manifest, fingerprint)
+            yield from _read_shard(item, manifest, fingerprint, inputs)
         except (LabellingError, FileNotFoundError) as error:
             yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": str(error)})
 
 
-def _read_shard(work: ShardWork, listed: InputShard, fingerprint: str) -> Iterator[pa.Table]:
+def _read_shard(
+    work: ShardWork, listed: InputShard, fingerprint: str, inputs: InputConfig | None
+) -> Iterator[pa.Table]:
     committed = {part.chunk_index for part in work.committed}
     name = work.shard.name
     with stream_manifest(listed.uri) as manifest:
         _require_chunks(manifest, work.shard, fingerprint)
         chunks = manifest.footer["chunks"]
-        for index, (_, end_offset) in enumerate(chunks):
-            if index in committed:
-                continue
+        missing = [index for index in range(len(chunks)) if index not in committed]
+        images = None if inputs is None else read_images(work.shard, inputs, manifest, missing)
+        for index in missing:
+            of_chunk = None if images is None else next(images)[1]
             rows = manifest.file.read_row_group(index, columns=list(KEPT_COLUMNS))
             yield _to_table(
                 {
                     "shard_name": name,
                     "chunk_index": index,
-                    "end_offset": end_offset,
+                    "end_offset": chunks[index][1],
                     "rows": encode_rows(rows),
+                    "images": of_chunk,
                     "is_end": False,
                 }
             )

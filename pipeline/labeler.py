@@ -23,11 +23,11 @@ from jaxtyping import UInt8
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer
 from pipeline.class_mapper import ClassMapper, ImageEvidence
-from pipeline.config import LabelConfig, PixelRefinement, Resolution, settle_config
+from pipeline.config import LabelConfig, PixelRefinement, settle_config
 from pipeline.decode import DecodedImage, ImageRejection, decode_image, place_on_stored_pixels
 from pipeline.masks import build_palette, encode_class_maps, encode_mask
 from pipeline.records import PART_SCHEMA, Reason, Sample, Status
-from pipeline.views import choose_grid, choose_working_size, fit_native_size, resize_rgb
+from pipeline.views import choose_frame_size, choose_shortest_side, choose_working_size, resize_rgb
 from pipeline.vocabulary import Vocabulary
 
 MAX_PENDING_PIXELS = 48_000_000
@@ -92,7 +92,6 @@ class ChunkLabeler:
         """
         config = settle_config(config, model.config.grid_side)
         self._config = config
-        self._num_patches = config.views.num_patches or 1
         self._vocabulary = vocabulary
         self._patch_size = model.config.patch_size
         self._batch_size = 1 if device.type == "cpu" else batch_size
@@ -207,22 +206,15 @@ class ChunkLabeler:
         )
 
     def _decode(self, payload: bytes) -> DecodedImage | ImageRejection:
-        shortest = None
-        if self._config.views.resolution == Resolution.BUCKETS:
-            # A JPEG decoded at half or quarter scale is still at least as large as any bucket of the budget.
-            shortest = int(np.ceil(np.sqrt(self._num_patches))) * self._patch_size
-            if self._config.maps.pixel_refinement != PixelRefinement.NONE:
-                shortest = max(shortest, self._config.maps.pixel_side_px)
-        return decode_image(payload, max_pixels=self._config.inputs.max_image_pixels, min_short_side_px=shortest)
+        return decode_image(
+            payload,
+            max_pixels=self._config.inputs.max_image_pixels,
+            min_short_side_px=choose_shortest_side(self._config, self._patch_size),
+        )
 
     def _fit_frame(self, image: DecodedImage) -> UInt8[np.ndarray, "h w 3"]:
         height, width = image.image_rgb.shape[:2]
-        if self._config.views.resolution == Resolution.NATIVE:
-            size = fit_native_size(height, width, self._patch_size)
-        else:
-            grid = choose_grid(height, width, self._num_patches)
-            size = (grid[0] * self._patch_size, grid[1] * self._patch_size)
-        return resize_rgb(image.image_rgb, size)
+        return resize_rgb(image.image_rgb, choose_frame_size(height, width, self._config.views, self._patch_size))
 
     def _fit_guide(
         self, image: DecodedImage, frame: UInt8[np.ndarray, "h w 3"]

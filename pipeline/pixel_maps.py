@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.class_maps import scale_min_max
+from models.pixel_refinement import refine_by_pixels
 from pipeline.config import MapConfig
 from pipeline.masks import label_pixels
 
@@ -34,8 +35,35 @@ def enlarge_maps(
         upright_size: Height and width of the upright image; the maps are smaller if it exceeds `MAX_MAP_PIXELS`.
         class_scales: Multiplies each map after min-max, in (0, 1]; None: nothing does.
     """
-    maps = scale_min_max(sum_resized(grids, _limit_size(upright_size)))[0]
-    return maps if class_scales is None else maps * class_scales[:, None, None]
+    return _weigh(scale_min_max(sum_resized(grids, _limit_size(upright_size)))[0], class_scales)
+
+
+def refine_maps(
+    grids: Sequence[Float[Tensor, "b k _ _"]], guides: UInt8[Tensor, "b h w 3"], num_iterations: int
+) -> Float[Tensor, "b k h w"]:
+    """Sum the maps of several grids, bring each class to [0, 1] and draw it to the edges of its image.
+
+    Maps are scaled before and not after: a threshold then asks for the evidence that it asks for without refinement,
+    and what averaging takes from the peak of a map that no edge in the image bears out stays taken.
+
+    Args:
+        grids: Maps of the same classes, any scale; their grids may differ.
+        guides: The images, RGB, at the size at which their pixels refine.
+        num_iterations: Rounds of averaging.
+
+    Returns:
+        In [0, 1] but for rounding, at the size of the guides; a constant map is zero.
+    """
+    scaled = scale_min_max(sum_resized(grids, (guides.shape[1], guides.shape[2])))
+    return refine_by_pixels(scaled, guides.permute(0, 3, 1, 2).float() / 255, num_iterations=num_iterations)
+
+
+def enlarge_refined_maps(
+    maps: Float[Tensor, "1 k h w"], upright_size: tuple[int, int], class_scales: Float[Tensor, " k"] | None = None
+) -> Float[Tensor, "k upright_h upright_w"]:
+    """Bring maps of `refine_maps` to image size as `enlarge_maps` does, but without scaling them again."""
+    # Weights of neighbours sum to 1 but for rounding, and thresholds may lie at the ends.
+    return _weigh(resize_maps(maps, _limit_size(upright_size))[0].clamp(0, 1), class_scales)
 
 
 def sum_resized(grids: Sequence[Float[Tensor, "b k _ _"]], size: tuple[int, int]) -> Float[Tensor, "b k h w"]:
@@ -90,6 +118,10 @@ def take_class_scales(
     if class_scales is None:
         return None
     return torch.tensor([class_scales[class_id - 1] for class_id in class_ids], device=device)
+
+
+def _weigh(maps: Float[Tensor, "k h w"], class_scales: Float[Tensor, " k"] | None) -> Float[Tensor, "k h w"]:
+    return maps if class_scales is None else maps * class_scales[:, None, None]
 
 
 def _limit_size(size: tuple[int, int]) -> tuple[int, int]:

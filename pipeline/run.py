@@ -30,6 +30,8 @@ class MapSource:
     fingerprint: str
     manifests: tuple[InputShard, ...]
     """Its manifests as they were when they were listed, each under the name of its shard."""
+    patch_size: int | None = None
+    """Of the model that made the maps, in pixels; None where the masks need no images."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.config import ViewConfig
+from pipeline.config import LabelConfig, PixelRefinement, Resolution, ViewConfig
 
 BUCKET_ASPECTS = (1.0, 4 / 3, 3 / 2, 16 / 9, 7 / 3, 3.0)
 """Long side over short side of the buckets: what cameras and screens have, and two for panoramas."""
@@ -78,6 +78,34 @@ def fit_native_size(height: int, width: int, patch_size: int) -> tuple[int, int]
     return (max(height, patch_size), max(width, patch_size))
 
 
+def choose_frame_size(height: int, width: int, config: ViewConfig, patch_size: int) -> tuple[int, int]:
+    """Choose the size at which the model sees an upright image of this size, before views are made of it.
+
+    Args:
+        height: In pixels.
+        width: In pixels.
+        config: With a token budget (`config.settle_config`), unless resolution is native.
+        patch_size: Patch side in pixels.
+    """
+    if config.resolution == Resolution.NATIVE:
+        return fit_native_size(height, width, patch_size)
+    rows, columns = choose_grid(height, width, _require_budget(config))
+    return (rows * patch_size, columns * patch_size)
+
+
+def choose_shortest_side(config: LabelConfig, patch_size: int) -> int | None:
+    """Choose the short side in pixels that a decoder may shrink an image to; None: it must not.
+
+    A JPEG decoded at half or quarter scale is then still at least as large as any bucket of the budget, and as the
+    size at which its pixels refine the maps.
+    """
+    if config.views.resolution == Resolution.NATIVE:
+        return None
+    shortest = math.ceil(math.sqrt(_require_budget(config.views))) * patch_size
+    is_refined = config.maps.pixel_refinement != PixelRefinement.NONE
+    return max(shortest, config.maps.pixel_side_px) if is_refined else shortest
+
+
 def resize_rgb(image_rgb: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "new_h new_w 3"]:
     """Resize an image to (height, width) pixels: bicubic, with antialiasing when it shrinks."""
     height, width = size
@@ -119,6 +147,12 @@ def return_to_frame(
     if tuple(maps.shape[-2:]) != tuple(size):
         maps = functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
     return torch.flip(maps, dims=(-1,)) if view.flip else maps
+
+
+def _require_budget(config: ViewConfig) -> int:
+    if config.num_patches is None:
+        raise ValueError("need num_patches, got None; settle_config fills in what is left to the model")
+    return config.num_patches
 
 
 def _fit_grid(num_patches: int, aspect: float) -> tuple[int, int]:

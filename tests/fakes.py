@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.attempts import AttemptCounter
 from pipeline.chunk_source import read_rows
-from pipeline.kept_maps import pair_with_manifests, read_kept_rows, require_source
+from pipeline.kept_maps import choose_inputs, pair_with_manifests, read_kept_rows, require_source
 from pipeline.label_actor import LabelChunks, LabelOptions
 from pipeline.remask import remask_row
 from pipeline.resume import ShardWork
@@ -199,7 +199,7 @@ fsspec.register_implementation("faulty", FaultyStore, clobber=True)
 def remask(run: Run, work: Sequence[ShardWork]) -> Iterator[pa.Table]:
     """Make and commit masks of kept maps, chunk by chunk."""
     source = require_source(run)
-    for row in read_kept_rows(pair_with_manifests(source, work), source.fingerprint):
+    for row in read_kept_rows(pair_with_manifests(source, work), source.fingerprint, choose_inputs(run.config)):
         yield remask_row(row, run)
 
 

@@ -63,7 +63,7 @@ def test_top_level_has_what_its_readers_look_for():
     assert not list(ROOT.glob("*.py"))
 
 
-@pytest.mark.parametrize("module", ["chunk_source", "commit", "kept_maps", "retry", "shard_audit"])
+@pytest.mark.parametrize("module", ["chunk_source", "commit", "kept_images", "kept_maps", "retry", "shard_audit"])
 def test_what_cpu_tasks_import_does_without_torch(module):
     """A worker that reads or commits starts in seconds less, and takes hundreds of megabytes less."""
     program = f"import sys, pipeline.{module}; sys.exit('torch' in sys.modules)"

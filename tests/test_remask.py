@@ -239,11 +239,11 @@ def test_run_without_kept_maps_says_how_to_keep_them(inputs, tmp_path, capsys):
     assert "label with --maps.keep-maps" in capsys.readouterr().err
 
 
-def test_masks_that_need_the_image_are_refused(kept_uri, tmp_path):
+def test_run_of_a_refinement_that_this_version_does_not_know_is_refused(kept_uri, tmp_path):
     record = json.loads(Path(kept_uri, "run.json").read_text())
     record["config"]["maps"]["pixel_refinement"] = "crf"
     put_atomic(f"{tmp_path}/run.json", json.dumps(record).encode())
-    with pytest.raises(ManifestError, match="maps.pixel_refinement 'crf', which needs the images"):
+    with pytest.raises(ManifestError, match="'crf' is not a valid PixelRefinement; use the version of tagmask"):
         open_kept_run(str(tmp_path))
 
 

@@ -5,14 +5,17 @@ import pytest
 
 from jobs.remask import main
 from jobs.verify import main as verify
-from pipeline.config import LabelConfig, MapConfig
+from pipeline.bundles import load_bundle
+from pipeline.config import InputConfig, LabelConfig, MapConfig, PixelRefinement, ViewConfig
 from pipeline.kept_maps import open_kept_run
 from pipeline.label import label_run
 from pipeline.label_actor import LabelOptions
 from pipeline.manifests import open_manifest
 from pipeline.remask import open_remask
+from pipeline.run import open_run
 from pipeline.shards import list_shards
-from tests.factories import make_labelled_row, make_rejected_row, make_run, make_tar
+from pipeline.vocabulary import Vocabulary
+from tests.factories import make_labelled_row, make_photo, make_rejected_row, make_run, make_tar, save_small_model
 from tests.fakes import SerialEngine
 
 pytestmark = pytest.mark.ray
@@ -50,3 +53,39 @@ def test_remask_job_gives_the_bytes_of_the_steps_without_ray_and_goes_on(local_r
     make_run(str(tmp_path / "bare"), ["cat", "dog"], maps_gone, LabelConfig(maps=MapConfig(keep_maps=True)))
     assert main(["--labels", f"{tmp_path}/bare", "--out", f"{tmp_path}/none"]) == 1
     assert "row '0/photo0' has no class maps" in capsys.readouterr().err
+
+
+def test_remask_job_reads_the_images_that_refine_maps_and_names_a_shard_that_is_gone(local_ray, tmp_path, capsys):
+    for number in range(2):
+        samples = {f"{number}/{i}": {"jpg": make_photo(5 * number + i), "txt": b"cat"} for i in range(5)}
+        make_tar(tmp_path / "inputs" / f"{number:05d}.tar", samples)
+    save_small_model(f"{tmp_path}/model")
+    run = open_run(
+        out_uri=f"{tmp_path}/kept",
+        model_uri=f"{tmp_path}/model",
+        model_digest=load_bundle(f"{tmp_path}/model")[2],
+        vocabulary=Vocabulary(classes=("cat", "dog")),
+        config=LabelConfig(
+            inputs=InputConfig(max_chunk_samples=2), views=ViewConfig(num_patches=16), maps=MapConfig(keep_maps=True)
+        ),
+        shards=list_shards([f"{tmp_path}/inputs"]),
+    )
+    label_run(run, LabelOptions(gpus_per_actor=0.0, device="cpu"), engine=SerialEngine())
+
+    flags = ["--labels", f"{tmp_path}/kept", "--out", f"{tmp_path}/out", "--maps.pixel-refinement", "par"]
+    flags += ["--maps.pixel-side-px", "64"]
+    assert main([*flags, "--limit", "1"]) == 0
+    (tmp_path / "inputs" / "00001.tar").rename(tmp_path / "gone.tar")
+    assert main(flags) == 1
+    assert "00001.tar' does not exist" in capsys.readouterr().err
+    (tmp_path / "gone.tar").rename(tmp_path / "inputs" / "00001.tar")
+    assert main(flags) == 0
+    assert verify(["--out", f"{tmp_path}/out"]) == 0
+
+    source = open_kept_run(f"{tmp_path}/kept")
+    maps = MapConfig(keep_maps=True, pixel_refinement=PixelRefinement.PAR, pixel_side_px=64)
+    label_run(open_remask(f"{tmp_path}/serial", source, maps), LabelOptions(), engine=SerialEngine())
+    for number in range(2):
+        name = f"labels/{number:05d}.parquet"
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "serial" / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() != (tmp_path / "kept" / name).read_bytes()
