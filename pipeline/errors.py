@@ -43,3 +43,14 @@ class RunConflictError(LabellingError):
 
 class TrainingError(LabellingError):
     """A training run that cannot go on, and would not if it were run again as it is."""
+
+
+def is_store_failure(error: BaseException) -> bool:
+    """Tell whether an error is that of a disk or store, so that trying again may help.
+
+    What is damaged stays so; pyarrow reports some damage as an `OSError` without a type or number of its own.
+
+    >>> is_store_failure(OSError("Corrupt snappy compressed data")), is_store_failure(PermissionError(13, "denied"))
+    (False, True)
+    """
+    return isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None)

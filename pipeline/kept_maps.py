@@ -16,7 +16,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.commit import locate_manifest
 from pipeline.config import InputConfig, LabelConfig, PixelRefinement, parse_config
-from pipeline.errors import LabellingError, ManifestError
+from pipeline.errors import LabellingError, ManifestError, is_store_failure
 from pipeline.kept_images import read_images
 from pipeline.manifests import Manifest, stream_manifest
 from pipeline.records import PART_SCHEMA, RUN_FILE, InputShard
@@ -37,6 +37,7 @@ KEPT_SCHEMA = pa.schema(
         ("num_chunks", pa.int64()),
         ("truncated_at", pa.int64()),
         ("error", pa.string()),
+        ("is_store_error", pa.bool_()),
     ]
 )
 """What goes from reading to drawing: the rows of a chunk as an Arrow stream, and their images where pixels refine maps;
@@ -198,8 +199,15 @@ def read_kept_rows(
         try:
             require_unchanged(manifest)
             yield from _read_shard(item, manifest, fingerprint, inputs)
-        except (LabellingError, FileNotFoundError) as error:
-            yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": str(error)})
+        except (LabellingError, OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            if not isinstance(error, LabellingError | FileNotFoundError):
+                reason = f"manifest '{manifest.uri}' cannot be read: {reason}; label its shard again if it is damaged"
+            fields = {"shard_name": item.shard.name, "is_end": True, "error": reason}
+            # A manifest that is gone stays so; a store that failed may give it in the next wave.
+            yield _to_table(
+                fields | {"is_store_error": is_store_failure(error) and not isinstance(error, FileNotFoundError)}
+            )
 
 
 def _read_shard(

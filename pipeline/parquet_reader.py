@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import InputConfig
-from pipeline.errors import ShardError
+from pipeline.errors import ShardError, is_store_failure
 from pipeline.records import InputShard, Sample
 from pipeline.sample_tags import find_download_error, read_tag_cell
 from pipeline.storage import ByteStream, open_random
@@ -77,8 +77,7 @@ def _open(shard: InputShard) -> Iterator[ByteStream]:
         try:
             yield stream
         except (pa.ArrowException, OSError) as error:
-            # Errors of a disk or store have a type or number of their own, and trying again may help.
-            if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+            if is_store_failure(error):
                 raise
             raise _blame_file(shard, " ".join(str(error).split())) from error
 

@@ -1,10 +1,15 @@
 """New masks of kept maps, crashed at every write: the same command goes on and leaves the bytes of a clean run."""
 
 import contextlib
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline import kept_maps
+from pipeline.errors import StorageError
 from pipeline.kept_maps import open_kept_run
 from pipeline.label import label_run
 from pipeline.remask import open_remask
@@ -24,14 +29,19 @@ def kept_uri(open_small_run, tmp_path_factory):
     return out_uri
 
 
-def remask(kept_uri):
-    """Make masks with a lower threshold; gives the chunks made."""
+def open_lower(kept_uri):
+    """Open a run of masks with a lower threshold."""
     kept = open_kept_run(kept_uri)
     maps = replace(kept.config.maps, background_threshold=0.2, foreground_threshold=0.3)
+    return open_remask(OUT, kept, maps)
+
+
+def remask(kept_uri):
+    """Make masks with a lower threshold; gives the chunks made."""
     engine = SerialEngine()
     # What was made up to a crash is wanted, too.
     with contextlib.suppress(CrashError):
-        label_run(open_remask(OUT, kept, maps), OPTIONS, engine=engine)
+        label_run(open_lower(kept_uri), OPTIONS, engine=engine)
     return engine.labelled
 
 
@@ -58,3 +68,34 @@ def test_remask_resumes_after_a_crash_at_any_write_with_the_same_bytes(kept_uri,
     assert read_all(OUT) == expected
     assert sorted(expected) == ["/labels/photos-0.parquet", "/labels/photos-1.parquet", "/run.json"]
     assert len(first) + len(second) <= 6 + 1
+
+
+def test_manifest_with_a_damaged_page_fails_its_shard_and_no_other(kept_uri, faulty_uri, tmp_path):
+    damaged = shutil.copytree(kept_uri, tmp_path / "damaged")
+    manifest = Path(damaged) / "labels" / "photos-0.parquet"
+    payload = bytearray(manifest.read_bytes())
+    column = pq.ParquetFile(manifest).metadata.row_group(0).column(0)
+    payload[column.data_page_offset + column.total_compressed_size - 1] ^= 1
+    manifest.write_bytes(payload)
+    summary = label_run(open_lower(str(damaged)), OPTIONS, engine=SerialEngine())
+    assert list(summary.failed_shards) == ["photos-0"]
+    assert f"manifest '{manifest}' cannot be read: " in summary.failed_shards["photos-0"]
+    assert summary.num_sealed == 1
+
+
+@pytest.mark.parametrize("num_failures", [2, 100])
+def test_manifest_that_its_store_does_not_give_is_tried_three_times(kept_uri, faulty_uri, monkeypatch, num_failures):
+    read_shard, failed = kept_maps._read_shard, []
+
+    def read_or_fail(work, *arguments):
+        if work.shard.name == "photos-0" and len(failed) < num_failures:
+            failed.append(work)
+            raise StorageError("'photos-0.parquet' cannot be reached: access denied")
+        yield from read_shard(work, *arguments)
+
+    monkeypatch.setattr(kept_maps, "_read_shard", read_or_fail)
+    summary = label_run(open_lower(kept_uri), OPTIONS, engine=SerialEngine())
+    assert summary.num_sealed == (2 if num_failures == 2 else 1)
+    assert list(summary.failed_shards.values()) == (
+        [] if num_failures == 2 else ["'photos-0.parquet' cannot be reached: access denied (tried 3 times)"]
+    )
