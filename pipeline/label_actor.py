@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 COMMIT_TIMEOUT_S = 1800.0
 """A worker whose commit takes so long is ended: longer than any store's own tries (`storage.S3_OPTIONS`) may take."""
+MAX_DEATHS_IN_ALL = 10 * MAX_DEATHS
+"""After so many workers died with a chunk in hand its shard fails. Far more than `MAX_DEATHS`: an innocent chunk dies
+with each of those that share its worker, three times for each of them that kills."""
 MAX_MISSES = 2
 """After so many chunks in a row that failed in the actor and not in a child process the actor ends itself: what it
 holds, such as the context of its GPU, is broken, and every chunk would cost the start of a child process."""
@@ -131,7 +134,7 @@ class LabelChunks:
             end_process(f"{self._num_misses} chunks in a row, which a child process labelled without trouble")
         chunk = f"{fields['shard_name']}/{fields['chunk_index']:06d}"
         num_deaths = self._attempts.begin(chunk)
-        if num_deaths >= 2 * MAX_DEATHS:
+        if num_deaths >= MAX_DEATHS_IN_ALL:
             error = (
                 f"shard '{fields['shard_name']}': {num_deaths} workers died with chunk {fields['chunk_index']}, also "
                 "when a child process labelled it; look at their logs (memory?), then run the same command again"

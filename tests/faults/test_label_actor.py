@@ -68,11 +68,11 @@ def test_chunk_that_kills_workers_whatever_is_done_fails_its_shard(open_small_ru
     run = open_small_run(str(tmp_path / "out"))
     row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs))
     attempts = AttemptCounter()
-    for _ in range(2 * MAX_DEATHS):
+    for _ in range(label_actor.MAX_DEATHS_IN_ALL):
         attempts.begin("photos-0/000000")
     (fields,) = LabelChunks(run, OPTIONS, attempts)(row).to_pylist()
     assert fields["is_end"]
-    assert fields["error"].startswith("shard 'photos-0': 6 workers died with chunk 0, also when a child process")
+    assert fields["error"].startswith("shard 'photos-0': 30 workers died with chunk 0, also when a child process")
     assert list_part_names(run.out_uri) == {}
 
 
