@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pipeline.counts import LabelCounts
 from pipeline.errors import ManifestError
 from pipeline.records import MANIFEST_SCHEMA, PART_SCHEMA, Status
+from pipeline.run import Run
 from pipeline.storage import join_uri, list_objects, put_atomic, read_bytes
 
 FOOTER_KEY = b"tagmask"
@@ -108,9 +109,7 @@ def describe_row(fields: dict[str, Any], counts: LabelCounts | None = None) -> p
     return pa.Table.from_pylist([fields | counted], schema=COMMITTED_SCHEMA)
 
 
-def commit_chunk(
-    rows: pa.Table, fields: dict[str, Any], *, out_uri: str, fingerprint: str, folder: str = PARTS_FOLDER
-) -> pa.Table:
+def commit_chunk(rows: pa.Table, fields: dict[str, Any], run: Run) -> pa.Table:
     """Publish the rows of a chunk as its part, and keep only their counts.
 
     Whoever made the rows calls this before it takes up anything else: rows that waited for another step would be
@@ -119,16 +118,14 @@ def commit_chunk(
     Args:
         rows: With the schema `PART_SCHEMA`.
         fields: What is known of the chunk: columns of `COMMITTED_SCHEMA`.
-        out_uri: Output folder of the run.
-        fingerprint: Of the run.
-        folder: Where the parts of the run are, below `out_uri`.
+        run: Whose part it is.
 
     Returns:
         The row of `COMMITTED_SCHEMA` that goes to the driver.
     """
     part = PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"])
-    payload = encode_part(rows, fingerprint, fields["shard_name"], fields["chunk_index"])
-    commit_part(out_uri, fields["shard_name"], part, payload, folder)
+    payload = encode_part(rows, run.fingerprint, fields["shard_name"], fields["chunk_index"])
+    commit_part(run.out_uri, fields["shard_name"], part, payload, run.parts_folder)
     return describe_row(fields, count_rows([rows]))
 
 

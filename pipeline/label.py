@@ -16,7 +16,7 @@ from typing import Any
 import ray
 
 from pipeline.counts import LabelCounts
-from pipeline.engine import MAX_READ_TASKS, MAX_SHARDS_PER_TASK, Engine, RayEngine
+from pipeline.engine import MAX_READ_TASKS, MAX_SHARDS_PER_TASK, POLL_PERIOD_S, Engine, RayEngine
 from pipeline.errors import LabellingError
 from pipeline.heartbeat import Driver, Heartbeat
 from pipeline.label_actor import LabelOptions
@@ -28,7 +28,6 @@ from pipeline.storage import delete
 
 logger = logging.getLogger(__name__)
 
-SEAL_POLL_S = 0.25
 MAX_READS = 3
 """Waves in which a shard is tried whose store does not give it."""
 MAX_IDLE_WAVES = 3
@@ -183,7 +182,7 @@ def _label_wave(
         failure = error
     # A seal that is given up is no loss: the parts are there, and the next driver seals the shard.
     while ledger.has_seals and not (stop.is_requested and stop.remaining_s == 0):
-        ledger.collect_seals(timeout_s=SEAL_POLL_S)
+        ledger.collect_seals(timeout_s=POLL_PERIOD_S)
         on_progress(ledger.show())
         on_pause()
     ledger.collect_seals(timeout_s=0.0)

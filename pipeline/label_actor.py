@@ -140,19 +140,16 @@ class LabelChunks:
                 "when a child process labelled it; look at their logs (memory?), then run the same command again"
             )
             return describe_row(fields | {"is_end": True, "error": error})
-        rows = self._label(chunk, to_samples(row), in_child=num_deaths >= MAX_DEATHS)
-        run = self._run
+        rows = self._label(chunk, to_samples(row), num_deaths)
         with self._commit_watchdog.watch(f"the commit of {chunk}"):
-            committed = commit_chunk(
-                rows, fields, out_uri=run.out_uri, fingerprint=run.fingerprint, folder=run.parts_folder
-            )
+            committed = commit_chunk(rows, fields, self._run)
         self._attempts.finish(chunk)
         return committed
 
-    def _label(self, chunk: str, samples: Sequence[Sample], *, in_child: bool) -> pa.Table:
+    def _label(self, chunk: str, samples: Sequence[Sample], num_deaths: int) -> pa.Table:
         started_s = time.monotonic()
-        if in_child:
-            logger.warning("%s: %d workers died with it, it is labelled in a child process", chunk, MAX_DEATHS)
+        if num_deaths >= MAX_DEATHS:
+            logger.warning("%s: %d workers died with it, it is labelled in a child process", chunk, num_deaths)
             rows = label_isolated(self._make_labeler, samples)
         else:
             try:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from pipeline.config import LabelConfig, MapConfig
+from pipeline.config import LabelConfig
 from pipeline.decode import turn_upright
 from pipeline.evaluation import FindTruth, decode_truth
 from pipeline.kept_images import read_images
@@ -21,7 +21,7 @@ MAX_SAMPLED_SIDE_PX = 96
 """Every n-th pixel is looked at, so that the longer side has at most so many: maps come from a few dozen patches a
 side. An image of two classes takes about 60 kB."""
 _COLUMNS = ("index", *(name for name in KEPT_COLUMNS if name not in ("tags_unknown", "classes", "image_sha256")))
-_PLAIN = LabelConfig(maps=MapConfig())
+_PLAIN = LabelConfig()
 """Maps as they are kept, which no pixels refine."""
 
 

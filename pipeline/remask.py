@@ -105,7 +105,7 @@ def remask_row(row: pa.Table, run: Run) -> pa.Table:
         except LabellingError as error:
             fields |= {"is_end": True, "error": f"shard '{fields['shard_name']}': {error}"}
         else:
-            return commit_chunk(rows, fields, out_uri=run.out_uri, fingerprint=run.fingerprint, folder=run.parts_folder)
+            return commit_chunk(rows, fields, run)
     return describe_row(fields)
 
 

@@ -9,24 +9,21 @@ import glob
 import io
 import os
 import random
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import fsspec
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.atomic_files import TEMPORARY_PREFIX, AtomicFile, create_file, put_file
 from pipeline.errors import StorageError
 from pipeline.passwords import require_no_password
-
-TEMPORARY_PREFIX = ".tmp-"
-"""Names of files that a put on a local disk has not finished; never listed."""
 
 UNKNOWN_ETAG = "-0"
 """Etag of an object of which a listing tells neither size nor time of change, as some listings over HTTP."""
@@ -246,13 +243,7 @@ def put_atomic(uri: str, payload: bytes) -> None:
         with _telling(uri):
             filesystem.pipe_file(name, payload)
         return
-    temporary = _write_temporary(path, payload)
-    try:
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    put_file(path, payload)
 
 
 def create_if_absent(uri: str, payload: bytes) -> bool:
@@ -262,18 +253,8 @@ def create_if_absent(uri: str, payload: bytes) -> bool:
         True when it was written. False when there was one, whatever it holds: read it. It may be our own:
         when the reply to a write is lost, the repeated request finds what the first one wrote.
     """
-    if (path := get_local_path(uri)) is None:
-        return _create_remote(uri, payload)
-    temporary = _write_temporary(path, payload)
-    try:
-        # A hard link is exclusive and shows the whole file at once; a rename would replace.
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    _sync_folder(path.parent)
-    return True
+    path = get_local_path(uri)
+    return _create_remote(uri, payload) if path is None else create_file(path, payload)
 
 
 def _create_remote(uri: str, payload: bytes) -> bool:
@@ -312,35 +293,8 @@ class AtomicLocalFileSystem(LocalFileSystem):
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> Any:
         if mode == "wb":
-            return _AtomicFile(Path(self._strip_protocol(path)))
+            return AtomicFile(Path(self._strip_protocol(path)))
         return super()._open(path, mode, block_size, **options)
-
-
-class _AtomicFile:
-    """A file under a hidden name until it is closed. One that is never closed is never seen."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary, self._file = _open_temporary(path)
-
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
-
-    def write(self, payload: Any) -> int:
-        return self._file.write(payload)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        if not self._file.closed:
-            _finish_temporary(self._file)
-            self._temporary.replace(self._path)
-            _sync_folder(self._path.parent)
 
 
 def delete(uris: Iterable[str]) -> None:
@@ -464,40 +418,3 @@ def _walk(folder: Path) -> Iterator[Path]:
 
     for parent, _, names in os.walk(folder, onerror=fail, followlinks=True):
         yield from (Path(parent, name) for name in names)
-
-
-def _write_temporary(path: Path, payload: bytes) -> Path:
-    """Write and sync a hidden file beside `path`."""
-    temporary, file = _open_temporary(path)
-    try:
-        file.write(payload)
-        _finish_temporary(file)
-    except OSError:
-        file.close()
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
-    return Path(name), os.fdopen(handle, "wb")
-
-
-def _finish_temporary(file: BinaryIO) -> None:
-    """Make what was written last, and close the file."""
-    with file:
-        file.flush()
-        # Temporary files are private; what is published has the rights that any new file would have.
-        os.fchmod(file.fileno(), 0o644)
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename or link in a folder last through a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -18,7 +18,7 @@ from pipeline.errors import ManifestError, RunConflictError
 from pipeline.kept_maps import open_kept_run
 from pipeline.label import label_run
 from pipeline.label_actor import LabelOptions
-from pipeline.manifests import open_manifest
+from pipeline.manifests import list_manifests, open_manifest
 from pipeline.masks import decode_mask
 from pipeline.records import InputShard, Reason
 from pipeline.remask import open_remask
@@ -107,9 +107,7 @@ def remask(kept_uri, out_uri, **maps):
 
 
 def read_rows(out_uri):
-    return [
-        row for number in range(2) for row in open_manifest(f"{out_uri}/labels/photos-{number}.parquet").iterate_rows()
-    ]
+    return [row for uri in list_manifests(str(out_uri)) for row in open_manifest(uri).iterate_rows()]
 
 
 def test_same_thresholds_give_the_masks_and_statistics_of_the_model(kept_uri, tmp_path):

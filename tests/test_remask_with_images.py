@@ -16,7 +16,6 @@ from pipeline.config import InputConfig, LabelConfig, MapConfig, PixelRefinement
 from pipeline.errors import BundleError
 from pipeline.kept_maps import open_kept_run
 from pipeline.label import label_run
-from pipeline.label_actor import LabelOptions
 from pipeline.manifests import open_manifest
 from pipeline.map_samples import ImageSource, read_samples
 from pipeline.masks import decode_mask
@@ -28,8 +27,9 @@ from pipeline.storage import put_atomic
 from pipeline.vocabulary import Vocabulary
 from tests.factories import make_mask_png, make_parquet, make_photo, make_tar, save_small_model
 from tests.fakes import SerialEngine
+from tests.test_remask import OPTIONS, read_rows
+from tests.test_remask import remask as make_masks
 
-OPTIONS = LabelOptions(gpus_per_actor=0.0, device="cpu", max_rejected_fraction=1.0)
 PAR = {"pixel_refinement": PixelRefinement.PAR, "pixel_side_px": 64, "pixel_iterations": 4}
 TAGS = [["cat"], ["cat", "dog"], ["dog"], ["sunset"], ["dog", "cat"], ["cat"], ["cat"]]
 
@@ -76,19 +76,6 @@ def label(inputs, out_uri, views=ViewConfig(num_patches=30), **maps):  # noqa: B
     )
     label_run(run, OPTIONS, engine=SerialEngine())
     return str(out_uri)
-
-
-def make_masks(kept_uri, out_uri, **maps):
-    """Make new masks in this process; returns what was done."""
-    kept = open_kept_run(str(kept_uri))
-    run = open_remask(str(out_uri), kept, replace(kept.config.maps, **maps))
-    return label_run(run, OPTIONS, engine=SerialEngine())
-
-
-def read_rows(out_uri):
-    return [
-        row for number in range(3) for row in open_manifest(f"{out_uri}/labels/photos-{number}.parquet").iterate_rows()
-    ]
 
 
 def compare_masks(before_uri, after_uri):
