@@ -49,7 +49,9 @@ def seeded() -> TrainConfig:
             variant="plus", backbone="deit_small_patch16_224", rank_decay=RANK_DECAY_196, token_spread=1.0
         ),
         augment=AugmentConfig(min_crop_fraction=0.25, rand_augment="", color_jitter=0.2, random_erasing=0.0),
-        loss=LossConfig(seed_weight=0.5),
+        loss=LossConfig(
+            seed_weight=0.5, seed_affinity_steps=2, seed_background_threshold=0.4, seed_foreground_threshold=0.6
+        ),
         optimizer=OptimizerConfig(epochs=10, base_lr=2.4e-3, warmup_epochs=0.5, clip_norm=1.0, token_lr_factor=30.0),
     )
 

@@ -48,6 +48,8 @@ class SeedTerm(NamedTuple):
     """Patches whose best class map is above this show that class."""
     attention_share: float = 0.0
     """Weight of the class tokens' attention, relative to that of the patch CAM."""
+    affinity_steps: int = 1
+    """How often the class maps are spread along the patch affinity before they teach."""
 
 
 def score_soft_margin(logits: Float[Tensor, "b c"], targets: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
@@ -112,6 +114,7 @@ def _compare_with_seeds(
         variant,
         background_threshold=term.background_threshold,
         foreground_threshold=term.foreground_threshold,
+        affinity_steps=term.affinity_steps,
     )
     assert output.patch_cam is not None
     losses = compute_seed_losses(output.patch_cam, seeds, image_labels)

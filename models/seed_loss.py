@@ -45,6 +45,7 @@ def make_seeds(
     *,
     background_threshold: float,
     foreground_threshold: float,
+    affinity_steps: int = 1,
 ) -> Seeds:
     """Make seeds of the refined class maps: square root of attention x patch CAM, spread by affinity, scaled to [0, 1].
 
@@ -54,6 +55,8 @@ def make_seeds(
         variant: Of the network: how many layers of attention are used.
         background_threshold: A patch whose best map is below this shows none of the classes.
         foreground_threshold: A patch whose best map is above this shows that class.
+        affinity_steps: How often maps are spread along the affinity; more steps give fuller and blunter maps, which
+            want higher thresholds.
 
     Raises:
         ValueError: The network has no patch head (V1).
@@ -63,7 +66,8 @@ def make_seeds(
     num_classes = image_labels.shape[1]
     attention = compute_class_to_patch(output, count_layers(output, variant), list_every_class(image_labels))
     is_tagged = image_labels[:, :, None, None]
-    maps = scale_min_max(refine_class_maps(output, (attention * output.patch_cam.float().relu()).sqrt())) * is_tagged
+    fused = (attention * output.patch_cam.float().relu()).sqrt()
+    maps = scale_min_max(refine_class_maps(output, fused, num_steps=affinity_steps)) * is_tagged
     best, best_class = maps.max(1)
     is_best = functional.one_hot(best_class, num_classes).permute(0, 3, 1, 2).bool()
     is_foreground = best > foreground_threshold

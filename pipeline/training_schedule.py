@@ -88,6 +88,7 @@ def choose_seed_term(config: LossConfig, position: float) -> SeedTerm | None:
         background_threshold=config.seed_background_threshold,
         foreground_threshold=config.seed_foreground_threshold,
         attention_share=config.seed_attention_share,
+        affinity_steps=config.seed_affinity_steps,
     )
 
 

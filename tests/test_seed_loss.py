@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.class_maps import compute_evidence, refine_class_maps, scale_min_max
 from models.losses import SeedTerm, compute_loss
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from models.seed_loss import Seeds, compute_attention_losses, compute_seed_losses, make_seeds
@@ -43,6 +44,33 @@ def test_patches_between_the_thresholds_are_left_alone():
     # What is known with a wide band is known with a narrow one, and says the same.
     assert not (wide.known & ~near.known).any()
     assert not (wide.foreground & ~near.foreground).any()
+
+
+def test_seeds_come_from_maps_spread_as_often_as_asked():
+    network, images = make_network(), make_images()
+    output = network(images)
+
+    def find(steps):
+        return make_seeds(
+            output,
+            LABELS,
+            Variant.PLUS,
+            background_threshold=0.5,
+            foreground_threshold=0.5,
+            affinity_steps=steps,
+        )
+
+    index = torch.arange(3).expand(3, -1)
+    fused = compute_evidence(output, Variant.PLUS, index).fused
+    for steps in (0, 1, 2):
+        maps = scale_min_max(refine_class_maps(output, fused, num_steps=steps)) * LABELS[:, :, None, None]
+        assert torch.equal(find(steps).foreground.any(1), maps.amax(1) > 0.5)
+    assert not torch.equal(find(1).foreground, find(2).foreground)
+    by_steps = [
+        compute_loss(output, LABELS, Variant.PLUS, seed_term=TERM._replace(affinity_steps=steps)).seed_loss
+        for steps in (1, 2)
+    ]
+    assert by_steps[0] != by_steps[1]
 
 
 def test_mirrored_image_gives_mirrored_seeds_where_positions_do_not_matter():
