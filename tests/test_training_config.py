@@ -40,6 +40,7 @@ def test_peak_learning_rate_scales_with_the_batch():
         (lambda: OptimizerConfig(ema_decay=1.0), "0 <= ema_decay < 1, got 1.0"),
         (lambda: OptimizerConfig(token_lr_factor=0.0), "token_lr_factor > 0, got 0.0"),
         (lambda: LossConfig(negative_margin=1.0), "0 <= negative_margin < 1, got 1.0"),
+        (lambda: LossConfig(seed_affinity_steps=-1), "seed_affinity_steps >= 0, got -1"),
         (lambda: WorkerConfig(num_workers=2, min_workers=3), "1 <= min_workers <= num_workers, got 3 and 2"),
         (lambda: WorkerConfig(cpus_per_worker=0.0), "cpus_per_worker > 0, got 0.0"),
         (lambda: AugmentConfig(random_erasing=1.5), "0 <= random_erasing <= 1, got 1.5"),
@@ -99,7 +100,8 @@ def test_seed_thresholds_in_the_wrong_order_are_refused():
 
 
 def test_seed_weight_starts_at_zero_and_grows_over_an_epoch():
-    config = LossConfig(seed_weight=0.5, seed_start_epochs=2.0)
+    config = LossConfig(seed_weight=0.5, seed_start_epochs=2.0, seed_affinity_steps=2)
     assert choose_seed_term(LossConfig(), 9.0) is None
     weights = [choose_seed_term(config, position).weight for position in (0.0, 2.0, 2.5, 3.0, 9.0)]
     assert weights == [0.0, 0.0, 0.25, 0.5, 0.5]
+    assert choose_seed_term(config, 3.0).affinity_steps == 2
