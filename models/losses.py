@@ -13,12 +13,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from models.attention import compute_class_to_patch
+from models.class_maps import compute_evidence
 from models.mctformer import MCTformerOutput, Variant
 from models.seed_loss import (
     compute_attention_losses,
     compute_seed_losses,
-    count_layers,
     list_every_class,
     make_seeds,
 )
@@ -120,7 +119,7 @@ def _compare_with_seeds(
     losses = compute_seed_losses(output.patch_cam, seeds, image_labels)
     if not term.attention_share:
         return losses
-    attention = compute_class_to_patch(output, count_layers(output, variant), list_every_class(image_labels))
+    attention = compute_evidence(output, variant, list_every_class(image_labels)).class_to_patch
     return losses + term.attention_share * compute_attention_losses(attention, seeds, image_labels)
 
 

@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from models.attention import compute_class_to_patch
-from models.class_maps import ATTENTION_LAYERS, refine_class_maps, scale_min_max
+from models.class_maps import compute_evidence, refine_class_maps, scale_min_max
+from models.fusion import Fusion
 from models.mctformer import MCTformerOutput, Variant
 
 TINY = 1e-9
@@ -45,7 +45,7 @@ def make_seeds(
     *,
     background_threshold: float,
     foreground_threshold: float,
-    affinity_steps: int = 1,
+    affinity_steps: int,
 ) -> Seeds:
     """Make seeds of the refined class maps: square root of attention x patch CAM, spread by affinity, scaled to [0, 1].
 
@@ -64,10 +64,9 @@ def make_seeds(
     if output.patch_cam is None or output.patch_logits is None:
         raise ValueError("seeds need a patch head, which variant v1 lacks; train v2 or plus")
     num_classes = image_labels.shape[1]
-    attention = compute_class_to_patch(output, count_layers(output, variant), list_every_class(image_labels))
+    evidence = compute_evidence(output, variant, list_every_class(image_labels), fusion=Fusion.SQUARE_ROOT)
     is_tagged = image_labels[:, :, None, None]
-    fused = (attention * output.patch_cam.float().relu()).sqrt()
-    maps = scale_min_max(refine_class_maps(output, fused, num_steps=affinity_steps)) * is_tagged
+    maps = scale_min_max(refine_class_maps(output, evidence.fused, num_steps=affinity_steps)) * is_tagged
     best, best_class = maps.max(1)
     is_best = functional.one_hot(best_class, num_classes).permute(0, 3, 1, 2).bool()
     is_foreground = best > foreground_threshold
@@ -76,11 +75,6 @@ def make_seeds(
         known=is_foreground | (best < background_threshold),
         trust=output.patch_logits.float().sigmoid() * image_labels,
     )
-
-
-def count_layers(output: MCTformerOutput, variant: Variant) -> int:
-    """Count the last layers whose class-to-patch attention a variant uses."""
-    return min(ATTENTION_LAYERS[variant], len(output.queries))
 
 
 def list_every_class(image_labels: Bool[Tensor, "b c"]) -> Int[Tensor, "b c"]:

@@ -122,7 +122,8 @@ class LossConfig:
     """Weight of the class tokens' attention, asked to spread evenly over the seeds, relative to that of the patch CAM;
     0: patch CAM alone."""
     seed_affinity_steps: int = 1
-    """How often the class maps that teach are spread along the patch affinity; more steps, higher thresholds."""
+    """How often the class maps that teach are spread along the patch affinity; more steps give fuller maps,
+    which want higher thresholds."""
     seed_start_epochs: float = 1.0
     """Epochs before class maps are good enough to teach, fewer than the run has; the weight then grows over another."""
     seed_background_threshold: float = 0.3
@@ -136,8 +137,6 @@ class LossConfig:
                 "need 0 <= seed_background_threshold <= seed_foreground_threshold <= 1, "
                 f"got {self.seed_background_threshold} and {self.seed_foreground_threshold}"
             )
-        if self.seed_affinity_steps < 0:
-            raise ValueError(f"need seed_affinity_steps >= 0, got {self.seed_affinity_steps}")
         for name in (
             "focus_negative",
             "focus_positive",
@@ -145,6 +144,7 @@ class LossConfig:
             "class_balance",
             "seed_weight",
             "seed_attention_share",
+            "seed_affinity_steps",
             "seed_start_epochs",
         ):
             if getattr(self, name) < 0:

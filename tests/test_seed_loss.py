@@ -25,8 +25,15 @@ def make_images():
     return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def find_seeds(output, low=0.3, high=0.5, labels=LABELS):
-    return make_seeds(output, labels, Variant.PLUS, background_threshold=low, foreground_threshold=high)
+def find_seeds(output, low=0.3, high=0.5, labels=LABELS, steps=1):
+    return make_seeds(
+        output,
+        labels,
+        Variant.PLUS,
+        background_threshold=low,
+        foreground_threshold=high,
+        affinity_steps=steps,
+    )
 
 
 def test_seeds_show_tagged_classes_only_and_one_class_a_patch():
@@ -47,30 +54,22 @@ def test_patches_between_the_thresholds_are_left_alone():
 
 
 def test_seeds_come_from_maps_spread_as_often_as_asked():
-    network, images = make_network(), make_images()
-    output = network(images)
-
-    def find(steps):
-        return make_seeds(
-            output,
-            LABELS,
-            Variant.PLUS,
-            background_threshold=0.5,
-            foreground_threshold=0.5,
-            affinity_steps=steps,
-        )
-
-    index = torch.arange(3).expand(3, -1)
-    fused = compute_evidence(output, Variant.PLUS, index).fused
-    for steps in (0, 1, 2):
+    output = make_network()(make_images())
+    fused = compute_evidence(output, Variant.PLUS, torch.arange(3).expand(3, -1)).fused
+    found = [find_seeds(output, 0.5, 0.5, steps=steps).foreground for steps in (0, 1, 2)]
+    for steps, foreground in enumerate(found):
         maps = scale_min_max(refine_class_maps(output, fused, num_steps=steps)) * LABELS[:, :, None, None]
-        assert torch.equal(find(steps).foreground.any(1), maps.amax(1) > 0.5)
-    assert not torch.equal(find(1).foreground, find(2).foreground)
-    by_steps = [
+        assert torch.equal(foreground.any(1), maps.amax(1) > 0.5)
+    assert not torch.equal(found[1], found[2])
+
+
+def test_affinity_steps_of_the_seed_term_reach_the_loss():
+    output = make_network()(make_images())
+    losses = [
         compute_loss(output, LABELS, Variant.PLUS, seed_term=TERM._replace(affinity_steps=steps)).seed_loss
         for steps in (1, 2)
     ]
-    assert by_steps[0] != by_steps[1]
+    assert losses[0] != losses[1]
 
 
 def test_mirrored_image_gives_mirrored_seeds_where_positions_do_not_matter():
