@@ -22,6 +22,22 @@ def test_every_recipe_gives_a_configuration_that_survives_json(name):
     assert json.loads(json.dumps(described)) == described
 
 
+@pytest.mark.parametrize(
+    ("name", "image_size", "epochs", "batch_size"), [("v1", 224, 60, 64), ("v2", 224, 60, 64), ("plus", 448, 45, 32)]
+)
+def test_recipes_of_the_authors_have_the_settings_of_their_code(name, image_size, epochs, batch_size):
+    config = RECIPES[name]()
+    model, optimizer, augment, loss = config.model, config.optimizer, config.augment, config.loss
+    assert (model.variant, model.image_size, model.drop_path) == (name, image_size, 0.1)
+    assert (optimizer.epochs, optimizer.batch_size, optimizer.warmup_epochs) == (epochs, batch_size, 5.0)
+    assert (optimizer.base_lr, optimizer.weight_decay, optimizer.token_lr_factor) == (5e-4, 0.05, 1.0)
+    assert augment.rand_augment.startswith("rand-m9-")
+    assert (augment.random_erasing, augment.min_crop_fraction) == (0.25, 0.08)
+    assert (model.token_spread, loss.seed_weight, loss.class_balance) == (0.0, 0.0, 0.0)
+    if name == "plus":
+        assert (model.rank_decay, model.contrast_weight) == (0.996, 1.0)
+
+
 def test_peak_learning_rate_scales_with_the_batch():
     assert OptimizerConfig(batch_size=64, base_lr=5e-4).peak_lr == pytest.approx(6.25e-5)
 
