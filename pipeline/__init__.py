@@ -1,7 +1,7 @@
 """Rows in, rows out: how tagged shards become masks.
 
     input shards                                     shards.py, vocabulary.py, storage.py (the one door to bytes),
-                                                     atomic_files.py (local disks)
+                                                     stored_objects.py, atomic_files.py (local disks)
       -> plan: which chunks remain                   run.py (what this run is), resume.py
       -> read tasks: one row a chunk                 chunk_source.py, tar_reader.py, parquet_reader.py
       -> labelling actors                            label_actor.py, labeler.py

@@ -15,8 +15,6 @@ from pipeline.parquet_reader import read_parquet_samples
 from pipeline.records import PARQUET_SUFFIX, RUN_FILE, Chunk, InputShard, Sample, ShardEnd
 from pipeline.sample_tags import find_json_download_error, read_tags
 from pipeline.storage import (
-    UNKNOWN_ETAG,
-    StoredObject,
     find_object,
     get_local_path,
     glob_objects,
@@ -24,6 +22,7 @@ from pipeline.storage import (
     list_objects,
     read_bytes,
 )
+from pipeline.stored_objects import UNKNOWN_ETAG, StoredObject
 from pipeline.tar_reader import ArchiveEnd, MemberGroup, read_groups
 
 MAX_LOOKUPS = 8

@@ -7,13 +7,10 @@ Nothing is cached between calls: other machines write to the same folders.
 
 import glob
 import io
-import os
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -21,12 +18,10 @@ import fsspec
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.atomic_files import TEMPORARY_PREFIX, AtomicFile, create_file, put_file
+from pipeline.atomic_files import AtomicFile, create_file, put_file
 from pipeline.errors import StorageError
 from pipeline.passwords import require_no_password
-
-UNKNOWN_ETAG = "-0"
-"""Etag of an object of which a listing tells neither size nor time of change, as some listings over HTTP."""
+from pipeline.stored_objects import StoredObject, describe_listed, describe_local, describe_remote, walk
 
 READAHEAD_BYTES = 8 * 2**20
 """What one request of a sequential read from an object store fetches."""
@@ -58,16 +53,6 @@ class ByteStream(Protocol):
         """Let go of what the stream holds."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredObject:
-    """A file or object as a listing shows it."""
-
-    uri: str
-    size_bytes: int
-    etag: str
-    """Changes when the content changes: the store's etag, or time of change and size on a local disk."""
-
-
 def get_local_path(uri: str) -> Path | None:
     """Give the path of a URI on a local disk; None when it is elsewhere.
 
@@ -97,14 +82,14 @@ def join_uri(base: str, *parts: str) -> str:
 def find_object(uri: str) -> StoredObject | None:
     """Look one file or object up; None when there is none, or a folder."""
     if (path := get_local_path(uri)) is not None:
-        return _describe_local(uri, path) if path.is_file() else None
+        return describe_local(uri, path) if path.is_file() else None
     filesystem, name = _open_filesystem(uri)
     try:
         with _telling(uri):
             found = filesystem.info(name)
     except FileNotFoundError:
         return None
-    return None if found["type"] == "directory" else _describe_remote(uri, found)
+    return None if found["type"] == "directory" else describe_remote(uri, found)
 
 
 def exists(uri: str) -> bool:
@@ -115,7 +100,7 @@ def exists(uri: str) -> bool:
 def list_objects(folder_uri: str) -> list[StoredObject]:
     """List everything below a folder, sorted by URI. A folder that is not there is empty."""
     if (folder := get_local_path(folder_uri)) is not None:
-        found = _describe_listed((_rebase(folder_uri, folder, path), path) for path in _walk(folder))
+        found = describe_listed((_rebase(folder_uri, folder, path), path) for path in walk(folder))
     else:
         filesystem, name = _open_filesystem(folder_uri)
         with _telling(folder_uri):
@@ -128,7 +113,7 @@ def list_folder(uri: str) -> list[StoredObject]:
     """List the files directly in a folder, sorted by URI. A folder that is not there is empty."""
     if (folder := get_local_path(uri)) is not None:
         paths = folder.iterdir() if folder.is_dir() else ()
-        found = _describe_listed((_rebase(uri, folder, path), path) for path in paths)
+        found = describe_listed((_rebase(uri, folder, path), path) for path in paths)
     else:
         filesystem, name = _open_filesystem(uri)
         try:
@@ -145,14 +130,14 @@ def glob_objects(pattern: str) -> list[StoredObject]:
     if (local := get_local_path(pattern)) is not None:
         prefix = pattern[: len(pattern) - len(str(local))] if "://" in pattern else ""
         names = glob.glob(str(local), recursive=True)  # noqa: PTH207 (Path refuses absolute patterns)
-        found = _describe_listed((prefix + name, Path(name)) for name in names)
+        found = describe_listed((prefix + name, Path(name)) for name in names)
     else:
         filesystem, name = _open_filesystem(pattern)
         scheme = pattern.partition("://")[0]
         with _telling(pattern):
             entries = cast("dict[str, Any]", filesystem.glob(name, detail=True))
         found = [
-            _describe_remote(f"{scheme}://{path.lstrip('/')}", entry)
+            describe_remote(f"{scheme}://{path.lstrip('/')}", entry)
             for path, entry in entries.items()
             if entry["type"] == "file" and not path.endswith("/")
         ]
@@ -364,24 +349,6 @@ def _is_s3(filesystem: Any) -> bool:
     return hasattr(filesystem, "call_s3")
 
 
-def _describe_local(uri: str, path: Path) -> StoredObject:
-    status = path.stat()
-    return StoredObject(uri=uri, size_bytes=status.st_size, etag=f"{status.st_mtime_ns:x}-{status.st_size:x}")
-
-
-def _describe_remote(uri: str, entry: Mapping[str, Any]) -> StoredObject:
-    """Turn fsspec's entry into ours. Stores name the identity of a content differently."""
-    size_bytes = int(entry["size"] or 0)
-    for key in ("ETag", "etag", "md5Hash", "content_md5"):
-        if entry.get(key):
-            return StoredObject(uri=uri, size_bytes=size_bytes, etag=str(entry[key]).strip('"'))
-    changed = next((entry[key] for key in ("mtime", "LastModified", "created") if entry.get(key)), "")
-    # The memory store gives one time as a number or as a date, depending on the call.
-    changed = changed.timestamp() if isinstance(changed, datetime) else changed
-    changed = f"{round(changed * 1e6):x}" if isinstance(changed, float) else changed
-    return StoredObject(uri=uri, size_bytes=size_bytes, etag=f"{changed}-{size_bytes:x}")
-
-
 def _describe_all(folder_uri: str, folder_name: str, entries: Iterable[Mapping[str, Any]]) -> list[StoredObject]:
     """Describe the files among entries below a folder, under URIs that start as the folder's does."""
     root = folder_name.rstrip("/") + "/"
@@ -390,31 +357,9 @@ def _describe_all(folder_uri: str, folder_name: str, entries: Iterable[Mapping[s
         name = str(entry["name"])
         # Some tools mark folders by empty objects that end in a slash.
         if entry["type"] == "file" and name.startswith(root) and not name.endswith("/"):
-            found.append(_describe_remote(join_uri(folder_uri, name[len(root) :]), entry))
+            found.append(describe_remote(join_uri(folder_uri, name[len(root) :]), entry))
     return found
 
 
 def _rebase(folder_uri: str, folder: Path, path: Path) -> str:
     return join_uri(folder_uri, path.relative_to(folder).as_posix())
-
-
-def _describe_listed(found: Iterable[tuple[str, Path]]) -> list[StoredObject]:
-    """Describe files by their URIs; without folders, files that are being written, and files that are gone by now."""
-    described = []
-    for uri, path in found:
-        if path.name.startswith(TEMPORARY_PREFIX) or not path.is_file():
-            continue
-        with suppress(FileNotFoundError):
-            described.append(_describe_local(uri, path))
-    return described
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Give the files below a folder, through links to folders too. Errors of the disk are raised."""
-
-    def fail(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise error
-
-    for parent, _, names in os.walk(folder, onerror=fail, followlinks=True):
-        yield from (Path(parent, name) for name in names)

@@ -12,7 +12,7 @@ import fsspec
 import pyarrow.fs
 import pytest
 
-from pipeline import storage
+from pipeline import storage, stored_objects
 from pipeline.errors import StorageError
 from pipeline.storage import (
     create_if_absent,
@@ -42,14 +42,14 @@ def test_unfinished_files_are_never_listed(tmp_path):
 def test_file_that_goes_while_it_is_listed_is_left_out(tmp_path, monkeypatch, list_it):
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"x")
-    describe = storage._describe_local
+    describe = stored_objects.describe_local
 
     def delete_and_describe(uri, path):
         if path.name == "a":
             path.unlink()
         return describe(uri, path)
 
-    monkeypatch.setattr(storage, "_describe_local", delete_and_describe)
+    monkeypatch.setattr(stored_objects, "describe_local", delete_and_describe)
     assert [item.uri for item in list_it(str(tmp_path))] == [str(tmp_path / "b")]
 
 
