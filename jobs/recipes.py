@@ -39,10 +39,11 @@ def plus() -> TrainConfig:
 def seeded() -> TrainConfig:
     """Ours: MCTformer+ at 224 px whose patch CAM also learns from its own refined class maps, a few epochs long.
 
-    Against plus: the seed loss (`models.seed_loss`), of maps that are spread twice; class tokens that start apart and
-    learn 30 times as fast, for copies of one token under one small rate hardly part; a ranking decay that fits 196
-    patches; a higher rate for a shorter run, and milder crops without RandAugment. docs/measurements.md has the scores,
-    from ViT-Tiny on six classes of PASCAL VOC; longer runs, DeiT-S and 20 classes have not been measured.
+    Against plus: the seed loss (`models.seed_loss`), of maps that the averaged network makes and that are spread twice;
+    class tokens that start apart and learn 30 times as fast, for copies of one token under one small rate hardly part; a
+    ranking decay that fits 196 patches; a higher rate for a shorter run, and milder crops without RandAugment.
+    docs/measurements.md has the scores, from ViT-Tiny on six classes of PASCAL VOC; longer runs, DeiT-S and 20 classes
+    have not been measured.
     """
     return TrainConfig(
         model=ModelConfig(
@@ -50,9 +51,15 @@ def seeded() -> TrainConfig:
         ),
         augment=AugmentConfig(min_crop_fraction=0.25, rand_augment="", color_jitter=0.2, random_erasing=0.0),
         loss=LossConfig(
-            seed_weight=0.5, seed_affinity_steps=2, seed_background_threshold=0.4, seed_foreground_threshold=0.6
+            seed_weight=0.5,
+            seed_from_average=True,
+            seed_affinity_steps=2,
+            seed_background_threshold=0.4,
+            seed_foreground_threshold=0.6,
         ),
-        optimizer=OptimizerConfig(epochs=10, base_lr=2.4e-3, warmup_epochs=0.5, clip_norm=1.0, token_lr_factor=30.0),
+        optimizer=OptimizerConfig(
+            epochs=10, base_lr=2.4e-3, warmup_epochs=0.5, clip_norm=1.0, token_lr_factor=30.0, ema_decay=0.98
+        ),
     )
 
 

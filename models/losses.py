@@ -63,6 +63,7 @@ def compute_loss(
     *,
     contrast_weight: float = 1.0,
     seed_term: SeedTerm | None = None,
+    seed_source: MCTformerOutput | None = None,
     sample_weights: Float[Tensor, " b"] | None = None,
     score_tags: ScoreTags = score_soft_margin,
 ) -> LossParts:
@@ -76,6 +77,8 @@ def compute_loss(
         variant: Which parts there are.
         contrast_weight: Of the contrast among the parts.
         seed_term: Whether patches learn from class maps; None: as the authors train.
+        seed_source: Whose class maps teach: what another network, an averaged one, makes of the same images.
+            None: those of `output` itself.
         sample_weights: How much each image counts in the means; None: all the same. Images of weight 0 have no say.
         score_tags: How scores are held against tags.
     """
@@ -99,16 +102,20 @@ def compute_loss(
         return LossParts(total, class_loss, patch_loss, contrast_loss)
     seed_loss = torch.zeros_like(class_loss)
     if seed_term.weight:
-        seed_loss = average(_compare_with_seeds(output, image_labels, variant, seed_term))
+        seed_loss = average(_compare_with_seeds(output, seed_source or output, image_labels, variant, seed_term))
         total = total + seed_term.weight * seed_loss
     return LossParts(total, class_loss, patch_loss, contrast_loss, seed_loss)
 
 
 def _compare_with_seeds(
-    output: MCTformerOutput, image_labels: Bool[Tensor, "b c"], variant: Variant, term: SeedTerm
+    output: MCTformerOutput,
+    seed_source: MCTformerOutput,
+    image_labels: Bool[Tensor, "b c"],
+    variant: Variant,
+    term: SeedTerm,
 ) -> Float[Tensor, " b"]:
     seeds = make_seeds(
-        output,
+        seed_source,
         image_labels,
         variant,
         background_threshold=term.background_threshold,

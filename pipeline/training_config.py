@@ -124,6 +124,9 @@ class LossConfig:
     seed_affinity_steps: int = 1
     """How often the class maps that teach are spread along the patch affinity; more steps give fuller maps,
     which want higher thresholds."""
+    seed_from_average: bool = False
+    """Let the class maps of the averaged network (`ema_decay`) teach, with all its layers, and not those of the network
+    in training, which drops some; costs a forward pass a step."""
     seed_start_epochs: float = 1.0
     """Epochs before class maps are good enough to teach, fewer than the run has; the weight then grows over another."""
     seed_background_threshold: float = 0.3
@@ -235,6 +238,11 @@ class TrainConfig:
             raise ValueError(
                 f"need variant v2 or plus for a seed_weight of {self.loss.seed_weight}, got v1, which has no patch "
                 "head to teach; set seed_weight to 0"
+            )
+        if self.loss.seed_weight and self.loss.seed_from_average and not self.optimizer.ema_decay:
+            raise ValueError(
+                f"need ema_decay > 0 for seed_from_average, got {self.optimizer.ema_decay}, so there is no averaged network "
+                "to teach; give ema_decay, such as 0.98, or set seed_from_average to false"
             )
         if self.loss.seed_weight and self.loss.seed_start_epochs >= self.optimizer.epochs:
             raise ValueError(

@@ -110,13 +110,15 @@ class TrainingStep:
         sums: dict[str, Tensor] = {}
         for number, places in enumerate(torch.arange(len(batch.weights)).tensor_split(num_passes)):
             weights = batch.weights[places].to(self._device)
+            images = self._erase(self._normalise(batch.images[places]))
             with self._sync_if(number == num_passes - 1):
                 parts = compute_loss(
-                    self._run(self._module, self._erase(self._normalise(batch.images[places]))),
+                    self._run(self._module, images),
                     batch.image_labels[places].to(self._device),
                     Variant(self._config.model.variant),
                     contrast_weight=self._config.model.contrast_weight,
                     seed_term=seed_term,
+                    seed_source=self._find_seed_source(images, seed_term),
                     sample_weights=weights,
                     score_tags=score_tags,
                 )
@@ -157,6 +159,15 @@ class TrainingStep:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._use_bf16):
             output: MCTformerOutput = module(images)
         return output
+
+    def _find_seed_source(
+        self, images: Float[Tensor, "b 3 s s"], seed_term: SeedTerm | None
+    ) -> MCTformerOutput | None:
+        """Let the averaged network look at the images, if it is its class maps that teach; no gradient flows."""
+        if self.average is None or not self._config.loss.seed_from_average or not (seed_term and seed_term.weight):
+            return None
+        with torch.no_grad():
+            return self._run(self.average.module.eval(), images)
 
     def _add_up(self, values: Tensor) -> Tensor:
         """Add values up over all workers, in place."""
