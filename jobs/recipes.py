@@ -40,8 +40,8 @@ def seeded() -> TrainConfig:
     """Ours: MCTformer+ at 224 px whose patch CAM also learns from its own refined class maps, a few epochs long.
 
     Against plus: the seed loss (`models.seed_loss`), of maps that the averaged network makes and that are spread twice;
-    class tokens that start apart and learn 30 times as fast, for copies of one token under one small rate hardly part; a
-    ranking decay that fits 196 patches; a higher rate for a shorter run, and milder crops without RandAugment.
+    class tokens that start apart and learn 30 times as fast, for copies of one token under one small rate hardly part;
+    a ranking decay that fits 196 patches; a higher rate for a shorter run, and milder crops without RandAugment.
     docs/measurements.md has the scores, from ViT-Tiny on six classes of PASCAL VOC; longer runs, DeiT-S and 20 classes
     have not been measured.
     """

@@ -241,8 +241,8 @@ class TrainConfig:
             )
         if self.loss.seed_weight and self.loss.seed_from_average and not self.optimizer.ema_decay:
             raise ValueError(
-                f"need ema_decay > 0 for seed_from_average, got {self.optimizer.ema_decay}, so there is no averaged network "
-                "to teach; give ema_decay, such as 0.98, or set seed_from_average to false"
+                f"need ema_decay > 0 for seed_from_average, got {self.optimizer.ema_decay}, so there is no averaged "
+                "network to teach; give ema_decay, such as 0.98, or set seed_from_average to false"
             )
         if self.loss.seed_weight and self.loss.seed_start_epochs >= self.optimizer.epochs:
             raise ValueError(

@@ -160,9 +160,7 @@ class TrainingStep:
             output: MCTformerOutput = module(images)
         return output
 
-    def _find_seed_source(
-        self, images: Float[Tensor, "b 3 s s"], seed_term: SeedTerm | None
-    ) -> MCTformerOutput | None:
+    def _find_seed_source(self, images: Float[Tensor, "b 3 s s"], seed_term: SeedTerm | None) -> MCTformerOutput | None:
         """Let the averaged network look at the images, if it is its class maps that teach; no gradient flows."""
         if self.average is None or not self._config.loss.seed_from_average or not (seed_term and seed_term.weight):
             return None

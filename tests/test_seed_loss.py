@@ -132,6 +132,20 @@ def test_total_loss_holds_the_seed_loss_once_its_weight_is_above_zero():
     torch.testing.assert_close(taught.total, plain.total + 0.5 * taught.seed_loss)
 
 
+def test_class_maps_of_another_network_may_teach_and_learn_nothing_themselves():
+    network, teacher, images = make_network(), make_network(), make_images()
+    torch.nn.init.normal_(teacher.head.weight, std=0.3)
+    output, source = network(images), teacher(images)
+    loss = compute_loss(output, LABELS, Variant.PLUS, seed_term=TERM, seed_source=source).seed_loss
+    torch.testing.assert_close(
+        loss, compute_seed_losses(output.patch_cam, find_seeds(source), LABELS).mean(), rtol=1e-6, atol=0
+    )
+    assert loss != compute_loss(output, LABELS, Variant.PLUS, seed_term=TERM).seed_loss
+    loss.backward()
+    assert network.head.weight.grad.abs().max() > 0
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
 def test_images_without_weight_have_no_say_in_the_seed_loss():
     network, images = make_network(), make_images()
     both = compute_loss(network(images), LABELS, Variant.PLUS, seed_term=TERM, sample_weights=torch.tensor([1, 0, 0.0]))

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -108,6 +109,15 @@ def test_seeds_that_would_start_after_the_last_epoch_are_refused(capsys):
 def test_seed_loss_without_patch_head_is_refused():
     with pytest.raises(ValueError, match="v1, which has no patch head"):
         TrainConfig(model=ModelConfig(variant="v1"), loss=LossConfig(seed_weight=0.5))
+
+
+def test_seeds_of_an_average_that_there_is_not_are_refused():
+    loss = LossConfig(seed_weight=0.5, seed_from_average=True)
+    with pytest.raises(ValueError, match=r"need ema_decay > 0 for seed_from_average, got 0\.0"):
+        TrainConfig(loss=loss)
+    assert TrainConfig(loss=loss, optimizer=OptimizerConfig(ema_decay=0.9)).loss == loss
+    # Without seeds nothing asks for the average.
+    assert TrainConfig(loss=replace(loss, seed_weight=0.0)).optimizer.ema_decay == 0
 
 
 def test_seed_thresholds_in_the_wrong_order_are_refused():

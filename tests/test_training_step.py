@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.losses import compute_loss, score_soft_margin
+from models.losses import SeedTerm, compute_loss, score_soft_margin
 from models.mctformer import Variant
 from pipeline.batch_feeder import TrainingBatch
-from pipeline.training_config import AugmentConfig, ModelConfig, OptimizerConfig, TrainConfig
+from pipeline.training_config import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from pipeline.training_model import build_initial_model
 from pipeline.training_schedule import make_optimizer, set_learning_rate
 from pipeline.training_step import Fault, TrainingStep, normalise
@@ -115,3 +115,45 @@ def test_averaged_network_is_what_predicts(network):
     expected = step.average.module.eval()(normalise(images, MEAN, STD)).class_logits
     assert torch.equal(step.predict(images).class_logits, expected)
     assert not torch.equal(step.network.eval()(normalise(images, MEAN, STD)).class_logits, expected)
+
+
+@pytest.mark.parametrize("from_average", [True, False])
+def test_seeds_come_from_the_averaged_network_if_asked(from_average):
+    config = replace(
+        CONFIG,
+        model=replace(CONFIG.model, patch_size=8),
+        loss=LossConfig(seed_weight=0.5, seed_from_average=from_average),
+        optimizer=replace(CONFIG.optimizer, ema_decay=0.9),
+    )
+    step, batch = make_step(build_initial_model(config.model, ("cat", "dog"), 0).network, config), make_batch()
+    for teacher in (step.average.module, step.network):
+        torch.nn.init.normal_(teacher.head.weight, std=0.3)
+    images = normalise(batch.images, MEAN, STD)
+    term = SeedTerm(weight=0.5, background_threshold=0.3, foreground_threshold=0.5)
+    expected = {}
+    for name, teacher in (("average", step.average.module), ("own", step.network)):
+        output = step.network.train()(images)
+        expected[name] = compute_loss(
+            output, batch.image_labels, Variant.V2, seed_term=term, seed_source=teacher.eval()(images)
+        ).seed_loss.item()
+    assert expected["average"] != pytest.approx(expected["own"], rel=1e-3)
+    taught = step.take(batch, score_soft_margin, term).losses["seed_loss"]
+    assert taught == pytest.approx(expected["average" if from_average else "own"], rel=1e-4)
+    assert all(parameter.grad is None for parameter in step.average.module.parameters())
+
+
+def test_network_that_teaches_drops_no_layers():
+    model = replace(CONFIG.model, drop_path=0.5)
+    config = replace(
+        CONFIG,
+        model=model,
+        loss=LossConfig(seed_weight=0.5, seed_from_average=True),
+        optimizer=replace(CONFIG.optimizer, ema_decay=0.9),
+    )
+    step = make_step(build_initial_model(model, ("cat", "dog"), 0).network, config)
+    modes = []
+    step.average.module.register_forward_hook(lambda module, inputs, output: modes.append(module.training))
+    step.take(make_batch(), score_soft_margin, SeedTerm(0.5, 0.3, 0.5))
+    step.take(make_batch(), score_soft_margin, SeedTerm(0.0, 0.3, 0.5))
+    assert modes == [False], "it looks at each batch once, with all layers, and not before its maps teach"
+    assert step.network.training
