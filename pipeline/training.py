@@ -249,6 +249,7 @@ def _scale(workers: WorkerConfig) -> ScalingConfig:
         num_workers=cast(int, (workers.min_workers, workers.num_workers)) if is_elastic else workers.num_workers,
         use_gpu=workers.gpus_per_worker > 0,
         resources_per_worker=resources,
+        elastic_resize_monitor_interval_s=workers.resize_interval_s,
     )
 
 

@@ -267,6 +267,9 @@ class WorkerConfig:
     max_failures: int = 3
     """How often lost workers are replaced before the run gives up. Once that is used up, the count starts again
     whenever a checkpoint has been added since the last start."""
+    resize_interval_s: float = 60.0
+    """Seconds between two looks for nodes that have joined, if the number of workers is a range. A run that takes
+    them in starts again from its last checkpoint."""
     checkpoint_steps: int = 500
     """Steps between two checkpoints within an epoch; there is one after each epoch, too."""
     log_steps: int = 10
@@ -282,10 +285,9 @@ class WorkerConfig:
             raise ValueError(f"need 1 <= min_workers <= num_workers, got {self.min_workers} and {self.num_workers}")
         if self.cpus_per_worker <= 0:
             raise ValueError(f"need cpus_per_worker > 0, got {self.cpus_per_worker}")
-        if self.gpus_per_worker < 0 or self.max_failures < 0:
-            raise ValueError(
-                f"need gpus_per_worker >= 0 and max_failures >= 0, got {self.gpus_per_worker} and {self.max_failures}"
-            )
+        for name in ("gpus_per_worker", "max_failures", "resize_interval_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"need {name} >= 0, got {getattr(self, name)}")
 
 
 def describe_train_config(config: TrainConfig) -> dict[str, Any]:

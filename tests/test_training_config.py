@@ -59,6 +59,8 @@ def test_peak_learning_rate_scales_with_the_batch():
         (lambda: LossConfig(negative_margin=1.0), "0 <= negative_margin < 1, got 1.0"),
         (lambda: LossConfig(seed_affinity_steps=-1), "seed_affinity_steps >= 0, got -1"),
         (lambda: WorkerConfig(num_workers=2, min_workers=3), "1 <= min_workers <= num_workers, got 3 and 2"),
+        (lambda: WorkerConfig(max_failures=-1), "max_failures >= 0, got -1"),
+        (lambda: WorkerConfig(resize_interval_s=-1.0), "resize_interval_s >= 0, got -1.0"),
         (lambda: WorkerConfig(cpus_per_worker=0.0), "cpus_per_worker > 0, got 0.0"),
         (lambda: AugmentConfig(random_erasing=1.5), "0 <= random_erasing <= 1, got 1.5"),
     ],
