@@ -3,6 +3,7 @@
 A module of its own, as it imports PyTorch and timm, which takes seconds and only the processes that decode need.
 """
 
+import math
 import random
 from collections.abc import Callable
 
@@ -19,6 +20,9 @@ from pipeline.training_seeds import derive_seed
 
 SAMPLE_COLUMNS = ("key", "epoch", "image", "class_ids")
 """Of the encoded samples that come in."""
+
+NARROWEST_CROP = 3 / 4
+"""Short side of a crop by its long side, at the least: what timm's crops have by default."""
 
 ReportRejection = Callable[[str, str], None]
 """Called with the key of a sample that had to be dropped, and why."""
@@ -39,6 +43,7 @@ def make_transform(
         image_size,
         is_training=True,
         scale=(augment.min_crop_fraction, 1.0),
+        ratio=(NARROWEST_CROP, 1 / NARROWEST_CROP),
         hflip=augment.flip,
         color_jitter=augment.color_jitter,
         auto_augment=augment.rand_augment or None,
@@ -48,11 +53,28 @@ def make_transform(
     )
 
 
+def choose_shortest_side(image_size: int, augment: AugmentConfig | None) -> int:
+    """Choose how far a large image may be reduced while it is decoded: the least short side, in pixels.
+
+    The smallest crop still has a pixel for each one that training sees, so that crops are as sharp as the whole
+    images of validation and labelling. (Reduced to `image_size` before they were cropped, crops of a quarter of the
+    image had half of its detail, and class maps were worse: docs/measurements.md.)
+    """
+    if augment is None:
+        return image_size
+    return math.ceil(image_size / math.sqrt(augment.min_crop_fraction * NARROWEST_CROP))
+
+
 def augment_image(
-    payload: bytes, transform: Callable[[Image.Image], np.ndarray], rng_seed: int, image_size: int, max_pixels: int
+    payload: bytes,
+    transform: Callable[[Image.Image], np.ndarray],
+    rng_seed: int,
+    *,
+    min_short_side_px: int,
+    max_pixels: int,
 ) -> UInt8[np.ndarray, "3 s s"] | ImageRejection:
     """Decode an image and vary it. The same arguments give the same pixels."""
-    decoded = decode_image(payload, max_pixels=max_pixels, min_short_side_px=image_size)
+    decoded = decode_image(payload, max_pixels=max_pixels, min_short_side_px=min_short_side_px)
     if isinstance(decoded, ImageRejection):
         return decoded
     # timm draws from all three; this runs in a process of its own.
@@ -74,15 +96,24 @@ def augment_samples(
         image, and pixels and labels are zero.
     """
     size = config.model.image_size
-    vary, resize = make_transform(size, config.augment), make_transform(size, None)
+    kinds = {
+        is_varied: (make_transform(size, augment), choose_shortest_side(size, augment))
+        for is_varied, augment in ((True, config.augment), (False, None))
+    }
     samples = list(zip(*(batch.get(name, ()) for name in SAMPLE_COLUMNS), strict=True))
     images = np.zeros((len(samples), 3, size, size), np.uint8)
     labels = np.zeros((len(samples), num_classes), bool)
     is_valid = np.zeros(len(samples), bool)
     for place, (key, epoch, payload, class_ids) in enumerate(samples):
         rng_seed = derive_seed(config.rng_seed, int(epoch), f"image/{key}")
-        transform = resize if epoch == VALIDATION else vary
-        image = augment_image(payload, transform, rng_seed, size, config.inputs.max_image_pixels)
+        transform, shortest = kinds[epoch != VALIDATION]
+        image = augment_image(
+            payload,
+            transform,
+            rng_seed,
+            min_short_side_px=shortest,
+            max_pixels=config.inputs.max_image_pixels,
+        )
         if isinstance(image, ImageRejection):
             on_rejection(str(key), f"{image.reason}: {image.error}")
             continue

@@ -245,7 +245,8 @@ def _scale(workers: WorkerConfig) -> ScalingConfig:
     if workers.gpus_per_worker:
         resources["GPU"] = workers.gpus_per_worker
     is_elastic = workers.min_workers not in (None, workers.num_workers)
-    return ScalingConfig(
+    # The type checker sees Train V1's class, at run time it is V2's.
+    return ScalingConfig(  # type: ignore[call-arg]
         num_workers=cast(int, (workers.min_workers, workers.num_workers)) if is_elastic else workers.num_workers,
         use_gpu=workers.gpus_per_worker > 0,
         resources_per_worker=resources,
