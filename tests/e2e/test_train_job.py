@@ -71,7 +71,7 @@ def make_command(inputs, out, *flags):
         *("--batch-size", "10", "--base-lr", "0.15", "--min-crop-fraction", "0.7", "--color-jitter", "0"),
         # Whatever is random has to be the same after a restart: dropped paths, erased rectangles, averaged weights.
         *("--drop-path", "0.1", "--random-erasing", "0.2", "--ema-decay", "0.9", "--accumulation", "2"),
-        *("--seed-weight", "0.2", "--seed-from-average"),
+        *("--seed-weight", "0.2", "--seed-from-average", "--seed-start-epochs", "0.5"),
         *("--checkpoint-steps", "3", "--log-steps", "1", *flags),
     ]
 
