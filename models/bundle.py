@@ -150,8 +150,9 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load raises whatever its unpickler meets: EOFError, RuntimeError, UnpicklingError, KeyError ...
+    except (
+        Exception
+    ) as error:  # torch.load raises whatever its unpickler meets: EOFError, UnpicklingError, KeyError ...
         raise CheckpointError(f"'{path}' cannot be read as a checkpoint: {error}") from error
     weights = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
@@ -227,8 +228,7 @@ def load_timm_backbone(name: str, *, pretrained: bool = False, weights_path: Pat
     network: Any
     try:
         network = timm.create_model(name, pretrained=pretrained and weights_path is None, num_classes=0)
-    except Exception as error:
-        # What a failed download raises depends on the client library and its version.
+    except Exception as error:  # what a failed download raises depends on the client library and its version
         if not pretrained or weights_path is not None:
             raise
         raise CheckpointError(

@@ -102,20 +102,20 @@ def compute_loss(
         return LossParts(total, class_loss, patch_loss, contrast_loss)
     seed_loss = torch.zeros_like(class_loss)
     if seed_term.weight:
-        seed_loss = average(_compare_with_seeds(output, seed_source or output, image_labels, variant, seed_term))
+        seed_loss = average(_compare_with_seeds(output, seed_source, image_labels, variant, seed_term))
         total = total + seed_term.weight * seed_loss
     return LossParts(total, class_loss, patch_loss, contrast_loss, seed_loss)
 
 
 def _compare_with_seeds(
     output: MCTformerOutput,
-    seed_source: MCTformerOutput,
+    seed_source: MCTformerOutput | None,
     image_labels: Bool[Tensor, "b c"],
     variant: Variant,
     term: SeedTerm,
 ) -> Float[Tensor, " b"]:
     seeds = make_seeds(
-        seed_source,
+        output if seed_source is None else seed_source,
         image_labels,
         variant,
         background_threshold=term.background_threshold,

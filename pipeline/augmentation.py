@@ -6,6 +6,7 @@ A module of its own, as it imports PyTorch and timm, which takes seconds and onl
 import math
 import random
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,18 +29,27 @@ ReportRejection = Callable[[str, str], None]
 """Called with the key of a sample that had to be dropped, and why."""
 
 
-def make_transform(
-    image_size: int, augment: AugmentConfig | None
-) -> Callable[[Image.Image], UInt8[np.ndarray, "3 h w"]]:
+class Variation(NamedTuple):
+    """How a decoded image becomes one that is trained on or validated."""
+
+    transform: Callable[[Image.Image], UInt8[np.ndarray, "3 s s"]]
+    min_short_side_px: int
+    """How far a large image may be reduced while it is decoded, as `transform` needs no more of it."""
+
+
+def make_variation(image_size: int, augment: AugmentConfig | None) -> Variation:
     """Build timm's training transform, or its plain resize and centre crop when `augment` is None.
 
-    Both give uint8; normalising and erasing are left to the trainer.
+    Both give uint8; normalising and erasing are left to the trainer. An image is decoded so large that the smallest
+    crop has a pixel for each one of the result: reduced to `image_size` first, a crop of a quarter of a large photo
+    would have half of its detail.
     """
     if augment is None:
-        return create_transform(
+        resize = create_transform(
             image_size, is_training=False, interpolation="bicubic", crop_pct=1.0, use_prefetcher=True
         )
-    return create_transform(
+        return Variation(resize, image_size)
+    vary = create_transform(
         image_size,
         is_training=True,
         scale=(augment.min_crop_fraction, 1.0),
@@ -51,37 +61,21 @@ def make_transform(
         re_prob=0.0,
         use_prefetcher=True,
     )
-
-
-def choose_shortest_side(image_size: int, augment: AugmentConfig | None) -> int:
-    """Choose how far a large image may be reduced while it is decoded: the least short side, in pixels.
-
-    The smallest crop still has a pixel for each one that training sees, so that crops are as sharp as the whole
-    images of validation and labelling. (Reduced to `image_size` before they were cropped, crops of a quarter of the
-    image had half of its detail, and class maps were worse: docs/measurements.md.)
-    """
-    if augment is None:
-        return image_size
-    return math.ceil(image_size / math.sqrt(augment.min_crop_fraction * NARROWEST_CROP))
+    return Variation(vary, math.ceil(image_size / math.sqrt(augment.min_crop_fraction * NARROWEST_CROP)))
 
 
 def augment_image(
-    payload: bytes,
-    transform: Callable[[Image.Image], np.ndarray],
-    rng_seed: int,
-    *,
-    min_short_side_px: int,
-    max_pixels: int,
+    payload: bytes, variation: Variation, rng_seed: int, max_pixels: int
 ) -> UInt8[np.ndarray, "3 s s"] | ImageRejection:
     """Decode an image and vary it. The same arguments give the same pixels."""
-    decoded = decode_image(payload, max_pixels=max_pixels, min_short_side_px=min_short_side_px)
+    decoded = decode_image(payload, max_pixels=max_pixels, min_short_side_px=variation.min_short_side_px)
     if isinstance(decoded, ImageRejection):
         return decoded
     # timm draws from all three; this runs in a process of its own.
     random.seed(rng_seed)
     np.random.seed(rng_seed)
     torch.manual_seed(rng_seed)
-    return np.asarray(transform(Image.fromarray(decoded.image_rgb)))
+    return np.asarray(variation.transform(Image.fromarray(decoded.image_rgb)))
 
 
 def augment_samples(
@@ -96,24 +90,15 @@ def augment_samples(
         image, and pixels and labels are zero.
     """
     size = config.model.image_size
-    kinds = {
-        is_varied: (make_transform(size, augment), choose_shortest_side(size, augment))
-        for is_varied, augment in ((True, config.augment), (False, None))
-    }
+    vary, resize = make_variation(size, config.augment), make_variation(size, None)
     samples = list(zip(*(batch.get(name, ()) for name in SAMPLE_COLUMNS), strict=True))
     images = np.zeros((len(samples), 3, size, size), np.uint8)
     labels = np.zeros((len(samples), num_classes), bool)
     is_valid = np.zeros(len(samples), bool)
     for place, (key, epoch, payload, class_ids) in enumerate(samples):
         rng_seed = derive_seed(config.rng_seed, int(epoch), f"image/{key}")
-        transform, shortest = kinds[epoch != VALIDATION]
-        image = augment_image(
-            payload,
-            transform,
-            rng_seed,
-            min_short_side_px=shortest,
-            max_pixels=config.inputs.max_image_pixels,
-        )
+        variation = resize if epoch == VALIDATION else vary
+        image = augment_image(payload, variation, rng_seed, config.inputs.max_image_pixels)
         if isinstance(image, ImageRejection):
             on_rejection(str(key), f"{image.reason}: {image.error}")
             continue

@@ -35,8 +35,7 @@ UNREADABLE_ERRORS = (
     TypeError,
     # Broken compressed text, such as a colour profile.
     zlib.error,
-    # Variants of a format that Pillow does not do.
-    NotImplementedError,
+    NotImplementedError,  # what Pillow raises for variants of a format that it does not read
 )
 """What Pillow raises for bytes that are no image: it has no exception of its own, and its parsers pass on what
 Python raises when a field is not what they expect. 134,000 damaged images of all our formats raised nothing else.

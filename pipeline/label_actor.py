@@ -155,8 +155,7 @@ class LabelChunks:
             try:
                 rows = self._labeler.label(samples)
                 self._num_misses = 0
-            except Exception:
-                # One image must not hold up a shard: in a child process it is found, and becomes a rejected row.
+            except Exception:  # one image must not hold up a shard: in a child process it is found, and rejected
                 logger.exception("%s: labelling failed, it is taken up again in a child process", chunk)
                 rows = label_isolated(self._make_labeler, samples)
                 if Reason.CRASHED not in rows["reason"].to_pylist():

@@ -338,8 +338,7 @@ def _telling(uri: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, FileExistsError):
         raise
-    except Exception as error:
-        # Every client has exceptions of its own, and not all of them are an OSError.
+    except Exception as error:  # every client has exceptions of its own, and not all of them are an OSError
         raise StorageError(
             f"'{uri}' cannot be reached: {error or type(error).__name__}; check network, endpoint and credentials"
         ) from error

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.augmentation import augment_image, augment_samples, choose_shortest_side, make_transform
+from pipeline.augmentation import augment_image, augment_samples, make_variation
 from pipeline.batch_feeder import BatchFeeder, make_batch
 from pipeline.config import InputConfig
 from pipeline.epoch_order import VALIDATION, group_shards, list_pieces
@@ -130,11 +130,10 @@ def test_groups_of_shards_are_even_and_hold_each_shard_once(num_shards, num_grou
 
 
 def test_augmented_image_is_the_same_in_a_retry_and_another_in_the_next_epoch():
-    transform = make_transform(32, AugmentConfig())
+    variation = make_variation(32, AugmentConfig())
     photo = make_photo(0)
     first, again, other = (
-        augment_image(photo, transform, derive_seed(0, epoch, "image/a"), min_short_side_px=32, max_pixels=10**6)
-        for epoch in (0, 0, 1)
+        augment_image(photo, variation, derive_seed(0, epoch, "image/a"), 10**6) for epoch in (0, 0, 1)
     )
     assert first.shape == (3, 32, 32)
     assert first.dtype == np.uint8
@@ -143,20 +142,15 @@ def test_augmented_image_is_the_same_in_a_retry_and_another_in_the_next_epoch():
 
 
 def test_validation_image_does_not_depend_on_the_seed():
-    transform = make_transform(32, None)
-    first, other = (
-        augment_image(make_photo(0), transform, rng_seed, min_short_side_px=32, max_pixels=10**6) for rng_seed in (0, 1)
-    )
+    variation = make_variation(32, None)
+    first, other = (augment_image(make_photo(0), variation, rng_seed, 10**6) for rng_seed in (0, 1))
     assert np.array_equal(first, other)
 
 
 def test_strongest_draws_of_the_default_policy_do_not_fail():
-    transform = make_transform(16, AugmentConfig())
+    variation = make_variation(16, AugmentConfig())
     photo = make_photo(1)
-    assert all(
-        augment_image(photo, transform, rng_seed, min_short_side_px=16, max_pixels=10**6).shape == (3, 16, 16)
-        for rng_seed in range(300)
-    )
+    assert all(augment_image(photo, variation, rng_seed, 10**6).shape == (3, 16, 16) for rng_seed in range(300))
 
 
 @pytest.mark.parametrize("side", [128, 512])
@@ -167,26 +161,25 @@ def test_crops_are_as_sharp_as_if_the_image_had_been_decoded_whole(side):
     stripes = np.tile(np.repeat([20, 235], width_px), side // width_px // 2).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(np.broadcast_to(stripes[None, :, None], (side, side, 3))).save(buffer, "JPEG", quality=95)
-    transform, seeds = make_transform(image_size, augment), range(20)
+    chosen = make_variation(image_size, augment)
 
-    def augment_all(shortest):
-        return [
-            augment_image(buffer.getvalue(), transform, seed, min_short_side_px=shortest, max_pixels=10**7).astype(int)
-            for seed in seeds
-        ]
+    def find_contrast(variation):
+        images = [augment_image(buffer.getvalue(), variation, seed, 10**7).astype(int) for seed in range(20)]
+        return max(image.std() for image in images)
 
-    whole = augment_all(side)
-    chosen, blurred = augment_all(choose_shortest_side(image_size, augment)), augment_all(image_size)
-    contrasts = [max(image.std() for image in images) for images in (whole, chosen, blurred)]
+    contrasts = [
+        find_contrast(chosen._replace(min_short_side_px=shortest))
+        for shortest in (side, chosen.min_short_side_px, image_size)
+    ]
     assert contrasts[0] > 40
     assert contrasts[1] == pytest.approx(contrasts[0], rel=0.1)
     assert contrasts[2] < 0.1 * contrasts[0]
 
 
 def test_images_that_are_not_cropped_may_be_reduced_to_their_size():
-    assert choose_shortest_side(64, None) == 64
-    assert choose_shortest_side(64, AugmentConfig(min_crop_fraction=1.0)) == 74
-    assert choose_shortest_side(64, AugmentConfig(min_crop_fraction=0.25)) == 148
+    assert make_variation(64, None).min_short_side_px == 64
+    assert make_variation(64, AugmentConfig(min_crop_fraction=1.0)).min_short_side_px == 74
+    assert make_variation(64, AugmentConfig(min_crop_fraction=0.25)).min_short_side_px == 148
 
 
 def make_encoded(*samples):
