@@ -58,7 +58,13 @@ def seeded() -> TrainConfig:
             seed_foreground_threshold=0.6,
         ),
         optimizer=OptimizerConfig(
-            epochs=10, base_lr=2.4e-3, warmup_epochs=0.5, clip_norm=1.0, token_lr_factor=30.0, ema_decay=0.98
+            epochs=10,
+            base_lr=2.4e-3,
+            warmup_epochs=0.5,
+            clip_norm=1.0,
+            token_lr_factor=30.0,
+            head_lr_factor=10.0,
+            ema_decay=0.98,
         ),
     )
 

@@ -42,7 +42,7 @@ class SeedTerm(NamedTuple):
     weight: float
     """Of the seed loss among the parts; 0: not yet, and no seeds are made."""
     background_threshold: float
-    """Patches whose best class map is below this show none of the classes."""
+    """Patches do not show the classes whose maps are below this."""
     foreground_threshold: float
     """Patches whose best class map is above this show that class."""
     attention_share: float = 0.0

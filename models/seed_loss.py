@@ -33,8 +33,9 @@ class Seeds(NamedTuple):
 
     foreground: Bool[Tensor, "b c gh gw"]
     """Patches that show the class; at most one class a patch."""
-    known: Bool[Tensor, "b gh gw"]
-    """Patches that show a class or surely none; the others are left alone."""
+    absent: Bool[Tensor, "b c gh gw"]
+    """Patches that surely do not show the class. Those that are neither are left alone: what is unsure, and what
+    another class won although this one is not far behind."""
     trust: Float[Tensor, "b c"]
     """How much the seeds of a class count: its probability by the patch scores; 0 for untagged classes."""
 
@@ -55,7 +56,7 @@ def make_seeds(
         output: Of a network with a patch head.
         image_labels: True for the classes that an image is tagged with.
         variant: Of the network: how many layers of attention are used.
-        background_threshold: A patch whose best map is below this shows none of the classes.
+        background_threshold: A patch does not show the classes whose maps are below this.
         foreground_threshold: A patch whose best map is above this shows that class.
         affinity_steps: How often maps are spread along the affinity; more steps give fuller and blunter maps, which
             want higher thresholds.
@@ -74,7 +75,7 @@ def make_seeds(
     is_foreground = best > foreground_threshold
     return Seeds(
         foreground=is_foreground[:, None] & is_best & is_tagged,
-        known=is_foreground | (best < background_threshold),
+        absent=(maps < background_threshold) & is_tagged,
         trust=output.patch_logits.float().sigmoid() * image_labels,
     )
 
@@ -90,6 +91,8 @@ def compute_seed_losses(
 ) -> Float[Tensor, " b"]:
     """Hold the patch CAM of the tagged classes against seeds; patches with and without the class count half each.
 
+    Where two classes overlap or lie close the weaker one is not taught to be absent: it would lose the patch for good.
+
     A class that wins no patch, because another tagged one is stronger wherever it is, has no seeds and costs nothing:
     all that could be learnt of it is where it is not, and patch after patch it would be unlearnt.
 
@@ -98,7 +101,7 @@ def compute_seed_losses(
     """
     losses = functional.binary_cross_entropy_with_logits(patch_cam.float(), seeds.foreground.float(), reduction="none")
     with_class = _average(losses, seeds.foreground)
-    without = _average(losses, seeds.known[:, None] & ~seeds.foreground)
+    without = _average(losses, seeds.absent)
     counts = seeds.trust * seeds.foreground.any(-1).any(-1)
     return ((with_class + without) / 2 * counts).sum(-1) / image_labels.sum(-1).clamp_min(1)
 

@@ -130,7 +130,7 @@ class LossConfig:
     seed_start_epochs: float = 1.0
     """Epochs before class maps are good enough to teach, fewer than the run has; the weight then grows over another."""
     seed_background_threshold: float = 0.3
-    """Patches whose best class map is below this are taught to show no class. Maps are in [0, 1]."""
+    """Patches where the map of a class is below this are taught not to show it. Maps are in [0, 1]."""
     seed_foreground_threshold: float = 0.5
     """Patches whose best class map is above this are taught to show it; between the two nothing is taught."""
 
@@ -179,7 +179,9 @@ class OptimizerConfig:
     clip_norm: float | None = None
     """Largest norm of the gradient; None: no limit."""
     token_lr_factor: float = 1.0
-    """Learning rate of the class tokens, relative to that of all else."""
+    """Learning rate of the class tokens, relative to that of the backbone."""
+    head_lr_factor: float = 1.0
+    """Learning rate of the patch head, which starts from random weights, relative to that of the backbone."""
     ema_decay: float = 0.0
     """Average of the weights over steps, which is validated and saved: weight of the past, such as 0.999; 0: none."""
 
@@ -201,8 +203,9 @@ class OptimizerConfig:
             raise ValueError(f"need weight_decay >= 0, got {self.weight_decay}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"need clip_norm > 0 or None, got {self.clip_norm}")
-        if self.token_lr_factor <= 0:
-            raise ValueError(f"need token_lr_factor > 0, got {self.token_lr_factor}")
+        for name in ("token_lr_factor", "head_lr_factor"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"need {name} > 0, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"need 0 <= ema_decay < 1, got {self.ema_decay}")
 

@@ -33,24 +33,23 @@ def compute_learning_rate(position: float, config: OptimizerConfig) -> float:
 
 
 def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Build AdamW; vectors, tokens and position tables are not decayed, and class tokens have a rate of their own.
+    """Build AdamW; vectors, tokens and position tables are not decayed; class tokens and patch head have own rates.
 
     The rate of each group is to be multiplied with its `lr_factor`.
     """
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    tokens: list[nn.Parameter] = []
+    members: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        if name in ("cls_token", "pos_embed_cls"):
-            tokens.append(parameter)
-        elif parameter.ndim <= 1 or "pos_embed" in name:
-            free.append(parameter)
-        else:
-            decayed.append(parameter)
+        is_token = name in ("cls_token", "pos_embed_cls")
+        is_free = is_token or parameter.ndim <= 1 or "pos_embed" in name
+        lr_factor = 1.0
+        if is_token:
+            lr_factor = config.token_lr_factor
+        elif name.startswith("head."):
+            lr_factor = config.head_lr_factor
+        members.setdefault((0.0 if is_free else config.weight_decay, lr_factor), []).append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay, "lr_factor": 1.0},
-        {"params": free, "weight_decay": 0.0, "lr_factor": 1.0},
-        {"params": tokens, "weight_decay": 0.0, "lr_factor": config.token_lr_factor},
+        {"params": parameters, "weight_decay": decay, "lr_factor": factor}
+        for (decay, factor), parameters in members.items()
     ]
     return torch.optim.AdamW(groups, lr=config.warmup_lr)
 

@@ -46,11 +46,23 @@ def test_seeds_show_tagged_classes_only_and_one_class_a_patch():
 def test_patches_between_the_thresholds_are_left_alone():
     output = make_network()(make_images())
     near, wide = find_seeds(output, 0.4, 0.4), find_seeds(output, 0.1, 0.9)
-    assert near.known.float().mean() > 0.99
-    assert 0 < wide.known[:2].sum() < near.known[:2].sum()
-    # What is known with a wide band is known with a narrow one, and says the same.
-    assert not (wide.known & ~near.known).any()
+    assert 0 < wide.absent.sum() < near.absent.sum()
+    # What is taught with a wide band is taught with a narrow one, and says the same.
+    assert not (wide.absent & ~near.absent).any()
     assert not (wide.foreground & ~near.foreground).any()
+    assert not (near.absent & near.foreground).any()
+
+
+def test_class_that_comes_close_to_the_winner_of_a_patch_is_not_taught_to_be_absent_there():
+    output = make_network()(make_images())
+    seeds = find_seeds(output, 0.3, 0.5)
+    fused = compute_evidence(output, Variant.PLUS, torch.arange(3).expand(3, -1)).fused
+    maps = scale_min_max(refine_class_maps(output, fused)) * LABELS[:, :, None, None]
+    loser_maps = maps[0, 0][seeds.foreground[0, 2]]
+    is_absent = seeds.absent[0, 0][seeds.foreground[0, 2]]
+    assert torch.equal(is_absent, loser_maps < 0.3)
+    assert is_absent.any()
+    assert not is_absent.all()
 
 
 def test_seeds_come_from_maps_spread_as_often_as_asked():
@@ -81,14 +93,14 @@ def test_mirrored_image_gives_mirrored_seeds_where_positions_do_not_matter():
     network.head.weight.data = (network.head.weight + network.head.weight.flip(-1)) / 2
     seeds, mirrored = (find_seeds(network(pixels)) for pixels in (images, images.flip(-1)))
     assert torch.equal(seeds.foreground, mirrored.foreground.flip(-1))
-    assert torch.equal(seeds.known, mirrored.known.flip(-1))
+    assert torch.equal(seeds.absent, mirrored.absent.flip(-1))
 
 
 def test_loss_is_low_where_the_patch_cam_repeats_the_seeds_and_blind_to_all_else():
     foreground = torch.zeros(1, 2, 2, 2, dtype=torch.bool)
     foreground[0, 0, 0, 0] = True
-    known = torch.tensor([[[True, True], [False, False]]])
-    seeds = Seeds(foreground=foreground, known=known, trust=torch.tensor([[1.0, 0.0]]))
+    absent = torch.tensor([[[False, True], [False, False]]]).expand(1, 2, 2, 2)
+    seeds = Seeds(foreground=foreground, absent=absent, trust=torch.tensor([[1.0, 0.0]]))
     labels = torch.tensor([[True, False]])
     cam = torch.full((1, 2, 2, 2), -20.0)
     cam[0, 0, 0, 0] = 20.0
@@ -104,7 +116,7 @@ def test_small_and_large_regions_count_alike():
     labels, cam = torch.tensor([[True]]), torch.zeros(1, 1, 4, 4)
     for num_foreground in (1, 8, 15):
         foreground = (torch.arange(16) < num_foreground).view(1, 1, 4, 4)
-        seeds = Seeds(foreground=foreground, known=torch.ones(1, 4, 4, dtype=torch.bool), trust=torch.ones(1, 1))
+        seeds = Seeds(foreground=foreground, absent=~foreground, trust=torch.ones(1, 1))
         cam.requires_grad_()
         (gradient,) = torch.autograd.grad(compute_seed_losses(cam, seeds, labels).sum(), cam)
         assert float(gradient.sum()) == pytest.approx(0, abs=1e-6)
@@ -113,7 +125,7 @@ def test_small_and_large_regions_count_alike():
 def test_class_that_wins_no_patch_is_left_alone():
     foreground = torch.zeros(1, 2, 4, 4, dtype=torch.bool)
     foreground[0, 0, :2] = True
-    seeds = Seeds(foreground=foreground, known=torch.ones(1, 4, 4, dtype=torch.bool), trust=torch.ones(1, 2))
+    seeds = Seeds(foreground=foreground, absent=~foreground, trust=torch.ones(1, 2))
     cam = torch.zeros(1, 2, 4, 4, requires_grad=True)
     (gradient,) = torch.autograd.grad(compute_seed_losses(cam, seeds, torch.tensor([[True, True]])).sum(), cam)
     assert gradient[0, 0].abs().min() > 0
@@ -175,7 +187,7 @@ def test_seeds_without_patch_head_are_refused():
 
 def test_attention_loss_is_zero_for_even_attention_on_the_seed_and_grows_with_what_leaves_it():
     foreground = torch.tensor([[[[True, True], [False, False]]]])
-    seeds = Seeds(foreground=foreground, known=torch.ones(1, 2, 2, dtype=torch.bool), trust=torch.ones(1, 1))
+    seeds = Seeds(foreground=foreground, absent=~foreground, trust=torch.ones(1, 1))
     labels = torch.tensor([[True]])
 
     def measure(attention):

@@ -51,20 +51,24 @@ def test_optimizer_decays_matrices_but_no_vectors_tokens_or_positions():
         MCTformerConfig(variant=Variant.V2, num_classes=2, image_size=32, patch_size=16, width=48, depth=1, num_heads=3)
     )
     names = {parameter: name for name, parameter in network.named_parameters()}
-    decayed, free, tokens = make_optimizer(network, OPTIMIZER).param_groups
-    assert (decayed["weight_decay"], free["weight_decay"], tokens["weight_decay"]) == (OPTIMIZER.weight_decay, 0, 0)
-    free_names = {names[parameter] for parameter in [*free["params"], *tokens["params"]]}
-    assert {"cls_token", "pos_embed", "head.bias", "blocks.0.norm1.weight"} <= free_names
-    assert {names[parameter] for parameter in decayed["params"]} == set(names.values()) - free_names
+    groups = make_optimizer(network, replace(OPTIMIZER, token_lr_factor=3.0, head_lr_factor=2.0)).param_groups
+    decays = {names[parameter]: group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert decays.keys() == set(names.values())
+    assert sum(len(group["params"]) for group in groups) == len(names)
+    free = {name for name, decay in decays.items() if decay == 0}
+    assert {"cls_token", "pos_embed", "head.bias", "blocks.0.norm1.weight"} <= free
+    assert {"head.weight", "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= set(names.values()) - free
+    assert {decays[name] for name in set(names.values()) - free} == {OPTIMIZER.weight_decay}
 
 
-def test_class_tokens_have_a_learning_rate_of_their_own():
+def test_class_tokens_and_patch_head_have_learning_rates_of_their_own():
     network = build_initial_model(TINY, ("cat", "dog"), 0).network
-    optimizer = make_optimizer(network, replace(OPTIMIZER, token_lr_factor=10.0))
+    optimizer = make_optimizer(network, replace(OPTIMIZER, token_lr_factor=10.0, head_lr_factor=4.0))
     set_learning_rate(optimizer, 0.5)
     rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     assert rates[id(network.cls_token)] == 5.0
-    assert rates[id(network.pos_embed)] == rates[id(network.head.weight)] == 0.5
+    assert rates[id(network.head.weight)] == rates[id(network.head.bias)] == 2.0
+    assert rates[id(network.pos_embed)] == rates[id(network.blocks[0].mlp.fc1.weight)] == 0.5
 
 
 def test_average_follows_the_weights_closely_at_first_and_slowly_later():

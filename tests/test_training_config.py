@@ -31,7 +31,8 @@ def test_recipes_of_the_authors_have_the_settings_of_their_code(name, image_size
     model, optimizer, augment, loss = config.model, config.optimizer, config.augment, config.loss
     assert (model.variant, model.image_size, model.drop_path) == (name, image_size, 0.1)
     assert (optimizer.epochs, optimizer.batch_size, optimizer.warmup_epochs) == (epochs, batch_size, 5.0)
-    assert (optimizer.base_lr, optimizer.weight_decay, optimizer.token_lr_factor) == (5e-4, 0.05, 1.0)
+    assert (optimizer.base_lr, optimizer.weight_decay) == (5e-4, 0.05)
+    assert (optimizer.token_lr_factor, optimizer.head_lr_factor) == (1.0, 1.0)
     assert augment.rand_augment.startswith("rand-m9-")
     assert (augment.random_erasing, augment.min_crop_fraction) == (0.25, 0.08)
     assert (model.token_spread, loss.seed_weight, loss.class_balance) == (0.0, 0.0, 0.0)
@@ -56,6 +57,7 @@ def test_peak_learning_rate_scales_with_the_batch():
         (lambda: ModelConfig(token_spread=-1.0), "token_spread >= 0, got -1.0"),
         (lambda: OptimizerConfig(ema_decay=1.0), "0 <= ema_decay < 1, got 1.0"),
         (lambda: OptimizerConfig(token_lr_factor=0.0), "token_lr_factor > 0, got 0.0"),
+        (lambda: OptimizerConfig(head_lr_factor=-1.0), "head_lr_factor > 0, got -1.0"),
         (lambda: LossConfig(negative_margin=1.0), "0 <= negative_margin < 1, got 1.0"),
         (lambda: LossConfig(seed_affinity_steps=-1), "seed_affinity_steps >= 0, got -1"),
         (lambda: WorkerConfig(num_workers=2, min_workers=3), "1 <= min_workers <= num_workers, got 3 and 2"),
