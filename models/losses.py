@@ -37,7 +37,7 @@ class LossParts(NamedTuple):
 
 
 class SeedTerm(NamedTuple):
-    """How seeds of a network's own class maps teach its patch CAM."""
+    """How seeds of a network's own class maps teach its patch CAM and, with a share, its class tokens."""
 
     weight: float
     """Of the seed loss among the parts; 0: not yet, and no seeds are made."""
@@ -69,14 +69,14 @@ def compute_loss(
 ) -> LossParts:
     """Compute the loss of a variant: class scores; with V2 patch scores; with plus contrast of class tokens.
 
-    With a seed term, patches learn from the class maps, too.
+    With a seed term, patches learn from the class maps, too, and with its attention share class tokens do.
 
     Args:
         output: Of the network.
         image_labels: True for the classes that an image is tagged with.
         variant: Which parts there are.
         contrast_weight: Of the contrast among the parts.
-        seed_term: Whether patches learn from class maps; None: as the authors train.
+        seed_term: Whether and what class maps teach; None: as the authors train.
         seed_source: Whose class maps teach: what another network, an averaged one, makes of the same images.
             None: those of `output` itself.
         sample_weights: How much each image counts in the means; None: all the same. Images of weight 0 have no say.

@@ -34,8 +34,8 @@ class Seeds(NamedTuple):
     foreground: Bool[Tensor, "b c gh gw"]
     """Patches that show the class; at most one class a patch."""
     absent: Bool[Tensor, "b c gh gw"]
-    """Patches that surely do not show the class. Those that are neither are left alone: what is unsure, and what
-    another class won although this one is not far behind."""
+    """Patches that surely do not show the class, as its own map is low there. What is neither is left alone by the
+    patch CAM: patches that are unsure, and those that another class won although this one's map is not low."""
     trust: Float[Tensor, "b c"]
     """How much the seeds of a class count: its probability by the patch scores; 0 for untagged classes."""
 
@@ -91,7 +91,8 @@ def compute_seed_losses(
 ) -> Float[Tensor, " b"]:
     """Hold the patch CAM of the tagged classes against seeds; patches with and without the class count half each.
 
-    Where two classes overlap or lie close the weaker one is not taught to be absent: it would lose the patch for good.
+    Where two classes overlap, and the maps of both are high, the weaker one is not taught to be absent: it would lose
+    the patch for good.
 
     A class that wins no patch, because another tagged one is stronger wherever it is, has no seeds and costs nothing:
     all that could be learnt of it is where it is not, and patch after patch it would be unlearnt.
@@ -110,6 +111,8 @@ def compute_attention_losses(
     class_to_patch: Float[Tensor, "b c gh gw"], seeds: Seeds, image_labels: Bool[Tensor, "b c"]
 ) -> Float[Tensor, " b"]:
     """Ask each tagged class token to spread its attention evenly over the patches that show its class.
+
+    Attention is a share: what goes to the seeds leaves all other patches, be they absent or unsure.
 
     Args:
         class_to_patch: Attention, non-negative, any scale.

@@ -130,15 +130,21 @@ class LossConfig:
     seed_start_epochs: float = 1.0
     """Epochs before class maps are good enough to teach, fewer than the run has; the weight then grows over another."""
     seed_background_threshold: float = 0.3
-    """Patches where the map of a class is below this are taught not to show it. Maps are in [0, 1]."""
+    """Patches where the map of a class is below this are taught not to show it; above 0. Maps are in [0, 1]."""
     seed_foreground_threshold: float = 0.5
-    """Patches whose best class map is above this are taught to show it; between the two nothing is taught."""
+    """Patches whose best class map is above this are taught to show it. Nothing is taught of a class whose map is
+    between the two, or above both but not the best."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed_background_threshold <= self.seed_foreground_threshold <= 1:
             raise ValueError(
                 "need 0 <= seed_background_threshold <= seed_foreground_threshold <= 1, "
                 f"got {self.seed_background_threshold} and {self.seed_foreground_threshold}"
+            )
+        if self.seed_weight and not self.seed_background_threshold:
+            raise ValueError(
+                f"need seed_background_threshold > 0 for a seed_weight of {self.seed_weight}, got 0: no patch would "
+                "be taught to lack a class; give a larger one, such as 0.4, or set seed_weight to 0"
             )
         for name in (
             "focus_negative",
@@ -167,7 +173,8 @@ class OptimizerConfig:
     accumulation: int = 1
     """Passes into which a worker's share of a batch is cut to save memory; the step is the same."""
     base_lr: float = 5e-4
-    """Learning rate of a batch of 512; scales linearly with the batch size."""
+    """Learning rate of a batch of 512; scales linearly with the batch size. This, `min_lr` and `warmup_lr` are the
+    backbone's; class tokens and patch head have multiples of them."""
     min_lr: float = 1e-5
     """Learning rate at the end of the cosine."""
     warmup_lr: float = 1e-6
@@ -181,7 +188,8 @@ class OptimizerConfig:
     token_lr_factor: float = 1.0
     """Learning rate of the class tokens, relative to that of the backbone."""
     head_lr_factor: float = 1.0
-    """Learning rate of the patch head, which starts from random weights, relative to that of the backbone."""
+    """Learning rate of the patch head, which starts from random weights, relative to that of the backbone; used by v2
+    and plus."""
     ema_decay: float = 0.0
     """Average of the weights over steps, which is validated and saved: weight of the past, such as 0.999; 0: none."""
 

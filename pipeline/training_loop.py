@@ -30,6 +30,7 @@ from pipeline.training_schedule import (
     choose_seed_term,
     choose_tag_loss,
     compute_learning_rate,
+    read_learning_rate,
     set_learning_rate,
 )
 from pipeline.training_seeds import derive_seed
@@ -190,7 +191,7 @@ class TrainingWorker:
             kind="epoch",
             epoch=epoch + 1,
             losses=progress.epoch_means.losses,
-            learning_rate=self.step.optimizer.param_groups[0]["lr"],
+            learning_rate=read_learning_rate(self.step.optimizer),
             grad_norm=progress.epoch_means.mean_grad_norm,
             num_images=num_images,
             num_dropped=self.num_samples - num_images,

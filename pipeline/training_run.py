@@ -116,8 +116,10 @@ def claim(run: TrainingRun) -> None:
 def _require_same(run: TrainingRun) -> None:
     existing = json.loads(read_bytes(join_uri(run.out_uri, TRAIN_FILE)))
     if existing.get("fingerprint") != run.fingerprint:
+        before, now = existing.get("library_version"), get_library_version()
+        other = f" (begun by version {before}, this is {now})" if before != now else ""
         raise RunConflictError(
-            f"'{run.out_uri}' holds another training run: {'; '.join(list_changes(existing, run.identity))}; "
+            f"'{run.out_uri}' holds another training run{other}: {'; '.join(list_changes(existing, run.identity))}; "
             "give the same command as before, or another --out"
         )
 

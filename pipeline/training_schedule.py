@@ -37,7 +37,8 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.A
 
     The rate of each group is to be multiplied with its `lr_factor`.
     """
-    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    # The backbone comes first: its rate is the one that is set.
+    members: dict[tuple[float, float], list[nn.Parameter]] = {(config.weight_decay, 1.0): [], (0.0, 1.0): []}
     for name, parameter in network.named_parameters():
         is_token = name in ("cls_token", "pos_embed_cls")
         is_free = is_token or parameter.ndim <= 1 or "pos_embed" in name
@@ -60,6 +61,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate * group["lr_factor"]
 
 
+def read_learning_rate(optimizer: torch.optim.Optimizer) -> float:
+    """Read the learning rate that was set, that of the backbone."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"] / group["lr_factor"])
+
+
 def choose_tag_loss(config: LossConfig, class_weights: Float[Tensor, " c"], epoch: int) -> ScoreTags:
     """Choose how scores are held against tags in an epoch, from 0."""
     score: ScoreTags
@@ -78,7 +85,7 @@ def choose_tag_loss(config: LossConfig, class_weights: Float[Tensor, " c"], epoc
 
 
 def choose_seed_term(config: LossConfig, position: float) -> SeedTerm | None:
-    """Choose how much class maps teach patches at a position of the run, in epochs; None: never."""
+    """Choose how much class maps teach at a position of the run, in epochs; None: never."""
     if not config.seed_weight:
         return None
     share = min(1.0, max(0.0, position - config.seed_start_epochs))

@@ -101,7 +101,7 @@ class TrainingStep:
         Args:
             batch: As many images on every worker; those that do not count have weight 0.
             score_tags: Holds class scores against tags.
-            seed_term: What class maps teach patches; None: nothing.
+            seed_term: What class maps teach; None: nothing.
         """
         self._module.train()
         num_images = self._add_up(batch.weights.sum().view(1)).item()

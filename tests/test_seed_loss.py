@@ -40,6 +40,7 @@ def test_seeds_show_tagged_classes_only_and_one_class_a_patch():
     seeds = find_seeds(make_network()(make_images()))
     assert seeds.foreground.any((-2, -1)).tolist() == LABELS.tolist()
     assert seeds.foreground.sum(1).max() == 1
+    assert not seeds.absent[~LABELS].any()
     assert (seeds.trust > 0).tolist() == LABELS.tolist()
 
 
@@ -53,16 +54,21 @@ def test_patches_between_the_thresholds_are_left_alone():
     assert not (near.absent & near.foreground).any()
 
 
-def test_class_that_comes_close_to_the_winner_of_a_patch_is_not_taught_to_be_absent_there():
+def test_class_whose_map_is_high_where_another_wins_is_taught_nothing_there():
     output = make_network()(make_images())
-    seeds = find_seeds(output, 0.3, 0.5)
     fused = compute_evidence(output, Variant.PLUS, torch.arange(3).expand(3, -1)).fused
-    maps = scale_min_max(refine_class_maps(output, fused)) * LABELS[:, :, None, None]
-    loser_maps = maps[0, 0][seeds.foreground[0, 2]]
-    is_absent = seeds.absent[0, 0][seeds.foreground[0, 2]]
-    assert torch.equal(is_absent, loser_maps < 0.3)
-    assert is_absent.any()
-    assert not is_absent.all()
+    maps = scale_min_max(refine_class_maps(output, fused))
+    losses = compute_seed_losses(output.patch_cam, find_seeds(output, 0.3, 0.5), LABELS)
+    (gradient,) = torch.autograd.grad(losses.sum(), output.patch_cam)
+    # Of the first image, which is tagged with the classes 0 and 2.
+    loser, winner, best = maps[0, 0], maps[0, 2], maps[0, [0, 2]].amax(0)
+    is_won, is_unsure = (winner > 0.5) & (winner > loser), (best > 0.3) & (best < 0.5)
+    for is_patch in (is_won & (loser >= 0.3), is_won & (loser < 0.3), is_unsure & (loser < 0.3)):
+        assert is_patch.any()
+    assert torch.equal(gradient[0, 0][is_won] != 0, (loser < 0.3)[is_won])
+    assert (gradient[0, 2][is_won] < 0).all()
+    assert (gradient[0, 0][is_unsure & (loser < 0.3)] > 0).all()
+    assert (gradient[0, 1] == 0).all()
 
 
 def test_seeds_come_from_maps_spread_as_often_as_asked():
@@ -187,7 +193,9 @@ def test_seeds_without_patch_head_are_refused():
 
 def test_attention_loss_is_zero_for_even_attention_on_the_seed_and_grows_with_what_leaves_it():
     foreground = torch.tensor([[[[True, True], [False, False]]]])
-    seeds = Seeds(foreground=foreground, absent=~foreground, trust=torch.ones(1, 1))
+    # What is unsure is no place for attention either.
+    absent = torch.tensor([[[[False, False], [True, False]]]])
+    seeds = Seeds(foreground=foreground, absent=absent, trust=torch.ones(1, 1))
     labels = torch.tensor([[True]])
 
     def measure(attention):
@@ -197,6 +205,7 @@ def test_attention_loss_is_zero_for_even_attention_on_the_seed_and_grows_with_wh
     # Half of the attention elsewhere doubles what an even share would be.
     assert measure([0.25, 0.25, 0.25, 0.25]) == pytest.approx(0.6931, abs=1e-3)
     assert measure([0.5, 0.1, 0.0, 0.0]) > 0.1
+    assert measure([0.25, 0.25, 0.5, 0.0]) == pytest.approx(measure([0.25, 0.25, 0.0, 0.5]))
 
 
 def test_attention_share_adds_to_the_seed_loss_and_reaches_the_class_tokens():

@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 
@@ -19,12 +20,19 @@ from pipeline.training_model import build_initial_model
 from pipeline.training_run import (
     CHECKPOINT_FOLDER,
     SNAPSHOT_FILE,
+    TRAIN_FILE,
     claim,
     open_training,
     read_surveys,
     write_surveys,
 )
-from pipeline.training_schedule import compute_learning_rate, make_optimizer, set_learning_rate, update_average
+from pipeline.training_schedule import (
+    compute_learning_rate,
+    make_optimizer,
+    read_learning_rate,
+    set_learning_rate,
+    update_average,
+)
 from pipeline.training_step import normalise
 from pipeline.training_survey import Survey
 from pipeline.vocabulary import Vocabulary
@@ -46,29 +54,41 @@ def test_learning_rate_never_rises_after_the_warm_up(first, second):
     assert compute_learning_rate(first, OPTIMIZER) >= compute_learning_rate(second, OPTIMIZER) >= OPTIMIZER.min_lr
 
 
-def test_optimizer_decays_matrices_but_no_vectors_tokens_or_positions():
-    network = MCTformer(
-        MCTformerConfig(variant=Variant.V2, num_classes=2, image_size=32, patch_size=16, width=48, depth=1, num_heads=3)
+def make_small_network(variant):
+    return MCTformer(
+        MCTformerConfig(variant=variant, num_classes=2, image_size=32, patch_size=16, width=48, depth=1, num_heads=3)
     )
+
+
+@pytest.mark.parametrize("variant", Variant)
+def test_optimizer_decays_matrices_but_no_vectors_tokens_or_positions(variant):
+    network = make_small_network(variant)
     names = {parameter: name for name, parameter in network.named_parameters()}
     groups = make_optimizer(network, replace(OPTIMIZER, token_lr_factor=3.0, head_lr_factor=2.0)).param_groups
     decays = {names[parameter]: group["weight_decay"] for group in groups for parameter in group["params"]}
     assert decays.keys() == set(names.values())
     assert sum(len(group["params"]) for group in groups) == len(names)
     free = {name for name, decay in decays.items() if decay == 0}
-    assert {"cls_token", "pos_embed", "head.bias", "blocks.0.norm1.weight"} <= free
-    assert {"head.weight", "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= set(names.values()) - free
+    positions = {"pos_embed_cls", "pos_embed_pat"} if variant == Variant.PLUS else {"pos_embed"}
+    head = set() if variant == Variant.V1 else {"head.bias", "head.weight"}
+    assert {"cls_token", "blocks.0.norm1.weight", *positions, *head} - {"head.weight"} <= free
+    assert {"blocks.0.attn.qkv.weight", "patch_embed.proj.weight", *head} - {"head.bias"} <= set(names.values()) - free
     assert {decays[name] for name in set(names.values()) - free} == {OPTIMIZER.weight_decay}
 
 
-def test_class_tokens_and_patch_head_have_learning_rates_of_their_own():
-    network = build_initial_model(TINY, ("cat", "dog"), 0).network
+@pytest.mark.parametrize("variant", Variant)
+def test_class_tokens_and_patch_head_have_learning_rates_of_their_own(variant):
+    network = make_small_network(variant)
     optimizer = make_optimizer(network, replace(OPTIMIZER, token_lr_factor=10.0, head_lr_factor=4.0))
     set_learning_rate(optimizer, 0.5)
-    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
-    assert rates[id(network.cls_token)] == 5.0
-    assert rates[id(network.head.weight)] == rates[id(network.head.bias)] == 2.0
-    assert rates[id(network.pos_embed)] == rates[id(network.blocks[0].mlp.fc1.weight)] == 0.5
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    rates = {names[parameter]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    tokens = {"cls_token", "pos_embed_cls"} if variant == Variant.PLUS else {"cls_token"}
+    head = set() if variant == Variant.V1 else {"head.bias", "head.weight"}
+    assert {name for name, rate in rates.items() if rate == 5.0} == tokens
+    assert {name for name, rate in rates.items() if rate == 2.0} == head
+    assert {name for name, rate in rates.items() if rate == 0.5} == rates.keys() - tokens - head
+    assert read_learning_rate(optimizer) == 0.5
 
 
 def test_average_follows_the_weights_closely_at_first_and_slowly_later():
@@ -185,6 +205,19 @@ def test_training_run_of_another_recipe_is_refused_with_the_difference(tmp_path)
         open_at(tmp_path, config=RECIPES["plus"]())
     assert "config.model.variant was v2, is plus" in str(refusal.value)
     assert "config.optimizer.batch_size was 64, is 32" in str(refusal.value)
+
+
+def test_training_run_of_a_version_without_some_setting_is_refused_with_both_versions(tmp_path):
+    run = open_at(tmp_path)
+    claim(run)
+    place = tmp_path / TRAIN_FILE
+    record = json.loads(place.read_text()) | {"fingerprint": "of then", "library_version": "0.0.1"}
+    del record["config"]["optimizer"]["head_lr_factor"]
+    place.write_text(json.dumps(record))
+    with pytest.raises(
+        RunConflictError, match=r"begun by version 0\.0\.1, this is .*head_lr_factor was absent, is 1.0"
+    ):
+        open_at(tmp_path)
 
 
 def test_fingerprint_of_the_data_depends_on_shards_and_vocabulary_alone(tmp_path):

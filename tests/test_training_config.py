@@ -129,9 +129,16 @@ def test_seed_thresholds_in_the_wrong_order_are_refused():
         LossConfig(seed_background_threshold=0.6)
 
 
+def test_seeds_that_never_teach_absence_are_refused():
+    with pytest.raises(ValueError, match="seed_background_threshold > 0 for a seed_weight of 0.5, got 0"):
+        LossConfig(seed_weight=0.5, seed_background_threshold=0.0)
+    assert LossConfig(seed_background_threshold=0.0).seed_weight == 0
+
+
 def test_seed_weight_starts_at_zero_and_grows_over_an_epoch():
-    config = LossConfig(seed_weight=0.5, seed_start_epochs=2.0, seed_affinity_steps=2)
+    config = LossConfig(seed_weight=0.5, seed_start_epochs=2.0, seed_affinity_steps=2, seed_attention_share=0.3)
     assert choose_seed_term(LossConfig(), 9.0) is None
     weights = [choose_seed_term(config, position).weight for position in (0.0, 2.0, 2.5, 3.0, 9.0)]
     assert weights == [0.0, 0.0, 0.25, 0.5, 0.5]
-    assert choose_seed_term(config, 3.0).affinity_steps == 2
+    term = choose_seed_term(config, 3.0)
+    assert (term.affinity_steps, term.attention_share) == (2, 0.3)

@@ -72,6 +72,7 @@ def make_command(inputs, out, *flags):
         # All this has to be the same after a restart: dropped paths, erased rectangles, averaged weights, their seeds.
         *("--drop-path", "0.1", "--random-erasing", "0.2", "--ema-decay", "0.9", "--accumulation", "2"),
         *("--seed-weight", "0.2", "--seed-from-average", "--seed-start-epochs", "0.5"),
+        *("--seed-attention-share", "0.2", "--token-lr-factor", "3", "--head-lr-factor", "2"),
         *("--checkpoint-steps", "3", "--log-steps", "1", *flags),
     ]
 
@@ -189,6 +190,9 @@ def test_figures_of_a_run_are_lines_events_and_a_page(whole_run):
     assert [record["step"] for record in steps[:3]] == [1, 2, 3]
     assert len(steps) == NUM_EPOCHS * steps[0]["num_steps"]
     assert [record["position"] for record in steps] == sorted({record["position"] for record in steps})
+    last_steps = [record for record in steps if record["step"] == record["num_steps"]]
+    rates = [pytest.approx(record["learning_rate"]) for record in last_steps]
+    assert [record["learning_rate"] for record in epochs] == rates
     assert all(0 <= record["wait_share"] <= 1 and record["images_per_s"] > 0 for record in steps)
     assert "<svg" in (out / "training.html").read_text()
     assert (out / EVENTS_FILE).stat().st_size > 1000
