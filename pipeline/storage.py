@@ -8,6 +8,7 @@ Nothing is cached between calls: other machines write to the same folders.
 import glob
 import io
 import random
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.atomic_files import AtomicFile, create_file, put_file
-from pipeline.errors import StorageError
+from pipeline.errors import NO_SPACE, StorageError
 from pipeline.passwords import require_no_password
 from pipeline.stored_objects import StoredObject, describe_listed, describe_local, describe_remote, walk
 
@@ -228,7 +229,8 @@ def put_atomic(uri: str, payload: bytes) -> None:
         with _telling(uri):
             filesystem.pipe_file(name, payload)
         return
-    put_file(path, payload)
+    with _telling_space(path):
+        put_file(path, payload)
 
 
 def create_if_absent(uri: str, payload: bytes) -> bool:
@@ -239,7 +241,10 @@ def create_if_absent(uri: str, payload: bytes) -> bool:
         when the reply to a write is lost, the repeated request finds what the first one wrote.
     """
     path = get_local_path(uri)
-    return _create_remote(uri, payload) if path is None else create_file(path, payload)
+    if path is None:
+        return _create_remote(uri, payload)
+    with _telling_space(path):
+        return create_file(path, payload)
 
 
 def _create_remote(uri: str, payload: bytes) -> bool:
@@ -341,6 +346,22 @@ def _telling(uri: str) -> Iterator[None]:
     except Exception as error:  # every client has exceptions of its own, and not all of them are an OSError
         raise StorageError(
             f"'{uri}' cannot be reached: {error or type(error).__name__}; check network, endpoint and credentials"
+        ) from error
+
+
+@contextmanager
+def _telling_space(path: Path) -> Iterator[None]:
+    """Let the error of a full disk tell what is written and how much space there is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+        space = shutil.disk_usage(folder)
+        raise StorageError(
+            f"'{path}' cannot be written: {error.strerror}, {space.free} of {space.total} bytes of the disk are free; "
+            "make space"
         ) from error
 
 
