@@ -22,12 +22,13 @@ class WaitNotices:
     """Tells an operator what is waited for: at once, then every minute, and when it is over."""
 
     on_warning: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
     _since_s: float | None = None
     _told_s: float = 0.0
 
     def note(self, what: str | None) -> None:
         """Note what is waited for; None: nothing any longer."""
-        now = time.monotonic()
+        now = self.clock()
         if what is None:
             if self._since_s is not None:
                 self.on_warning(f"goes on after a wait of {now - self._since_s:.0f} s")
@@ -45,12 +46,16 @@ class SilenceWatch:
     engine: Engine
     limit_s: float
     notices: WaitNotices
-    _heard_s: float = field(default_factory=time.monotonic)
-    _looked_s: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
+    _heard_s: float = field(init=False)
+    _looked_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._heard_s = self._looked_s = self.clock()
 
     def hear(self) -> None:
         """Note that something came back: a chunk, the end of a shard, a seal."""
-        self._heard_s = time.monotonic()
+        self._heard_s = self.clock()
         self.notices.note(None)
 
     def look(self) -> None:
@@ -59,7 +64,7 @@ class SilenceWatch:
         Raises:
             WaveError: Nothing was heard for too long, and nothing that is waited for explains it.
         """
-        now = time.monotonic()
+        now = self.clock()
         if now - max(self._heard_s, self._looked_s) < LOOK_PERIOD_S:
             return
         self._looked_s = now

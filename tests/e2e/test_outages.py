@@ -4,11 +4,13 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import fsspec
 import pyarrow.parquet as pq
@@ -178,3 +180,61 @@ def test_store_that_is_away_for_a_while_is_waited_for(inputs, expected, s3_serve
     assert {name: table.to_pylist() for name, table in found.items()} == {
         name: pq.read_table(io.BytesIO(payload)).to_pylist() for name, payload in expected.items()
     }
+
+
+def list_workers(mark):
+    """List the labelling actors of the job whose environment holds a mark."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if b"ray::MapWorker" in (folder / "cmdline").read_bytes() and mark in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def test_wave_whose_workers_are_frozen_is_ended_by_force_and_taken_up_again(inputs, expected, tmp_path):
+    out, mark = tmp_path / "out", str(tmp_path)
+    running = Running(make_command(inputs, out, "--no-progress-timeout", "8"), TAGMASK_TEST_JOB=mark)
+    end_s = time.monotonic() + 150
+    while not list((out / "parts").rglob("*.parquet")) and time.monotonic() < end_s:
+        time.sleep(0.01)
+    frozen = list_workers(mark.encode())
+    assert frozen
+    for process in frozen:
+        os.kill(process, signal.SIGSTOP)
+    running.wait_for(
+        r"this wave ended early.*no chunk and no sign of a worker for \d+ s: 2 of 2 labelling actors alive"
+    )
+    assert running.finish() == 0, running.printed
+    assert not set(frozen) & set(list_workers(mark.encode()))
+    assert read_manifests(out) == expected
+
+
+def test_gpus_that_are_not_there_yet_are_waited_for(inputs, tmp_path):
+    flags = ("--gpus-per-actor", "1", "--num-actors", "1", "--no-progress-timeout", "1")
+    running = Running(make_command(inputs, tmp_path / "out", *flags))
+    running.wait_for(r"waiting: no worker can start: it asks for 1 GPU, and no node of the cluster has more than 0")
+    running.wait_for(r"nothing for 1 min")
+    running.process.send_signal(signal.SIGTERM)
+    assert running.finish() == 75, running.printed
+    assert "ended early" not in running.printed
+
+
+def test_job_whose_cluster_dies_says_what_stays(inputs, tmp_path):
+    out = tmp_path / "out"
+    environment = {"RAY_gcs_rpc_server_reconnect_timeout_s": "20", "TAGMASK_TEST_JOB": str(tmp_path)}
+    flags = ("--gpus-per-actor", "1", "--num-actors", "1")
+    running = Running(make_command(inputs, out, *flags), **environment)
+    running.wait_for(r"waiting: no worker can start")
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            is_head = b"gcs_server" in (folder / "cmdline").read_bytes().split(b"\0")[0]
+            if is_head and str(tmp_path).encode() in (folder / "environ").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
+    assert running.finish() == 1, running.printed
+    assert re.search(
+        r"error: the head of the cluster .* has been gone for 15 s; 0 of 4 shards are published", running.printed
+    )
+    assert running.printed.rstrip().endswith(
+        "what is committed stays, run the same command again once there is a cluster"
+    )
