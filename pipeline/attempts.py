@@ -54,6 +54,11 @@ class SharedAttempts:
         remote_counter: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=2)(AttemptCounter)
         self._counter = remote_counter.options(scheduling_strategy=here).remote()
 
+    @property
+    def actor_id(self) -> str:
+        """The id of the actor, in hexadecimal."""
+        return str(self._counter._actor_id.hex())
+
     def begin(self, chunk: str) -> int:
         """Note that a chunk is begun; give how often it was begun before and not finished."""
         return self._ask("begin", chunk) or 0

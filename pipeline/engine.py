@@ -139,9 +139,10 @@ class RayEngine:
         # Those of the wave before: its seals may have needed them until now.
         end_actors(lambda: self._helpers & list_actors(), END_TIMEOUT_S)
         self._actors_before = list_actors()
-        self._reporting = Reporting(board=SharedBoard(), store_outage_s=options.store_outage_s)
-        attempts = SharedAttempts()
-        self._helpers = list_actors() - self._actors_before
+        board, attempts = SharedBoard(), SharedAttempts()
+        # By their handles: Ray's table may not have them yet.
+        self._helpers = {board.actor_id, attempts.actor_id}
+        self._reporting = Reporting(board=board, store_outage_s=options.store_outage_s)
         if run.source is not None:
             self._num_actors, self._asked = 0, {"CPU": REMASK_CPUS}
             return build_remask_dataset(run, work, self._reporting)

@@ -74,6 +74,11 @@ class SharedBoard:
         remote_board: Any = ray.remote(num_cpus=0, max_restarts=-1)(MemoryBoard)
         self._board = remote_board.options(scheduling_strategy=here).remote()
 
+    @property
+    def actor_id(self) -> str:
+        """The id of the actor, in hexadecimal."""
+        return str(self._board._actor_id.hex())
+
     def beat(self, worker: str, doing: str, waiting_for: str | None) -> None:
         """Report that a worker is busy. Nobody waits for the answer."""
         self._board.beat.remote(worker, doing, waiting_for)

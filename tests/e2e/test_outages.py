@@ -151,10 +151,9 @@ def s3_server(monkeypatch):
         servers[-1].start()
 
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    yield server.stop, start
+    yield lambda: servers[-1].stop(), start
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    if len(servers) > 1:
-        servers[-1].stop()
+    servers[-1].stop()
 
 
 def test_store_that_is_away_for_a_while_is_waited_for(inputs, expected, s3_server):
@@ -176,6 +175,13 @@ def test_store_that_is_away_for_a_while_is_waited_for(inputs, expected, s3_serve
         name.rpartition("/")[2]: pq.read_table(io.BytesIO(store.cat_file(name)))
         for name in store.find("photos/out/labels")
     }
+    # A driver that starts while the store is away waits for it, too.
+    stop_server()
+    again = Running(make_command(inputs, "s3://photos/out", folder="s3://photos/in"))
+    again.wait_for(r"waiting: .*s3://photos/in/vocabulary.json' cannot be reached")
+    start_server()
+    assert again.finish() == 0, again.printed
+    assert "nothing to do: every shard is published" in again.printed
     # The footers name other shards, as those lie elsewhere.
     assert {name: table.to_pylist() for name, table in found.items()} == {
         name: pq.read_table(io.BytesIO(payload)).to_pylist() for name, payload in expected.items()
@@ -214,7 +220,6 @@ def test_gpus_that_are_not_there_yet_are_waited_for(inputs, tmp_path):
     flags = ("--gpus-per-actor", "1", "--num-actors", "1", "--no-progress-timeout", "1")
     running = Running(make_command(inputs, tmp_path / "out", *flags))
     running.wait_for(r"waiting: no worker can start: it asks for 1 GPU, and no node of the cluster has more than 0")
-    running.wait_for(r"nothing for 1 min")
     running.process.send_signal(signal.SIGTERM)
     assert running.finish() == 75, running.printed
     assert "ended early" not in running.printed

@@ -1,11 +1,14 @@
 """A shard that its store does not give: the others are labelled, and it is tried again, though not for ever."""
 
+from dataclasses import replace
+
 import pytest
 
-from pipeline import chunk_source
+from pipeline import chunk_source, outage
 from pipeline.errors import StorageError
-from pipeline.label import MAX_READS
-from tests.faults.conftest import read_all
+from pipeline.label import MAX_READS, label_run
+from tests.fakes import FaultyStore, SerialEngine
+from tests.faults.conftest import OPTIONS, read_all
 
 DENIED = "'photos-0.tar' cannot be reached: access denied; check network, endpoint and credentials"
 
@@ -43,3 +46,39 @@ def test_shard_that_its_store_gives_later_is_labelled(label_small_run, faulty_ur
     deny(monkeypatch, StorageError(DENIED), num_times=MAX_READS - 1)
     summary = label_small_run("faulty://out")
     assert (summary.failed_shards, summary.num_sealed, summary.num_shards_left) == ({}, 2, 0)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "denied for a moment"), OSError(5, "input/output error")])
+def test_seal_that_fails_for_a_moment_is_tried_again_in_the_same_invocation(label_small_run, faulty_uri, error):
+    failures = [error]
+
+    def fail_once(number, name):
+        if "/labels/" in name and failures:
+            raise failures.pop()
+
+    FaultyStore.before_write = staticmethod(fail_once)
+    engine = SerialEngine()
+    summary = label_small_run("faulty://out", engine)
+    assert failures == []
+    assert (summary.failed_shards, summary.num_sealed, summary.num_shards_left) == ({}, 2, 0)
+    assert len(engine.labelled) == len(set(engine.labelled))
+
+
+def test_plan_whose_store_is_away_is_made_once_it_is_back(open_small_run, faulty_uri, monkeypatch):
+    run = open_small_run("faulty://out")
+    failures = [ConnectionRefusedError("refused"), OSError(5, "input/output error")]
+    find = FaultyStore.find
+
+    def fail_twice(self, path, **arguments):
+        if failures:
+            raise failures.pop()
+        return find(self, path, **arguments)
+
+    monkeypatch.setattr(FaultyStore, "find", fail_twice)
+    monkeypatch.setattr(outage, "FIRST_DELAY_S", 0.01)
+    warnings = []
+    options = replace(OPTIONS, store_outage_s=60.0)
+    summary = label_run(run, options, engine=SerialEngine(), on_warning=warnings.append)
+    assert summary.num_sealed == 2
+    assert any(line.startswith("waiting: ") and "cannot be reached" in line for line in warnings)
+    assert any(line.startswith("goes on after a wait of") for line in warnings)
