@@ -13,7 +13,6 @@ Exit code 1: the training failed; 2: the command or its inputs are wrong.
 
 import math
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -30,6 +29,7 @@ from jobs.train_output import EventPrinter, print_surveys, warn
 from pipeline.bundles import load_bundle
 from pipeline.config import InputConfig
 from pipeline.errors import TrainingError
+from pipeline.ray_failures import describe_failure
 from pipeline.shards import list_shards
 from pipeline.training import find_shortage, fit, is_finished, survey_run
 from pipeline.training_config import TrainConfig, WorkerConfig
@@ -159,20 +159,12 @@ def train(job: TrainJob) -> int:
         print(f"error: training failed: {error}", file=sys.stderr)
         return EXIT_FAILED
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-        print(f"error: training failed: {name_cause(error)}", file=sys.stderr)
+        print(f"error: training failed: {describe_failure(error)}", file=sys.stderr)
         print("run the same command again to go on from the last checkpoint", file=sys.stderr)
         return EXIT_FAILED
     printer.print_summary(outcome)
     print(f"model: {run.bundle_uri}  digest {outcome.digest}")
     return EXIT_OK
-
-
-def name_cause(error: Exception) -> str:
-    """Find the line that names the first cause in what Ray reports of its processes; all of it if there is none."""
-    failures = getattr(error, "worker_failures", None) or {0: error}
-    report = str(next(iter(failures.values())))
-    cause = re.search(r"^\s*([\w.]*(?:Error|Exception): .*)$", report, re.MULTILINE)
-    return cause[1] if cause else report
 
 
 def _open(job: TrainJob) -> tuple[TrainingRun, InitialModel]:

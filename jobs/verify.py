@@ -19,6 +19,7 @@ import ray.exceptions
 
 from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_FAILED, EXIT_OK, parse, run_job
+from pipeline.ray_failures import describe_failure
 from pipeline.storage import put_atomic
 from pipeline.verdict import CONTENT_CHECKS, WARNINGS, Check, Finding, Verdict
 from pipeline.verify import FOOTERS, FULL, list_run, verify_run
@@ -58,7 +59,10 @@ def verify(job: VerifyJob) -> int:
     try:
         verdict = verify_run(listing, depth, on_progress=ProgressPrinter(len(listing.published)))
     except ray.exceptions.RayError as error:
-        print(f"error: Ray failed: {error}\nnothing is proved; run the same command again", file=sys.stderr)
+        print(
+            f"error: Ray failed: {describe_failure(error)}\nnothing is proved; run the same command again",
+            file=sys.stderr,
+        )
         return EXIT_FAILED
     print_table(verdict, footers_only=job.footers_only)
     print_totals(verdict, footers_only=job.footers_only)
