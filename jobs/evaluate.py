@@ -36,7 +36,7 @@ from pipeline.evaluation import (
 from pipeline.evaluation_report import find_best, make_rank_table, make_score_table, render_evaluation
 from pipeline.manifests import list_manifests
 from pipeline.report import Table
-from pipeline.run import read_run
+from pipeline.run import read_config, read_run
 from pipeline.storage import put_atomic
 from pipeline.trust import ScoredImage, bin_by_quality, rank_columns
 
@@ -66,8 +66,9 @@ def evaluate(job: EvaluateJob) -> int:
     """Evaluate as the job says and return the exit code."""
     run = read_run(job.labels)
     class_names = list(run["vocabulary"]["classes"])
+    class_scales = read_config(job.labels, run).maps.class_scales
     find_truth = open_truth(job.truth)
-    counts, images = score_run(job, find_truth, len(class_names), run["config"]["maps"].get("class_scales"))
+    counts, images = score_run(job, find_truth, len(class_names), class_scales)
     if not counts.num_images:
         raise LabellingError(
             f"no labelled image has a true mask in '{job.truth}' ({counts.num_without_truth} have none); "

@@ -28,7 +28,7 @@ from pipeline.evaluation import FindTruth, decode_truth
 from pipeline.manifests import Manifest, list_manifests, open_manifest
 from pipeline.masks import build_palette, decode_class_maps, decode_mask
 from pipeline.records import IGNORE_LABEL, Chunk, InputShard, Status
-from pipeline.run import read_run
+from pipeline.run import read_config, read_run
 from pipeline.shards import read_chunks
 from pipeline.vocabulary import Vocabulary, parse_vocabulary
 
@@ -117,7 +117,7 @@ def build_report(
     """
     run = read_run(labels_uri)
     vocabulary = parse_vocabulary(run["vocabulary"])
-    inputs = InputConfig(**run["config"]["inputs"])
+    inputs = read_config(labels_uri, run).inputs
     uris = list_manifests(labels_uri)
     manifests = [open_manifest(uri) for uri in _spread(uris, MAX_MANIFESTS)]
     figures = _Figures()

@@ -241,7 +241,7 @@ def test_run_of_a_refinement_that_this_version_does_not_know_is_refused(kept_uri
     record = json.loads(Path(kept_uri, "run.json").read_text())
     record["config"]["maps"]["pixel_refinement"] = "crf"
     put_atomic(f"{tmp_path}/run.json", json.dumps(record).encode())
-    with pytest.raises(ManifestError, match="'crf' is not a valid PixelRefinement; use the version of tagmask"):
+    with pytest.raises(ManifestError, match="maps.pixel_refinement: .*crf.*; use the version of tagmask"):
         open_kept_run(str(tmp_path))
 
 
