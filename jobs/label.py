@@ -33,6 +33,7 @@ from jobs.console import (
     parse,
     peek,
     print_config,
+    print_lines,
     run_job,
 )
 from jobs.qualities import QUALITIES
@@ -295,7 +296,7 @@ class ProgressPrinter:
 
 def print_warning(warning: str) -> None:
     """Show what an operator should know."""
-    print(f"warning: {warning}", file=sys.stderr, flush=True)
+    print_lines(f"warning: {warning}", to_stderr=True)
 
 
 def _print_plan(plan: Plan, job: LabelJob) -> None:
@@ -341,7 +342,7 @@ def conclude(out_uri: str, summary: LabelSummary) -> int:
     for _, damage in sorted(summary.cut_shards.items()):
         print_warning(damage)
     for name, error in sorted(summary.failed_shards.items()):
-        print(f"error: {error if name in error else f'{name}: {error}'}", file=sys.stderr)
+        print_lines(f"error: {error if name in error else f'{name}: {error}'}", to_stderr=True)
     if summary.was_stopped:
         print(f"stopped with {summary.num_shards_left} shards to do; run the same command again to go on")
         return EXIT_STOPPED

@@ -23,7 +23,7 @@ import ray.train
 import tyro
 
 from jobs.cluster import connect, use_endpoint
-from jobs.console import EXIT_FAILED, EXIT_OK, peek, print_config, refuse_passwords, run_job
+from jobs.console import EXIT_FAILED, EXIT_OK, peek, print_config, print_lines, refuse_passwords, run_job
 from jobs.recipes import RECIPES
 from jobs.train_output import EventPrinter, print_surveys, warn
 from pipeline.bundles import load_bundle
@@ -134,8 +134,10 @@ def train(job: TrainJob) -> int:
     run, initial = _open(job)
     if is_finished(run):
         _, bundle, digest = load_bundle(run.bundle_uri)
-        print(f"nothing to do: this run is finished after {len(bundle.metrics['history'])} epochs")
-        print(f"model: {run.bundle_uri}  digest {digest}")
+        history = bundle.metrics.get("history")
+        num_epochs = len(history) if isinstance(history, list) else 0
+        print_lines(f"nothing to do: this run is finished after {num_epochs} epochs")
+        print_lines(f"model: {run.bundle_uri}  digest {digest}")
         return EXIT_OK
     num_taken = math.ceil(job.workers.num_workers * job.workers.cpus_per_worker)
     connect(job.address, num_cpus=max(os.cpu_count() or 1, num_taken + DATA_SLOTS))
@@ -151,19 +153,19 @@ def train(job: TrainJob) -> int:
     num_done, num_seen = run.read_place()
     within = f" and {num_seen} images of the next" if num_seen else ""
     start = f"resuming after epoch {num_done}{within}" if num_done or num_seen else "starting"
-    print(f"{start}: {num_epochs} epochs of about {num_steps} steps", flush=True)
+    print_lines(f"{start}: {num_epochs} epochs of about {num_steps} steps")
     printer = EventPrinter(num_epochs, run.vocabulary.classes)
     try:
         outcome = fit(run, initial, surveys, job.workers, printer)
     except TrainingError as error:
-        print(f"error: training failed: {error}", file=sys.stderr)
+        print_lines(f"error: training failed: {error}", to_stderr=True)
         return EXIT_FAILED
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-        print(f"error: training failed: {describe_failure(error)}", file=sys.stderr)
-        print("run the same command again to go on from the last checkpoint", file=sys.stderr)
+        print_lines(f"error: training failed: {describe_failure(error)}", to_stderr=True)
+        print_lines("run the same command again to go on from the last checkpoint", to_stderr=True)
         return EXIT_FAILED
     printer.print_summary(outcome)
-    print(f"model: {run.bundle_uri}  digest {outcome.digest}")
+    print_lines(f"model: {run.bundle_uri}  digest {outcome.digest}")
     return EXIT_OK
 
 

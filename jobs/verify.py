@@ -19,6 +19,7 @@ import ray.exceptions
 
 from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_FAILED, EXIT_OK, parse, run_job
+from pipeline.printable import escape_controls
 from pipeline.ray_failures import describe_failure
 from pipeline.storage import put_atomic
 from pipeline.verdict import CONTENT_CHECKS, WARNINGS, Check, Finding, Verdict
@@ -104,7 +105,7 @@ def print_table(verdict: Verdict, *, footers_only: bool) -> None:
             continue
         finding = verdict.findings.get(check, Finding())
         # Errors of libraries may have several lines, and so may keys.
-        shown = [" ".join(example.text.split()) for example in finding.examples[:NUM_EXAMPLES_SHOWN]]
+        shown = [escape_controls(" ".join(example.text.split())) for example in finding.examples[:NUM_EXAMPLES_SHOWN]]
         print(f"{name:28s}{finding.num_shards:10d}{finding.num_rows or '-':>12}  {shown[0] if shown else ''}".rstrip())
         for text in shown[1:]:
             print(f"{'':50s}  {text}")

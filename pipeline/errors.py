@@ -4,9 +4,15 @@ A wrong argument is a `ValueError`, raised where it is constructed. Everything t
 act on is a `LabellingError`. A bad image is no exception at all: it becomes a rejected row.
 """
 
+from pipeline.printable import escape_controls
+
 
 class LabellingError(Exception):
     """Something that the operator of a run can act on; its message says which thing, what is wrong, what to do."""
+
+    def __str__(self) -> str:
+        """Give the message in one line: names in it may hold characters that a terminal obeys."""
+        return escape_controls(super().__str__())
 
 
 class ShardError(LabellingError):

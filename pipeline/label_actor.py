@@ -18,6 +18,7 @@ from pipeline.commit import commit_chunk, describe_row
 from pipeline.errors import LabellingError
 from pipeline.isolation import label_isolated
 from pipeline.labeler import ChunkLabeler
+from pipeline.printable import EscapingFormatter
 from pipeline.records import Reason, Sample
 from pipeline.run import Run
 from pipeline.watchdog import Watchdog, end_process
@@ -188,7 +189,7 @@ def _log_to_worker_file() -> None:
         package = logging.getLogger("pipeline")
         package.setLevel(logging.INFO)
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(EscapingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         package.addHandler(handler)
 
 
