@@ -49,20 +49,30 @@ def parse_json(payload: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES, allow_non
 
 
 def parse_yaml(payload: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
-    """Parse YAML, of which JSON is a part; tabs count as spaces.
+    """Parse JSON or YAML; in YAML tabs count as spaces.
 
     Raises:
         DocumentError: It is neither, or not within the bounds.
     """
-    text = _decode(payload, max_bytes).replace("\t", " ")
+    text = _decode(payload, max_bytes)
     try:
-        fields = yaml.load(text, _BoundedLoader)
+        # Nearly all JSON is YAML, but not the two halves of a character that JSON may write as escapes.
+        fields = json.loads(text, object_pairs_hook=_make_mapping)
+    except DocumentError:
+        raise
+    except (ValueError, RecursionError):
+        fields = _load_yaml(text.replace("\t", " "))
+    _check_values(fields, allow_non_finite=False)
+    return fields
+
+
+def _load_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, _BoundedLoader)
     except DocumentError:
         raise
     except Exception as error:  # what a constructor raises depends on the value: ValueError, TypeError, KeyError ...
         raise DocumentError(f"it is neither YAML nor JSON: {_describe(error)}") from error
-    _check_values(fields, allow_non_finite=False)
-    return fields
 
 
 def check_fields(kind: Any, fields: Any) -> Any:

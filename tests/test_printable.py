@@ -110,7 +110,6 @@ def test_chart_shows_names_as_they_are(name):
     shown = escape_controls(name).replace("&", "&amp;").replace("--", "- - ")
     assert picture.count(f"<!-- {shown} -->") == 3
     assert ("DejaVuSans-24" in picture) == ("$" in name)
-    assert draw(chart) == picture
 
 
 def test_numbers_at_a_logarithmic_axis_are_still_powers():
