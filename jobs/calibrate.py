@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jobs.cluster import use_endpoint
-from jobs.console import EXIT_OK, parse, run_job
+from jobs.console import EXIT_OK, parse, print_lines, run_job
 from pipeline.calibration import Calibration, describe_maps, encode_calibration
 from pipeline.errors import LabellingError
 from pipeline.evaluation import open_truth
@@ -109,7 +109,7 @@ def calibrate(job: CalibrateJob) -> int:
     )
     put_atomic(job.out, encode_calibration(calibration))
     _print_calibration(calibration, kept.vocabulary.classes)
-    print(f"written to {job.out}; use it with --calibration {job.out}")
+    print_lines(f"written to {job.out}; use it with --calibration {job.out}")
     return EXIT_OK
 
 
@@ -138,7 +138,7 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
     with ThreadPoolExecutor(job.num_threads) as threads:
         for number, found in enumerate(threads.map(read, pairs), start=1):
             samples += found
-            print(f"{number}/{len(pairs)} manifests, {len(samples)} images", file=sys.stderr, flush=True)
+            print_lines(f"{number}/{len(pairs)} manifests, {len(samples)} images", to_stderr=True)
     if not samples:
         lack = "labelled image" if job.truth is None else f"labelled image with a true mask in '{job.truth}'"
         raise LabellingError(f"'{job.labels}' has no {lack}; nothing can be calibrated on it")
@@ -204,25 +204,25 @@ def _print_scores(
         if by_class:
             tried["a threshold a class, oracle of the held-out"] = fit_by_class(held_out, oracle)
     scores = {}
-    print(f"{'mIoU in %, sampled pixels':46s}{'fitted':>10s}{'held out':>10s}")
+    print_lines(f"{'mIoU in %, sampled pixels':46s}{'fitted':>10s}{'held out':>10s}")
     for name, thresholds in tried.items():
         scores[name] = {"fitted": score_thresholds(fitted, thresholds)}
         shown = f"{name:46s}{scores[name]['fitted'] * 100:10.2f}"
         if len(held_out.truth):
             scores[name]["held_out"] = score_thresholds(held_out, thresholds)
             shown += f"{scores[name]['held_out'] * 100:10.2f}"
-        print(shown, flush=True)
+        print_lines(shown)
     return scores
 
 
 def _print_calibration(calibration: Calibration, classes: Sequence[str]) -> None:
     low, high = calibration.background_threshold, calibration.foreground_threshold
-    print(f"{calibration.method}: background up to {low:g}, classes above {high:g}")
+    print_lines(f"{calibration.method}: background up to {low:g}, classes above {high:g}")
     if calibration.class_scales is not None:
         own = ", ".join(
             f"{name} {high / scale:.3f}" for name, scale in zip(classes, calibration.class_scales, strict=True)
         )
-        print(f"on their own maps, classes above: {own}")
+        print_lines(f"on their own maps, classes above: {own}")
 
 
 if __name__ == "__main__":

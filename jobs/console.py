@@ -1,6 +1,7 @@
 """What all jobs share on the command line: exit codes, error lines, how numbers are written."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import yaml
 
 from pipeline.errors import LabellingError, StorageError
 from pipeline.passwords import require_no_password
+from pipeline.printable import EscapingFormatter, escape_controls
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -75,17 +77,29 @@ def refuse_passwords(arguments: Sequence[str]) -> None:
 
 def run_job(job: Callable[[], int]) -> int:
     """Run a job; what the user can mend becomes one line and exit code 2, all else stays a traceback."""
+    if logging.lastResort is not None:
+        # What prints warnings of loggers without handlers, as ours are.
+        logging.lastResort.setFormatter(EscapingFormatter("%(message)s"))
     try:
         return job()
     except StorageError as error:
         # The command may be right, and the store be back in a minute.
-        print(f"error: {error}", file=sys.stderr)
+        print_lines(f"error: {error}", to_stderr=True)
         return EXIT_FAILED
     except (LabellingError, ValueError, FileNotFoundError) as error:
         if isinstance(error, ValueError) and not _is_ours(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print_lines(f"error: {error}", to_stderr=True)
         return EXIT_BAD_INPUT
+
+
+def print_lines(*lines: str, to_stderr: bool = False) -> None:
+    """Print each text as one line, with every character escaped that a terminal would obey, newlines too.
+
+    Names, keys and tags come from files of others.
+    """
+    for line in lines:
+        print(escape_controls(line), file=sys.stderr if to_stderr else sys.stdout, flush=True)
 
 
 def leave(code: int) -> NoReturn:
@@ -113,7 +127,8 @@ def _is_ours(error: BaseException) -> bool:
 def print_config(facts: Mapping[str, Any], config: Any) -> None:
     """Print a configuration as YAML, the facts first."""
     plain = {**facts, **_to_plain(asdict(config))}
-    print(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, allow_unicode=True), flush=True)
+    text = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    print_lines(*text.split("\n"))
 
 
 def _to_plain(value: Any) -> Any:

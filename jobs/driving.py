@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import ray.exceptions
 
-from jobs.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration
+from jobs.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
 from jobs.head_watch import watch_head
 from jobs.progress import ProgressPrinter
 from pipeline.errors import WaveError
@@ -75,7 +75,7 @@ def stop_on_signals(stop: Stop) -> Iterator[Stop]:
 
 def print_warning(warning: str) -> None:
     """Show what an operator should know."""
-    print(f"warning: {warning}", file=sys.stderr, flush=True)
+    print_lines(f"warning: {warning}", to_stderr=True)
 
 
 def conclude(out_uri: str, summary: LabelSummary) -> int:
@@ -92,7 +92,7 @@ def conclude(out_uri: str, summary: LabelSummary) -> int:
     for _, damage in sorted(summary.cut_shards.items()):
         print_warning(damage)
     for name, error in sorted(summary.failed_shards.items()):
-        print(f"error: {error if name in error else f'{name}: {error}'}", file=sys.stderr)
+        print_lines(f"error: {error if name in error else f'{name}: {error}'}", to_stderr=True)
     if summary.was_stopped:
         print(f"stopped with {summary.num_shards_left} shards to do; run the same command again to go on")
         return EXIT_STOPPED

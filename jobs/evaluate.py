@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.console import EXIT_OK, parse, run_job
+from jobs.console import EXIT_OK, parse, print_lines, run_job
 from pipeline.boundaries import score_boundaries
 from pipeline.errors import LabellingError
 from pipeline.evaluation import (
@@ -36,7 +36,7 @@ from pipeline.evaluation import (
 from pipeline.evaluation_report import find_best, make_rank_table, make_score_table, render_evaluation
 from pipeline.manifests import list_manifests
 from pipeline.report import Table
-from pipeline.run import read_run
+from pipeline.run import read_config, read_run
 from pipeline.storage import put_atomic
 from pipeline.trust import ScoredImage, bin_by_quality, rank_columns
 
@@ -66,8 +66,9 @@ def evaluate(job: EvaluateJob) -> int:
     """Evaluate as the job says and return the exit code."""
     run = read_run(job.labels)
     class_names = list(run["vocabulary"]["classes"])
+    class_scales = read_config(job.labels, run).maps.class_scales
     find_truth = open_truth(job.truth)
-    counts, images = score_run(job, find_truth, len(class_names), run["config"]["maps"].get("class_scales"))
+    counts, images = score_run(job, find_truth, len(class_names), class_scales)
     if not counts.num_images:
         raise LabellingError(
             f"no labelled image has a true mask in '{job.truth}' ({counts.num_without_truth} have none); "
@@ -98,7 +99,7 @@ def score_run(
         for number, scores in enumerate(scored, start=1):
             total = total.merge(scores.counts)
             images += scores.images
-            print(f"{number}/{len(uris)} manifests, {total.num_images} images", file=sys.stderr, flush=True)
+            print_lines(f"{number}/{len(uris)} manifests, {total.num_images} images", to_stderr=True)
     return ManifestScores(total, images)
 
 
@@ -106,24 +107,30 @@ def print_scores(counts: EvaluationCounts, class_names: list[str], used: Scores,
     """Print a table: a line a class, columns for the masks as they are and one for the best threshold."""
     print_table(make_score_table(counts, class_names, used, curve))
     best = find_best(curve)
-    print(f"pixel accuracy: {used.pixel_accuracy:.1%}; pixels that the masks leave open: {used.open_fraction:.1%}")
-    print(f"{counts.num_images} images; {counts.num_without_truth} more without truth, {counts.num_rejected} rejected")
+    print_lines(
+        f"pixel accuracy: {used.pixel_accuracy:.1%}; pixels that the masks leave open: {used.open_fraction:.1%}"
+    )
+    print_lines(
+        f"{counts.num_images} images; {counts.num_without_truth} more without truth, {counts.num_rejected} rejected"
+    )
     left_out = [name for name, iou in zip(["background", *class_names], used.iou, strict=True) if np.isnan(iou)]
     if left_out:
-        print(f"not in the mean, for they are in no mask and no truth: {', '.join(left_out)}")
+        print_lines(f"not in the mean, for they are in no mask and no truth: {', '.join(left_out)}")
     if best is None:
-        print(f"no curve over thresholds: {counts.num_without_maps} images were labelled without --maps.keep-maps")
+        print_lines(
+            f"no curve over thresholds: {counts.num_without_maps} images were labelled without --maps.keep-maps"
+        )
 
 
 def print_trust(images: Sequence[ScoredImage]) -> None:
     """Print how well the columns of the manifests tell good masks from bad ones."""
     table = make_rank_table(images)
     if table.rows:
-        print()
+        print_lines("")
         print_table(table)
     for place, one in enumerate(bin_by_quality(images), start=1):
         iou = f"IoU {100 * one.mean_iou:.1f}"
-        print(f"tenth {place:2d} by quality: {one.mean_quality:.2f}, {iou} ({one.num_images} images)")
+        print_lines(f"tenth {place:2d} by quality: {one.mean_quality:.2f}, {iou} ({one.num_images} images)")
 
 
 def print_table(table: Table) -> None:
@@ -131,9 +138,9 @@ def print_table(table: Table) -> None:
     widths = [max(len(row[place]) for row in (table.header, *table.rows)) for place in range(len(table.header))]
     for row in (table.header, *table.rows):
         first, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
-        print("  ".join([f"{row[0]:<{len(first)}}", *others]))
+        print_lines("  ".join([f"{row[0]:<{len(first)}}", *others]))
     if table.note:
-        print(table.note)
+        print_lines(table.note)
 
 
 def describe_trust(images: Sequence[ScoredImage]) -> dict[str, Any]:

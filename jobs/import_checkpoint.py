@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.console import EXIT_OK, parse, run_job
+from jobs.console import EXIT_OK, parse, print_lines, run_job
 from models.bundle import import_authors_checkpoint
 from models.mctformer import Variant
 from pipeline.bundles import save_bundle
@@ -54,7 +54,9 @@ def import_checkpoint(job: ImportJob) -> int:
     )
     digest = save_bundle(job.out, model, bundle)
     num_weights = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{job.out}: {job.variant} with {len(vocabulary.classes)} classes, {num_weights:,} weights, digest {digest}")
+    print_lines(
+        f"{job.out}: {job.variant} with {len(vocabulary.classes)} classes, {num_weights:,} weights, digest {digest}"
+    )
     return EXIT_OK
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.console import EXIT_OK, format_bytes, parse, run_job
+from jobs.console import EXIT_OK, format_bytes, parse, print_lines, run_job
 from pipeline.evaluation import open_truth
 from pipeline.report import build_report
 from pipeline.storage import put_atomic
@@ -41,7 +41,7 @@ def report(job: ReportJob) -> int:
     find_truth = open_truth(job.truth) if job.truth else None
     page = build_report(job.labels, find_truth=find_truth, num_images=job.num_images, rng_seed=job.rng_seed).encode()
     put_atomic(job.out, page)
-    print(f"{job.out}: {format_bytes(len(page))}")
+    print_lines(f"{job.out}: {format_bytes(len(page))}")
     return EXIT_OK
 
 

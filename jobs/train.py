@@ -13,7 +13,6 @@ Exit code 1: the training failed; 2: the command or its inputs are wrong.
 
 import math
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -24,12 +23,13 @@ import ray.train
 import tyro
 
 from jobs.cluster import connect, use_endpoint
-from jobs.console import EXIT_FAILED, EXIT_OK, peek, print_config, refuse_passwords, run_job
+from jobs.console import EXIT_FAILED, EXIT_OK, peek, print_config, print_lines, refuse_passwords, run_job
 from jobs.recipes import RECIPES
 from jobs.train_output import EventPrinter, print_surveys, warn
 from pipeline.bundles import load_bundle
 from pipeline.config import InputConfig
 from pipeline.errors import TrainingError
+from pipeline.ray_failures import describe_failure
 from pipeline.shards import list_shards
 from pipeline.training import find_shortage, fit, is_finished, survey_run
 from pipeline.training_config import TrainConfig, WorkerConfig
@@ -134,8 +134,10 @@ def train(job: TrainJob) -> int:
     run, initial = _open(job)
     if is_finished(run):
         _, bundle, digest = load_bundle(run.bundle_uri)
-        print(f"nothing to do: this run is finished after {len(bundle.metrics['history'])} epochs")
-        print(f"model: {run.bundle_uri}  digest {digest}")
+        history = bundle.metrics.get("history")
+        num_epochs = len(history) if isinstance(history, list) else 0
+        print_lines(f"nothing to do: this run is finished after {num_epochs} epochs")
+        print_lines(f"model: {run.bundle_uri}  digest {digest}")
         return EXIT_OK
     num_taken = math.ceil(job.workers.num_workers * job.workers.cpus_per_worker)
     connect(job.address, num_cpus=max(os.cpu_count() or 1, num_taken + DATA_SLOTS))
@@ -151,28 +153,20 @@ def train(job: TrainJob) -> int:
     num_done, num_seen = run.read_place()
     within = f" and {num_seen} images of the next" if num_seen else ""
     start = f"resuming after epoch {num_done}{within}" if num_done or num_seen else "starting"
-    print(f"{start}: {num_epochs} epochs of about {num_steps} steps", flush=True)
+    print_lines(f"{start}: {num_epochs} epochs of about {num_steps} steps")
     printer = EventPrinter(num_epochs, run.vocabulary.classes)
     try:
         outcome = fit(run, initial, surveys, job.workers, printer)
     except TrainingError as error:
-        print(f"error: training failed: {error}", file=sys.stderr)
+        print_lines(f"error: training failed: {error}", to_stderr=True)
         return EXIT_FAILED
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-        print(f"error: training failed: {name_cause(error)}", file=sys.stderr)
-        print("run the same command again to go on from the last checkpoint", file=sys.stderr)
+        print_lines(f"error: training failed: {describe_failure(error)}", to_stderr=True)
+        print_lines("run the same command again to go on from the last checkpoint", to_stderr=True)
         return EXIT_FAILED
     printer.print_summary(outcome)
-    print(f"model: {run.bundle_uri}  digest {outcome.digest}")
+    print_lines(f"model: {run.bundle_uri}  digest {outcome.digest}")
     return EXIT_OK
-
-
-def name_cause(error: Exception) -> str:
-    """Find the line that names the first cause in what Ray reports of its processes; all of it if there is none."""
-    failures = getattr(error, "worker_failures", None) or {0: error}
-    report = str(next(iter(failures.values())))
-    cause = re.search(r"^\s*([\w.]*(?:Error|Exception): .*)$", report, re.MULTILINE)
-    return cause[1] if cause else report
 
 
 def _open(job: TrainJob) -> tuple[TrainingRun, InitialModel]:

@@ -1,11 +1,10 @@
 """What jobs.train prints: a survey of the shards, a table with a row an epoch, a summary."""
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.console import format_duration
+from jobs.console import format_duration, print_lines
 from pipeline.training import TrainingOutcome
 from pipeline.training_events import EpochRecord, RejectedImage, Resumed
 from pipeline.training_survey import Survey
@@ -21,10 +20,10 @@ SUMMARY_LOSSES = ("total", "class_loss", "patch_loss", "contrast_loss", "seed_lo
 def print_surveys(surveys: Mapping[str, Survey], class_names: Sequence[str]) -> None:
     """Print what the shards of each split hold: images per class, unknown tags, unusable samples."""
     width = max(len(name) for name in (*class_names, "images"))
-    print(f"{'':{width}}" + "".join(f"{split:>12}" for split in surveys))
-    print(f"{'images':{width}}" + "".join(f"{survey.num_usable:12d}" for survey in surveys.values()))
+    print_lines(f"{'':{width}}" + "".join(f"{split:>12}" for split in surveys))
+    print_lines(f"{'images':{width}}" + "".join(f"{survey.num_usable:12d}" for survey in surveys.values()))
     for class_id, name in enumerate(class_names, start=1):
-        print(f"{name:{width}}" + "".join(f"{s.images_per_class[class_id]:12d}" for s in surveys.values()))
+        print_lines(f"{name:{width}}" + "".join(f"{s.images_per_class[class_id]:12d}" for s in surveys.values()))
     for split, survey in surveys.items():
         _print_exceptions(split, survey)
     for split, survey in surveys.items():
@@ -39,23 +38,23 @@ def print_surveys(surveys: Mapping[str, Survey], class_names: Sequence[str]) -> 
             f"{train.num_shared} training images have the key of a validation image ({keys} ..): "
             "validation will look better than it is; keep the splits apart"
         )
-    print(flush=True)
+    print_lines("")
 
 
 def warn(message: str) -> None:
     """Print a warning."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    print_lines(f"warning: {message}", to_stderr=True)
 
 
 def _print_exceptions(split: str, survey: Survey) -> None:
     if survey.unusable:
         reasons = ", ".join(f"{reason} {number}" for reason, number in survey.unusable.most_common())
-        print(f"{split}: {survey.unusable.total()} of {survey.num_samples} samples are not usable ({reasons})")
+        print_lines(f"{split}: {survey.unusable.total()} of {survey.num_samples} samples are not usable ({reasons})")
     if survey.num_truncated_shards:
-        print(f"{split}: {survey.num_truncated_shards} shards are truncated; their whole samples are used")
+        print_lines(f"{split}: {survey.num_truncated_shards} shards are truncated; their whole samples are used")
     if survey.unknown_tags:
         tags = ", ".join(f"{tag} {number}" for tag, number in survey.unknown_tags.most_common(MOST_UNKNOWN_TAGS))
-        print(f"{split}: {len(survey.unknown_tags)} unknown tags, most frequent: {tags}")
+        print_lines(f"{split}: {len(survey.unknown_tags)} unknown tags, most frequent: {tags}")
 
 
 class EventPrinter:
@@ -74,12 +73,11 @@ class EventPrinter:
         if isinstance(event, RejectedImage):
             self._num_rejected += 1
             if self._num_rejected <= MOST_REJECTIONS:
-                print(f"  dropped '{event.key}': {event.error}", flush=True)
+                print_lines(f"  dropped '{event.key}': {event.error}")
         elif isinstance(event, Resumed):
             division = "; the rest of the epoch is divided anew" if event.is_divided_anew else ""
-            print(
+            print_lines(
                 f"  going on in epoch {event.epoch} after {event.step} steps, {event.num_workers} workers{division}",
-                flush=True,
             )
         elif isinstance(event, dict) and event["kind"] == "step":
             self._print_step(event)
@@ -91,12 +89,11 @@ class EventPrinter:
         if now - self._told_s < STEP_PERIOD_S:
             return
         self._told_s = now
-        print(
+        print_lines(
             f"  epoch {record['epoch']}: step {record['step']}/{record['num_steps']}, "
             f"loss {record['losses']['total']:.4f}, lr {record['learning_rate']:.2e}, "
             f"gradient {record['grad_norm']:.3g}, {record['images_per_s']:.1f} images/s, "
             f"waiting {record['wait_share']:.0%}",
-            flush=True,
         )
 
     def _print_epoch(self, record: Any) -> None:
@@ -106,25 +103,25 @@ class EventPrinter:
         cells = list_cells(record, self._num_epochs)
         cells["left"] = format_duration(seconds * (self._num_epochs - record["epoch"]))
         if (self._num_done - 1) % ROWS_PER_HEADING == 0:
-            print("  ".join(name.rjust(CELL_WIDTH) for name in cells))
-        print("  ".join(cell.rjust(max(CELL_WIDTH, len(name))) for name, cell in cells.items()), flush=True)
+            print_lines("  ".join(name.rjust(CELL_WIDTH) for name in cells))
+        print_lines("  ".join(cell.rjust(max(CELL_WIDTH, len(name))) for name, cell in cells.items()))
         if record["validation"] is not None:
-            print(f"    {format_precision(record['validation'])}", flush=True)
+            print_lines(f"    {format_precision(record['validation'])}")
 
     def print_summary(self, outcome: TrainingOutcome) -> None:
         """Print what the run came to."""
         history = outcome.history
         best = history[outcome.best_epoch - 1]
         seconds = time.monotonic() - self._started_s
-        print(f"\ntrained {len(history)} epochs ({self._num_done} now, in {format_duration(seconds)})")
-        print(f"saved epoch {outcome.best_epoch} ({outcome.rule}): {format_losses(best)}")
+        print_lines("", f"trained {len(history)} epochs ({self._num_done} now, in {format_duration(seconds)})")
+        print_lines(f"saved epoch {outcome.best_epoch} ({outcome.rule}): {format_losses(best)}")
         if best["validation"] is not None:
-            print(f"validation: {format_validation(best)}")
+            print_lines(f"validation: {format_validation(best)}")
             absent = best["validation"]["without_positives"]
             if absent:
-                print(f"not in the mean, as no validation image shows them: {', '.join(absent)}")
+                print_lines(f"not in the mean, as no validation image shows them: {', '.join(absent)}")
         if num_dropped := max((record["num_dropped"] for record in history), default=0):
-            print(f"{num_dropped} training images could not be decoded and were dropped in each epoch")
+            print_lines(f"{num_dropped} training images could not be decoded and were dropped in each epoch")
 
 
 def format_losses(record: EpochRecord) -> str:

@@ -19,6 +19,8 @@ import ray.exceptions
 
 from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_FAILED, EXIT_OK, parse, run_job
+from pipeline.printable import escape_controls
+from pipeline.ray_failures import describe_failure
 from pipeline.storage import put_atomic
 from pipeline.verdict import CONTENT_CHECKS, WARNINGS, Check, Finding, Verdict
 from pipeline.verify import FOOTERS, FULL, list_run, verify_run
@@ -58,7 +60,10 @@ def verify(job: VerifyJob) -> int:
     try:
         verdict = verify_run(listing, depth, on_progress=ProgressPrinter(len(listing.published)))
     except ray.exceptions.RayError as error:
-        print(f"error: Ray failed: {error}\nnothing is proved; run the same command again", file=sys.stderr)
+        print(
+            f"error: Ray failed: {describe_failure(error)}\nnothing is proved; run the same command again",
+            file=sys.stderr,
+        )
         return EXIT_FAILED
     print_table(verdict, footers_only=job.footers_only)
     print_totals(verdict, footers_only=job.footers_only)
@@ -100,7 +105,7 @@ def print_table(verdict: Verdict, *, footers_only: bool) -> None:
             continue
         finding = verdict.findings.get(check, Finding())
         # Errors of libraries may have several lines, and so may keys.
-        shown = [" ".join(example.text.split()) for example in finding.examples[:NUM_EXAMPLES_SHOWN]]
+        shown = [escape_controls(" ".join(example.text.split())) for example in finding.examples[:NUM_EXAMPLES_SHOWN]]
         print(f"{name:28s}{finding.num_shards:10d}{finding.num_rows or '-':>12}  {shown[0] if shown else ''}".rstrip())
         for text in shown[1:]:
             print(f"{'':50s}  {text}")

@@ -6,7 +6,7 @@ Whatever is loaded, every key that finds no place is named, and so is every weig
 import difflib
 import hashlib
 import json
-import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,27 +16,29 @@ import safetensors.torch
 import timm
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
 
+from models.documents import STRICT, DocumentError, check_fields, parse_json
 from models.mctformer import MCTformer, MCTformerConfig, Variant, resize_positions
-
-logger = logging.getLogger(__name__)
-
-StateDict = Mapping[str, Tensor]
+from models.weights import (
+    CheckpointError,
+    StateDict,
+    decode_weights,
+    load_state_dict_file,
+    load_weights,
+    require_finite,
+)
 
 BUNDLE_FORMAT = 1
 AUTHORS_UNUSED = ("norm.weight", "norm.bias")
 """The authors' models hold a final norm that their forward pass leaves out."""
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be loaded; the message names the keys or shapes that do not fit."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelBundle:
     """What a model is, besides its weights."""
+
+    __pydantic_config__ = STRICT
 
     config: MCTformerConfig
     class_names: tuple[str, ...]
@@ -53,6 +55,10 @@ class ModelBundle:
     """Fingerprint of the training run (shards, vocabulary, configuration), and versions of the libraries."""
 
     def __post_init__(self) -> None:
+        if not all(map(math.isfinite, self.input_mean)):
+            raise ValueError(f"need a finite input_mean, got {self.input_mean}; give that of the training images")
+        if not all(0 < value < math.inf for value in self.input_std):
+            raise ValueError(f"need a finite input_std above 0, got {self.input_std}; give that of the training images")
         if len(self.class_names) != self.config.num_classes:
             raise ValueError(
                 f"the model has {self.config.num_classes} classes, got {len(self.class_names)} names: "
@@ -61,8 +67,13 @@ class ModelBundle:
 
 
 def encode_bundle(model: MCTformer, bundle: ModelBundle) -> dict[str, bytes]:
-    """Encode a model as the files of a bundle. Equal models give equal bytes."""
+    """Encode a model as the files of a bundle. Equal models give equal bytes.
+
+    Raises:
+        CheckpointError: A weight is not finite.
+    """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.state_dict().items())}
+    require_finite(weights)
     description = asdict(bundle) | {"config": bundle.config.describe(), "format": BUNDLE_FORMAT}
     return {
         "model.safetensors": safetensors.torch.save(weights),
@@ -76,21 +87,29 @@ def decode_bundle(files: Mapping[str, bytes]) -> tuple[MCTformer, ModelBundle]:
     Raises:
         CheckpointError: A file cannot be read, or the weights are not those of the configuration.
     """
-    try:
-        description = json.loads(files["model.json"])
-        if description.pop("format") != BUNDLE_FORMAT:
-            raise CheckpointError("model.json has a format of another version; train or import it again")
-        sizes = description.pop("config")
-        config = MCTformerConfig(**sizes | {"variant": Variant(sizes["variant"])})
-        for name in ("class_names", "input_mean", "input_std"):
-            description[name] = tuple(description[name])
-        bundle = ModelBundle(config=config, **description)
-        weights = safetensors.torch.load(files["model.safetensors"])
-    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
-        raise CheckpointError(f"the bundle cannot be read: {error!r}; copy it again or train it again") from error
-    model = MCTformer(config)
-    _load(model, weights, unused=())
+    bundle = _parse_description(files["model.json"])
+    weights = decode_weights(files["model.safetensors"])
+    model = _make_empty(bundle.config)
+    load_weights(model, weights, unused=(), name=str(bundle.config.variant))
     return model.eval(), bundle
+
+
+def _make_empty(config: MCTformerConfig) -> MCTformer:
+    """Make a model that has shapes and no memory yet: whether its weights fit is known before it takes any."""
+    with torch.device("meta"):
+        return MCTformer(config)
+
+
+def _parse_description(payload: bytes) -> ModelBundle:
+    try:
+        # Figures of a training run may be NaN; nothing is computed from them.
+        fields = parse_json(payload, allow_non_finite=True)
+        if not isinstance(fields, dict) or fields.pop("format", None) != BUNDLE_FORMAT:
+            raise DocumentError("it has the format of another version")
+        bundle: ModelBundle = check_fields(ModelBundle, fields)
+    except DocumentError as error:
+        raise CheckpointError(f"model.json cannot be used: {error}; copy the bundle again or train it again") from error
+    return bundle
 
 
 def compute_digest(files: Mapping[str, bytes]) -> str:
@@ -131,33 +150,12 @@ def import_authors_checkpoint(
             f"'{path}' has {config.num_classes} class tokens, got {len(class_names)} class names "
             f"({', '.join(class_names)}); give the classes it was trained on"
         )
-    model = MCTformer(config)
+    model = _make_empty(config)
     unused = {Variant.V1: (*AUTHORS_UNUSED, "head.weight", "head.bias"), Variant.V2: AUTHORS_UNUSED}
-    _load(model, weights, unused=unused.get(variant, (*AUTHORS_UNUSED, "pos_embed")))
+    left_out = unused.get(variant, (*AUTHORS_UNUSED, "pos_embed"))
+    load_weights(model, weights, unused=left_out, name=str(variant))
     bundle = ModelBundle(config=config, class_names=class_names, input_mean=input_mean, input_std=input_std)
     return model.eval(), bundle
-
-
-def load_state_dict_file(path: Path) -> dict[str, Tensor]:
-    """Load the tensors of a `.safetensors` or `.pth` file; nothing in it is executed.
-
-    Raises:
-        CheckpointError: It cannot be read, or holds no state dict.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"'{path}' does not exist; check the path of the checkpoint")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch.load raises whatever its unpickler meets: EOFError, UnpicklingError, KeyError ...
-        raise CheckpointError(f"'{path}' cannot be read as a checkpoint: {error}") from error
-    weights = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(f"'{path}' holds no state dict, neither alone nor under 'model'")
-    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
 
 
 def load_backbone_weights(model: MCTformer, weights: StateDict) -> tuple[str, ...]:
@@ -179,6 +177,11 @@ def load_backbone_weights(model: MCTformer, weights: StateDict) -> tuple[str, ..
             raise CheckpointError(f"the backbone has no '{name}'; only ViT and DeiT with a class token fit")
     config = model.config
     token, positions = fitted["cls_token"], fitted.pop("pos_embed")
+    if token.ndim != 3 or positions.ndim != 3:
+        raise CheckpointError(
+            f"the backbone has a cls_token of {list(token.shape)} and a pos_embed of {list(positions.shape)}, need "
+            "three axes each; only ViT and DeiT with a class token fit"
+        )
     if token.shape[-1] != config.width:
         raise CheckpointError(f"the backbone has width {token.shape[-1]}, the model {config.width}; choose its own")
     fitted["cls_token"] = token[:, :1].repeat(1, config.num_classes, 1)
@@ -190,7 +193,7 @@ def load_backbone_weights(model: MCTformer, weights: StateDict) -> tuple[str, ..
     else:
         fitted["pos_embed"] = torch.cat([for_classes, for_patches], dim=1)
     own_head = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("head.")}
-    _load(model, fitted | own_head, unused=("dist_token",))
+    load_weights(model, fitted | own_head, unused=("dist_token",), name=str(config.variant))
     return unused
 
 
@@ -268,49 +271,27 @@ def _infer_config(weights: StateDict, variant: Variant, num_heads: int | None) -
         else:
             num_patches = weights["pos_embed"].shape[1] - num_classes
         hidden = weights["blocks.0.mlp.fc1.weight"].shape[0]
-    except (KeyError, ValueError) as error:
+        depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+        side = round(num_patches**0.5)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
         raise CheckpointError(
             f"this is no MCTformer {variant} checkpoint: {error} is missing or misshapen; it has {_name_some(weights)}"
         ) from error
-    side = round(num_patches**0.5)
     if side * side != num_patches:
         raise CheckpointError(f"the table of positions has {num_patches} patches, which is no square; is it {variant}?")
-    depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
-    return MCTformerConfig(
-        variant=variant,
-        num_classes=num_classes,
-        image_size=side * patch_size,
-        patch_size=patch_size,
-        width=width,
-        depth=depth,
-        num_heads=num_heads or max(1, width // 64),
-        mlp_ratio=hidden / width,
-    )
-
-
-def _load(model: MCTformer, weights: StateDict, unused: tuple[str, ...]) -> None:
-    """Load by name, strictly but for `unused`."""
-    own = model.state_dict()
-    complaints = []
-    missing = [name for name in own if name not in weights]
-    foreign = [name for name in weights if name not in own and name not in unused]
-    misfits = [
-        f"{name} is {list(weights[name].shape)}, needs {list(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    if missing:
-        complaints.append(f"missing: {', '.join(missing)}")
-    if foreign:
-        complaints.append(f"without a place in the model: {', '.join(foreign)}")
-    if misfits:
-        complaints.append(f"shapes that do not fit: {'; '.join(misfits)}")
-    if complaints:
-        raise CheckpointError(f"the weights are not those of this {model.config.variant} ({'; '.join(complaints)})")
-    left_out = [name for name in unused if name in weights]
-    if left_out:
-        logger.info("not used by this model, by design: %s", ", ".join(left_out))
-    model.load_state_dict({name: weights[name] for name in own})
+    try:
+        return MCTformerConfig(
+            variant=variant,
+            num_classes=num_classes,
+            image_size=side * patch_size,
+            patch_size=patch_size,
+            width=width,
+            depth=depth,
+            num_heads=num_heads or max(1, width // 64),
+            mlp_ratio=hidden / max(1, width),
+        )
+    except ValueError as error:
+        raise CheckpointError(f"the shapes of the weights are those of no model: {error}; is it {variant}?") from error
 
 
 def _name_first_line(error: Exception) -> str:

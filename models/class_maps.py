@@ -1,9 +1,10 @@
 """From what the model returns to class maps: where in the image each class is."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from models.attention import compute_class_to_patch, propagate
@@ -87,6 +88,15 @@ def take_classes(maps: Float[Tensor, "b c gh gw"], class_index: Int[Tensor, "b k
     """Take the wanted classes of each image."""
     index = class_index[:, :, None, None].expand(-1, -1, *maps.shape[-2:])
     return maps.gather(1, index)
+
+
+def flag_finite(tensors: Iterable[Tensor | None]) -> Bool[Tensor, " b"]:
+    """Tell for each image of a batch whether all its values are finite, without waiting for the device.
+
+    Args:
+        tensors: Batches of the same images; None counts as finite. At least one is there.
+    """
+    return torch.stack([values.isfinite().flatten(1).all(1) for values in tensors if values is not None]).all(0)
 
 
 def scale_min_max(maps: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:

@@ -18,8 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.attention import attend
+from models.documents import STRICT
 
 LAYER_NORM_EPS = 1e-6
+MAX_SIZE = 2**16
+"""Of anything that is counted in a model: far above any ViT, and products of two are still numbers of bytes."""
+MAX_DEPTH = 2**10
+MAX_MLP_RATIO = 64
 DINO_OFFSET = 0.1
 """How V1 and V2 resize position embeddings: weights trained at one size depend on it at another."""
 
@@ -43,6 +48,8 @@ class Variant(StrEnum):
 class MCTformerConfig:
     """The sizes of a model."""
 
+    __pydantic_config__ = STRICT
+
     variant: Variant
     num_classes: int
     image_size: int = 224
@@ -59,10 +66,15 @@ class MCTformerConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "image_size", "patch_size", "width", "depth", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
+            most = MAX_DEPTH if name == "depth" else MAX_SIZE
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"need {name} >= 1 and at most {most}, got {getattr(self, name)}")
         if self.width % self.num_heads:
             raise ValueError(f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}")
+        if not 0 < self.mlp_ratio <= MAX_MLP_RATIO or int(self.width * self.mlp_ratio) < 1:
+            raise ValueError(f"need mlp_ratio above 0 and at most {MAX_MLP_RATIO}, got {self.mlp_ratio}")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"need 0 <= drop_path < 1, got {self.drop_path}")
         if not 0 < self.rank_decay <= 1:
             raise ValueError(f"need 0 < rank_decay <= 1, got {self.rank_decay}")
         if self.image_size < self.patch_size:
@@ -111,7 +123,7 @@ class MCTformer(nn.Module):
             self.pos_embed_pat = nn.Parameter(torch.zeros(1, num_patches, d))
         else:
             self.pos_embed = nn.Parameter(torch.zeros(1, c + num_patches, d))
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(
             Block(
                 d,

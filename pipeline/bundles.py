@@ -11,8 +11,15 @@ BUNDLE_FILES = ("model.safetensors", "model.json")
 
 
 def save_bundle(bundle_uri: str, model: MCTformer, bundle: ModelBundle) -> str:
-    """Write a model as a bundle and return its digest."""
-    files = encode_bundle(model, bundle)
+    """Write a model as a bundle and return its digest.
+
+    Raises:
+        BundleError: A weight is not finite.
+    """
+    try:
+        files = encode_bundle(model, bundle)
+    except CheckpointError as error:
+        raise BundleError(f"bundle '{bundle_uri}' is not written: {error}") from error
     for name in BUNDLE_FILES:
         put_atomic(join_uri(bundle_uri, name), files[name])
     return compute_digest(files)

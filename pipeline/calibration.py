@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from models.documents import STRICT, DocumentError, check_fields, parse_json, show_value
 from pipeline.config import LabelConfig, MapConfig, compute_fingerprint, describe_config
 from pipeline.errors import CalibrationError
 from pipeline.run import flatten
@@ -26,6 +27,8 @@ _NOT_OF_MAPS = (
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Thresholds, what they hold for, and how they were found."""
+
+    __pydantic_config__ = STRICT
 
     background_threshold: float
     foreground_threshold: float
@@ -95,18 +98,18 @@ def load_calibration(uri: str) -> Calibration:
         CalibrationError: It is none, was edited so that it no longer fits itself, or is of another version.
     """
     try:
-        fields = json.loads(read_bytes(uri))
-        version, fingerprint = fields.pop("version"), fields.pop("fingerprint")
+        # Figures may be NaN; thresholds are checked by the configuration that gets them.
+        fields = parse_json(read_bytes(uri), allow_non_finite=True)
+        if not isinstance(fields, dict):
+            raise DocumentError(f"need a mapping, got {show_value(fields)}")
+        version, fingerprint = fields.pop("version", None), fields.pop("fingerprint", None)
         if version != CALIBRATION_VERSION:
             raise ValueError(f"it has version {version!r}, this is version {CALIBRATION_VERSION}")
+        calibration: Calibration = check_fields(Calibration, fields)
         if compute_fingerprint(fields["maps"]) != fingerprint:
             raise ValueError("its fingerprint is not that of its maps; was it edited?")
-        scales = fields["class_scales"]
-        calibration = Calibration(**fields | {"class_scales": None if scales is None else tuple(scales)})
         # Checks the values, too.
         calibration.apply(MapConfig())
-    except FileNotFoundError:
-        raise
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise CalibrationError(f"'{uri}' is no usable calibration: {error}; run jobs.calibrate again") from error
     return calibration

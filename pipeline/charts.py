@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
+from pipeline.printable import escape_controls
+
 FIGURE_SIZE_INCHES = (6.4, 3.2)
 
 
@@ -22,22 +24,28 @@ class Chart:
 
 
 def draw(chart: Chart) -> str:
-    """Draw a chart as SVG."""
+    """Draw a chart as SVG; names are shown as they are, whatever they would mean in a formula."""
     figure = Figure(figsize=FIGURE_SIZE_INCHES, layout="constrained")
     axes = figure.subplots()
+    names: list[str] = []
     for name, (places, values) in chart.curves.items():
         if places:
             marker = "o" if len(places) < 3 else None
-            axes.plot(places, values, label=name or None, linewidth=1.6, marker=marker)
-    axes.set_title(chart.title, loc="left", fontsize=11, fontweight="bold")
-    axes.set_xlabel(chart.place)
-    axes.set_ylabel(chart.unit)
+            axes.plot(places, values, linewidth=1.6, marker=marker)
+            names.append(escape_controls(name))
+    axes.set_title(escape_controls(chart.title), parse_math=False, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel(escape_controls(chart.place), parse_math=False)
+    axes.set_ylabel(escape_controls(chart.unit), parse_math=False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if chart.is_logarithmic:
         axes.set_yscale("log")
-    if any(chart.curves):
-        axes.legend(fontsize=8, frameon=False)
+    if any(names):
+        # Given by number first: a name that begins with an underscore would be left out.
+        legend = axes.legend(axes.lines, [str(number) for number, _ in enumerate(names)], fontsize=8, frameon=False)
+        for text, name in zip(legend.get_texts(), names, strict=True):
+            text.set_parse_math(False)
+            text.set_text(name)
     buffer = io.StringIO()
     # Without a date and with fixed names the same records give the same bytes.
     figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from models.bundle import ModelBundle
-from models.class_maps import Evidence, compute_evidence, refine_class_maps, scale_min_max
+from models.class_maps import Evidence, compute_evidence, flag_finite, refine_class_maps, scale_min_max
 from models.mctformer import MCTformer, MCTformerOutput
 from pipeline.config import LabelConfig, MapKind, PixelRefinement, Resolution
 from pipeline.pixel_maps import (
@@ -69,6 +69,8 @@ class ImageEvidence:
     head_agreement: list[float | None]
     suggested_class_ids: tuple[int, ...]
     doubtful_class_ids: tuple[int, ...]
+    is_finite: bool
+    """False: the model gave NaN or infinite values, in any view, and nothing here means anything."""
 
     def enlarge_mask(self) -> UInt8[np.ndarray, "h w"]:
         """Give the pseudo label at the size of the upright image."""
@@ -114,6 +116,8 @@ class ClassMapper:
         class_ids: Sequence[tuple[int, ...]],
         upright_sizes: Sequence[tuple[int, int]],
         guides: UInt8[np.ndarray, "b guide_h guide_w 3"] | None = None,
+        *,
+        in_float32: bool = False,
     ) -> list[ImageEvidence]:
         """Find the given classes in each image.
 
@@ -122,11 +126,12 @@ class ClassMapper:
             class_ids: Tagged classes of each image, from 1; at least one each.
             upright_sizes: Height and width of each image before scaling; its mask gets this size.
             guides: The same images at the size at which their pixels refine the maps; needed if they do.
+            in_float32: Run all of the model in float32, also where bfloat16 is used otherwise.
         """
         images = torch.from_numpy(frames).to(self._device, non_blocking=True).permute(0, 3, 1, 2)
         images = (images.float() / 255 - self._mean) / self._std
         views = list_views(self._config.views)
-        outputs: Iterable[MCTformerOutput] = (self._run(images, view) for view in views)
+        outputs: Iterable[MCTformerOutput] = (self._run(images, view, in_float32) for view in views)
         if self._config.maps.draw_suggestions:
             # Which classes are drawn is known only after all views: their outputs have to be kept.
             outputs = list(outputs)
@@ -134,18 +139,21 @@ class ClassMapper:
         else:
             wanted = list(class_ids)
         class_index = self._pad(wanted)
-        seen, logits = [], []
+        seen, logits, finite = [], [], []
         for view, output in zip(views, outputs, strict=True):
             seen.append(self._look(output, view, class_index))
             logits.append((output.class_logits, output.patch_logits))
+            finite.append(flag_finite((*logits[-1], output.patch_cam, *seen[-1])))
         presences = _compute_presences(logits)
         joined = _join_by_grid([view.maps for view in seen])
+        is_finite = torch.stack([*finite, flag_finite(joined)]).all(0)
         refined = self._refine_by_pixels(joined, guides)
         return [
             self._conclude(
                 [_take(view, row, len(ids)) for view in seen],
                 self._enlarge(joined, refined, row, ids, size),
                 presences[row],
+                is_finite[row],
                 ids,
                 len(tags),
                 size,
@@ -171,10 +179,10 @@ class ClassMapper:
         padded = [[*ids, *[ids[0]] * (most - len(ids))] for ids in class_ids]
         return torch.tensor(padded, device=self._device) - 1
 
-    def _run(self, images: Float[Tensor, "b 3 h w"], view: View) -> MCTformerOutput:
+    def _run(self, images: Float[Tensor, "b 3 h w"], view: View, in_float32: bool) -> MCTformerOutput:
         snap = self._config.views.resolution == Resolution.BUCKETS
         pixels = make_view(images, view, self._model.config.patch_size, snap_to_patches=snap)
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._use_bf16):
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._use_bf16 and not in_float32):
             output: MCTformerOutput = self._model(pixels)
         return output
 
@@ -238,6 +246,7 @@ class ClassMapper:
         seen: list[_ViewMaps],
         pixel_maps: Float[Tensor, "k h w"],
         presence: Presence,
+        is_finite: Bool[Tensor, ""],
         class_ids: tuple[int, ...],
         num_tagged: int,
         size: tuple[int, int],
@@ -249,6 +258,8 @@ class ClassMapper:
         pixel_maps, mask, doubtful = draw_mask(pixel_maps, class_ids, presence.mean[index], settings)
         base = (seen[0].maps.shape[-2], seen[0].maps.shape[-1])
         on_grid = torch.stack([resize_maps(view.maps, base) for view in seen])
+        # One copy for both: every copy waits for the device.
+        presence_and_flag = torch.cat([presence.mean[index], is_finite.float()[None]]).cpu().numpy()
         return ImageEvidence(
             class_ids=class_ids,
             upright_size=size,
@@ -257,12 +268,13 @@ class ClassMapper:
             thresholds=thresholds,
             has_background=settings.has_background,
             grid_maps=on_grid.mean(0)[0].cpu().numpy(),
-            presence=presence.mean[index].cpu().numpy(),
+            presence=presence_and_flag[:-1],
             presence_std=presence.std[index].cpu().numpy(),
             view_agreement=compute_view_agreement(scale_min_max(on_grid[:, 0]), settings.foreground_threshold),
             head_agreement=self._compare_heads(seen, base),
             suggested_class_ids=self._suggest(presence.mean, class_ids[:num_tagged]),
             doubtful_class_ids=doubtful,
+            is_finite=bool(presence_and_flag[-1]),
         )
 
     def _compare_heads(self, seen: list[_ViewMaps], grid: tuple[int, int]) -> list[float | None]:

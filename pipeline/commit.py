@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.documents import parse_json, show_value
 from pipeline.counts import LabelCounts
 from pipeline.errors import ManifestError
 from pipeline.records import MANIFEST_SCHEMA, PART_SCHEMA, Status
@@ -162,7 +163,10 @@ def read_footer(payload: bytes, uri: str) -> dict[str, Any]:
     """
     try:
         metadata = pq.ParquetFile(io.BytesIO(payload)).schema_arrow.metadata or {}
-        return json.loads(metadata[FOOTER_KEY])
+        footer = parse_json(metadata[FOOTER_KEY])
+        if not isinstance(footer, dict):
+            raise ValueError(f"its footer is {show_value(footer)}")
+        return footer
     except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
         # pyarrow tells a damaged file as an OSError, too.
         raise ManifestError(

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
+from models.documents import STRICT, DocumentError, check_fields
 from models.fusion import Fusion
 
 MIN_PATCHES = 196
@@ -48,6 +50,8 @@ class PixelRefinement(StrEnum):
 class InputConfig:
     """How samples are read from shards."""
 
+    __pydantic_config__ = STRICT
+
     tags_field: str = "tags"
     """Field of a sample's `.json` member, or column of a Parquet file, that holds its tags: a list, or one string
     with commas; a column may hold class numbers from 0, too. A Parquet file without column tags may have txt or
@@ -77,6 +81,8 @@ class InputConfig:
 class ViewConfig:
     """How the model looks at an image."""
 
+    __pydantic_config__ = STRICT
+
     resolution: Resolution = Resolution.BUCKETS
     """buckets: scaled to one token budget, for speed. native: as stored, for evaluation."""
     num_patches: int | None = None
@@ -90,13 +96,15 @@ class ViewConfig:
     def __post_init__(self) -> None:
         if self.num_patches is not None and self.num_patches < 1:
             raise ValueError(f"need num_patches >= 1, got {self.num_patches}")
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"need at least one scale, all above 0, got {self.scales}")
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise ValueError(f"need at least one scale, all above 0 and finite, got {self.scales}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapConfig:
     """How a model's evidence becomes class maps and masks."""
+
+    __pydantic_config__ = STRICT
 
     kind: MapKind = MapKind.FUSED
     """Evidence: class-to-patch attention, patch CAM, or both."""
@@ -160,6 +168,8 @@ class MapConfig:
 class LabelConfig:
     """Everything that decides the bytes of a labelling run, besides model, vocabulary and inputs."""
 
+    __pydantic_config__ = STRICT
+
     inputs: InputConfig = field(default_factory=InputConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
     maps: MapConfig = field(default_factory=MapConfig)
@@ -191,24 +201,13 @@ def parse_config(described: Mapping[str, Any]) -> LabelConfig:
     """Read a configuration back from what `describe_config` made of it; what is not there has its default.
 
     Raises:
-        TypeError: It has a field that this version does not know.
-        ValueError: A value is wrong.
-        KeyError: It is not the description of a labelling run.
+        DocumentError: It has a field that this version does not know, a value is wrong, or it is not the description
+            of a labelling run.
     """
-    return LabelConfig(
-        inputs=_parse_fields(InputConfig, described["inputs"]),
-        views=_parse_fields(ViewConfig, described["views"]),
-        maps=_parse_fields(MapConfig, described["maps"]),
-    )
-
-
-def _parse_fields(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    """Construct a part of a configuration from plain values: JSON knows neither enumerations nor tuples."""
-    enumerations = {item.name: type(item.default) for item in fields(kind) if isinstance(item.default, StrEnum)}
-    parsed: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    return kind(**parsed | {name: enumerations[name](parsed[name]) for name in enumerations.keys() & parsed.keys()})
+    if missing := {item.name for item in fields(LabelConfig)} - described.keys():
+        raise DocumentError(f"it describes no {' and no '.join(sorted(missing))}")
+    config: LabelConfig = check_fields(LabelConfig, dict(described))
+    return config
 
 
 def describe_config(config: LabelConfig) -> dict[str, Any]:

@@ -6,12 +6,18 @@ act on is a `LabellingError`. A bad image is no exception at all: it becomes a r
 
 import errno
 
+from pipeline.printable import escape_controls
+
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a disk reports that is full, or of which no more may be used."""
 
 
 class LabellingError(Exception):
     """Something that the operator of a run can act on; its message says which thing, what is wrong, what to do."""
+
+    def __str__(self) -> str:
+        """Give the message in one line: names in it may hold characters that a terminal obeys."""
+        return escape_controls(super().__str__())
 
 
 class ShardError(LabellingError):

@@ -12,7 +12,7 @@ from pipeline.evaluation import NUM_THRESHOLDS, EvaluationCounts, FindTruth, Sco
 from pipeline.manifests import open_manifest
 from pipeline.masks import build_palette
 from pipeline.report import Example, Table, make_examples, render_page
-from pipeline.run import read_run
+from pipeline.run import read_config, read_run
 from pipeline.trust import ScoredImage, bin_by_quality, rank_columns
 from pipeline.vocabulary import Vocabulary, parse_vocabulary
 
@@ -85,7 +85,7 @@ def render_evaluation(
     """
     run = read_run(labels_uri)
     vocabulary = parse_vocabulary(run["vocabulary"])
-    inputs = InputConfig(**run["config"]["inputs"])
+    inputs = read_config(labels_uri, run).inputs
     ordered = sorted(images, key=lambda image: image.iou)
     num = min(NUM_EXAMPLES, len(ordered) // 2)
     galleries = {

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from models.documents import parse_json
 from pipeline.storage import delete, join_uri, put_atomic, read_bytes
 
 DRIVER_FILE = "driver.json"
@@ -70,7 +71,7 @@ class Heartbeat:
     def _look(self, now: float) -> tuple[Driver | None, float]:
         """Give the other driver whose sign of life is there and fresh, and for how long it was silent."""
         try:
-            beat = json.loads(read_bytes(self._uri))
+            beat = parse_json(read_bytes(self._uri))
             silent_s = now - beat.pop("beat_s")
             driver = Driver(**beat)
         except FileNotFoundError:

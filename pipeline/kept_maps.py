@@ -16,7 +16,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.commit import locate_manifest
-from pipeline.config import InputConfig, LabelConfig, PixelRefinement, parse_config
+from pipeline.config import InputConfig, LabelConfig, PixelRefinement
 from pipeline.errors import LabellingError, ManifestError, is_store_failure
 from pipeline.kept_images import read_images
 from pipeline.manifests import Manifest, stream_manifest
@@ -24,7 +24,7 @@ from pipeline.outage import Resumed
 from pipeline.pulse import READ_TIMEOUT_S, Pulse, Reporting
 from pipeline.records import PART_SCHEMA, RUN_FILE, InputShard
 from pipeline.resume import ShardWork
-from pipeline.run import MapSource, Run, describe_shard, read_run
+from pipeline.run import MapSource, Run, describe_shard, read_config, read_run
 from pipeline.shards import require_unchanged
 from pipeline.storage import join_uri, list_folder
 from pipeline.vocabulary import Vocabulary, parse_vocabulary
@@ -72,8 +72,8 @@ def open_kept_run(labels_uri: str) -> KeptRun:
     """
     record = read_run(labels_uri)
     require_maps(labels_uri, record)
+    config = read_config(labels_uri, record)
     try:
-        config = parse_config(record["config"])
         shards = [
             InputShard(uri=uri, name=name, size_bytes=size, etag=etag) for uri, name, size, etag in record["inputs"]
         ]

@@ -19,6 +19,7 @@ from pipeline.errors import LabellingError
 from pipeline.isolation import label_isolated
 from pipeline.labeler import ChunkLabeler
 from pipeline.outage import DEFAULT_OUTAGE_S
+from pipeline.printable import EscapingFormatter
 from pipeline.pulse import Reporting
 from pipeline.records import Reason, Sample
 from pipeline.run import Run
@@ -32,6 +33,9 @@ COMMIT_TIMEOUT_S = 1800.0
 MAX_DEATHS_IN_ALL = 10 * MAX_DEATHS
 """After so many workers died with a chunk in hand its shard fails. Far more than `MAX_DEATHS`: an innocent chunk dies
 with each of those that share its worker, three times for each of them that kills."""
+MAX_NON_FINITE = 2
+"""After so many chunks in a row for which the model gave non-finite values the actor ends itself before it commits the
+last of them: the next worker labels that one again, and what it finds then counts."""
 MAX_MISSES = 2
 """After so many chunks in a row that failed in the actor and not in a child process the actor ends itself: what it
 holds, such as the context of its GPU, is broken, and every chunk would cost the start of a child process."""
@@ -128,6 +132,7 @@ class LabelChunks:
         with self._pulse.busy(f"loading model '{run.model_uri}'", COMMIT_TIMEOUT_S) as patience:
             self._labeler = patience.call(self._make_labeler)
         self._num_misses = 0
+        self._num_non_finite = 0
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """Label one chunk and commit it; the end of a shard passes through.
@@ -155,6 +160,7 @@ class LabelChunks:
             return describe_row(fields | {"is_end": True, "error": error})
         with self._pulse.busy(f"labelling {chunk}"):
             rows = self._label(chunk, to_samples(row), num_deaths)
+        self._watch_non_finite(rows, num_deaths)
         with self._pulse.busy(f"committing {chunk}", COMMIT_TIMEOUT_S) as patience:
             committed = patience.call(lambda: commit_chunk(rows, fields, self._run))
         self._attempts.finish(chunk)
@@ -177,6 +183,19 @@ class LabelChunks:
         logger.info("%s: labelled %d images in %.2f s", chunk, len(samples), time.monotonic() - started_s)
         return rows
 
+    def _watch_non_finite(self, rows: pa.Table, num_deaths: int) -> None:
+        """End this process after chunks in a row with non-finite values: its memory or its device may be broken.
+
+        A chunk with which a worker died before is no sign of that: this is another process. So a chunk ends one worker
+        at most for such images, and is committed with them by the next.
+        """
+        if Reason.NOT_FINITE not in rows["reason"].to_pylist() or num_deaths > 0:
+            self._num_non_finite = 0
+            return
+        self._num_non_finite += 1
+        if self._num_non_finite >= MAX_NON_FINITE:
+            end_process(f"{self._num_non_finite} chunks in a row for which the model gave non-finite values")
+
 
 def _log_to_worker_file() -> None:
     """Show which chunk this worker is at in its log file, where Ray keeps what a worker prints."""
@@ -184,7 +203,7 @@ def _log_to_worker_file() -> None:
         package = logging.getLogger("pipeline")
         package.setLevel(logging.INFO)
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(EscapingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         package.addHandler(handler)
 
 

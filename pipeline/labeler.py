@@ -35,6 +35,11 @@ MAX_PENDING_PIXELS = 48_000_000
 
 OUT_OF_MEMORY = "the device has too little memory for this image alone; label it on a larger one or in smaller views"
 
+NOT_FINITE = (
+    "the model gives NaN or infinite values for this image, again in float32; look at the image, and if many say so at "
+    "the weights of the model and at the device"
+)
+
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
@@ -128,10 +133,13 @@ class ChunkLabeler:
 
         for batch in _batch_by_shape(keep_rejections(), self._batch_size):
             with self._device_lock:
-                found = self._find(batch, on_progress)
+                found = self._find_finite(batch, on_progress)
             for image, evidence in zip(batch, found, strict=True):
                 if evidence is None:
                     rows[image.position] = _reject(image.row, Reason.OUT_OF_MEMORY, OUT_OF_MEMORY)
+                    continue
+                if not evidence.is_finite:
+                    rows[image.position] = _reject(image.row, Reason.NOT_FINITE, NOT_FINITE)
                     continue
                 rows[image.position] = future = self._threads.submit(self._finish, image, evidence)
                 unfinished.append(future)
@@ -145,7 +153,21 @@ class ChunkLabeler:
             on_progress()
         return pa.Table.from_pylist(finished, schema=PART_SCHEMA)
 
-    def _find(self, batch: Sequence[ReadyImage], on_progress: Callable[[], None]) -> list[ImageEvidence | None]:
+    def _find_finite(self, batch: Sequence[ReadyImage], on_progress: Callable[[], None]) -> list[ImageEvidence | None]:
+        """Find the classes in a batch; once more, in float32, in those images whose values are not finite."""
+        found = self._find(batch, on_progress)
+        places = [place for place, evidence in enumerate(found) if evidence is not None and not evidence.is_finite]
+        if places:
+            logger.warning("%d of %d images give non-finite values, they are tried in float32", len(places), len(batch))
+            again = self._find([batch[place] for place in places], on_progress, in_float32=True)
+            for place, evidence in zip(places, again, strict=True):
+                # One that float32 has no memory for stays non-finite.
+                found[place] = evidence or found[place]
+        return found
+
+    def _find(
+        self, batch: Sequence[ReadyImage], on_progress: Callable[[], None], *, in_float32: bool = False
+    ) -> list[ImageEvidence | None]:
         """Find the classes in a batch; in its halves if memory is too small. None for an image too large alone."""
         guides = [image.guide for image in batch if image.guide is not None]
         try:
@@ -155,6 +177,7 @@ class ChunkLabeler:
                     [image.class_ids for image in batch],
                     [image.upright_size for image in batch],
                     np.stack(guides) if guides else None,
+                    in_float32=in_float32,
                 )
             ]
         except torch.OutOfMemoryError:
@@ -168,7 +191,8 @@ class ChunkLabeler:
             return [None]
         logger.warning("out of memory with %d images of %s, they are halved", len(batch), batch[0].frame.shape)
         half = len(batch) // 2
-        return [*self._find(batch[:half], on_progress), *self._find(batch[half:], on_progress)]
+        halves = (batch[:half], batch[half:])
+        return [one for part in halves for one in self._find(part, on_progress, in_float32=in_float32)]
 
     def _prepare(self, numbered: tuple[int, Sample]) -> ReadyImage | tuple[int, dict[str, Any]]:
         position, sample = numbered

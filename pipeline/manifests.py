@@ -1,7 +1,6 @@
 """Reading what a run published: its manifests, row by row."""
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.documents import parse_json
 from pipeline.commit import FOOTER_KEY
 from pipeline.errors import ManifestError
 from pipeline.storage import ByteStream, join_uri, list_folder, open_stream, read_bytes
@@ -71,7 +71,7 @@ def stream_manifest(uri: str) -> Iterator[Manifest]:
 def _parse_manifest(uri: str, source: ByteStream) -> Manifest:
     try:
         file = pq.ParquetFile(source, page_checksum_verification=True)
-        footer = json.loads((file.schema_arrow.metadata or {})[FOOTER_KEY])
+        footer = parse_json((file.schema_arrow.metadata or {})[FOOTER_KEY])
         if not isinstance(footer, dict):
             raise ValueError(f"its footer is {footer!r}")
     except (pa.ArrowInvalid, KeyError, ValueError) as error:

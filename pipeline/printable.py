@@ -1,6 +1,7 @@
 """Text of others as text to show: keys, tags and names may hold characters that a terminal obeys."""
 
 import logging
+from typing import Any
 
 
 def escape_controls(text: str) -> str:
@@ -14,6 +15,11 @@ def escape_controls(text: str) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
+
+
+def show_in_page(value: Any) -> Any:
+    """Escape the controls in a field of a page, for `jinja2.Environment(finalize=)`; markup stays as it is."""
+    return escape_controls(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 class EscapingFormatter(logging.Formatter):

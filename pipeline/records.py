@@ -26,6 +26,7 @@ class Reason(StrEnum):
     SPLIT_SAMPLE = "split_sample"
     CRASHED = "crashed"
     OUT_OF_MEMORY = "out_of_memory"
+    NOT_FINITE = "not_finite"
 
 
 class Status(StrEnum):

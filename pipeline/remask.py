@@ -7,6 +7,7 @@ What the thresholds decide is made anew; what only the model can say (presence, 
 head_agreement, suggested_class_ids) and rejected rows stay as they were.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -26,7 +27,7 @@ from pipeline.kept_maps import KeptRun, decode_rows, require_source
 from pipeline.masks import build_palette, encode_mask
 from pipeline.pixel_maps import draw_mask, enlarge_mask, take_class_scales
 from pipeline.pulse import Reporting
-from pipeline.records import PART_SCHEMA, Status
+from pipeline.records import PART_SCHEMA, Reason, Status
 from pipeline.row_maps import make_row_maps, measure_upright
 from pipeline.run import Run, open_run
 from pipeline.stats import compute_mask_stats, join_mask_stats
@@ -135,6 +136,21 @@ def remask_rows(rows: pa.Table, images: Sequence[bytes | None] | None, run: Run)
     return pa.Table.from_pylist(made, schema=PART_SCHEMA)
 
 
+def _is_finite(row: dict[str, Any]) -> bool:
+    """Tell whether what the model said of a row is finite; versions that did not look published other rows, too."""
+    figures = [one[name] for one in row["classes"] or () for name in ("presence", "raw_peak")]
+    scales = (row["class_maps"] or {}).get("scales") or ()
+    return all(math.isfinite(value) for value in (*figures, *scales) if value is not None)
+
+
+def _reject_non_finite(row: dict[str, Any]) -> dict[str, Any]:
+    """Make a rejected row of one that has no mask, with what does not depend on the model."""
+    kept = ("key", "width", "height", "exif_orientation", "image_sha256", "tags_unknown", "class_ids")
+    error = "the kept class maps of this image are not finite; label it again with a model whose weights are"
+    rejected = {"status": str(Status.REJECTED), "reason": str(Reason.NOT_FINITE), "error": error}
+    return {name: row[name] for name in kept} | rejected
+
+
 def _remask(
     row: dict[str, Any],
     image: bytes | None,
@@ -142,6 +158,8 @@ def _remask(
     patch_size: int | None,
     palette: UInt8[ndarray, "256 3"],
 ) -> dict[str, Any]:
+    if not _is_finite(row):
+        return _reject_non_finite(row)
     config, class_ids = settings.maps, row["class_ids"]
     pixel_maps = make_row_maps(row, image, settings, patch_size, take_class_scales(config.class_scales, class_ids))
     thresholds = (config.background_threshold, config.foreground_threshold)

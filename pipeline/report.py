@@ -27,8 +27,9 @@ from pipeline.errors import ShardError
 from pipeline.evaluation import FindTruth, decode_truth
 from pipeline.manifests import Manifest, list_manifests, open_manifest
 from pipeline.masks import build_palette, decode_class_maps, decode_mask
+from pipeline.printable import show_in_page
 from pipeline.records import IGNORE_LABEL, Chunk, InputShard, Status
-from pipeline.run import read_run
+from pipeline.run import read_config, read_run
 from pipeline.shards import read_chunks
 from pipeline.vocabulary import Vocabulary, parse_vocabulary
 
@@ -117,7 +118,7 @@ def build_report(
     """
     run = read_run(labels_uri)
     vocabulary = parse_vocabulary(run["vocabulary"])
-    inputs = InputConfig(**run["config"]["inputs"])
+    inputs = read_config(labels_uri, run).inputs
     uris = list_manifests(labels_uri)
     manifests = [open_manifest(uri) for uri in _spread(uris, MAX_MANIFESTS)]
     figures = _Figures()
@@ -155,7 +156,7 @@ def render_page(
         charts: SVG, shown between tables and galleries.
     """
     palette = build_palette(vocabulary.colours, vocabulary.classes)
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+    template = jinja2.Environment(autoescape=True, finalize=show_in_page, undefined=jinja2.StrictUndefined).from_string(
         files("pipeline").joinpath("templates/report.html.j2").read_text("utf-8")
     )
     return template.render(

@@ -1,16 +1,58 @@
 """The identity of a labelling run: `run.json`, created once and never changed."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
-from pipeline.config import FORMAT_VERSION, LabelConfig, compute_fingerprint, describe_config, to_canonical_json
-from pipeline.errors import ManifestError, RunConflictError
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from models.documents import DocumentError, check_fields, parse_json
+from pipeline.config import (
+    FORMAT_VERSION,
+    LabelConfig,
+    compute_fingerprint,
+    describe_config,
+    parse_config,
+    to_canonical_json,
+)
+from pipeline.errors import ManifestError, RunConflictError, VocabularyError
 from pipeline.records import RUN_FILE, InputShard
 from pipeline.storage import create_if_absent, exists, join_uri, read_bytes
-from pipeline.vocabulary import Vocabulary
+from pipeline.vocabulary import Vocabulary, parse_vocabulary
+
+MAX_RUN_BYTES = 2**31
+"""Of a run.json: 10 million shards have fewer."""
+_Size = Annotated[int, Field(ge=0)]
+_FolderName = Annotated[str, Field(pattern=r"^[^/\x00]+$")]
+_Input = tuple[str, _FolderName, _Size, str]
+"""As `_describe_inputs` gives it."""
+
+
+class _Source(TypedDict):
+    fingerprint: str
+    manifests: list[_Input]
+
+
+class _Config(TypedDict):
+    inputs: dict[str, Any]
+    views: dict[str, Any]
+    maps: dict[str, Any]
+
+
+class RunRecord(TypedDict):
+    """What a run.json holds, as far as all versions of it agree."""
+
+    fingerprint: str
+    inputs: list[_Input]
+    vocabulary: dict[str, Any]
+    format_version: NotRequired[int]
+    config: NotRequired[_Config]
+    model_digest: NotRequired[str]
+    model_uri: NotRequired[str]
+    library_version: NotRequired[str]
+    source: NotRequired[_Source]
 
 
 def get_library_version() -> str:
@@ -143,15 +185,29 @@ def read_run(out_uri: str) -> dict[str, Any]:
     """
     uri = join_uri(out_uri, RUN_FILE)
     try:
-        record = json.loads(read_bytes(uri))
-        missing = {"fingerprint", "inputs", "vocabulary"} - record.keys()
+        record: dict[str, Any] = parse_json(read_bytes(uri), max_bytes=MAX_RUN_BYTES)
+        check_fields(RunRecord, record)
+        parse_vocabulary(record["vocabulary"])
     except FileNotFoundError as error:
         raise ManifestError(f"'{out_uri}' holds no labelling run: {RUN_FILE} is missing; check the folder") from error
-    except (ValueError, AttributeError) as error:
+    except (DocumentError, VocabularyError) as error:
         raise ManifestError(f"'{uri}' is not the record of a run: {error}; was it edited?") from error
-    if missing:
-        raise ManifestError(f"'{uri}' is not the record of a run: {sorted(missing)} are missing; was it edited?")
     return record
+
+
+def read_config(out_uri: str, record: Mapping[str, Any]) -> LabelConfig:
+    """Read the configuration of a run from its record.
+
+    Raises:
+        ManifestError: It is that of another version, or was edited.
+    """
+    try:
+        return parse_config(record.get("config", {}))
+    except DocumentError as error:
+        uri = join_uri(out_uri, RUN_FILE)
+        raise ManifestError(
+            f"'{uri}' cannot be understood: {error}; use the version of tagmask that wrote it"
+        ) from error
 
 
 def list_differences(existing: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

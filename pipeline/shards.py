@@ -156,7 +156,11 @@ def _read_pattern_files(patterns: Sequence[str]) -> Iterator[str]:
             yield pattern
             continue
         try:
-            lines = read_bytes(pattern[1:]).decode().splitlines()
+            lines = read_bytes(pattern[1:]).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ShardError(
+                f"list of shards '{pattern[1:]}' is not UTF-8: {error.reason} at byte {error.start}; correct it"
+            ) from error
         except FileNotFoundError as error:
             raise ShardError(f"list of shards '{pattern[1:]}' does not exist; check the path") from error
         yield from (line.strip() for line in lines if line.strip() and not line.startswith("#"))

@@ -10,10 +10,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
 
 from tensorboardX import SummaryWriter
+from typing_extensions import TypedDict
 
+from models.documents import DocumentError, check_fields, parse_json
+from pipeline.errors import TrainingError
 from pipeline.storage import join_uri, put_atomic, read_bytes
 from pipeline.training_report import render_training_page
 
@@ -26,6 +29,14 @@ MAX_DRAWING_SHARE = 0.005
 
 Record = dict[str, Any]
 """A StepRecord or EpochRecord with `time`, seconds since 1970."""
+
+
+class _Place(TypedDict):
+    """What places a record in the run."""
+
+    kind: Literal["step", "epoch"]
+    epoch: int
+    position: NotRequired[float]
 
 
 class MetricLog:
@@ -86,11 +97,21 @@ class MetricLog:
 
 
 def read_records(out_uri: str) -> list[Record]:
-    """Read the records of a run; none without the file."""
+    """Read the records of a run; none without the file.
+
+    Raises:
+        TrainingError: A line is damaged.
+    """
+    uri = join_uri(out_uri, METRICS_FILE)
     try:
-        return [json.loads(line) for line in read_bytes(join_uri(out_uri, METRICS_FILE)).splitlines()]
+        # A loss that became non-finite is a record, too.
+        records = [parse_json(line, allow_non_finite=True) for line in read_bytes(uri).splitlines()]
+        check_fields(list[_Place], records)
+        return records
     except FileNotFoundError:
         return []
+    except DocumentError as error:
+        raise TrainingError(f"'{uri}' holds a line that is no record: {error}; delete that line") from error
 
 
 def find_place(record: Any) -> tuple[float, int]:

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from pipeline.charts import Chart, draw
+from pipeline.printable import show_in_page
 
 
 def list_charts(records: Sequence[dict[str, Any]]) -> list[Chart]:
@@ -82,7 +83,7 @@ def list_rows(records: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 def render_training_page(title: str, records: Sequence[dict[str, Any]]) -> str:
     """Render the page."""
     source = files("pipeline").joinpath("templates", "training.html.j2").read_text()
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(autoescape=True, finalize=show_in_page, trim_blocks=True, lstrip_blocks=True)
     charts = [draw(chart) for chart in list_charts(records)]
     return environment.from_string(source).render(title=title, charts=charts, rows=list_rows(records))
 

@@ -7,19 +7,21 @@
 <out>/bundle/                    the trained model; the run is finished once it is there
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import TypedDict
+
+from models.documents import DocumentError, check_fields, parse_json, show_value
 from pipeline.config import FORMAT_VERSION, compute_fingerprint, to_canonical_json
 from pipeline.errors import RunConflictError, TrainingError
 from pipeline.records import InputShard
 from pipeline.run import get_library_version
 from pipeline.storage import create_if_absent, exists, join_uri, put_atomic, read_bytes
 from pipeline.training_config import TrainConfig, describe_train_config
-from pipeline.training_survey import Survey
+from pipeline.training_survey import Survey, SurveyFields
 from pipeline.vocabulary import Vocabulary
 
 TRAIN_FILE = "train.json"
@@ -28,6 +30,16 @@ BUNDLE_FOLDER = "bundle"
 CHECKPOINT_FOLDER = "checkpoints"
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 """Written by Ray Train beside the checkpoints: which of them it resumes from."""
+
+
+class _Checkpoint(TypedDict):
+    checkpoint_dir_name: str
+
+
+class _Snapshot(TypedDict):
+    """What is read of Ray Train's record."""
+
+    latest_checkpoint_result: _Checkpoint | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +126,13 @@ def claim(run: TrainingRun) -> None:
 
 
 def _require_same(run: TrainingRun) -> None:
-    existing = json.loads(read_bytes(join_uri(run.out_uri, TRAIN_FILE)))
+    uri = join_uri(run.out_uri, TRAIN_FILE)
+    try:
+        existing = parse_json(read_bytes(uri))
+        if not isinstance(existing, dict):
+            raise DocumentError(f"need a mapping, got {show_value(existing)}")
+    except DocumentError as error:
+        raise RunConflictError(f"'{uri}' is not the record of a training run: {error}; give another --out") from error
     if existing.get("fingerprint") != run.fingerprint:
         before, now = existing.get("library_version"), get_library_version()
         other = f" (begun by version {before}, this is {now})" if before != now else ""
@@ -157,16 +175,19 @@ def read_place(out_uri: str) -> tuple[int, int]:
     """
     uri = join_uri(out_uri, CHECKPOINT_FOLDER, SNAPSHOT_FILE)
     try:
-        latest = json.loads(read_bytes(uri))["latest_checkpoint_result"]
+        # Ray keeps figures here, too, which may be NaN.
+        fields = parse_json(read_bytes(uri), allow_non_finite=True)
+        latest = check_fields(_Snapshot, fields)["latest_checkpoint_result"]
     except FileNotFoundError:
         return 0, 0
-    except (ValueError, KeyError) as error:
-        raise TrainingError(f"'{uri}' is not Ray Train's record of checkpoints; give another --out") from error
+    except DocumentError as error:
+        raise TrainingError(f"'{uri}' is not Ray Train's record of checkpoints: {error}; give another --out") from error
     if latest is None:
         return 0, 0
-    match = re.fullmatch(r"epoch-(\d+)(?:-(\d+))?", latest["checkpoint_dir_name"])
+    name = latest["checkpoint_dir_name"]
+    match = re.fullmatch(r"epoch-(\d{1,9})(?:-(\d{1,18}))?", name)
     if match is None:
-        raise TrainingError(f"'{uri}' names a checkpoint '{latest['checkpoint_dir_name']}' that is not ours")
+        raise TrainingError(f"'{uri}' names a checkpoint '{name}' that is not ours; give another --out")
     return int(match[1]), int(match[2] or 0)
 
 
@@ -180,12 +201,20 @@ def name_checkpoint(num_epochs: int, num_images: int = 0) -> str:
 
 
 def read_surveys(run: TrainingRun) -> dict[str, Survey] | None:
-    """Read the surveys of an earlier attempt by split; None when there are none."""
+    """Read the surveys of an earlier attempt by split; None when there are none.
+
+    Raises:
+        TrainingError: The file is damaged.
+    """
+    uri = join_uri(run.out_uri, SURVEY_FILE)
     try:
-        fields = json.loads(read_bytes(join_uri(run.out_uri, SURVEY_FILE)))
+        fields = parse_json(read_bytes(uri))
+        surveys: dict[str, SurveyFields] = check_fields(dict[str, SurveyFields], fields)
+        return {split: Survey.restore(survey) for split, survey in surveys.items()}
     except FileNotFoundError:
         return None
-    return {split: Survey.restore(survey) for split, survey in fields.items()}
+    except DocumentError as error:
+        raise TrainingError(f"'{uri}' is not the survey of a training run: {error}; delete it") from error
 
 
 def write_surveys(run: TrainingRun, surveys: dict[str, Survey]) -> None:

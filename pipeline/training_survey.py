@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 from jaxtyping import UInt64
+from typing_extensions import TypedDict
 
 from pipeline.config import InputConfig
 from pipeline.errors import ShardError
@@ -18,6 +19,20 @@ from pipeline.vocabulary import Vocabulary
 
 MAX_SURVEY_TASKS = 1000
 MOST_SHARED_KEYS = 5
+
+
+class SurveyFields(TypedDict):
+    """A survey as plain values."""
+
+    num_samples: int
+    num_usable: int
+    unusable: dict[str, int]
+    images_per_class: dict[str, int]
+    unknown_tags: dict[str, int]
+    num_truncated_shards: int
+    usable_per_shard: dict[str, int]
+    num_shared: int
+    shared_keys: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +55,7 @@ class Survey:
     shared_keys: tuple[str, ...] = ()
     """Some of their keys."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> SurveyFields:
         """Return plain values for JSON."""
         return {
             "num_samples": self.num_samples,
@@ -55,13 +70,15 @@ class Survey:
         }
 
     @classmethod
-    def restore(cls, fields: dict[str, Any]) -> "Survey":
+    def restore(cls, fields: SurveyFields) -> "Survey":
         """Make a survey from what `describe` returned."""
         return cls(
             num_samples=fields["num_samples"],
             num_usable=fields["num_usable"],
             unusable=Counter(fields["unusable"]),
-            images_per_class=Counter({int(key): num for key, num in fields["images_per_class"].items()}),
+            images_per_class=Counter(
+                {int(key): number for key, number in fields["images_per_class"].items() if key.isdecimal()}
+            ),
             unknown_tags=Counter(fields["unknown_tags"]),
             num_truncated_shards=fields["num_truncated_shards"],
             usable_per_shard=dict(fields["usable_per_shard"]),

@@ -1,7 +1,6 @@
 """Tags to classes: a vocabulary file and how tags are compared with it."""
 
 import difflib
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,13 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import yaml
-
+from models.documents import DocumentError, parse_yaml, show_value
 from pipeline.errors import VocabularyError
 from pipeline.storage import read_bytes
 
 MAX_CLASSES = 254
 """Masks are uint8, 0 is background and 255 is ignored."""
+
+MAX_FILE_BYTES = 16 * 2**20
 
 FILE_KEYS = ("classes", "aliases", "colours", "colors", "ignored_tags")
 
@@ -139,12 +139,11 @@ def load_vocabulary(uri: str) -> Vocabulary:
         VocabularyError: It is missing or not usable; the message names the file.
     """
     try:
-        fields = yaml.safe_load(read_bytes(uri).decode("utf-8-sig").replace("\t", " "))
+        fields = parse_yaml(read_bytes(uri), max_bytes=MAX_FILE_BYTES)
     except FileNotFoundError as error:
         raise VocabularyError(f"vocabulary '{uri}' does not exist; check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise VocabularyError(f"vocabulary '{uri}' is neither YAML nor JSON: {reason}; correct it") from error
+    except DocumentError as error:
+        raise VocabularyError(f"vocabulary '{uri}' cannot be read: {error}; correct it") from error
     try:
         return parse_vocabulary(fields)
     except VocabularyError as error:
@@ -158,7 +157,7 @@ def parse_vocabulary(fields: Any) -> Vocabulary:
         VocabularyError: A key or a value is not as it should be.
     """
     if not isinstance(fields, Mapping):
-        raise VocabularyError(f"need a mapping with the key 'classes', got {_show(fields)}; see the README")
+        raise VocabularyError(f"need a mapping with the key 'classes', got {show_value(fields)}; see the README")
     _check_known(fields, FILE_KEYS, "key")
     classes = _parse_names(fields.get("classes"), "classes")
     _check_classes(classes)
@@ -198,11 +197,13 @@ def _parse_names(names: Any, key: str) -> tuple[str, ...]:
     if names is None:
         return ()
     if not isinstance(names, list):
-        raise VocabularyError(f"need a list under {key!r}, got {_show(names)}; write one name a line, each after '- '")
+        raise VocabularyError(
+            f"need a list under {key!r}, got {show_value(names)}; write one name a line, each after '- '"
+        )
     for name in names:
         # YAML reads no, on and 12 as other things than text: guessing how they were written is not ours.
         if not isinstance(name, str):
-            raise VocabularyError(f"need text under {key!r}, got {_show(name)}; put it into quotes")
+            raise VocabularyError(f"need text under {key!r}, got {show_value(name)}; put it into quotes")
     return tuple(names)
 
 
@@ -210,7 +211,7 @@ def _parse_aliases(aliases: Any, classes: tuple[str, ...]) -> tuple[tuple[str, .
     if aliases is None:
         return ()
     if not isinstance(aliases, Mapping):
-        raise VocabularyError(f"need a list of tags per class under 'aliases', got {_show(aliases)}")
+        raise VocabularyError(f"need a list of tags per class under 'aliases', got {show_value(aliases)}")
     _check_known(aliases, classes, "class under 'aliases':")
     return tuple(_parse_names(aliases.get(name), f"aliases: {name}") for name in classes)
 
@@ -222,7 +223,7 @@ def _parse_colours(fields: Mapping[str, Any], classes: tuple[str, ...]) -> tuple
     if colours is None:
         return None
     if not isinstance(colours, Mapping):
-        raise VocabularyError(f"need a colour per class under 'colours', got {_show(colours)}")
+        raise VocabularyError(f"need a colour per class under 'colours', got {show_value(colours)}")
     _check_known(colours, classes, "class under 'colours':")
     missing = [name for name in classes if name not in colours]
     if missing:
@@ -232,11 +233,8 @@ def _parse_colours(fields: Mapping[str, Any], classes: tuple[str, ...]) -> tuple
 
 def _parse_colour(name: str, colour: Any) -> tuple[int, int, int]:
     if not isinstance(colour, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
-        raise VocabularyError(f'need a colour such as "#ff8800", in quotes, for class {name!r}, got {_show(colour)}')
+        raise VocabularyError(
+            f'need a colour such as "#ff8800", in quotes, for class {name!r}, got {show_value(colour)}'
+        )
     red, green, blue = bytes.fromhex(colour[1:])
     return red, green, blue
-
-
-def _show(value: Any) -> str:
-    """Render a wrong value for a message, short."""
-    return json.dumps(value, default=str, ensure_ascii=False)[:60]

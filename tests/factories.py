@@ -68,6 +68,26 @@ def save_small_model(folder_uri: str) -> None:
     save_bundle(folder_uri, MCTformer(config), bundle)
 
 
+def make_overflowing_model() -> tuple[MCTformer, ModelBundle]:
+    """Make a V2 whose weights are all finite and whose outputs are not, but for images that are black."""
+    torch.manual_seed(0)
+    config = MCTformerConfig(
+        variant=Variant.V2, num_classes=2, image_size=32, patch_size=16, width=48, depth=2, num_heads=3
+    )
+    model = MCTformer(config).eval()
+    with torch.no_grad():
+        model.patch_embed.proj.weight.abs_().add_(1).mul_(1e37)
+        model.patch_embed.proj.bias.zero_()
+    return model, ModelBundle(config=config, class_names=("cat", "dog"), input_mean=(0.0,) * 3, input_std=(1.0,) * 3)
+
+
+def make_black_photo(size: tuple[int, int] = (64, 48)) -> bytes:
+    """Encode a black picture of a size (width, height)."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def make_mask_png(mask: np.ndarray) -> bytes:
     """Encode class ids as a palette PNG in VOC's colours."""
     return encode_mask(mask.astype(np.uint8), voc_palette())

@@ -1,5 +1,6 @@
 """Models as files: what is loaded, what is refused, and what the message names."""
 
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from models.bundle import (
     load_timm_backbone,
 )
 from models.mctformer import MCTformer, MCTformerConfig, Variant
+from models.weights import MAX_HEADER_BYTES
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("cat", "dog", "cow")
@@ -217,3 +219,44 @@ def test_unknown_backbone_is_answered_with_names_near_it():
         load_timm_backbone("vit_tinny_patch16_224")
     with pytest.raises(CheckpointError, match="no plain ViT"):
         load_timm_backbone("resnet18")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"width": 10**9}, "need width >= 1 and at most 65536"),
+        ({"depth": 10**6}, "need depth >= 1 and at most 1024"),
+        ({"mlp_ratio": 1e308}, "need mlp_ratio above 0"),
+        ({"drop_path": float("nan")}, "need 0 <= drop_path < 1"),
+        # Within the bounds of any model, and terabytes that no weights are there for.
+        ({"width": 48_000, "depth": 64}, r"cls_token is \[1, 3, 64\], needs \[1, 3, 48000\]"),
+        ({"depth": 1024}, r"missing: blocks\.2\..* and 12164 more"),
+        ({"image_size": 65536, "patch_size": 16}, "pos_embed is"),
+        ({"num_heads": "1"}, r"config\.num_heads: input should be a valid integer"),
+        ({"variant": "v9"}, r"config\.variant"),
+        ({"depths": 2}, r"config\.depths: unexpected"),
+    ],
+)
+def test_sizes_that_are_not_those_of_the_weights_are_refused_before_they_take_memory(sizes, message):
+    model = make_model()
+    files = encode_bundle(model, make_bundle(model))
+    description = json.loads(files["model.json"])
+    description["config"] |= sizes
+    with pytest.raises(CheckpointError, match=message):
+        decode_bundle(files | {"model.json": json.dumps(description).encode()})
+
+
+@pytest.mark.parametrize("length", [0, 2**40, 2**64 - 1, MAX_HEADER_BYTES + 1])
+def test_weights_with_a_header_that_is_none_are_refused(length):
+    model = make_model()
+    files = encode_bundle(model, make_bundle(model))
+    weights = length.to_bytes(8, "little") + files["model.safetensors"][8:]
+    with pytest.raises(CheckpointError, match=f"a header of {length} bytes"):
+        decode_bundle(files | {"model.safetensors": weights})
+
+
+def test_checkpoint_with_blocks_that_are_not_there_takes_no_memory_for_them(tmp_path):
+    weights = make_model().state_dict() | {"blocks.99999999.attn.proj.bias": torch.zeros(64)}
+    torch.save(weights, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"without a place in the model: blocks\.99999999\.attn\.proj\.bias"):
+        import_authors_checkpoint(tmp_path / "a.pth", variant=Variant.V2, class_names=CLASSES, **STATISTICS)

@@ -241,7 +241,7 @@ def test_run_of_a_refinement_that_this_version_does_not_know_is_refused(kept_uri
     record = json.loads(Path(kept_uri, "run.json").read_text())
     record["config"]["maps"]["pixel_refinement"] = "crf"
     put_atomic(f"{tmp_path}/run.json", json.dumps(record).encode())
-    with pytest.raises(ManifestError, match="'crf' is not a valid PixelRefinement; use the version of tagmask"):
+    with pytest.raises(ManifestError, match="maps.pixel_refinement: .*crf.*; use the version of tagmask"):
         open_kept_run(str(tmp_path))
 
 
@@ -280,3 +280,26 @@ def test_only_one_threshold_that_does_not_fit_the_other_is_refused(kept_uri, tmp
 def test_scales_for_another_number_of_classes_are_refused(kept_uri, tmp_path):
     with pytest.raises(ValueError, match="class_scales for each of 2 classes, got 3"):
         remask(kept_uri, tmp_path, class_scales=(1.0, 1.0, 0.5))
+
+
+def test_row_of_maps_that_are_not_finite_is_rejected_and_no_other(tmp_path):
+    """As versions published them that did not look at what the model gave."""
+    maps = np.random.default_rng(0).random((1, 4, 4))
+    mask = np.ones((32, 32), dtype=np.uint8)
+    rows = [make_labelled_row(f"k{i}", mask, (1,), maps) for i in range(3)]
+    rows[0]["class_maps"]["scales"] = [float("nan")]
+    rows[2]["classes"][0]["presence"] = float("inf")
+    shard = InputShard(uri="photos.tar", name="photos", size_bytes=1024, etag="e")
+    labels = str(tmp_path / "labelled")
+    make_run(labels, ("cat",), {shard: rows}, LabelConfig(maps=MapConfig(keep_maps=True)))
+    kept = open_kept_run(labels)
+    run = open_remask(str(tmp_path / "out"), kept, replace(kept.config.maps, background_threshold=0.2))
+    label_run(run, OPTIONS, engine=SerialEngine())
+    (manifest,) = list_manifests(run.out_uri)
+    found = list(open_manifest(manifest).iterate_rows())
+    assert [(row["key"], row["status"], row["reason"]) for row in found] == [
+        ("k0", "rejected", "not_finite"),
+        ("k1", "labelled", None),
+        ("k2", "rejected", "not_finite"),
+    ]
+    assert [row["mask"] is None for row in found] == [True, False, True]

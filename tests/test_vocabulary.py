@@ -83,3 +83,20 @@ def test_yaml_and_description_give_the_same_vocabulary(tmp_path):
 
 def test_classes_without_aliases_match_themselves():
     assert Vocabulary(classes=("cat", "dog")).match(["DOG"]) == ((2,), ())
+
+
+def test_emoji_that_json_writes_as_escapes_is_matched(tmp_path):
+    path = tmp_path / "vocabulary.json"
+    path.write_text(json.dumps({"classes": ["cat"], "aliases": {"cat": ["\N{CAT FACE}"]}}))
+    assert load_vocabulary(str(path)).match(["\N{CAT FACE}"]) == ((1,), ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"classes": ["cat", "dog"], "classes": ["dog", "cat"]}', "classes: [cat]\naliases: {cat: [kitty], cat: [Katze]}"],
+)
+def test_key_that_comes_twice_is_refused_and_named(tmp_path, text):
+    path = tmp_path / "vocabulary.yaml"
+    path.write_text(text)
+    with pytest.raises(VocabularyError, match='the key "c'):
+        load_vocabulary(str(path))

@@ -1,0 +1,194 @@
+"""The one door for JSON and YAML that others wrote: bytes in, plain values out, or one error that says what is wrong.
+
+Size, depth and numbers are bounded before anything is made of them, and `check_fields` compares them with a type.
+"""
+
+import json
+import math
+from collections import Counter
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+MAX_DOCUMENT_BYTES = 64 * 2**20
+MAX_DEPTH = 64
+"""Mappings and lists in each other."""
+MAX_WHOLE_NUMBER = 2**63 - 1
+MAX_SHOWN = 60
+"""Characters of a wrong value in a message."""
+MAX_COMPLAINTS = 3
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+"""`__pydantic_config__` of a dataclass whose fields come from a file: it has these and no others."""
+
+
+class DocumentError(ValueError):
+    """A document that cannot be read, or holds other values than it should; the message names place and field."""
+
+
+def parse_json(payload: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES, allow_non_finite: bool = False) -> Any:
+    """Parse JSON.
+
+    Args:
+        payload: UTF-8, with or without a byte order mark.
+        max_bytes: More than that is refused.
+        allow_non_finite: Let NaN and Infinity pass, for figures that nothing is computed from.
+
+    Raises:
+        DocumentError: It is not JSON, or not within the bounds.
+    """
+    try:
+        fields = json.loads(_decode(payload, max_bytes), object_pairs_hook=_make_mapping)
+    except DocumentError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"it is not JSON: {_describe(error)}") from error
+    _check_values(fields, allow_non_finite=allow_non_finite)
+    return fields
+
+
+def parse_yaml(payload: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
+    """Parse JSON or YAML; in YAML tabs count as spaces.
+
+    Raises:
+        DocumentError: It is neither, or not within the bounds.
+    """
+    text = _decode(payload, max_bytes)
+    try:
+        # Nearly all JSON is YAML, but not the two halves of a character that JSON may write as escapes.
+        fields = json.loads(text, object_pairs_hook=_make_mapping)
+    except DocumentError:
+        raise
+    except (ValueError, RecursionError):
+        fields = _load_yaml(text.replace("\t", " "))
+    _check_values(fields, allow_non_finite=False)
+    return fields
+
+
+def _load_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, _BoundedLoader)
+    except DocumentError:
+        raise
+    except Exception as error:  # what a constructor raises depends on the value: ValueError, TypeError, KeyError ...
+        raise DocumentError(f"it is neither YAML nor JSON: {_describe(error)}") from error
+
+
+def check_fields(kind: Any, fields: Any) -> Any:
+    """Make a dataclass, typed dictionary or other type of plain values.
+
+    Types are strict: text is no number, and what the type does not know is refused where it forbids it. The checks of
+    a dataclass at construction are made, too.
+
+    Raises:
+        DocumentError: A field is missing, unknown or wrong; all are named.
+    """
+    try:
+        # As JSON: there a list may become a tuple, and text an enumeration, though types are strict.
+        return TypeAdapter(kind).validate_json(json.dumps(fields), strict=True)
+    except ValidationError as error:
+        complaints = [_describe_complaint(complaint) for complaint in error.errors(include_url=False)]
+        more = f"; and {len(complaints) - MAX_COMPLAINTS} more" if len(complaints) > MAX_COMPLAINTS else ""
+        raise DocumentError("; ".join(complaints[:MAX_COMPLAINTS]) + more) from error
+
+
+def _decode(payload: bytes, max_bytes: int) -> str:
+    if len(payload) > max_bytes:
+        raise DocumentError(f"it has {len(payload)} bytes, need at most {max_bytes}")
+    try:
+        return payload.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"it is not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _make_mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise DocumentError(f"it has the key {show_value(twice)} twice; keep one of them")
+    return fields
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """YAML's safe loader without what lets a small file become large: aliases are for single values only."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self._depth >= MAX_DEPTH:
+            raise DocumentError(f"it nests mappings and lists more than {MAX_DEPTH} deep")
+        is_alias = self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if is_alias and not isinstance(node, yaml.ScalarNode):
+            line = node.start_mark.line + 1
+            raise DocumentError(f"the list or mapping of line {line} is used again by an alias; write it out")
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in getattr(node, "value", ()):
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                line = key.start_mark.line + 1
+                raise DocumentError(f"line {line} has the key {show_value(key.value)} again; keep one of them")
+            seen.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+def _check_values(fields: Any, *, allow_non_finite: bool) -> None:
+    """Check depth, numbers and text, level by level: a document may nest deeper than functions can."""
+    level = [fields]
+    for _ in range(MAX_DEPTH + 1):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += value.keys()
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+            else:
+                _check_value(value, allow_non_finite)
+        if not inner:
+            return
+        level = inner
+    raise DocumentError(f"it nests mappings and lists more than {MAX_DEPTH} deep")
+
+
+def _check_value(value: Any, allow_non_finite: bool) -> None:
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise DocumentError(f"text {show_value(value)} holds half of a surrogate pair; write it as UTF-8")
+    elif isinstance(value, float):
+        if not allow_non_finite and not math.isfinite(value):
+            raise DocumentError(f"it holds the number {value}; need finite numbers")
+    elif isinstance(value, int):
+        if abs(value) > MAX_WHOLE_NUMBER:
+            raise DocumentError(f"it holds a whole number of {value.bit_length()} bits; need at most 63")
+    elif value is not None:
+        raise DocumentError(f"it holds {show_value(str(value))}, a {type(value).__name__}; put it into quotes")
+
+
+def show_value(value: Any) -> str:
+    """Render a wrong value for a message, short.
+
+    >>> show_value({"a": [1, "ü"]})
+    '{"a": [1, "ü"]}'
+    """
+    text = json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}.."
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return f"it nests mappings and lists more than {MAX_DEPTH} deep"
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _describe_complaint(complaint: Any) -> str:
+    name = ".".join(map(str, complaint["loc"]))
+    said = complaint["msg"].removeprefix("Value error, ")
+    text = said[:1].lower() + said[1:] if complaint["type"] != "value_error" else said
+    got = "" if complaint["type"] in ("missing", "value_error") else f", got {show_value(complaint['input'])}"
+    return f"{name}: {text}{got}" if name else f"{text}{got}"

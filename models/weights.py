@@ -1,0 +1,138 @@
+"""Weights of a model as files: what can be read, what fits, and whether all of it is finite."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+StateDict = Mapping[str, Tensor]
+
+HEADER_LENGTH_BYTES = 8
+"""A safetensors file begins with the length of its header."""
+MAX_HEADER_BYTES = 8 * 2**20
+MAX_NAMED = 5
+"""Tensors with non-finite values that a message names."""
+MAX_LISTED = 100
+"""Keys that do not fit that a message names."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded; the message names the keys or shapes that do not fit."""
+
+
+def decode_weights(payload: bytes) -> dict[str, Tensor]:
+    """Decode a safetensors file.
+
+    Raises:
+        CheckpointError: It is none, or its header is larger than that of any model.
+    """
+    length = int.from_bytes(payload[:HEADER_LENGTH_BYTES], "little")
+    if not 0 < length <= min(MAX_HEADER_BYTES, len(payload) - HEADER_LENGTH_BYTES):
+        raise CheckpointError(
+            f"the weights are no safetensors file: a header of {length} bytes in a file of {len(payload)}, at most "
+            f"{MAX_HEADER_BYTES} are read; copy the file again"
+        )
+    try:
+        return safetensors.torch.load(payload)
+    except Exception as error:  # damage comes as SafetensorError, KeyError, RuntimeError, ... by where it is
+        raise CheckpointError(
+            f"the weights are no safetensors file: {type(error).__name__}: {error}; copy the file again"
+        ) from error
+
+
+def load_state_dict_file(path: Path) -> dict[str, Tensor]:
+    """Load the tensors of a `.safetensors` or `.pth` file; nothing in it is executed.
+
+    Raises:
+        CheckpointError: It cannot be read, or holds no state dict.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"'{path}' does not exist; check the path of the checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        Exception
+    ) as error:  # torch.load raises whatever its unpickler meets: EOFError, UnpicklingError, KeyError ...
+        raise CheckpointError(f"'{path}' cannot be read as a checkpoint: {error}") from error
+    weights = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        raise CheckpointError(f"'{path}' holds no state dict, neither alone nor under 'model'")
+    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
+def load_weights(model: nn.Module, weights: StateDict, *, unused: Sequence[str], name: str) -> None:
+    """Load weights by name, strictly but for `unused`, and only finite ones.
+
+    Raises:
+        CheckpointError: Keys, shapes or types do not fit, or values are not finite; all are named with that `name`.
+    """
+    own = model.state_dict()
+    complaints = []
+    missing = [key for key in own if key not in weights]
+    foreign = [key for key in weights if key not in own and key not in unused]
+    misfits = [
+        f"{key} is {list(weights[key].shape)}, needs {list(own[key].shape)}"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    if missing:
+        complaints.append(f"missing: {_join(missing)}")
+    if foreign:
+        complaints.append(f"without a place in the model: {_join(foreign)}")
+    if misfits:
+        complaints.append(f"shapes that do not fit: {_join(misfits, '; ')}")
+    if complaints:
+        raise CheckpointError(f"the weights are not those of this {name} ({'; '.join(complaints)})")
+    left_out = [key for key in unused if key in weights]
+    if left_out:
+        logger.info("not used by this model, by design: %s", ", ".join(left_out))
+    # As the model holds them: what is finite in float64 may overflow in float32.
+    fitted = {key: _convert(key, weights[key], own[key].dtype) for key in own}
+    require_finite(fitted)
+    if any(tensor.is_meta for tensor in own.values()):
+        model.to_empty(device="cpu")
+    model.load_state_dict(fitted)
+
+
+def require_finite(weights: StateDict) -> None:
+    """Check that every value of every tensor is a finite number.
+
+    Raises:
+        CheckpointError: Some are not; the message names tensors and counts.
+    """
+    counts = {key: _count_non_finite(tensor) for key, tensor in weights.items()}
+    damaged = [f"{key} has {number} of {weights[key].numel()}" for key, number in counts.items() if number]
+    if damaged:
+        more = f" and {len(damaged) - MAX_NAMED} more tensors" if len(damaged) > MAX_NAMED else ""
+        raise CheckpointError(
+            f"weights are not finite (NaN or infinite values: {', '.join(damaged[:MAX_NAMED])}{more}); "
+            "copy the model again, or train it again from a checkpoint before the loss became non-finite"
+        )
+
+
+def _join(names: Sequence[str], separator: str = ", ") -> str:
+    more = f"{separator}and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return separator.join(names[:MAX_LISTED]) + more
+
+
+def _convert(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if not tensor.is_floating_point() and dtype.is_floating_point:
+        raise CheckpointError(f"weight {key} is {tensor.dtype}, needs floating point numbers; export the model again")
+    return tensor.to(dtype)
+
+
+def _count_non_finite(tensor: Tensor) -> int:
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return 0
+    # The smallest types have no test of their own, and float32 holds all their values.
+    values = tensor.float() if tensor.is_floating_point() and tensor.element_size() < 2 else tensor
+    return int(tensor.numel() - values.isfinite().sum())

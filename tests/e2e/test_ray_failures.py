@@ -1,0 +1,54 @@
+import os
+import signal
+
+import pytest
+import ray
+import ray.exceptions
+
+from pipeline.errors import ShardError
+from pipeline.ray_failures import describe_failure
+from tests.test_ray_failures import assert_is_short
+
+
+@pytest.mark.ray
+def test_failure_of_ray_names_what_a_task_raised_and_what_ended_a_process(local_ray):
+    @ray.remote(max_retries=0)
+    def refuse():
+        raise ShardError("shard 'a.tar' is damaged; copy it again")
+
+    @ray.remote(max_retries=0)
+    def nest():
+        return ray.get(refuse.remote())
+
+    @ray.remote(max_retries=0)
+    def overflow():
+        return [][1]
+
+    @ray.remote(max_retries=0)
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @ray.remote
+    class Broken:
+        def __init__(self):
+            raise ValueError("no such model")
+
+        def work(self):
+            """Never called."""
+
+    texts = {}
+    for name, call in {
+        "refuse": refuse.remote,
+        "nest": nest.remote,
+        "overflow": overflow.remote,
+        "die": die.remote,
+        "init": Broken.remote().work.remote,
+    }.items():
+        with pytest.raises(ray.exceptions.RayError) as caught:
+            ray.get(call())
+        texts[name] = describe_failure(caught.value)
+        assert_is_short(texts[name])
+    assert texts["refuse"] == texts["nest"] == "shard 'a.tar' is damaged; copy it again"
+    assert texts["overflow"] == "IndexError: list index out of range"
+    assert texts["die"].startswith("WorkerCrashedError: ")
+    assert "ValueError: no such model" in texts["init"]
