@@ -175,6 +175,8 @@ class ChunkLabeler:
         row: dict[str, Any] = {"key": sample.key}
         if sample.download_error:
             return position, _reject(row, Reason.DOWNLOAD_FAILED, sample.download_error)
+        if sample.image_error:
+            return position, _reject(row, Reason.TOO_LARGE, sample.image_error)
         if sample.image is None:
             return position, _reject(row, Reason.NO_IMAGE, "no jpg, jpeg, png or webp member with this key")
         row["image_sha256"] = hashlib.sha256(sample.image).hexdigest()

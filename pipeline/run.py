@@ -6,7 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pipeline.config import FORMAT_VERSION, LabelConfig, compute_fingerprint, describe_config, to_canonical_json
+from pipeline.config import (
+    FORMAT_VERSION,
+    LabelConfig,
+    compute_fingerprint,
+    describe_config,
+    name_unset,
+    to_canonical_json,
+)
 from pipeline.errors import ManifestError, RunConflictError
 from pipeline.records import RUN_FILE, InputShard
 from pipeline.storage import create_if_absent, exists, join_uri, read_bytes
@@ -161,7 +168,7 @@ def list_differences(existing: dict[str, Any], wanted: dict[str, Any]) -> list[s
         if existing.get(name) != wanted[name]:
             differences.append(f"{name} was {existing.get(name)!r}, is {wanted[name]!r}")
     for name in ("vocabulary", "config"):
-        before, after = flatten(existing.get(name)), flatten(wanted[name])
+        before, after = (_flatten_entry(record.get(name)) for record in (existing, wanted))
         differences += [
             f"{name}.{key} was {before.get(key)!r}, is {after.get(key)!r}"
             for key in sorted(before.keys() | after.keys())
@@ -178,6 +185,10 @@ def _list_source_differences(before: dict[str, Any] | None, after: dict[str, Any
     if before["fingerprint"] != after["fingerprint"]:
         return ["the kept maps are those of another run"]
     return _list_input_differences(before["manifests"], after["manifests"])
+
+
+def _flatten_entry(entry: Any) -> dict[str, Any]:
+    return flatten(name_unset(entry) if isinstance(entry, dict) else entry)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

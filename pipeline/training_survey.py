@@ -90,6 +90,8 @@ def find_unusable_reason(sample: Sample, class_ids: Sequence[int]) -> Reason | N
         return Reason.SPLIT_SAMPLE
     if sample.download_error:
         return Reason.DOWNLOAD_FAILED
+    if sample.image_error:
+        return Reason.TOO_LARGE
     if sample.image is None:
         return Reason.NO_IMAGE
     if sample.tags_error:
