@@ -13,9 +13,11 @@ import pyarrow as pa
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from pipeline.attempts import AttemptCounter, Attempts
 from pipeline.config import InputConfig
-from pipeline.errors import ShardError
-from pipeline.records import Chunk, Sample, ShardEnd
+from pipeline.errors import LabellingError, describe_exception, is_store_failure
+from pipeline.guarded_reads import read_guarded
+from pipeline.records import Chunk, InputShard, Sample, ShardEnd
 from pipeline.resume import ShardWork
 from pipeline.shards import read_chunks, require_unchanged
 
@@ -51,11 +53,14 @@ CHUNK_SCHEMA = pa.schema(
 class ChunkSource(Datasource):
     """Reads what remains of some shards. The plan is frozen into the read tasks."""
 
-    def __init__(self, work: Sequence[ShardWork], config: InputConfig, shards_per_task: int) -> None:
+    def __init__(
+        self, work: Sequence[ShardWork], config: InputConfig, shards_per_task: int, attempts: Attempts
+    ) -> None:
         """Read `work`, `shards_per_task` shards a task."""
         super().__init__()
         self._batches = [work[start : start + shards_per_task] for start in range(0, len(work), shards_per_task)]
         self._config = config
+        self._attempts = attempts
 
     def get_name(self) -> str:
         """Name the source in Ray's progress and metrics."""
@@ -71,7 +76,7 @@ class ChunkSource(Datasource):
         """Give one task per group of shards, whatever parallelism Ray wishes for."""
         return [
             ReadTask(
-                partial(read_rows, tuple(batch), self._config),
+                partial(read_rows, tuple(batch), self._config, self._attempts),
                 BlockMetadata(
                     num_rows=None,
                     size_bytes=sum(item.shard.size_bytes for item in batch),
@@ -85,21 +90,48 @@ class ChunkSource(Datasource):
         ]
 
 
-def read_rows(work: Sequence[ShardWork], config: InputConfig) -> Iterator[pa.Table]:
-    """Read the missing chunks of shards as tables of one row."""
+def read_rows(work: Sequence[ShardWork], config: InputConfig, attempts: Attempts | None = None) -> Iterator[pa.Table]:
+    """Read the missing chunks of shards as tables of one row.
+
+    Args:
+        work: What remains of each shard.
+        config: How they are read.
+        attempts: Counts the processes that died with a shard; None: there are no other processes.
+    """
+    attempts = attempts or AttemptCounter()
     for item in work:
         try:
-            require_unchanged(item.shard)
-            for piece in read_missing_chunks(item, config):
-                if isinstance(piece, Chunk) and item.wanted is not None:
-                    piece = replace(piece, samples=tuple(piece.samples[n] for n in item.wanted[piece.index]))
-                yield to_row(item.shard.name, piece)
-        except ShardError as error:
-            yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": str(error)})
-        except OSError as error:
-            # One object that a store does not give (access denied, archived) must not end the stream of all others.
-            message = f"shard '{item.shard.uri}' cannot be read: {error}"
-            yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": message, "is_store_error": True})
+            yield from read_guarded(item.shard.uri, partial(_read_shard, item, config), attempts)
+        except Exception as error:  # noqa: BLE001 (of whatever type: one shard must not end the stream of all others)
+            yield _to_table(describe_failure(item.shard, error))
+
+
+def _read_shard(work: ShardWork, config: InputConfig) -> Iterator[pa.Table]:
+    require_unchanged(work.shard)
+    for piece in read_missing_chunks(work, config):
+        if isinstance(piece, Chunk) and work.wanted is not None:
+            piece = replace(piece, samples=tuple(piece.samples[n] for n in work.wanted[piece.index]))
+        yield to_row(work.shard.name, piece)
+
+
+def describe_failure(shard: InputShard, error: Exception) -> dict[str, object]:
+    """Make the fields of the row that ends a shard that cannot be read.
+
+    Of a store that failed (access denied, archived, away) it says so: the shard is tried again in the next wave.
+    """
+    if isinstance(error, LabellingError) and not is_store_failure(error):
+        message = str(error)
+    else:
+        said = str(error) if isinstance(error, OSError) else describe_exception(error)
+        message = f"shard '{shard.uri}' cannot be read: {said}"
+    # The name of a file may hold bytes that are no UTF-8, which Arrow cannot hold.
+    message = message.encode("utf-8", "backslashreplace").decode()
+    return {
+        "shard_name": shard.name,
+        "is_end": True,
+        "error": message,
+        "is_store_error": True if is_store_failure(error) else None,
+    }
 
 
 def read_missing_chunks(work: ShardWork, config: InputConfig) -> Iterator[Chunk | ShardEnd]:

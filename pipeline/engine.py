@@ -117,15 +117,17 @@ def build_dataset(run: Run, work: Sequence[ShardWork], options: LabelOptions) ->
     for the store, another is on the device.
     """
     _set_up_context()
+    attempts = SharedAttempts()
+    # Ray Data runs a read task again as often as it dies: `read_guarded` sees to it that this ends.
     chunks = ray.data.read_datasource(
-        ChunkSource(work, run.config.inputs, _count_shards_per_task(work)),
+        ChunkSource(work, run.config.inputs, _count_shards_per_task(work), attempts),
         num_cpus=0.5,
         override_num_blocks=len(work),
     )
     return chunks.map_batches(
         LabelChunks,
         # Without the list of shards: Ray keeps the arguments of actors, and ships them to each.
-        fn_constructor_args=(replace(run, shards=()), options, SharedAttempts()),
+        fn_constructor_args=(replace(run, shards=()), options, attempts),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
@@ -144,12 +146,16 @@ def build_remask_dataset(run: Run, work: Sequence[ShardWork]) -> Dataset:
     A chunk's masks are made and committed by one task: no step waits for a device, and masks need not travel.
     """
     _set_up_context()
-    source = KeptMapSource(run, work, _count_shards_per_task(work))
+    attempts = SharedAttempts()
+    source = KeptMapSource(run, work, _count_shards_per_task(work), attempts)
     rows = ray.data.read_datasource(source, num_cpus=0.5, override_num_blocks=len(work))
     return rows.map_batches(
         remask_row,
         # Without lists of shards and manifests: each task gets a copy.
-        fn_kwargs={"run": replace(run, shards=(), source=replace(require_source(run), manifests=()))},
+        fn_kwargs={
+            "run": replace(run, shards=(), source=replace(require_source(run), manifests=())),
+            "attempts": attempts,
+        },
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=1,

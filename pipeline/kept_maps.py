@@ -14,9 +14,11 @@ import pyarrow as pa
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from pipeline.attempts import AttemptCounter, Attempts
 from pipeline.commit import locate_manifest
 from pipeline.config import InputConfig, LabelConfig, PixelRefinement, parse_config
-from pipeline.errors import LabellingError, ManifestError, is_store_failure
+from pipeline.errors import LabellingError, ManifestError, describe_exception, is_store_failure
+from pipeline.guarded_reads import read_guarded
 from pipeline.kept_images import read_images
 from pipeline.manifests import Manifest, stream_manifest
 from pipeline.records import PART_SCHEMA, RUN_FILE, InputShard
@@ -119,13 +121,14 @@ def require_maps(labels_uri: str, record: Mapping[str, Any]) -> None:
 class KeptMapSource(Datasource):
     """Reads what remains of some published shards. The plan is frozen into the read tasks."""
 
-    def __init__(self, run: Run, work: Sequence[ShardWork], shards_per_task: int) -> None:
+    def __init__(self, run: Run, work: Sequence[ShardWork], shards_per_task: int, attempts: Attempts) -> None:
         """Read `work`, `shards_per_task` shards a task."""
         super().__init__()
         source = require_source(run)
         pairs = pair_with_manifests(source, work)
         self._fingerprint = source.fingerprint
         self._inputs = choose_inputs(run.config)
+        self._attempts = attempts
         self._batches = [pairs[start : start + shards_per_task] for start in range(0, len(pairs), shards_per_task)]
 
     def get_name(self) -> str:
@@ -146,7 +149,7 @@ class KeptMapSource(Datasource):
         """Give one task per group of shards, whatever parallelism Ray wishes for."""
         return [
             ReadTask(
-                partial(read_kept_rows, batch, self._fingerprint, self._inputs),
+                partial(read_kept_rows, batch, self._fingerprint, self._inputs, self._attempts),
                 BlockMetadata(
                     num_rows=None,
                     size_bytes=self._count_bytes(batch),
@@ -183,7 +186,10 @@ def pair_with_manifests(source: MapSource, work: Sequence[ShardWork]) -> list[tu
 
 
 def read_kept_rows(
-    work: Sequence[tuple[ShardWork, InputShard]], fingerprint: str, inputs: InputConfig | None
+    work: Sequence[tuple[ShardWork, InputShard]],
+    fingerprint: str,
+    inputs: InputConfig | None,
+    attempts: Attempts | None = None,
 ) -> Iterator[pa.Table]:
     """Read the chunks of manifests whose masks are not committed, as tables of one row; then the end of each shard.
 
@@ -194,25 +200,33 @@ def read_kept_rows(
         work: What remains of each shard, and its manifest.
         fingerprint: Of the run that made the manifests.
         inputs: How images are read from the shards; None: they are not needed, and no shard is read.
+        attempts: Counts the processes that died with a shard; None: there are no other processes.
     """
+    attempts = attempts or AttemptCounter()
     for item, manifest in work:
         try:
-            require_unchanged(manifest)
-            yield from _read_shard(item, manifest, fingerprint, inputs)
-        except (LabellingError, OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
-            if not isinstance(error, LabellingError | FileNotFoundError):
-                reason = f"manifest '{manifest.uri}' cannot be read: {reason}; label its shard again if it is damaged"
-            fields = {"shard_name": item.shard.name, "is_end": True, "error": reason}
-            # A manifest that is gone stays so; a store that failed may give it in the next wave.
-            yield _to_table(
-                fields | {"is_store_error": is_store_failure(error) and not isinstance(error, FileNotFoundError)}
-            )
+            read = partial(_read_shard, item, manifest, fingerprint, inputs)
+            yield from read_guarded(item.shard.uri, read, attempts)
+        except Exception as error:  # noqa: BLE001 (of whatever type: one shard must not end the stream of all others)
+            yield _to_table(_describe_failure(item.shard, manifest, error))
+
+
+def _describe_failure(shard: InputShard, manifest: InputShard, error: Exception) -> dict[str, object]:
+    if isinstance(error, LabellingError | FileNotFoundError):
+        reason = " ".join(str(error).split())
+    else:
+        said = describe_exception(error)
+        reason = f"manifest '{manifest.uri}' cannot be read: {said}; label its shard again if it is damaged"
+    # A manifest that is gone stays so; a store that failed may give it in the next wave.
+    is_store_error = is_store_failure(error) and not isinstance(error, FileNotFoundError)
+    reason = reason.encode("utf-8", "backslashreplace").decode()
+    return {"shard_name": shard.name, "is_end": True, "error": reason, "is_store_error": is_store_error}
 
 
 def _read_shard(
     work: ShardWork, listed: InputShard, fingerprint: str, inputs: InputConfig | None
 ) -> Iterator[pa.Table]:
+    require_unchanged(listed)
     committed = {part.chunk_index for part in work.committed}
     name = work.shard.name
     with stream_manifest(listed.uri) as manifest:
