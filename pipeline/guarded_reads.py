@@ -32,18 +32,21 @@ EXIT_TIMEOUT_S = 10.0
 Item = TypeVar("Item")
 
 
-def read_guarded(uri: str, read: Callable[[], Iterable[Item]], attempts: Attempts) -> Iterator[Item]:
+def read_guarded(
+    uri: str, read: Callable[[], Iterable[Item]], attempts: Attempts, *, reader: str = ""
+) -> Iterator[Item]:
     """Give what `read` gives; from a child process if it has killed `MAX_DEATHS` processes.
 
     Args:
         uri: Of what is read; names it in messages and in the count of deaths.
         read: Gives the same items whenever it is called; goes to the child process by pickle, as they do back.
         attempts: Counts the deaths, in all processes that may read the shard.
+        reader: Tells those apart that may read one shard at the same time: what another has begun is no death.
 
     Raises:
         ShardError: The child process died, too.
     """
-    name = f"read {uri}"
+    name = f"read {uri} {reader}".strip()
     num_deaths = attempts.begin(name)
     if num_deaths >= MAX_DEATHS_IN_ALL:
         raise ShardError(f"shard '{uri}' cannot be read: {num_deaths} processes died with it; look at their logs")
