@@ -69,6 +69,8 @@ def read_tag_cell(column: str, cell: pa.Scalar) -> SampleTags:
         column: Name of the column, for messages.
         cell: Null for no tags.
     """
+    if excess := _find_excess(cell):
+        return SampleTags(error=f"column '{column}' {excess}")
     try:
         value = cell.as_py()
     except UnicodeDecodeError as error:
@@ -83,6 +85,27 @@ def read_tag_cell(column: str, cell: pa.Scalar) -> SampleTags:
     if all(isinstance(entry, str) for entry in entries):
         return _bound(tags=_clean(entries))
     return _sort_classes(map(str, entries))
+
+
+def _find_excess(cell: pa.Scalar) -> str:
+    """Say what is too large in a cell, before Python's objects are made of it; empty if nothing is."""
+    if not cell.is_valid:
+        return ""
+    if isinstance(cell, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
+        if len(cell) > MAX_TAGS:
+            return f"holds {len(cell)} tags, limit {MAX_TAGS}"
+        entries = [entry for entry in cell if entry.is_valid]
+    else:
+        entries = [cell]
+    num_bytes = sum(map(_count_bytes, entries))
+    return f"holds tags of {num_bytes} bytes, limit {MAX_TAGS_BYTES}" if num_bytes > MAX_TAGS_BYTES else ""
+
+
+def _count_bytes(entry: pa.Scalar) -> int:
+    text = entry.value if isinstance(entry, pa.DictionaryScalar) else entry
+    is_text = isinstance(text, pa.StringScalar | pa.LargeStringScalar | pa.StringViewScalar)
+    buffer = text.as_buffer() if is_text and text.is_valid else None
+    return 0 if buffer is None else buffer.size
 
 
 def find_download_error(fields: Mapping[str, Any]) -> str:
