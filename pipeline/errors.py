@@ -13,6 +13,10 @@ class ShardError(LabellingError):
     """An input shard that cannot be listed or read."""
 
 
+class ChunkError(LabellingError):
+    """A chunk of which no image can be labelled."""
+
+
 class StorageError(LabellingError, OSError):
     """A store that cannot be reached, or does not let us do what we ask. An `OSError`, as it is on a local disk."""
 

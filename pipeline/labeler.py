@@ -25,7 +25,7 @@ from models.mctformer import MCTformer
 from pipeline.class_mapper import ClassMapper, ImageEvidence
 from pipeline.config import LabelConfig, PixelRefinement, settle_config
 from pipeline.decode import DecodedImage, ImageRejection, decode_image, place_on_stored_pixels
-from pipeline.masks import build_palette, encode_class_maps, encode_mask
+from pipeline.masks import build_palette, encode_class_maps, encode_mask, name_mask_file
 from pipeline.records import PART_SCHEMA, Reason, Sample, Status
 from pipeline.views import choose_frame_size, choose_shortest_side, choose_working_size, resize_rgb
 from pipeline.vocabulary import Vocabulary
@@ -231,7 +231,7 @@ class ChunkLabeler:
         stored = place_on_stored_pixels(evidence.enlarge_mask(), image.row["exif_orientation"])
         row = image.row | {
             "status": str(Status.LABELLED),
-            "mask": {"bytes": encode_mask(stored, self._palette), "path": f"{image.row['key']}.png"},
+            "mask": {"bytes": encode_mask(stored, self._palette), "path": name_mask_file(image.row["key"])},
             "class_ids": list(evidence.class_ids),
             "suggested_class_ids": list(evidence.suggested_class_ids),
             **evidence.compute_stats(),

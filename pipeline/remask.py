@@ -23,7 +23,7 @@ from pipeline.config import LabelConfig, MapConfig, PixelRefinement
 from pipeline.decode import place_on_stored_pixels
 from pipeline.errors import BundleError, LabellingError, ShardError, describe_exception, is_store_failure
 from pipeline.kept_maps import KeptRun, decode_rows, require_source
-from pipeline.masks import build_palette, encode_mask
+from pipeline.masks import build_palette, encode_mask, name_mask_file
 from pipeline.pixel_maps import draw_mask, enlarge_mask, take_class_scales
 from pipeline.records import PART_SCHEMA, Status
 from pipeline.row_maps import make_row_maps, measure_upright
@@ -158,6 +158,6 @@ def _remask(
     stats = compute_mask_stats(pixel_maps, mask, class_ids, *thresholds, has_background=has_background)
     stored = place_on_stored_pixels(enlarge_mask(mask, measure_upright(row)), row["exif_orientation"])
     return row | {
-        "mask": {"bytes": encode_mask(stored, palette), "path": f"{row['key']}.png"},
+        "mask": {"bytes": encode_mask(stored, palette), "path": name_mask_file(row["key"])},
         **join_mask_stats(row["classes"], stats, doubtful),
     }

@@ -1,5 +1,6 @@
 """Tar archives as a sequence of samples: members of one key that follow each other, as WebDataset writes them."""
 
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pipeline.storage import ByteStream, open_stream
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 SKIP_BYTES = 2**20
+MIN_JUMP_BYTES = 64 * 2**20
+"""What is passed over is read, as a store is asked ahead anyway; of more the store is not asked."""
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
 TAG_SUFFIXES = frozenset({"json", "txt", "cls"})
 
@@ -139,6 +142,10 @@ class _Tape:
     def seek(self, position: int) -> None:
         if position < self._position:
             raise tarfile.ReadError("a header points back")
+        if position - self._position > MIN_JUMP_BYTES:
+            # Not beyond the end: where an archive breaks off is reported.
+            self._position = self._stream.seek(min(position, self._stream.seek(0, os.SEEK_END)))
+            self._pending = b""
         while self._position < position and self.take(min(SKIP_BYTES, position - self._position)):
             pass
 
