@@ -58,7 +58,7 @@ def make_digits(archive: bytes, number: int) -> bytes:
     return strip_end(archive) + make_member("x", b"1" * number, tarfile.XHDTYPE) + END_MARKS
 
 
-def find_page(payload: bytes, path: object, column: int = 0) -> int:
+def find_page(path: object, column: int = 0) -> int:
     """Find where the pages of a column of the first row group start."""
     found = pq.ParquetFile(path).metadata.row_group(0).column(column)
     return found.dictionary_page_offset or found.data_page_offset
