@@ -32,8 +32,8 @@ MAX_NAME_BYTES = 200
 """File systems allow 255; tools add suffixes."""
 
 _UNSAFE = re.compile(
-    # Separators, of drives and streams too; the sign that escapes; a dot at the start or behind another.
-    r"[/\\:%]|^\.|(?<=\.)\."
+    # Separators, of drives and streams too; the sign that escapes; a dot at either end or behind another.
+    r"[/\\:%]|\A\.|(?<=\.)\.|\.\Z"
     # Control characters and halves of pairs; what turns, joins or hides the letters beside it.
     "|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
