@@ -14,11 +14,14 @@ import pyarrow as pa
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from pipeline.attempts import AttemptCounter, Attempts
+from pipeline.commit import PartName
 from pipeline.config import InputConfig
-from pipeline.errors import ShardError
+from pipeline.errors import LabellingError, describe_exception, is_store_failure
+from pipeline.guarded_reads import read_guarded
 from pipeline.outage import Resumed
 from pipeline.pulse import READ_TIMEOUT_S, Pulse, Reporting
-from pipeline.records import Chunk, Sample, ShardEnd
+from pipeline.records import Chunk, InputShard, Sample, ShardEnd
 from pipeline.resume import ShardWork
 from pipeline.shards import read_chunks, require_unchanged
 
@@ -27,6 +30,7 @@ SAMPLE = pa.struct(
         ("key", pa.string()),
         ("image", pa.large_binary()),
         ("image_name", pa.string()),
+        ("image_error", pa.string()),
         ("tags", pa.list_(pa.string())),
         ("class_numbers", pa.list_(pa.int64())),
         ("tags_error", pa.string()),
@@ -54,13 +58,19 @@ class ChunkSource(Datasource):
     """Reads what remains of some shards. The plan is frozen into the read tasks."""
 
     def __init__(
-        self, work: Sequence[ShardWork], config: InputConfig, shards_per_task: int, reporting: Reporting
+        self,
+        work: Sequence[ShardWork],
+        config: InputConfig,
+        shards_per_task: int,
+        attempts: Attempts,
+        reporting: Reporting,
     ) -> None:
         """Read `work`, `shards_per_task` shards a task, and report to the driver."""
         super().__init__()
         self._reporting = reporting
         self._batches = [work[start : start + shards_per_task] for start in range(0, len(work), shards_per_task)]
         self._config = config
+        self._attempts = attempts
 
     def get_name(self) -> str:
         """Name the source in Ray's progress and metrics."""
@@ -76,7 +86,7 @@ class ChunkSource(Datasource):
         """Give one task per group of shards, whatever parallelism Ray wishes for."""
         return [
             ReadTask(
-                partial(read_rows, tuple(batch), self._config, self._reporting),
+                partial(read_rows, tuple(batch), self._config, self._reporting, self._attempts),
                 BlockMetadata(
                     num_rows=None,
                     size_bytes=sum(item.shard.size_bytes for item in batch),
@@ -90,37 +100,71 @@ class ChunkSource(Datasource):
         ]
 
 
-def read_rows(work: Sequence[ShardWork], config: InputConfig, reporting: Reporting) -> Iterator[pa.Table]:
-    """Read the missing chunks of shards as tables of one row. An outage of their store is waited for."""
+def read_rows(
+    work: Sequence[ShardWork], config: InputConfig, reporting: Reporting, attempts: Attempts | None = None
+) -> Iterator[pa.Table]:
+    """Read the missing chunks of shards as tables of one row. An outage of their store is waited for.
+
+    Args:
+        work: What remains of each shard.
+        config: How they are read.
+        reporting: To whom it is told what is read.
+        attempts: Counts the processes that died with a shard; None: there are no other processes.
+    """
+    attempts = attempts or AttemptCounter()
     with closing(reporting.open()) as pulse:
         for item in work:
-            yield from _read_shard(item, config, pulse)
+            try:
+                yield from _read_shard(item, config, attempts, pulse)
+            except Exception as error:  # noqa: BLE001 (of whatever type: one shard must not end the stream of all others)
+                yield _to_table(describe_failure(item.shard, error))
 
 
-def _read_shard(item: ShardWork, config: InputConfig, pulse: Pulse) -> Iterator[pa.Table]:
-    try:
-        with pulse.busy(f"looking up '{item.shard.uri}'", READ_TIMEOUT_S) as patience:
-            patience.call(lambda: require_unchanged(item.shard))
-        pieces = Resumed[Chunk | ShardEnd](partial(read_missing_chunks, item, config))
-        while True:
-            # Only busy while it reads: a reader whose rows nobody takes is no evidence that anything goes on.
-            with pulse.busy(f"reading '{item.shard.uri}'", READ_TIMEOUT_S) as patience:
-                piece = patience.call(pieces.advance)
-            if piece is None:
-                return
-            if isinstance(piece, Chunk) and item.wanted is not None:
-                piece = replace(piece, samples=tuple(piece.samples[n] for n in item.wanted[piece.index]))
-            yield to_row(item.shard.name, piece)
-    except ShardError as error:
-        yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": str(error)})
-    except OSError as error:
-        # One object that a store does not give (access denied, archived) must not end the stream of all others.
-        message = f"shard '{item.shard.uri}' cannot be read: {error}"
-        yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": message, "is_store_error": True})
+def _read_shard(work: ShardWork, config: InputConfig, attempts: Attempts, pulse: Pulse) -> Iterator[pa.Table]:
+    def start(last: pa.Table | None) -> Iterator[pa.Table]:
+        after = None if last is None else PartName(**last.select(["chunk_index", "end_offset"]).to_pylist()[0])
+        return read_guarded(work.shard.uri, partial(_read_pieces, work, config, after), attempts)
+
+    rows = Resumed[pa.Table](start)
+    while True:
+        # Only busy while it reads: a reader whose rows nobody takes is no evidence that anything goes on.
+        with pulse.busy(f"reading '{work.shard.uri}'", READ_TIMEOUT_S) as patience:
+            row = patience.call(rows.advance)
+        if row is None:
+            return
+        yield row
+
+
+def _read_pieces(work: ShardWork, config: InputConfig, after: PartName | None) -> Iterator[pa.Table]:
+    require_unchanged(work.shard)
+    for piece in read_missing_chunks(work, config, after):
+        if isinstance(piece, Chunk) and work.wanted is not None:
+            piece = replace(piece, samples=tuple(piece.samples[n] for n in work.wanted[piece.index]))
+        yield to_row(work.shard.name, piece)
+
+
+def describe_failure(shard: InputShard, error: Exception) -> dict[str, object]:
+    """Make the fields of the row that ends a shard that cannot be read.
+
+    Of a store that failed (access denied, archived, away) it says so: the shard is tried again in the next wave.
+    """
+    if isinstance(error, LabellingError) and not is_store_failure(error):
+        message = str(error)
+    else:
+        said = str(error) if isinstance(error, OSError) else describe_exception(error)
+        message = f"shard '{shard.uri}' cannot be read: {said}"
+    # The name of a file may hold bytes that are no UTF-8, which Arrow cannot hold.
+    message = message.encode("utf-8", "backslashreplace").decode()
+    return {
+        "shard_name": shard.name,
+        "is_end": True,
+        "error": message,
+        "is_store_error": True if is_store_failure(error) else None,
+    }
 
 
 def read_missing_chunks(
-    work: ShardWork, config: InputConfig, after: Chunk | ShardEnd | None = None
+    work: ShardWork, config: InputConfig, after: PartName | None = None
 ) -> Iterator[Chunk | ShardEnd]:
     """Read the chunks of a shard that are not committed, then its end. What is committed is not read.
 
@@ -130,7 +174,7 @@ def read_missing_chunks(
         after: Go on behind this chunk; None: from the first that is missing.
     """
     end_offsets = {part.chunk_index: part.end_offset for part in work.committed}
-    index, offset = (after.index + 1, after.end_offset) if isinstance(after, Chunk) else (0, 0)
+    index, offset = (0, 0) if after is None else (after.chunk_index + 1, after.end_offset)
     while True:
         while index in end_offsets:
             offset = end_offsets[index]
@@ -167,6 +211,7 @@ def to_samples(row: pa.Table) -> tuple[Sample, ...]:
             key=fields["key"],
             image=fields["image"],
             image_name=fields["image_name"],
+            image_error=fields["image_error"],
             tags=tuple(fields["tags"]),
             class_numbers=tuple(fields["class_numbers"]),
             tags_error=fields["tags_error"],

@@ -4,8 +4,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from models.documents import STRICT, DocumentError, check_fields
@@ -15,6 +16,9 @@ MIN_PATCHES = 196
 """Token budget of a model that was trained on less: it sees enough of a photo to draw it, if not in its training."""
 FORMAT_VERSION = 2
 """Changes when parts or manifests change their meaning; runs of different versions do not mix."""
+ADDED_LATER = MappingProxyType({"is_added_later": True})
+"""Metadata of a field that this format did not have at first: at its default it is left out of descriptions, so that
+runs that were begun without it keep their fingerprint."""
 
 
 class Resolution(StrEnum):
@@ -67,9 +71,12 @@ class InputConfig:
     """A chunk closes once its encoded images reach this many bytes."""
     max_image_pixels: int = 100_000_000
     """Images with more pixels are rejected as too_large before they are decoded."""
+    max_image_bytes: int = field(default=256 * 2**20, metadata=ADDED_LATER)
+    """Encoded images with more bytes are rejected as too_large and never held in memory: 100 million pixels take about
+    100 MB as a good JPEG, and 300 MB without any compression."""
 
     def __post_init__(self) -> None:
-        for name in ("max_chunk_samples", "max_chunk_bytes", "max_image_pixels"):
+        for name in ("max_chunk_samples", "max_chunk_bytes", "max_image_pixels", "max_image_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
         for name in ("tags_field", "image_column", "key_column"):
@@ -212,4 +219,30 @@ def parse_config(described: Mapping[str, Any]) -> LabelConfig:
 
 def describe_config(config: LabelConfig) -> dict[str, Any]:
     """Turn a configuration into plain values for JSON."""
-    return json.loads(json.dumps(asdict(config)))
+    return describe_fields(config)
+
+
+def describe_fields(config: Any) -> dict[str, Any]:
+    """Turn a dataclass of settings into plain values for JSON; fields `ADDED_LATER` only where they are set."""
+    return _leave_out_unset(json.loads(json.dumps(asdict(config))), config)
+
+
+def name_unset(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to the description of a labelling run the fields `ADDED_LATER` that it leaves out, for comparisons."""
+    named = {}
+    for name, values in described.items():
+        part = getattr(LabelConfig(), name, None)
+        later = [item for item in fields(part) if "is_added_later" in item.metadata] if is_dataclass(part) else []
+        named[name] = {item.name: item.default for item in later} | values if later else values
+    return named
+
+
+def _leave_out_unset(described: dict[str, Any], config: Any) -> dict[str, Any]:
+    kept = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if "is_added_later" in item.metadata and value == item.default:
+            continue
+        inner = described[item.name]
+        kept[item.name] = _leave_out_unset(inner, value) if is_dataclass(value) else inner
+    return kept

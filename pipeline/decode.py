@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import ExifTags, Image
 
+from pipeline.image_bounds import find_excess, find_scan_excess
 from pipeline.records import Reason
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -89,11 +90,15 @@ def decode_image(
             size: several times faster for photographs of a camera.
     """
     try:
+        if excess := find_excess(payload):
+            return ImageRejection(reason=Reason.TOO_LARGE, error=f"the image takes too long to decode: {excess}")
         image = open_image(payload, IMAGE_FORMATS)
         width, height = image.size
         if width * height > max_pixels:
             error = f"{width} x {height} pixels are {width * height}, limit {max_pixels}"
             return ImageRejection(reason=Reason.TOO_LARGE, error=error)
+        if excess := find_scan_excess(payload, width * height):
+            return ImageRejection(reason=Reason.TOO_LARGE, error=f"the image takes too long to decode: {excess}")
         return _decode(image, min_short_side_px)
     except UNREADABLE_ERRORS as error:
         return ImageRejection(reason=Reason.UNDECODABLE, error=_describe(error, payload))

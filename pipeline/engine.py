@@ -145,7 +145,7 @@ class RayEngine:
         self._reporting = Reporting(board=board, store_outage_s=options.store_outage_s)
         if run.source is not None:
             self._num_actors, self._asked = 0, {"CPU": REMASK_CPUS}
-            return build_remask_dataset(run, work, self._reporting)
+            return build_remask_dataset(run, work, attempts, self._reporting)
         self._num_actors = options.num_actors
         self._asked = {"GPU": options.gpus_per_actor, "CPU": options.cpus_per_actor}
         return build_dataset(run, work, options, attempts, self._reporting)
@@ -225,8 +225,9 @@ def build_dataset(
     for the store, another is on the device.
     """
     _set_up_context()
+    # Ray Data runs a read task again as often as it dies: `read_guarded` sees to it that this ends.
     chunks = ray.data.read_datasource(
-        ChunkSource(work, run.config.inputs, _count_shards_per_task(work), reporting),
+        ChunkSource(work, run.config.inputs, _count_shards_per_task(work), attempts, reporting),
         num_cpus=READ_CPUS,
         override_num_blocks=len(work),
     )
@@ -246,13 +247,13 @@ def build_dataset(
     )
 
 
-def build_remask_dataset(run: Run, work: Sequence[ShardWork], reporting: Reporting) -> Dataset:
+def build_remask_dataset(run: Run, work: Sequence[ShardWork], attempts: Attempts, reporting: Reporting) -> Dataset:
     """Chain the steps for a run whose maps are kept: rows of manifests -> parts -> counts.
 
     A chunk's masks are made and committed by one task: no step waits for a device, and masks need not travel.
     """
     _set_up_context()
-    source = KeptMapSource(run, work, _count_shards_per_task(work), reporting)
+    source = KeptMapSource(run, work, _count_shards_per_task(work), attempts, reporting)
     rows = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=len(work))
     return rows.map_batches(
         remask_row,
@@ -260,6 +261,7 @@ def build_remask_dataset(run: Run, work: Sequence[ShardWork], reporting: Reporti
         fn_kwargs={
             "run": replace(run, shards=(), source=replace(require_source(run), manifests=())),
             "reporting": reporting,
+            "attempts": attempts,
         },
         batch_size=1,
         batch_format="pyarrow",

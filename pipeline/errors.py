@@ -24,6 +24,10 @@ class ShardError(LabellingError):
     """An input shard that cannot be listed or read."""
 
 
+class ChunkError(LabellingError):
+    """A chunk of which no image can be labelled."""
+
+
 class StorageError(LabellingError, OSError):
     """A store that cannot be reached, or does not let us do what we ask. An `OSError`, as it is on a local disk."""
 
@@ -69,3 +73,18 @@ def is_store_failure(error: BaseException) -> bool:
     (False, True)
     """
     return isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None)
+
+
+MAX_DESCRIBED = 500
+"""Characters of an exception's own words that a message repeats: some repeat what they choked on."""
+
+
+def describe_exception(error: BaseException) -> str:
+    """Say in one line what was raised, for exceptions that are not ours; what cannot be printed is escaped.
+
+    >>> describe_exception(KeyError("a\x1b[2J")), describe_exception(MemoryError())
+    ("KeyError: 'a\\\\x1b[2J'", 'MemoryError')
+    """
+    said = " ".join(str(error)[:MAX_DESCRIBED].split())
+    said = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in said)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -13,8 +13,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from pipeline.errors import LabellingError
+from pipeline.errors import ChunkError, LabellingError
 from pipeline.records import PART_SCHEMA, Reason, Sample, Status
+
+MAX_CULPRITS = 16
+"""After so many images at the start of a chunk that all failed, each alone, the rest is not tried: each costs a process
+that loads the model."""
 
 CRASHED = "the process that labelled this image died or hung, again with this image alone; look at the image"
 
@@ -39,20 +43,19 @@ def label_isolated(make_labeler: Callable[[], Labeler], samples: Sequence[Sample
         samples: The samples of a chunk.
 
     Raises:
-        LabellingError: The child dies without any image, or with each of several: the machine is at fault.
+        ChunkError: Labelling fails with each of several images.
+        LabellingError: The child dies without any image: the machine is at fault.
     """
     with _Child(make_labeler) as child:
         rows = child.try_label(samples)
         if isinstance(rows, pa.Table):
             return rows
-        singles = [child.try_label((sample,)) for sample in samples]
+        singles: list[pa.Table | str] = []
+        for sample in samples:
+            singles.append(child.try_label((sample,)))
+            if len(singles) in (MAX_CULPRITS, len(samples)) and not any(isinstance(one, pa.Table) for one in singles):
+                _require_one_alone(samples, singles)
         errors = {place: answer for place, answer in enumerate(singles) if isinstance(answer, str)}
-        if len(errors) == len(samples) > 1:
-            raise LabellingError(
-                f"labelling fails with every one of {len(samples)} images from '{samples[0].key}' on, each alone, so "
-                f"the machine or the model is at fault rather than the images: {errors[0]}; look at the log of the "
-                "worker"
-            )
         kept = [sample for place, sample in enumerate(samples) if place not in errors]
         together = child.try_label(kept)
     # Together they may still ask for more than one by one; the rows of each alone are as good.
@@ -64,6 +67,14 @@ def label_isolated(make_labeler: Callable[[], Labeler], samples: Sequence[Sample
     remaining = iter(labelled)
     merged = [_reject(sample, errors[n]) if n in errors else next(remaining) for n, sample in enumerate(samples)]
     return pa.Table.from_pylist(merged, schema=PART_SCHEMA)
+
+
+def _require_one_alone(samples: Sequence[Sample], errors: Sequence[object]) -> None:
+    if len(samples) > 1:
+        raise ChunkError(
+            f"labelling fails with every one of {len(errors)} images from '{samples[0].key}' on, each alone, so the "
+            f"machine or the model may be at fault rather than the images: {errors[0]}; look at the log of the worker"
+        )
 
 
 def _reject(sample: Sample, error: str) -> dict[str, Any]:

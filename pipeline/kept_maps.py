@@ -5,7 +5,7 @@ manifest -> row groups, which are the chunks -> rows without their masks, and th
 This module and what it imports do without PyTorch: tasks that read start in a fraction of the time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +15,11 @@ import pyarrow as pa
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from pipeline.attempts import AttemptCounter, Attempts
 from pipeline.commit import locate_manifest
 from pipeline.config import InputConfig, LabelConfig, PixelRefinement
-from pipeline.errors import LabellingError, ManifestError, is_store_failure
+from pipeline.errors import LabellingError, ManifestError, describe_exception, is_store_failure
+from pipeline.guarded_reads import read_guarded
 from pipeline.kept_images import read_images
 from pipeline.manifests import Manifest, stream_manifest
 from pipeline.outage import Resumed
@@ -122,7 +124,9 @@ def require_maps(labels_uri: str, record: Mapping[str, Any]) -> None:
 class KeptMapSource(Datasource):
     """Reads what remains of some published shards. The plan is frozen into the read tasks."""
 
-    def __init__(self, run: Run, work: Sequence[ShardWork], shards_per_task: int, reporting: Reporting) -> None:
+    def __init__(
+        self, run: Run, work: Sequence[ShardWork], shards_per_task: int, attempts: Attempts, reporting: Reporting
+    ) -> None:
         """Read `work`, `shards_per_task` shards a task, and report to the driver."""
         super().__init__()
         self._reporting = reporting
@@ -130,6 +134,7 @@ class KeptMapSource(Datasource):
         pairs = pair_with_manifests(source, work)
         self._fingerprint = source.fingerprint
         self._inputs = choose_inputs(run.config)
+        self._attempts = attempts
         self._batches = [pairs[start : start + shards_per_task] for start in range(0, len(pairs), shards_per_task)]
 
     def get_name(self) -> str:
@@ -150,7 +155,7 @@ class KeptMapSource(Datasource):
         """Give one task per group of shards, whatever parallelism Ray wishes for."""
         return [
             ReadTask(
-                partial(read_kept_rows, batch, self._fingerprint, self._inputs, self._reporting),
+                partial(read_kept_rows, batch, self._fingerprint, self._inputs, self._reporting, self._attempts),
                 BlockMetadata(
                     num_rows=None,
                     size_bytes=self._count_bytes(batch),
@@ -191,6 +196,7 @@ def read_kept_rows(
     fingerprint: str,
     inputs: InputConfig | None,
     reporting: Reporting,
+    attempts: Attempts | None = None,
 ) -> Iterator[pa.Table]:
     """Read the chunks of manifests whose masks are not committed, as tables of one row; then the end of each shard.
 
@@ -202,35 +208,47 @@ def read_kept_rows(
         fingerprint: Of the run that made the manifests.
         inputs: How images are read from the shards; None: they are not needed, and no shard is read.
         reporting: To whom it is told what is read.
+        attempts: Counts the processes that died with a shard; None: there are no other processes.
     """
+    attempts = attempts or AttemptCounter()
     with closing(reporting.open()) as pulse:
-        yield from _read_all(work, fingerprint, inputs, pulse)
+        for item, manifest in work:
+            read = partial(_read_shard, item, manifest, fingerprint, inputs)
+            try:
+                yield from _read_patiently(read, item.shard.uri, attempts, pulse)
+            except Exception as error:  # noqa: BLE001 (of whatever type: one shard must not end the stream of all others)
+                yield _to_table(_describe_failure(item.shard, manifest, error))
 
 
-def _read_all(
-    work: Sequence[tuple[ShardWork, InputShard]], fingerprint: str, inputs: InputConfig | None, pulse: Pulse
+def _read_patiently(
+    read: Callable[[int], Iterator[pa.Table]], uri: str, attempts: Attempts, pulse: Pulse
 ) -> Iterator[pa.Table]:
-    for item, manifest in work:
-        doing = f"reading '{manifest.uri}'"
-        try:
-            with pulse.busy(doing, READ_TIMEOUT_S) as patience:
-                patience.call(partial(require_unchanged, manifest))
-            rows = Resumed[pa.Table](partial(_read_shard, item, manifest, fingerprint, inputs))
-            while True:
-                with pulse.busy(doing, READ_TIMEOUT_S) as patience:
-                    row = patience.call(rows.advance)
-                if row is None:
-                    break
-                yield row
-        except (LabellingError, OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
-            if not isinstance(error, LabellingError | FileNotFoundError):
-                reason = f"manifest '{manifest.uri}' cannot be read: {reason}; label its shard again if it is damaged"
-            fields = {"shard_name": item.shard.name, "is_end": True, "error": reason}
-            # A manifest that is gone stays so; a store that failed may give it in the next wave.
-            yield _to_table(
-                fields | {"is_store_error": is_store_failure(error) and not isinstance(error, FileNotFoundError)}
-            )
+    """Read the rows of a shard; go on behind the last one after an outage."""
+
+    def start(last: pa.Table | None) -> Iterator[pa.Table]:
+        first_chunk = 0 if last is None else last["chunk_index"][0].as_py() + 1
+        return read_guarded(uri, partial(read, first_chunk), attempts)
+
+    rows = Resumed[pa.Table](start)
+    while True:
+        # Only busy while it reads: a reader whose rows nobody takes is no evidence that anything goes on.
+        with pulse.busy(f"reading the manifest of '{uri}'", READ_TIMEOUT_S) as patience:
+            row = patience.call(rows.advance)
+        if row is None:
+            return
+        yield row
+
+
+def _describe_failure(shard: InputShard, manifest: InputShard, error: Exception) -> dict[str, object]:
+    if isinstance(error, LabellingError | FileNotFoundError):
+        reason = " ".join(str(error).split())
+    else:
+        said = describe_exception(error)
+        reason = f"manifest '{manifest.uri}' cannot be read: {said}; label its shard again if it is damaged"
+    # A manifest that is gone stays so; a store that failed may give it in the next wave.
+    is_store_error = is_store_failure(error) and not isinstance(error, FileNotFoundError)
+    reason = reason.encode("utf-8", "backslashreplace").decode()
+    return {"shard_name": shard.name, "is_end": True, "error": reason, "is_store_error": is_store_error}
 
 
 def _read_shard(
@@ -238,17 +256,16 @@ def _read_shard(
     listed: InputShard,
     fingerprint: str,
     inputs: InputConfig | None,
-    after: pa.Table | None = None,
+    first_chunk: int,
 ) -> Iterator[pa.Table]:
-    """Read the missing chunks of a manifest, then its end; go on behind the chunk of the row `after`."""
+    """Read the missing chunks of a manifest from a chunk on, then its end."""
+    require_unchanged(listed)
     committed = {part.chunk_index for part in work.committed}
-    if after is not None:
-        committed |= set(range(after["chunk_index"][0].as_py() + 1))
     name = work.shard.name
     with stream_manifest(listed.uri) as manifest:
         _require_chunks(manifest, work.shard, fingerprint)
         chunks = manifest.footer["chunks"]
-        missing = [index for index in range(len(chunks)) if index not in committed]
+        missing = [index for index in range(first_chunk, len(chunks)) if index not in committed]
         images = None if inputs is None else read_images(work.shard, inputs, manifest, missing)
         for index in missing:
             of_chunk = None if images is None else next(images)[1]

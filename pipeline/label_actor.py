@@ -15,7 +15,7 @@ from pipeline.attempts import MAX_DEATHS, Attempts
 from pipeline.bundles import load_bundle
 from pipeline.chunk_source import to_samples
 from pipeline.commit import commit_chunk, describe_row
-from pipeline.errors import LabellingError
+from pipeline.errors import ChunkError, LabellingError, describe_exception, is_store_failure
 from pipeline.isolation import label_isolated
 from pipeline.labeler import ChunkLabeler
 from pipeline.outage import DEFAULT_OUTAGE_S
@@ -158,13 +158,27 @@ class LabelChunks:
                 "when a child process labelled it; look at their logs (memory?), then run the same command again"
             )
             return describe_row(fields | {"is_end": True, "error": error})
-        with self._pulse.busy(f"labelling {chunk}"):
-            rows = self._label(chunk, to_samples(row), num_deaths)
+        try:
+            with self._pulse.busy(f"labelling {chunk}"):
+                rows = self._label(chunk, to_samples(row), num_deaths)
+        except Exception as error:  # noqa: BLE001 (whatever images provoke is their shard's alone)
+            return self._give_up(chunk, fields, error)
         self._watch_non_finite(rows, num_deaths)
         with self._pulse.busy(f"committing {chunk}", COMMIT_TIMEOUT_S) as patience:
             committed = patience.call(lambda: commit_chunk(rows, fields, self._run))
         self._attempts.finish(chunk)
         return committed
+
+    def _give_up(self, chunk: str, fields: dict[str, Any], error: Exception) -> pa.Table:
+        """Fail the shard of a chunk; what is the machine's or the store's fault is raised again."""
+        is_of_chunk = isinstance(error, ChunkError) or not isinstance(error, LabellingError)
+        if not is_of_chunk or is_store_failure(error):
+            raise error
+        # If it is this process after all, then no other shard should fail by it.
+        self._num_misses += 1
+        self._attempts.finish(chunk)
+        said = str(error) if isinstance(error, LabellingError) else describe_exception(error)
+        return describe_row(fields | {"is_end": True, "error": f"shard '{fields['shard_name']}': {said}"})
 
     def _label(self, chunk: str, samples: Sequence[Sample], num_deaths: int) -> pa.Table:
         started_s = time.monotonic()

@@ -25,7 +25,7 @@ from models.mctformer import MCTformer
 from pipeline.class_mapper import ClassMapper, ImageEvidence
 from pipeline.config import LabelConfig, PixelRefinement, settle_config
 from pipeline.decode import DecodedImage, ImageRejection, decode_image, place_on_stored_pixels
-from pipeline.masks import build_palette, encode_class_maps, encode_mask
+from pipeline.masks import build_palette, encode_class_maps, encode_mask, name_mask_file
 from pipeline.records import PART_SCHEMA, Reason, Sample, Status
 from pipeline.views import choose_frame_size, choose_shortest_side, choose_working_size, resize_rgb
 from pipeline.vocabulary import Vocabulary
@@ -199,6 +199,8 @@ class ChunkLabeler:
         row: dict[str, Any] = {"key": sample.key}
         if sample.download_error:
             return position, _reject(row, Reason.DOWNLOAD_FAILED, sample.download_error)
+        if sample.image_error:
+            return position, _reject(row, Reason.TOO_LARGE, sample.image_error)
         if sample.image is None:
             return position, _reject(row, Reason.NO_IMAGE, "no jpg, jpeg, png or webp member with this key")
         row["image_sha256"] = hashlib.sha256(sample.image).hexdigest()
@@ -253,7 +255,7 @@ class ChunkLabeler:
         stored = place_on_stored_pixels(evidence.enlarge_mask(), image.row["exif_orientation"])
         row = image.row | {
             "status": str(Status.LABELLED),
-            "mask": {"bytes": encode_mask(stored, self._palette), "path": f"{image.row['key']}.png"},
+            "mask": {"bytes": encode_mask(stored, self._palette), "path": name_mask_file(image.row["key"])},
             "class_ids": list(evidence.class_ids),
             "suggested_class_ids": list(evidence.suggested_class_ids),
             **evidence.compute_stats(),

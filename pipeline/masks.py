@@ -3,10 +3,13 @@
 A pseudo label holds 0 for background, 1..C for the classes and 255 for pixels that are ignored.
 """
 
+import hashlib
 import io
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -24,6 +27,16 @@ MAX_CLASSES = IGNORE_LABEL - 1
 
 VOID_COLOUR = (224, 224, 192)
 """How PASCAL VOC paints pixels that are ignored."""
+
+MAX_NAME_BYTES = 200
+"""File systems allow 255; tools add suffixes."""
+
+_UNSAFE = re.compile(
+    # Separators, of drives and streams too; the sign that escapes; a dot at either end or behind another.
+    r"[/\\:%]|\A\.|(?<=\.)\.|\.\Z"
+    # Control characters and halves of pairs; what turns, joins or hides the letters beside it.
+    "|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 def label_pixels(
@@ -109,6 +122,23 @@ def encode_mask(mask: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "256 
     png = io.BytesIO()
     image.save(png, "PNG", compress_type=zlib.Z_RLE)
     return png.getvalue()
+
+
+def name_mask_file(key: str) -> str:
+    """Name the file of a mask: a plain name in any folder, whatever the key is, and another one for every key.
+
+    Readers may write a mask under its `path`, and a key is anything that its archive says.
+
+    >>> name_mask_file("photo 1"), name_mask_file("dogs/1"), name_mask_file("../../x")
+    ('photo 1.png', 'dogs%2F1.png', '%2E%2E%2F.%2E%2Fx.png')
+    """
+    name = _UNSAFE.sub(lambda found: quote(found[0], safe="", errors="surrogatepass").replace(".", "%2E"), key)
+    content = name.encode()
+    if len(content) > MAX_NAME_BYTES:
+        # No name that was not cut holds this sign before anything but two digits.
+        digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:32]
+        name = f"{content[: MAX_NAME_BYTES - 40].decode(errors='ignore')}%-{digest}"
+    return f"{name}.png"
 
 
 def decode_mask(payload: bytes) -> UInt8[np.ndarray, "h w"]:

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from pipeline.config import InputConfig
 from pipeline.errors import ShardError, is_store_failure
-from pipeline.records import InputShard, Sample
+from pipeline.parquet_pages import HostilePageError, PageGuard
+from pipeline.records import InputShard, Sample, tell_image_size
 from pipeline.sample_tags import find_download_error, read_tag_cell
 from pipeline.storage import ByteStream, open_random
 
@@ -25,6 +26,10 @@ BATCH_ROWS = 16
 """Rows in memory at a time, besides pages (which are as large as the writer made them) and buffers."""
 BUFFER_BYTES = 8 * 2**20
 """What is fetched of a column at a time. Without a buffer that would be all images of a row group at once."""
+LARGE_COLUMN_BYTES = 64 * 2**20
+"""Of a row group with a larger column, rows are read one by one."""
+MAX_KEY_LETTERS = 4096
+"""As long as a path may be; a longer key names nothing, and would be kept in its row and in messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +57,7 @@ def read_parquet_samples(shard: InputShard, config: InputConfig, start_row: int 
         StorageError: The store failed.
     """
     with _open(shard) as stream:
-        yield from _read_rows(shard, stream, config, start_row)
+        yield from _read_rows(shard, PageGuard(stream, config.max_image_bytes), config, start_row)
 
 
 def count_parquet_rows(shard: InputShard) -> int:
@@ -76,6 +81,8 @@ def _open(shard: InputShard) -> Iterator[ByteStream]:
     with closing(stream):
         try:
             yield stream
+        except HostilePageError as error:
+            raise ShardError(f"shard '{shard.uri}' cannot be read: {error}, or leave it out") from error
         except (pa.ArrowException, OSError) as error:
             if is_store_failure(error):
                 raise
@@ -83,7 +90,7 @@ def _open(shard: InputShard) -> Iterator[ByteStream]:
 
 
 def _read_rows(
-    shard: InputShard, stream: ByteStream, config: InputConfig, start_row: int
+    shard: InputShard, stream: PageGuard, config: InputConfig, start_row: int
 ) -> Iterator[tuple[int, Sample]]:
     file = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
     columns = _choose_columns(shard, file.schema_arrow, config)
@@ -93,38 +100,65 @@ def _read_rows(
         stop_row += file.metadata.row_group(group).num_rows
         if stop_row <= start_row:
             continue
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns.list_names(), use_threads=False):
+        names = columns.list_names()
+        stream.expect(file, group, names)
+        num_rows = _choose_batch_rows(file.metadata.row_group(group))
+        for batch in file.iter_batches(num_rows, row_groups=[group], columns=names, use_threads=False):
             for place in range(max(start_row - row, 0), batch.num_rows):
-                yield row + place, _make_sample(batch, place, row + place, columns)
+                yield row + place, _make_sample(batch, place, row + place, columns, config.max_image_bytes)
             row += batch.num_rows
         if row != stop_row:
             raise _blame_file(shard, f"it ends at row {row}, its footer promises more")
+
+
+def _choose_batch_rows(group: pq.RowGroupMetaData) -> int:
+    """Choose how many rows are in memory at a time: rows that refer to one large value each get a copy of it."""
+    sizes = [group.column(place).total_uncompressed_size for place in range(group.num_columns)]
+    return BATCH_ROWS if max(sizes, default=0) <= LARGE_COLUMN_BYTES else 1
 
 
 def _blame_file(shard: InputShard, reason: str) -> ShardError:
     return ShardError(f"shard '{shard.uri}' is no readable Parquet file: {reason}; copy it again or leave it out")
 
 
-def _make_sample(batch: pa.RecordBatch, place: int, row: int, columns: _Columns) -> Sample:
+def _make_sample(batch: pa.RecordBatch, place: int, row: int, columns: _Columns, max_image_bytes: int) -> Sample:
     images = batch.column(columns.image)
     if pa.types.is_struct(images.type):
         images = pc.struct_field(images, "bytes")
-    image = images[place].as_py()
+    num_bytes = _count_bytes(images[place])
+    image_error = tell_image_size(num_bytes, max_image_bytes) if num_bytes > max_image_bytes else ""
+    image = None if image_error else images[place].as_py()
     found = read_tag_cell(columns.tags, batch.column(columns.tags)[place])
     key = _read_cell(batch, place, columns.key)
     said = {
         "status": _read_cell(batch, place, columns.status),
         "error_message": _read_cell(batch, place, columns.error_message),
     }
+    has_image = image is not None or bool(image_error)
     return Sample(
-        key=f"{row:09d}" if key in (None, "") else str(key),
+        key=f"{row:09d}" if key in (None, "") else _require_short(str(key), row),
         image=image,
-        image_name="" if image is None else columns.image,
+        image_name=columns.image if has_image else "",
+        image_error=image_error,
         tags=found.tags,
         class_numbers=found.class_numbers,
         tags_error=found.error,
-        download_error=find_download_error(said) if image is None else "",
+        download_error="" if has_image else find_download_error(said),
     )
+
+
+def _count_bytes(cell: pa.Scalar) -> int:
+    """Count the bytes of a cell without copying them."""
+    buffer = cell.as_buffer() if cell.is_valid else None
+    return 0 if buffer is None else buffer.size
+
+
+def _require_short(key: str, row: int) -> str:
+    if len(key) > MAX_KEY_LETTERS:
+        raise HostilePageError(
+            f"the key of row {row} has {len(key)} letters, limit {MAX_KEY_LETTERS}; write shorter ones"
+        )
+    return key
 
 
 def _read_cell(batch: pa.RecordBatch, place: int, column: str | None) -> Any:

@@ -62,6 +62,8 @@ class Sample:
     """Encoded image; None when the sample has none."""
     image_name: str = ""
     """Suffix of the image's member, such as `jpg`; empty without an image."""
+    image_error: str = ""
+    """Why the image was not read although there is one: it is too large; empty when it was."""
     tags: tuple[str, ...] = ()
     class_numbers: tuple[int, ...] = ()
     """Zero-based class numbers of a numeric `.cls` member."""
@@ -71,6 +73,11 @@ class Sample:
     """Why whoever collected the images has none here, in their words; empty when they do not say."""
     is_continuation: bool = False
     """True when the archive showed this key before, apart from this run of members."""
+
+
+def tell_image_size(num_bytes: int, limit: int) -> str:
+    """Say that an encoded image is larger than a run takes."""
+    return f"the image has {num_bytes} bytes, limit {limit} (--inputs.max-image-bytes)"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,14 @@ import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from pipeline.attempts import MAX_DEATHS, AttemptCounter, Attempts
 from pipeline.bundles import load_bundle
 from pipeline.commit import commit_chunk, describe_row
 from pipeline.config import LabelConfig, MapConfig, PixelRefinement
 from pipeline.decode import place_on_stored_pixels
-from pipeline.errors import BundleError, LabellingError
+from pipeline.errors import BundleError, LabellingError, ShardError, describe_exception, is_store_failure
 from pipeline.kept_maps import KeptRun, decode_rows, require_source
-from pipeline.masks import build_palette, encode_mask
+from pipeline.masks import build_palette, encode_mask, name_mask_file
 from pipeline.pixel_maps import draw_mask, enlarge_mask, take_class_scales
 from pipeline.pulse import Reporting
 from pipeline.records import PART_SCHEMA, Reason, Status
@@ -87,15 +88,16 @@ def find_patch_size(kept: KeptRun, config: LabelConfig) -> int | None:
     return model.config.patch_size
 
 
-def remask_row(row: pa.Table, run: Run, reporting: Reporting) -> pa.Table:
+def remask_row(row: pa.Table, run: Run, reporting: Reporting, attempts: Attempts | None = None) -> pa.Table:
     """Make and commit the masks of one chunk; the end of a shard passes through.
 
-    Maps or images that cannot be used fail their shard, and no other.
+    Maps or images that cannot be used fail their shard, and no other. So does a chunk with which processes die.
 
     Args:
         row: One row of `kept_maps.KEPT_SCHEMA`, or none.
         run: What is made; its list of shards is not looked at.
         reporting: To whom it is told what is done.
+        attempts: Counts the processes that died with a chunk; None: there are no other processes.
 
     Returns:
         A row of `commit.COMMITTED_SCHEMA`, or none.
@@ -105,13 +107,21 @@ def remask_row(row: pa.Table, run: Run, reporting: Reporting) -> pa.Table:
     fields: dict[str, Any] = row.drop_columns(["rows", "images"]).to_pylist()[0] if row.num_rows else {}
     if not fields or fields["is_end"]:
         return describe_row(fields)
+    attempts = attempts or AttemptCounter()
     chunk = f"{fields['shard_name']}/{fields['chunk_index']:06d}"
     with closing(reporting.open()) as pulse, pulse.busy(f"making masks of {chunk}") as patience:
         try:
+            if (num_deaths := attempts.begin(chunk)) >= MAX_DEATHS:
+                raise ShardError(f"{num_deaths} processes died with chunk {fields['chunk_index']}; look at their logs")
             rows = remask_rows(decode_rows(row["rows"][0].as_py()), row["images"][0].as_py(), run)
-        except LabellingError as error:
-            return describe_row(fields | {"is_end": True, "error": f"shard '{fields['shard_name']}': {error}"})
-        return patience.call(lambda: commit_chunk(rows, fields, run))
+        except Exception as error:  # whatever the maps or images of a chunk provoke is their shard's alone
+            if not isinstance(error, LabellingError) and is_store_failure(error):
+                raise
+            said = str(error) if isinstance(error, LabellingError) else describe_exception(error)
+            return describe_row(fields | {"is_end": True, "error": f"shard '{fields['shard_name']}': {said}"})
+        committed = patience.call(lambda: commit_chunk(rows, fields, run))
+    attempts.finish(chunk)
+    return committed
 
 
 def remask_rows(rows: pa.Table, images: Sequence[bytes | None] | None, run: Run) -> pa.Table:
@@ -169,6 +179,6 @@ def _remask(
     stats = compute_mask_stats(pixel_maps, mask, class_ids, *thresholds, has_background=has_background)
     stored = place_on_stored_pixels(enlarge_mask(mask, measure_upright(row)), row["exif_orientation"])
     return row | {
-        "mask": {"bytes": encode_mask(stored, palette), "path": f"{row['key']}.png"},
+        "mask": {"bytes": encode_mask(stored, palette), "path": name_mask_file(row["key"])},
         **join_mask_stats(row["classes"], stats, doubtful),
     }

@@ -31,8 +31,15 @@ from pipeline.resume import Plan, ShardWork
 from pipeline.run import Run, describe_identity, list_differences, read_run
 from pipeline.storage import delete
 
-CHANGEABLE = (("config", "inputs", "max_image_pixels"), ("config", "inputs", "tags_field"), ("vocabulary", "aliases"))
-CHANGEABLE_TEXT = "--inputs.max-image-pixels, --inputs.tags-field, and the aliases of the vocabulary"
+CHANGEABLE = (
+    ("config", "inputs", "max_image_pixels"),
+    ("config", "inputs", "max_image_bytes"),
+    ("config", "inputs", "tags_field"),
+    ("vocabulary", "aliases"),
+)
+CHANGEABLE_TEXT = (
+    "--inputs.max-image-pixels, --inputs.max-image-bytes, --inputs.tags-field, and the aliases of the vocabulary"
+)
 HOPELESS = frozenset({Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE, Reason.NO_IMAGE, Reason.DOWNLOAD_FAILED})
 """Reasons that lie in the shard: labelling again cannot change them, and a changed shard is another run."""
 NUM_THREADS = 16
@@ -86,7 +93,7 @@ def open_retry(run: Run, reasons: Sequence[str]) -> tuple[Run, RetryOrder]:
         reasons=tuple(reasons), id=compute_fingerprint({"identity": wanted, "reasons": list(reasons)})[:16]
     )
     for path in CHANGEABLE:
-        _set(wanted, path, _get(existing, path))
+        _copy(path, existing, wanted)
     if differences := list_differences(existing, wanted):
         raise RunConflictError(
             f"'{run.out_uri}' holds another run: {'; '.join(differences)}; a retry may only change {CHANGEABLE_TEXT}"
@@ -221,11 +228,11 @@ def _require_run(manifest: Manifest, fingerprint: str, shard: InputShard) -> Non
         )
 
 
-def _get(fields: dict[str, Any], path: Sequence[str]) -> Any:
-    for name in path:
-        fields = fields[name]
-    return fields
-
-
-def _set(fields: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    _get(fields, path[:-1])[path[-1]] = value
+def _copy(path: Sequence[str], source: dict[str, Any], target: dict[str, Any]) -> None:
+    """Make a field of one description that of another; a field that is left out there is left out here."""
+    *folders, name = path
+    for folder in folders:
+        source, target = source[folder], target[folder]
+    target.pop(name, None)
+    if name in source:
+        target[name] = source[name]

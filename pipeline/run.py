@@ -14,6 +14,7 @@ from pipeline.config import (
     LabelConfig,
     compute_fingerprint,
     describe_config,
+    name_unset,
     parse_config,
     to_canonical_json,
 )
@@ -217,7 +218,7 @@ def list_differences(existing: dict[str, Any], wanted: dict[str, Any]) -> list[s
         if existing.get(name) != wanted[name]:
             differences.append(f"{name} was {existing.get(name)!r}, is {wanted[name]!r}")
     for name in ("vocabulary", "config"):
-        before, after = flatten(existing.get(name)), flatten(wanted[name])
+        before, after = (_flatten_entry(record.get(name)) for record in (existing, wanted))
         differences += [
             f"{name}.{key} was {before.get(key)!r}, is {after.get(key)!r}"
             for key in sorted(before.keys() | after.keys())
@@ -234,6 +235,10 @@ def _list_source_differences(before: dict[str, Any] | None, after: dict[str, Any
     if before["fingerprint"] != after["fingerprint"]:
         return ["the kept maps are those of another run"]
     return _list_input_differences(before["manifests"], after["manifests"])
+
+
+def _flatten_entry(entry: Any) -> dict[str, Any]:
+    return flatten(name_unset(entry) if isinstance(entry, dict) else entry)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from braceexpand import braceexpand
 
 from pipeline.config import InputConfig
-from pipeline.errors import ShardError
+from pipeline.errors import LabellingError, ShardError, describe_exception, is_store_failure
 from pipeline.parquet_reader import read_parquet_samples
 from pipeline.records import PARQUET_SUFFIX, RUN_FILE, Chunk, InputShard, Sample, ShardEnd
 from pipeline.sample_tags import find_json_download_error, read_tags
@@ -83,8 +83,24 @@ def read_chunks(
     hidden, called `__..__`, without a suffix, or no plain files.
 
     Raises:
-        ShardError: The shard is gone, or neither a tar archive nor a Parquet file that fits the configuration.
+        ShardError: The shard is gone, or neither a tar archive nor a Parquet file that fits the configuration; or
+            reading it raises anything else that is not the store's failure.
     """
+    try:
+        yield from _group_samples(shard, config, start_offset, first_chunk)
+    except LabellingError:
+        raise
+    except Exception as error:  # parsers raise anything on hostile bytes, and no shard may end the reading of others
+        if is_store_failure(error):
+            raise
+        raise ShardError(
+            f"shard '{shard.uri}' cannot be read: {describe_exception(error)}; copy it again or leave it out"
+        ) from error
+
+
+def _group_samples(
+    shard: InputShard, config: InputConfig, start_offset: int, first_chunk: int
+) -> Iterator[Chunk | ShardEnd]:
     index, num_bytes, num_ignored = first_chunk, 0, 0
     samples: list[Sample] = []
     keys: set[str] = set()
@@ -105,7 +121,7 @@ def read_chunks(
 def _read_samples(shard: InputShard, config: InputConfig, start: int) -> Iterator[tuple[int, Sample | ArchiveEnd]]:
     """Read the samples of a shard from an offset on, each with its own, and then the end."""
     if not shard.is_parquet:
-        for group in read_groups(shard, start):
+        for group in read_groups(shard, start, max_image_bytes=config.max_image_bytes):
             yield group.offset, group if isinstance(group, ArchiveEnd) else _make_sample(group, config)
         return
     number = start - 1
@@ -138,15 +154,16 @@ def describe_change(shard: InputShard, found: StoredObject) -> str:
 
 
 def _make_sample(group: MemberGroup, config: InputConfig) -> Sample:
-    found = read_tags(group.key, group.tag_payloads, config.tags_field)
+    found = read_tags(group.key, group.tag_payloads, config.tags_field, group.oversized_tags)
     return Sample(
         key=group.key,
         image=group.image,
         image_name=group.image_name,
+        image_error=group.image_error,
         tags=found.tags,
         class_numbers=found.class_numbers,
         tags_error=found.error,
-        download_error="" if group.image is not None else find_json_download_error(group.tag_payloads.get("json")),
+        download_error="" if group.image_name else find_json_download_error(group.tag_payloads.get("json")),
     )
 
 

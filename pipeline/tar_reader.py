@@ -1,18 +1,30 @@
 """Tar archives as a sequence of samples: members of one key that follow each other, as WebDataset writes them."""
 
+import os
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 
 from pipeline.errors import ShardError
-from pipeline.records import InputShard
+from pipeline.records import InputShard, tell_image_size
+from pipeline.sample_tags import MAX_TAGS_BYTES
 from pipeline.storage import ByteStream, open_stream
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 SKIP_BYTES = 2**20
+MIN_JUMP_BYTES = 64 * 2**20
+"""What is passed over is read, as a store is asked ahead anyway; of more the store is not asked."""
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
 TAG_SUFFIXES = frozenset({"json", "txt", "cls"})
+
+MAX_HEADER_BYTES = 2**18
+"""What the headers of one member may take, chained ones included: `tarfile` holds them in memory. Long names take a few
+kilobytes, extended attributes up to 64."""
+MAX_DIGITS = 255
+"""Digits in a row in such headers, as long as a file name may be: `tarfile` needs their square in steps."""
+_LONG_NUMBER = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
 
 
 @dataclass(kw_only=True)
@@ -24,8 +36,17 @@ class MemberGroup:
     """Where the first member's headers start in the archive, in bytes."""
     image: bytes | None = None
     image_name: str = ""
+    image_error: str = ""
+    """Why there is a name and no image."""
     tag_payloads: dict[str, bytes] = field(default_factory=dict)
     """Contents of the members that may hold tags, by suffix."""
+    oversized_tags: dict[str, int] = field(default_factory=dict)
+    """Bytes of such members that are too large to be read, by suffix."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is a member for the image and one for the tags, whatever they hold."""
+        return bool(self.image_name and (self.tag_payloads or self.oversized_tags))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +85,10 @@ class _BrokenArchiveError(Exception):
         self.is_inside_sample = is_inside_sample
 
 
+class _HostileHeaderError(Exception):
+    """A header that is no ordinary one; the message says what is wrong with it."""
+
+
 class _Tape:
     """A stream as `tarfile` wants it: positions are those in the archive, seeks go forward only."""
 
@@ -74,11 +99,34 @@ class _Tape:
         self.last_read = b""
         self.is_at_end = False
         self.end_mark_offset = position
+        self._num_header_bytes = 0
+
+    def begin_headers(self) -> None:
+        """Note that what `tarfile` reads next are the headers of another member."""
+        self._num_header_bytes = 0
 
     def tell(self) -> int:
         return self._position
 
     def read(self, size: int) -> bytes:
+        """Read for `tarfile`, which asks for headers alone, of whatever size they say they are.
+
+        Raises:
+            _HostileHeaderError: It asks for too many, or they hold what it cannot take.
+        """
+        self._num_header_bytes += size
+        if self._num_header_bytes > MAX_HEADER_BYTES:
+            raise _HostileHeaderError(
+                f"the headers of a member before byte {self._position + size} take more than {MAX_HEADER_BYTES} bytes"
+            )
+        block = self.take(size)
+        if size > BLOCK_BYTES and _LONG_NUMBER.search(block):
+            raise _HostileHeaderError(
+                f"a header before byte {self._position} holds more than {MAX_DIGITS} digits in a row"
+            )
+        return block
+
+    def take(self, size: int) -> bytes:
         """Read `size` bytes; fewer only at the end of the stream."""
         pieces = [self._pending[:size]]
         self._pending = self._pending[size:]
@@ -94,11 +142,15 @@ class _Tape:
     def seek(self, position: int) -> None:
         if position < self._position:
             raise tarfile.ReadError("a header points back")
-        while self._position < position and self.read(min(SKIP_BYTES, position - self._position)):
+        if position - self._position > MIN_JUMP_BYTES:
+            # Not beyond the end: where an archive breaks off is reported.
+            self._position = self._stream.seek(min(position, self._stream.seek(0, os.SEEK_END)))
+            self._pending = b""
+        while self._position < position and self.take(min(SKIP_BYTES, position - self._position)):
             pass
 
     def peek_block(self) -> bytes:
-        block = self.read(BLOCK_BYTES)
+        block = self.take(BLOCK_BYTES)
         self._pending = block + self._pending
         self._position -= len(block)
         return block
@@ -107,13 +159,16 @@ class _Tape:
         self._stream.close()
 
 
-def read_groups(shard: InputShard, start_offset: int = 0) -> Iterator[MemberGroup | ArchiveEnd]:
+def read_groups(
+    shard: InputShard, start_offset: int = 0, *, max_image_bytes: int
+) -> Iterator[MemberGroup | ArchiveEnd]:
     """Read the samples of an archive in order, then how it ended.
 
-    A group is given once the next one starts. An archive that breaks off gives what is whole before that.
+    A group is given once the next one starts. An archive that breaks off gives what is whole before that. A member
+    that is too large is passed over, never held in memory.
 
     Raises:
-        ShardError: There is no such shard, or it is no tar archive.
+        ShardError: There is no such shard, it is no tar archive, or a header of it is no ordinary one.
     """
     try:
         stream = open_stream(shard.uri, start_offset)
@@ -122,7 +177,10 @@ def read_groups(shard: InputShard, start_offset: int = 0) -> Iterator[MemberGrou
     with closing(_Tape(stream, start_offset)) as tape:
         if start_offset == 0:
             _require_tar(shard, tape.peek_block())
-        yield from _group_members(tape)
+        try:
+            yield from _group_members(tape, max_image_bytes)
+        except _HostileHeaderError as error:
+            raise ShardError(f"shard '{shard.uri}' cannot be read: {error}; write it again or leave it out") from error
 
 
 def _require_tar(shard: InputShard, block: bytes) -> None:
@@ -143,7 +201,7 @@ def _require_tar(shard: InputShard, block: bytes) -> None:
     raise ShardError(f"shard '{shard.uri}' is no tar archive: {reason}; {advice}")
 
 
-def _group_members(tape: _Tape) -> Iterator[MemberGroup | ArchiveEnd]:
+def _group_members(tape: _Tape, max_image_bytes: int) -> Iterator[MemberGroup | ArchiveEnd]:
     group: MemberGroup | None = None
     num_ignored = 0
     end_offset, truncated_at = tape.tell(), None
@@ -158,12 +216,12 @@ def _group_members(tape: _Tape) -> Iterator[MemberGroup | ArchiveEnd]:
                 if group is not None:
                     yield group
                 group = MemberGroup(key=key, offset=member.offset)
-            _read_payload(tape, member, suffix, group)
+            _read_payload(tape, member, suffix, group, max_image_bytes)
         end_offset = tape.end_mark_offset
     except _BrokenArchiveError as error:
         truncated_at = end_offset = error.offset
         # Cut between two members: nobody can tell whether more of the last sample was to come.
-        if group is not None and (error.is_inside_sample or group.image is None or not group.tag_payloads):
+        if group is not None and (error.is_inside_sample or not group.is_complete):
             end_offset, group = group.offset, None
     if group is not None:
         yield group
@@ -174,16 +232,25 @@ def _is_plain_file(member: tarfile.TarInfo) -> bool:
     return member.isreg() and not member.issparse()
 
 
-def _read_payload(tape: _Tape, member: tarfile.TarInfo, suffix: str, group: MemberGroup) -> None:
+def _read_payload(tape: _Tape, member: tarfile.TarInfo, suffix: str, group: MemberGroup, max_image_bytes: int) -> None:
     """Read what labelling needs of a member into its group; the rest is passed over."""
-    is_image = suffix in IMAGE_SUFFIXES and group.image is None
-    if not is_image and (suffix not in TAG_SUFFIXES or suffix in group.tag_payloads):
+    is_image = suffix in IMAGE_SUFFIXES and not group.image_name
+    if not is_image and (suffix not in TAG_SUFFIXES or suffix in group.tag_payloads or suffix in group.oversized_tags):
         return
-    payload = tape.read(member.size)
+    if is_image:
+        group.image_name = suffix
+    limit = max_image_bytes if is_image else MAX_TAGS_BYTES
+    if member.size > limit:
+        if is_image:
+            group.image_error = tell_image_size(member.size, limit)
+        else:
+            group.oversized_tags[suffix] = member.size
+        return
+    payload = tape.take(member.size)
     if len(payload) < member.size:
         raise _BrokenArchiveError(tape.tell(), is_inside_sample=True)
     if is_image:
-        group.image, group.image_name = payload, suffix
+        group.image = payload
     else:
         group.tag_payloads[suffix] = payload
 
@@ -195,10 +262,12 @@ def _read_members(tape: _Tape) -> Iterator[tarfile.TarInfo]:
 
     Raises:
         _BrokenArchiveError: A header is not valid, or the stream ends without an end mark.
+        _HostileHeaderError: A header is no ordinary one.
     """
     archive: tarfile.TarFile | None = None
     while True:
         start = archive.offset if archive is not None else tape.tell()
+        tape.begin_headers()
         try:
             if archive is None:
                 archive = tarfile.TarFile(fileobj=tape, encoding="utf-8", errors="backslashreplace")  # type: ignore[arg-type]
@@ -210,6 +279,8 @@ def _read_members(tape: _Tape) -> Iterator[tarfile.TarInfo]:
             # Behind a payload that ends early tarfile finds no data; other headers are wrong where they start.
             offset = tape.tell() if tape.is_at_end else start
             raise _BrokenArchiveError(offset, is_inside_sample=tape.is_at_end) from error
+        if member is not None and member.size < 0:
+            raise _BrokenArchiveError(start, is_inside_sample=False)
         if member is not None:
             # tarfile keeps every header for random access; a shard may have a million.
             archive.members = []  # type: ignore[attr-defined]
@@ -233,7 +304,7 @@ def _skip_end_marks(tape: _Tape, start: int) -> bool:
         raise _BrokenArchiveError(start, is_inside_sample=False)
     tape.end_mark_offset = start
     while (block := tape.peek_block()) and not block.strip(b"\0"):
-        tape.read(len(block))
+        tape.take(len(block))
     try:
         tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
     except tarfile.HeaderError as error:

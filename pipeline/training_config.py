@@ -1,11 +1,10 @@
 """What a training run is: frozen dataclasses, checked at construction. Imports neither PyTorch nor timm."""
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-from pipeline.config import InputConfig
+from pipeline.config import InputConfig, describe_fields
 
 
 class TagLoss(StrEnum):
@@ -303,4 +302,4 @@ class WorkerConfig:
 
 def describe_train_config(config: TrainConfig) -> dict[str, Any]:
     """Turn a configuration into plain values for JSON."""
-    return json.loads(json.dumps(asdict(config)))
+    return describe_fields(config)

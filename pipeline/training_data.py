@@ -21,8 +21,10 @@ from ray.data import DataContext, DataIterator
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from pipeline.attempts import AttemptCounter, Attempts, SharedAttempts
 from pipeline.config import InputConfig
 from pipeline.epoch_order import VALIDATION, Piece
+from pipeline.guarded_reads import read_guarded
 from pipeline.records import Chunk, InputShard
 from pipeline.scheduler_pace import pace_scheduler
 from pipeline.shards import read_chunks, require_unchanged
@@ -51,12 +53,15 @@ DECODE_BATCH = 16
 class PieceSource(Datasource):
     """The samples of pieces, a task each, in the order of the pieces."""
 
-    def __init__(self, pieces: Sequence[Piece], vocabulary: Vocabulary, config: TrainConfig) -> None:
+    def __init__(
+        self, pieces: Sequence[Piece], vocabulary: Vocabulary, config: TrainConfig, attempts: Attempts | None = None
+    ) -> None:
         """Read `pieces`; those of training are shuffled within the run's window."""
         super().__init__()
         self._pieces = tuple(pieces)
         self._vocabulary = vocabulary
         self._config = config
+        self._attempts = attempts
 
     def get_name(self) -> str:
         """Name the source in Ray's progress and metrics."""
@@ -72,7 +77,7 @@ class PieceSource(Datasource):
         """Give one task a piece, whatever parallelism Ray wishes for."""
         return [
             ReadTask(
-                partial(read_piece, piece, self._vocabulary, self._config),
+                partial(read_piece, piece, self._vocabulary, self._config, self._attempts),
                 BlockMetadata(
                     num_rows=piece.stop - piece.start,
                     size_bytes=sum(shard.size_bytes for shard in piece.group.shards),
@@ -86,7 +91,9 @@ class PieceSource(Datasource):
         ]
 
 
-def read_piece(piece: Piece, vocabulary: Vocabulary, config: TrainConfig) -> Iterator[pa.Table]:
+def read_piece(
+    piece: Piece, vocabulary: Vocabulary, config: TrainConfig, attempts: Attempts | None = None
+) -> Iterator[pa.Table]:
     """Read the samples of a piece as tables of a few rows.
 
     What comes before the piece in its group is read and passed over, still encoded.
@@ -94,7 +101,9 @@ def read_piece(piece: Piece, vocabulary: Vocabulary, config: TrainConfig) -> Ite
     Raises:
         ShardError: A shard cannot be read, or changed since it was listed.
     """
-    rows = iterate_usable(piece.group.shards, vocabulary, config.inputs, piece.epoch)
+    # Several workers may be at pieces of one shard, and one worker at those of several epochs.
+    reader = f"for epoch {piece.epoch}, {piece.start} to {piece.stop}"
+    rows = iterate_usable(piece.group.shards, vocabulary, config.inputs, piece.epoch, attempts, reader)
     if piece.epoch != VALIDATION:
         generator = make_generator(config.rng_seed, piece.epoch, f"window/{piece.group.number}")
         rows = shuffle_in_window(rows, config.shuffle_window, generator)
@@ -104,16 +113,44 @@ def read_piece(piece: Piece, vocabulary: Vocabulary, config: TrainConfig) -> Ite
 
 
 def iterate_usable(
-    shards: Sequence[InputShard], vocabulary: Vocabulary, inputs: InputConfig, epoch: int
+    shards: Sequence[InputShard],
+    vocabulary: Vocabulary,
+    inputs: InputConfig,
+    epoch: int,
+    attempts: Attempts | None = None,
+    reader: str = "",
 ) -> Iterator[dict[str, Any]]:
-    """Give the rows of the samples that can be trained on, in the shards' order."""
+    """Give the rows of the samples that can be trained on, in the shards' order.
+
+    Args:
+        shards: To be read.
+        vocabulary: Matches the samples' tags.
+        inputs: How samples are read.
+        epoch: Which one the rows are for.
+        attempts: Counts the processes that died with a shard; None: there are no other processes.
+        reader: Tells apart who reads a shard at the same time.
+
+    Raises:
+        ShardError: A shard cannot be read, or changed since it was listed.
+    """
     for shard in shards:
         require_unchanged(shard)
-        for piece in read_chunks(shard, inputs):
-            for sample in piece.samples if isinstance(piece, Chunk) else ():
-                class_ids = vocabulary.match(sample.tags, sample.class_numbers).class_ids
-                if not find_unusable_reason(sample, class_ids):
-                    yield {"key": sample.key, "epoch": epoch, "image": sample.image, "class_ids": list(class_ids)}
+        read = partial(_read_usable, shard, vocabulary, inputs, epoch)
+        for rows in read_guarded(shard.uri, read, attempts or AttemptCounter(), reader=reader):
+            yield from rows
+
+
+def _read_usable(
+    shard: InputShard, vocabulary: Vocabulary, inputs: InputConfig, epoch: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Give the usable rows of each chunk."""
+    for piece in read_chunks(shard, inputs):
+        rows = []
+        for sample in piece.samples if isinstance(piece, Chunk) else ():
+            class_ids = vocabulary.match(sample.tags, sample.class_numbers).class_ids
+            if not find_unusable_reason(sample, class_ids):
+                rows.append({"key": sample.key, "epoch": epoch, "image": sample.image, "class_ids": list(class_ids)})
+        yield rows
 
 
 def shuffle_in_window(
@@ -170,7 +207,7 @@ def open_stream(
         # Reading and augmenting stay separate steps (they ask for different resources): a few pieces are
         # then no limit to the number of images that are decoded at the same time.
         samples = ray.data.read_datasource(
-            PieceSource(pieces, vocabulary, config), num_cpus=0.25, override_num_blocks=len(pieces)
+            PieceSource(pieces, vocabulary, config, SharedAttempts()), num_cpus=0.25, override_num_blocks=len(pieces)
         )
         images = samples.map_batches(
             augment_batch,

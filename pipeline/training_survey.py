@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,17 @@ import ray
 from jaxtyping import UInt64
 from typing_extensions import TypedDict
 
+from pipeline.attempts import AttemptCounter, Attempts, SharedAttempts
 from pipeline.config import InputConfig
 from pipeline.errors import ShardError
-from pipeline.records import Chunk, InputShard, Reason, Sample
+from pipeline.guarded_reads import read_guarded
+from pipeline.records import Chunk, InputShard, Reason, Sample, ShardEnd
 from pipeline.shards import read_chunks, require_unchanged
 from pipeline.vocabulary import Vocabulary
 
 MAX_SURVEY_TASKS = 1000
+MAX_RETRIES = 20
+"""How often a task is run again whose process died: more than `read_guarded` needs to find the shard."""
 MOST_SHARED_KEYS = 5
 
 
@@ -107,6 +112,8 @@ def find_unusable_reason(sample: Sample, class_ids: Sequence[int]) -> Reason | N
         return Reason.SPLIT_SAMPLE
     if sample.download_error:
         return Reason.DOWNLOAD_FAILED
+    if sample.image_error:
+        return Reason.TOO_LARGE
     if sample.image is None:
         return Reason.NO_IMAGE
     if sample.tags_error:
@@ -119,8 +126,19 @@ def digest_key(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
 
 
-def digest_keys(shards: Sequence[InputShard], inputs: InputConfig) -> UInt64[np.ndarray, " n"]:
+def _read_pieces(shard: InputShard, inputs: InputConfig, attempts: Attempts | None) -> Iterator[Chunk | ShardEnd]:
+    return read_guarded(shard.uri, partial(read_chunks, shard, inputs), attempts or AttemptCounter())
+
+
+def digest_keys(
+    shards: Sequence[InputShard], inputs: InputConfig, attempts: Attempts | None = None
+) -> UInt64[np.ndarray, " n"]:
     """Collect the digests of the keys of shards; reads all of them.
+
+    Args:
+        shards: To be read.
+        inputs: How samples are read.
+        attempts: Counts the processes that died with a shard; None: there are no other processes.
 
     Raises:
         ShardError: A shard cannot be read.
@@ -128,7 +146,7 @@ def digest_keys(shards: Sequence[InputShard], inputs: InputConfig) -> UInt64[np.
     digests = {
         digest_key(sample.key)
         for shard in shards
-        for piece in read_chunks(shard, inputs)
+        for piece in _read_pieces(shard, inputs, attempts)
         if isinstance(piece, Chunk)
         for sample in piece.samples
     }
@@ -140,6 +158,7 @@ def survey_shards(
     vocabulary: Vocabulary,
     inputs: InputConfig,
     validation_digests: UInt64[np.ndarray, " n"] | None = None,
+    attempts: Attempts | None = None,
 ) -> Survey:
     """Count what shards hold; reads all of them.
 
@@ -148,6 +167,7 @@ def survey_shards(
         vocabulary: Matches the samples' tags.
         inputs: How samples are read.
         validation_digests: Of the keys that should not be among these samples.
+        attempts: Counts the processes that died with a shard; None: there are no other processes.
 
     Raises:
         ShardError: A shard cannot be read.
@@ -160,7 +180,7 @@ def survey_shards(
     for shard in shards:
         num_usable = 0
         require_unchanged(shard)
-        for piece in read_chunks(shard, inputs):
+        for piece in _read_pieces(shard, inputs, attempts):
             if not isinstance(piece, Chunk):
                 num_truncated += piece.truncated_at is not None
                 continue
@@ -199,16 +219,17 @@ def survey_splits(
     Raises:
         ShardError: A shard cannot be read.
     """
-    digests = list(_map_on_ray(digest_keys, validation, inputs))
+    attempts = SharedAttempts()
+    digests = list(_map_on_ray(digest_keys, validation, inputs, attempts))
     forbidden = ray.put(np.unique(np.concatenate(digests))) if digests else None
     return {
-        "train": sum(_map_on_ray(survey_shards, train, vocabulary, inputs, forbidden), Survey()),
-        "validation": sum(_map_on_ray(survey_shards, validation, vocabulary, inputs), Survey()),
+        "train": sum(_map_on_ray(survey_shards, train, vocabulary, inputs, forbidden, attempts), Survey()),
+        "validation": sum(_map_on_ray(survey_shards, validation, vocabulary, inputs, None, attempts), Survey()),
     }
 
 
 def _map_on_ray(function: Callable[..., Any], shards: Sequence[InputShard], *arguments: Any) -> Iterator[Any]:
-    task = ray.remote(function).options(num_cpus=0.5, retry_exceptions=False)
+    task = ray.remote(function).options(num_cpus=0.5, max_retries=MAX_RETRIES, retry_exceptions=False)
     pending = [task.remote(group, *arguments) for group in group_evenly(shards, MAX_SURVEY_TASKS)]
     try:
         for reference in pending:

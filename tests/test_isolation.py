@@ -7,8 +7,8 @@ import time
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import LabellingError
-from pipeline.isolation import label_isolated
+from pipeline.errors import ChunkError, LabellingError
+from pipeline.isolation import MAX_CULPRITS, label_isolated
 from pipeline.records import PART_SCHEMA, Sample
 from pipeline.watchdog import Watchdog
 
@@ -72,8 +72,18 @@ def test_chunk_of_one_culprit_is_a_rejected_row():
 
 
 def test_machine_that_kills_every_image_is_not_blamed_on_them():
-    with pytest.raises(LabellingError, match="every one of 2 images"):
+    with pytest.raises(ChunkError, match="every one of 2 images"):
         label(b"die", b"raise")
+
+
+def test_after_many_culprits_in_a_row_the_rest_of_a_chunk_is_not_tried():
+    with pytest.raises(ChunkError, match=f"every one of {MAX_CULPRITS} images from 'k0' on"):
+        label(*[b"raise"] * MAX_CULPRITS, b"a", b"b")
+
+
+def test_culprits_at_the_start_of_a_chunk_do_not_condemn_it():
+    rows = label(*[b"raise"] * (MAX_CULPRITS - 1), b"a", b"raise")
+    assert [row["status"] for row in rows] == ["rejected"] * (MAX_CULPRITS - 1) + ["labelled", "rejected"]
 
 
 def test_child_that_cannot_start_is_an_error():

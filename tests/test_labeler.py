@@ -295,3 +295,23 @@ def test_pixel_refinement_draws_the_mask_to_the_edge_of_the_image():
         return np.abs(np.diff(grey, axis=1))[crossed].mean()
 
     assert measure_contrast(**BY_PIXELS | {"pixel_side_px": 128, "pixel_iterations": 10}) > measure_contrast()
+
+
+def test_image_that_was_too_large_to_be_read_is_a_rejected_row():
+    error = "the image has 1001 bytes, limit 1000 (--inputs.max-image-bytes)"
+    sample = Sample(key="a", image_name="jpg", image_error=error, tags=("cat",))
+    (row,) = make_labeler().label_chunk([sample]).to_pylist()
+    assert (row["status"], row["reason"], row["error"]) == ("rejected", "too_large", error)
+
+
+def test_path_of_a_mask_is_a_plain_name_whatever_the_key_is():
+    keys = ["../../x", "/etc/passwd", "dogs/1", "photo 1"]
+    samples = [Sample(key=key, image=make_photo(0), image_name="jpg", tags=("cat",)) for key in keys]
+    rows = make_labeler().label_chunk(samples).to_pylist()
+    assert [row["key"] for row in rows] == keys
+    assert [row["mask"]["path"] for row in rows] == [
+        "%2E%2E%2F.%2E%2Fx.png",
+        "%2Fetc%2Fpasswd.png",
+        "dogs%2F1.png",
+        "photo 1.png",
+    ]

@@ -1,5 +1,7 @@
 import io
+import unicodedata
 from itertools import pairwise
+from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +20,7 @@ from pipeline.masks import (
     encode_class_maps,
     encode_mask,
     label_pixels,
+    name_mask_file,
     voc_palette,
 )
 from pipeline.records import CLASS_MAPS, IGNORE_LABEL
@@ -178,3 +181,35 @@ def test_class_maps_of_a_damaged_record_are_an_error():
     record = encode_class_maps(torch.rand(2, 3, 4))
     with pytest.raises(ManifestError, match="2 classes on 3 x 4 patches need 24 bytes, got 23"):
         decode_class_maps(record | {"values": record["values"][:-1]})
+
+
+HOSTILE_LETTERS = st.sampled_from("./\\:%~- aZ0\0\n\x1b\x7f\x85\u202e\u200b\ud800éä")
+KEYS = st.one_of(st.text(), st.text(HOSTILE_LETTERS, max_size=8), st.text(HOSTILE_LETTERS, min_size=150, max_size=400))
+
+
+@pytest.mark.parametrize("key", ["photo 1", "000000001", "n0144_18", "IMG-2024.edit", "ä ö", "=1+1", "<b>", "x" * 200])
+def test_mask_of_an_ordinary_key_is_named_after_it(key):
+    assert name_mask_file(key) == f"{key}.png"
+
+
+@given(KEYS)
+def test_name_of_a_mask_stays_in_its_folder_and_says_what_it_is(key):
+    name = name_mask_file(key)
+    for kind in (PurePosixPath, PureWindowsPath):
+        assert kind(name).name == name
+        assert not kind(name).anchor
+    assert ".." not in name
+    assert name.endswith(".png")
+    assert not [letter for letter in name if unicodedata.category(letter) in ("Cc", "Cs")]
+    assert len(name.encode()) <= 255
+
+
+@given(st.lists(KEYS, unique=True, min_size=2, max_size=20))
+def test_masks_of_two_keys_have_two_names(keys):
+    assert len({name_mask_file(key) for key in keys}) == len(keys)
+
+
+def test_long_keys_that_begin_alike_have_two_names():
+    cut = name_mask_file("x" * 300)
+    assert cut != name_mask_file("x" * 301)
+    assert name_mask_file(cut.removesuffix(".png")) != cut

@@ -38,6 +38,7 @@ from pipeline.shards import list_shards
 from pipeline.storage import list_objects, read_bytes
 from pipeline.vocabulary import Vocabulary
 from tests.factories import make_black_photo, make_overflowing_model, make_photo, make_tar
+from tests.fakes import REPORTING
 
 VOCABULARY = Vocabulary(classes=("cat", "dog"))
 CONFIG = LabelConfig(inputs=InputConfig(max_chunk_samples=2), views=ViewConfig(num_patches=12))
@@ -206,8 +207,8 @@ def test_two_chunks_in_a_row_end_a_worker_and_the_run_still_ends_with_rejected_r
     monkeypatch.setattr(label_actor, "end_process", end)
     options, attempts = LabelOptions(gpus_per_actor=0.0, device="cpu"), AttemptCounter()
     deaths = []
-    actor = LabelChunks(poisoned_run, options, attempts)
-    rows = list(read_rows([ShardWork(shard=poisoned_run.shards[0])], CONFIG.inputs))[:-1]
+    actor = LabelChunks(poisoned_run, options, attempts, REPORTING)
+    rows = list(read_rows([ShardWork(shard=poisoned_run.shards[0])], CONFIG.inputs, REPORTING))[:-1]
     for number, row in enumerate(rows):
         for _ in range(10):
             try:
@@ -215,7 +216,7 @@ def test_two_chunks_in_a_row_end_a_worker_and_the_run_still_ends_with_rejected_r
                 break
             except Ended:
                 deaths.append(number)
-                actor = LabelChunks(poisoned_run, options, attempts)
+                actor = LabelChunks(poisoned_run, options, attempts, REPORTING)
     # The second and the fourth of the chunks with such images cost a worker each; black ones in between would not.
     assert deaths == [1, 3]
     names = [item.uri for item in list_objects(f"{poisoned_run.out_uri}/parts")]

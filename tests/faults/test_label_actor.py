@@ -1,5 +1,7 @@
 """The labelling actor where labelling fails: the chunk is taken up again in a child process, with the same rows."""
 
+import os
+import signal
 import threading
 
 import pytest
@@ -8,10 +10,18 @@ from pipeline import label_actor, pulse
 from pipeline.attempts import MAX_DEATHS, AttemptCounter
 from pipeline.chunk_source import read_rows
 from pipeline.commit import PartName, list_part_names
+from pipeline.errors import LabellingError
 from pipeline.label_actor import LabelChunks
 from pipeline.resume import ShardWork
 from tests.fakes import REPORTING
 from tests.faults.conftest import OPTIONS
+
+
+class StillbornLabeler:
+    """Dies before it has seen anything."""
+
+    def __init__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class BrokenLabeler:
@@ -87,6 +97,35 @@ def test_actor_that_cannot_label_what_a_child_process_can_ends_itself(open_small
     assert ended == []
     actor(rows[label_actor.MAX_MISSES])
     assert ended == ["2 chunks in a row, which a child process labelled without trouble"]
+
+
+def test_chunk_of_which_nothing_can_be_labelled_fails_its_shard_and_no_other(open_small_run, tmp_path, monkeypatch):
+    run = open_small_run(str(tmp_path / "out"))
+    rows = list(read_rows([ShardWork(shard=shard) for shard in run.shards], run.config.inputs, REPORTING))
+    attempts = AttemptCounter()
+    actor = LabelChunks(run, OPTIONS, attempts, REPORTING)
+    good, actor._labeler, actor._make_labeler = actor._labeler, BrokenLabeler(), BrokenLabeler
+    (fields,) = actor(rows[0]).to_pylist()
+    assert (fields["shard_name"], fields["is_end"], fields["is_store_error"]) == ("photos-0", True, None)
+    assert fields["error"].startswith("shard 'photos-0': labelling fails with every one of 2 images from 's0-0' on")
+    assert attempts.begin("photos-0/000000") == 0
+    # Should it have been the process and not the images, then it fails no third shard.
+    actor(rows[1])
+    ended = []
+    monkeypatch.setattr(label_actor, "end_process", ended.append)
+    actor._labeler = good
+    (fields,) = actor(rows[-2]).to_pylist()
+    assert len(ended) == 1
+    assert (fields["shard_name"], fields["error"]) == ("photos-1", None)
+
+
+def test_child_that_cannot_start_is_not_blamed_on_the_shard(open_small_run, tmp_path):
+    run = open_small_run(str(tmp_path / "out"))
+    row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
+    actor = LabelChunks(run, OPTIONS, AttemptCounter(), REPORTING)
+    actor._labeler, actor._make_labeler = BrokenLabeler(), StillbornLabeler
+    with pytest.raises(LabellingError, match="cannot be started"):
+        actor(row)
 
 
 def test_commit_that_hangs_is_noticed(open_small_run, tmp_path, monkeypatch):

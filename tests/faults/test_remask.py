@@ -9,11 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import kept_maps
+from pipeline import remask as remask_module
+from pipeline.attempts import MAX_DEATHS, AttemptCounter
 from pipeline.errors import StorageError
-from pipeline.kept_maps import open_kept_run
+from pipeline.kept_maps import open_kept_run, pair_with_manifests, read_kept_rows, require_source
 from pipeline.label import label_run
 from pipeline.remask import open_remask
-from tests.fakes import CrashError, FaultyStore, SerialEngine
+from pipeline.resume import ShardWork
+from tests.fakes import REPORTING, CrashError, FaultyStore, SerialEngine
 from tests.faults.conftest import OPTIONS, read_all
 
 OUT = "faulty://out"
@@ -99,3 +102,34 @@ def test_manifest_that_its_store_does_not_give_is_tried_three_times(kept_uri, fa
     assert list(summary.failed_shards.values()) == (
         [] if num_failures == 2 else ["'photos-0.parquet' cannot be reached: access denied (tried 3 times)"]
     )
+
+
+@pytest.mark.parametrize("place", ["kept_maps._require_chunks", "remask.decode_rows"])
+@pytest.mark.parametrize("error", [RecursionError, MemoryError, KeyError])
+def test_shard_with_whose_maps_anything_is_raised_fails_alone(kept_uri, faulty_uri, monkeypatch, place, error):
+    module, name = place.split(".")
+    module = {"kept_maps": kept_maps, "remask": remask_module}[module]
+    original, calls = getattr(module, name), []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise error("such a thing")
+        return original(*arguments)
+
+    monkeypatch.setattr(module, name, fail)
+    summary = label_run(open_lower(kept_uri), OPTIONS, engine=SerialEngine())
+    assert list(summary.failed_shards) == ["photos-0"]
+    assert error.__name__ in summary.failed_shards["photos-0"]
+    assert summary.num_sealed == 1
+
+
+def test_chunk_with_whose_maps_processes_die_fails_its_shard(kept_uri, faulty_uri):
+    run = open_lower(kept_uri)
+    pairs = pair_with_manifests(require_source(run), [ShardWork(shard=run.shards[0])])
+    row = next(read_kept_rows(pairs, require_source(run).fingerprint, None, REPORTING))
+    attempts = AttemptCounter()
+    for _ in range(MAX_DEATHS):
+        attempts.begin("photos-0/000000")
+    (fields,) = remask_module.remask_row(row, run, REPORTING, attempts).to_pylist()
+    assert fields["error"] == "shard 'photos-0': 3 processes died with chunk 0; look at their logs"

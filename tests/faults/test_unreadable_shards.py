@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
 from pipeline import chunk_source, outage
+from pipeline.config import InputConfig
 from pipeline.errors import StorageError
 from pipeline.label import MAX_READS, label_run
-from tests.fakes import FaultyStore, SerialEngine
+from pipeline.records import InputShard
+from pipeline.resume import ShardWork
+from tests.fakes import REPORTING, FaultyStore, SerialEngine
 from tests.faults.conftest import OPTIONS, read_all
 
 DENIED = "'photos-0.tar' cannot be reached: access denied; check network, endpoint and credentials"
@@ -40,6 +44,25 @@ def test_shard_that_its_store_never_gives_fails_alone(label_small_run, faulty_ur
     assert len(denied) == MAX_READS
     assert summary.num_sealed == 1
     assert [name for name in read_all("faulty://out") if "labels" in name] == ["/labels/photos-1.parquet"]
+
+
+@pytest.mark.parametrize(
+    "error", [RecursionError, MemoryError, pa.ArrowMemoryError, UnicodeError, KeyError, SystemError]
+)
+def test_shard_with_which_anything_is_raised_fails_alone(label_small_run, faulty_uri, monkeypatch, error):
+    denied = deny(monkeypatch, error("such a thing"), num_times=100)
+    summary = label_small_run("faulty://out")
+    assert list(summary.failed_shards) == ["photos-0"]
+    assert f"photos-0.tar' cannot be read: {error.__name__}: " in summary.failed_shards["photos-0"]
+    # What is wrong with a shard stays so: it is not tried again, as what a store does not give is.
+    assert len(denied) == 1
+    assert summary.num_sealed == 1
+
+
+def test_shard_whose_name_is_no_utf8_fails_by_an_escaped_name():
+    shard = InputShard(uri="/in/a\udcff.tar", name="a_", size_bytes=1, etag="e")
+    (row,) = (row.to_pylist()[0] for row in chunk_source.read_rows([ShardWork(shard=shard)], InputConfig(), REPORTING))
+    assert row["error"] == "shard '/in/a\\udcff.tar' does not exist; it was there when it was listed"
 
 
 def test_shard_that_its_store_gives_later_is_labelled(label_small_run, faulty_uri, monkeypatch):

@@ -1,0 +1,152 @@
+"""Images that would keep a decoder busy for minutes, told by their structure before one is let at them.
+
+A limit of time would give other rows on a slower machine; these limits are of the bytes alone. Each is far from what
+encoders and cameras write. What is found here is not checked for anything else: broken images are the decoder's to
+find.
+"""
+
+import re
+import struct
+
+MAX_SCANS = 100
+"""Passes over all pixels of a JPEG; a progressive one takes ten, tools that look for the smallest file some dozens."""
+MAX_SCANNED_PIXELS = 1_500_000_000
+"""Pixels times passes: about 10 ns each. A progressive JPEG of 100 million pixels needs 1,000 million."""
+MAX_SEGMENTS = 100_000
+"""Segments and stray bytes before the pixels of a JPEG; depth maps and colour profiles take hundreds."""
+MAX_EXIF_SEGMENTS = 64
+"""One is usual. Pillow copies all that it has for each one more."""
+SEGMENT_BYTES = 64
+"""Chunks and blocks of a PNG, WebP or GIF have at least so many bytes on average, once there are `MAX_SEGMENTS`."""
+MAX_TIFF_ENTRIES = 65_535
+MAX_TIFF_VALUES = 1_000_000
+"""Of one entry, such as where each strip starts: Pillow makes Python objects of them."""
+MAX_RUN_LENGTH_BYTES = 16 * 2**20
+"""Of a BMP in run lengths, which Pillow decodes in Python."""
+
+_PNG, _GIF = b"\x89PNG\r\n\x1a\n", (b"GIF87a", b"GIF89a")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_STANDALONE = frozenset({0x01, *range(0xD0, 0xDA)})
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_PLAIN_TIFF_TYPES = frozenset({1, 2, 7})
+"""Bytes and text, which stay bytes."""
+
+
+def find_excess(payload: bytes) -> str:
+    """Say what of an image is out of all proportion; empty if nothing is, or it is no image of these kinds."""
+    if payload.startswith(b"\xff\xd8"):
+        return _find_jpeg_excess(payload)
+    if payload.startswith(_PNG):
+        return _find_chunk_excess(payload, len(_PNG), ">", length_first=True)
+    if payload[:4] == b"RIFF" and payload[8:12] == b"WEBP":
+        return _find_chunk_excess(payload, 12, "<", length_first=False)
+    if payload.startswith(_GIF):
+        return _find_gif_excess(payload)
+    if payload.startswith(_TIFF):
+        return _find_tiff_excess(payload)
+    if payload[:2] == b"BM" and payload[30:31] in (b"\x01", b"\x02") and len(payload) > MAX_RUN_LENGTH_BYTES:
+        return f"a BMP in run lengths of {len(payload)} bytes, limit {MAX_RUN_LENGTH_BYTES}"
+    return ""
+
+
+def find_scan_excess(payload: bytes, num_pixels: int) -> str:
+    """Say how often a JPEG of so many pixels goes over them, if that is too often; empty if not."""
+    num_scans = _count_scans(payload) if payload.startswith(b"\xff\xd8") else 0
+    if num_scans * num_pixels <= MAX_SCANNED_PIXELS:
+        return ""
+    return f"{num_scans} scans of {num_pixels} pixels, limit {MAX_SCANNED_PIXELS} in all"
+
+
+def _find_jpeg_excess(payload: bytes) -> str:
+    _, num_segments, num_exif = _walk_to_scans(payload)
+    if num_segments > MAX_SEGMENTS:
+        return f"more than {MAX_SEGMENTS} segments before its pixels"
+    if num_exif > MAX_EXIF_SEGMENTS:
+        return f"{num_exif} segments of EXIF, limit {MAX_EXIF_SEGMENTS}"
+    return f"more than {MAX_SCANS} scans" if _count_scans(payload) > MAX_SCANS else ""
+
+
+def _walk_to_scans(payload: bytes) -> tuple[int, int, int]:
+    """Find the first scan of a JPEG, as Pillow does; count segments and stray bytes before it, and those of EXIF."""
+    place, num_segments, num_exif = 2, 0, 0
+    while place + 1 < len(payload) and num_segments <= MAX_SEGMENTS:
+        num_segments += 1
+        marker = payload[place + 1]
+        if payload[place] != 0xFF or marker == 0xFF:
+            place += 1
+        elif marker == _SOS:
+            break
+        elif marker == 0 or marker in _STANDALONE:
+            place += 2
+        else:
+            num_exif += marker == _APP1 and payload[place + 4 : place + 10] == b"Exif\0\0"
+            place += 2 + max(2, int.from_bytes(payload[place + 2 : place + 4], "big"))
+    return place, num_segments, num_exif
+
+
+def _count_scans(payload: bytes) -> int:
+    """Count the scans of the first image of a JPEG, up to one more than allowed; a file may hold others behind it."""
+    place, _, _ = _walk_to_scans(payload)
+    num_scans = num_segments = 0
+    while num_scans <= MAX_SCANS and num_segments <= MAX_SEGMENTS:
+        found = _NEXT_MARKER.search(payload, place)
+        if found is None or payload[found.end() - 1] == _EOI:
+            return num_scans
+        num_segments += 1
+        num_scans += payload[found.end() - 1] == _SOS
+        place = found.end() + max(2, int.from_bytes(payload[found.end() : found.end() + 2], "big"))
+    return MAX_SCANS + 1
+
+
+def _find_chunk_excess(payload: bytes, start: int, order: str, *, length_first: bool) -> str:
+    """Look at the chunks of a PNG or WebP: a length and a name each, in one order or the other."""
+    limit = MAX_SEGMENTS + len(payload) // SEGMENT_BYTES
+    place, num_chunks = start, 0
+    while place + 8 <= len(payload):
+        (num_bytes,) = struct.unpack_from(f"{order}I", payload, place if length_first else place + 4)
+        # A PNG has a checksum behind each chunk, a WebP pads it to an even number of bytes.
+        place += 12 + num_bytes if length_first else 8 + num_bytes + num_bytes % 2
+        num_chunks += 1
+        if num_chunks > limit:
+            return f"more than {limit} chunks in {len(payload)} bytes"
+    return ""
+
+
+def _find_gif_excess(payload: bytes) -> str:
+    """Look at what stands before the first frame of a GIF, block by block."""
+    limit = MAX_SEGMENTS + len(payload) // SEGMENT_BYTES
+    palette = payload[10:11]
+    place = 13 + (3 << (palette[0] & 7) + 1 if palette and palette[0] & 0x80 else 0)
+    num_blocks = 0
+    while place < len(payload) and payload[place] not in b",;":
+        is_extension = payload[place] == ord("!")
+        place += 2 if is_extension else 1
+        num_blocks += 1
+        while is_extension and place < len(payload) and payload[place] and num_blocks <= limit:
+            place += 1 + payload[place]
+            num_blocks += 1
+        place += is_extension
+        if num_blocks > limit:
+            return f"more than {limit} blocks before its first frame"
+    return ""
+
+
+def _find_tiff_excess(payload: bytes) -> str:
+    """Look at the entries of the first image of a TIFF."""
+    order = "<" if payload[:2] == b"II" else ">"
+    is_big = payload[2:4] in (b"+\0", b"\0+")
+    entry = struct.Struct(order + ("HHQ8x" if is_big else "HHL4x"))
+    try:
+        (start,) = struct.unpack_from(order + ("Q" if is_big else "L"), payload, 8 if is_big else 4)
+        (num_entries,) = struct.unpack_from(order + ("Q" if is_big else "H"), payload, start)
+        if num_entries > MAX_TIFF_ENTRIES:
+            return f"{num_entries} entries, limit {MAX_TIFF_ENTRIES}"
+        start += 8 if is_big else 2
+        for place in range(start, start + num_entries * entry.size, entry.size):
+            tag, kind, number = entry.unpack_from(payload, place)
+            if kind not in _PLAIN_TIFF_TYPES and number > MAX_TIFF_VALUES:
+                return f"{number} values in its entry {tag}, limit {MAX_TIFF_VALUES}"
+    except struct.error:
+        return ""
+    return ""
