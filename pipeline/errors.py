@@ -17,6 +17,10 @@ class StorageError(LabellingError, OSError):
     """A store that cannot be reached, or does not let us do what we ask. An `OSError`, as it is on a local disk."""
 
 
+class BucketError(LabellingError):
+    """A bucket that is not there: the store answers, so waiting does not help."""
+
+
 class VocabularyError(LabellingError):
     """A vocabulary file that is not usable, or that does not fit the model."""
 
