@@ -21,6 +21,10 @@ class BucketError(LabellingError):
     """A bucket that is not there: the store answers, so waiting does not help."""
 
 
+class ClusterError(LabellingError):
+    """A Ray that does not start, or that cannot be reached."""
+
+
 class VocabularyError(LabellingError):
     """A vocabulary file that is not usable, or that does not fit the model."""
 
