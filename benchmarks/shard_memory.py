@@ -28,6 +28,7 @@ from pipeline.bundles import load_bundle
 from pipeline.chunk_source import read_rows
 from pipeline.config import LabelConfig, ViewConfig
 from pipeline.label_actor import LabelChunks, LabelOptions
+from pipeline.pulse import MemoryBoard, Reporting
 from pipeline.resume import ShardWork
 from pipeline.run import open_run
 from pipeline.shards import list_shards
@@ -73,10 +74,11 @@ def label_shard(folder: Path) -> None:
         config=LabelConfig(views=ViewConfig(num_patches=16)),
         shards=list_shards([str(folder / "large.tar")]),
     )
-    actor = LabelChunks(run, LabelOptions(gpus_per_actor=0.0), AttemptCounter())
+    reporting = Reporting(board=MemoryBoard(), store_outage_s=0.0)
+    actor = LabelChunks(run, LabelOptions(gpus_per_actor=0.0), AttemptCounter(), reporting)
     before = get_peak_mib()
     num_chunks = 0
-    for row in read_rows([ShardWork(shard=run.shards[0])], run.config.inputs):
+    for row in read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, reporting):
         actor(row)
         num_chunks += 1
     print(json.dumps({"before": before, "peak": get_peak_mib(), "num_chunks": num_chunks - 1}))

@@ -10,49 +10,30 @@ its inputs are wrong; 75: stopped by a signal, run the same command again.
 
 import math
 import os
-import signal
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import ray
-import ray.exceptions
 import tyro
 
 from jobs.cluster import connect, use_endpoint
-from jobs.console import (
-    EXIT_FAILED,
-    EXIT_OK,
-    EXIT_STOPPED,
-    format_bytes,
-    format_duration,
-    leave,
-    parse,
-    peek,
-    print_config,
-    run_job,
-)
+from jobs.console import EXIT_OK, format_bytes, leave, parse, peek, print_config, run_job
+from jobs.driving import drive, print_warning
 from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
 from pipeline.calibration import MASK_FIELDS, describe_maps, use_calibration
 from pipeline.config import LabelConfig, MapKind, settle_config
 from pipeline.errors import LabellingError
-from pipeline.label import Assignment, LabelSummary, Stop, label_run
+from pipeline.label import Assignment
 from pipeline.label_actor import LabelOptions
-from pipeline.ledger import Progress
-from pipeline.records import Reason
+from pipeline.outage import DEFAULT_OUTAGE_S, Patience
 from pipeline.resume import Plan, estimate_rest, plan_run
 from pipeline.retry import open_retry, parse_reasons, plan_retry, replace_manifest
 from pipeline.run import Run, open_run
 from pipeline.shards import list_shards
 from pipeline.vocabulary import Vocabulary, load_vocabulary
-
-PROGRESS_PERIOD_S = 5.0
-SILENCE_PERIOD_S = 60.0
-"""After so long a line is printed even if nothing has changed."""
+from pipeline.wave import WaitNotices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +64,11 @@ class LabelJob:
     """A shard with a larger share of rejected rows is not published; no_known_tag and download_failed do not count."""
     stall_timeout_s: float = 300.0
     """A worker that shows no progress for so many seconds is ended, and its chunk tried again."""
+    no_progress_timeout_s: Annotated[float, tyro.conf.arg(name="no-progress-timeout")] = 300.0
+    """When nothing is heard for so many seconds (no chunk, no worker that is busy), the workers are ended by force and
+    the work is taken up again from what is committed. Waiting for GPUs that are still to join does not count."""
+    store_outage_s: Annotated[float, tyro.conf.arg(name="store-outage")] = DEFAULT_OUTAGE_S
+    """For how many seconds a store that is away, or a disk that is full, is waited for; 0: not at all."""
     grace_s: float = 2.0
     """After SIGTERM or SIGINT, seconds in which commits under way may finish. Ray kills a stopped job after 3 s."""
     limit: int | None = None
@@ -124,8 +110,9 @@ def label(job: LabelJob) -> int:
     use_endpoint(job.endpoint_url)
     if job.limit is not None and job.limit < 1:
         raise ValueError(f"need --limit >= 1, got {job.limit}")
-    run, assignment = _open(job)
-    plan = assignment.make_plan()
+    patience = Patience(limit_s=job.store_outage_s, on_wait=WaitNotices(print_warning).note)
+    run, assignment = _open(job, patience)
+    plan = patience.call(assignment.make_plan)
     _print_plan(plan, job)
     if job.dry_run:
         _print_estimate(run, plan, job)
@@ -139,32 +126,14 @@ def label(job: LabelJob) -> int:
     return drive(run, options, assignment, grace_s=job.grace_s)
 
 
-def drive(run: Run, options: LabelOptions, assignment: Assignment, *, grace_s: float) -> int:
-    """Do what remains of a run, show it, hear signals, and return the exit code. Ray is connected."""
-    try:
-        with stop_on_signals(Stop(grace_s=grace_s)) as stop:
-            summary = label_run(
-                run,
-                options,
-                on_progress=ProgressPrinter(),
-                on_warning=print_warning,
-                stop=stop,
-                assignment=assignment,
-            )
-    except ray.exceptions.RayError as error:
-        print(f"error: Ray failed: {error}\nwhat is committed stays; run the same command again", file=sys.stderr)
-        return EXIT_FAILED
-    return conclude(run.out_uri, summary)
-
-
-def _open(job: LabelJob) -> tuple[Run, Assignment]:
+def _open(job: LabelJob, patience: Patience) -> tuple[Run, Assignment]:
     reasons = parse_reasons(job.retry) if job.retry is not None else None
-    vocabulary = load_vocabulary(job.vocabulary)
-    model, bundle, digest = load_bundle(job.model)
+    vocabulary = patience.call(lambda: load_vocabulary(job.vocabulary))
+    model, bundle, digest = patience.call(lambda: load_bundle(job.model))
     require_same_classes(bundle, vocabulary)
     if job.config.maps.kind == MapKind.PATCH_CAM and str(model.config.variant) == "v1":
         raise ValueError("this model (variant v1) has no patch CAM; give --maps.kind attention or fused")
-    shards = list_shards(job.shards)
+    shards = patience.call(lambda: list_shards(job.shards))
     config = _calibrate(job, settle_config(job.config, model.config.grid_side), digest, vocabulary)
     print_config({"model": job.model, "digest": digest, "out": job.out}, config)
     arguments: dict[str, Any] = {
@@ -176,9 +145,9 @@ def _open(job: LabelJob) -> tuple[Run, Assignment]:
         "shards": shards,
     }
     if reasons is None:
-        run = open_run(**arguments, writes=not job.dry_run)
+        run = patience.call(lambda: open_run(**arguments, writes=not job.dry_run))
         return run, Assignment(make_plan=lambda: plan_run(run, job.limit))
-    run, order = open_retry(Run(**arguments, fingerprint=""), reasons)
+    run, order = patience.call(lambda: open_retry(Run(**arguments, fingerprint=""), reasons))
     return run, Assignment(
         make_plan=lambda: plan_retry(run, order, job.limit),
         publish=replace_manifest,
@@ -228,74 +197,9 @@ def _choose_options(job: LabelJob) -> LabelOptions:
         batch_size=job.batch_size,
         max_rejected_fraction=job.max_rejected_fraction,
         stall_timeout_s=job.stall_timeout_s,
+        no_progress_timeout_s=job.no_progress_timeout_s,
+        store_outage_s=job.store_outage_s,
     )
-
-
-@contextmanager
-def stop_on_signals(stop: Stop) -> Iterator[Stop]:
-    """Turn SIGTERM and SIGINT into an orderly stop. Comes after ray.init, which installs its own handler."""
-
-    def request_stop(signum: int, frame: object) -> None:
-        if stop.is_requested:
-            raise KeyboardInterrupt
-        print(
-            f"{signal.Signals(signum).name}: stopping within {stop.grace_s:g} s, what is committed stays; "
-            "once more to stop at once",
-            file=sys.stderr,
-            flush=True,
-        )
-        stop.request()
-
-    before = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class ProgressPrinter:
-    """Prints a line every few seconds: shards, images, speed, time left."""
-
-    def __init__(self, period_s: float = PROGRESS_PERIOD_S) -> None:
-        """Print at most one line in `period_s` seconds, and one whenever a shard is published."""
-        self._period_s = period_s
-        self._last_s = time.monotonic()
-        self._first: Progress | None = None
-        self._num_sealed = 0
-        self._num_read = 0
-
-    def __call__(self, progress: Progress) -> None:
-        """Show a state, if it is time."""
-        # Starting actors takes a while: speed is counted from the first chunk that came back.
-        if self._first is None and progress.counts.num_read:
-            self._first = progress
-        now = time.monotonic()
-        has_sealed = progress.num_sealed not in (self._num_sealed, 0)
-        has_read = progress.counts.num_read != self._num_read
-        if now - self._last_s < (self._period_s if has_read else SILENCE_PERIOD_S) and not has_sealed:
-            return
-        self._last_s, self._num_sealed, self._num_read = now, progress.num_sealed, progress.counts.num_read
-        print(self._describe(progress), flush=True)
-
-    def _describe(self, progress: Progress) -> str:
-        counts = progress.counts
-        first = self._first or progress
-        seconds = progress.elapsed_s - first.elapsed_s
-        num_images = counts.num_read - first.counts.num_read
-        num_bytes = progress.num_bytes_done - first.num_bytes_done
-        speed = f"{num_images / seconds:.1f} images/s" if seconds > 0 and num_images else "- images/s"
-        left = (progress.num_bytes - progress.num_bytes_done) * seconds / num_bytes if num_bytes > 0 else None
-        return (
-            f"{progress.num_sealed}/{progress.num_shards} shards, {counts.num_read} images "
-            f"({counts.num_rejected} rejected), {speed}, "
-            f"{'-' if left is None else format_duration(left)} left"
-        )
-
-
-def print_warning(warning: str) -> None:
-    """Show what an operator should know."""
-    print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
 def _print_plan(plan: Plan, job: LabelJob) -> None:
@@ -325,34 +229,6 @@ def _print_estimate(run: Run, plan: Plan, job: LabelJob) -> None:
             f"to do: about {estimate.num_rows} images in {estimate.num_chunks} chunks, "
             f"by {estimate.num_sampled} {estimate.basis}"
         )
-
-
-def conclude(out_uri: str, summary: LabelSummary) -> int:
-    """Print what an invocation did and what is left, and give the exit code."""
-    counts = summary.counts
-    print(
-        f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images "
-        f"in {format_duration(summary.elapsed_s)}; published {summary.num_sealed} shards"
-    )
-    for reason, number in sorted(counts.rejected_by_reason.items()):
-        print(f"  rejected, {reason}: {number}")
-    if counts.num_read and counts.rejected_by_reason.get(Reason.NO_KNOWN_TAG, 0) == counts.num_read:
-        print("warning: no image had a known tag; check the vocabulary and --inputs.tags-field", file=sys.stderr)
-    for _, damage in sorted(summary.cut_shards.items()):
-        print_warning(damage)
-    for name, error in sorted(summary.failed_shards.items()):
-        print(f"error: {error if name in error else f'{name}: {error}'}", file=sys.stderr)
-    if summary.was_stopped:
-        print(f"stopped with {summary.num_shards_left} shards to do; run the same command again to go on")
-        return EXIT_STOPPED
-    if summary.num_shards_left:
-        print(
-            f"{summary.num_shards_left} shards are not published; run the same command again when what held them up is "
-            "over, but a shard that was mended is another input and needs another --out"
-        )
-        return EXIT_FAILED
-    print(f"masks and statistics: {out_uri.rstrip('/')}/labels/*.parquet")
-    return EXIT_OK
 
 
 if __name__ == "__main__":

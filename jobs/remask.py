@@ -12,17 +12,22 @@ jobs.label.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import tyro
 
 from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_OK, leave, parse, print_config, run_job
-from jobs.label import drive, print_warning
+from jobs.driving import drive, print_warning
 from pipeline.calibration import describe_maps, use_calibration
 from pipeline.config import MapConfig, PixelRefinement
 from pipeline.kept_maps import KeptRun, open_kept_run
 from pipeline.label import Assignment
 from pipeline.label_actor import LabelOptions
+from pipeline.outage import DEFAULT_OUTAGE_S, Patience
 from pipeline.remask import open_remask
 from pipeline.resume import Plan, plan_run
+from pipeline.wave import WaitNotices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,11 @@ class RemaskJob:
     """Only the first LIMIT shards. The whole can follow under the same --out."""
     dry_run: bool = False
     """Print what is done and what remains, and stop. Nothing is written."""
+    no_progress_timeout_s: Annotated[float, tyro.conf.arg(name="no-progress-timeout")] = 300.0
+    """When nothing is heard for so many seconds (no chunk, no worker that is busy), the work is ended by force and
+    taken up again from what is committed."""
+    store_outage_s: Annotated[float, tyro.conf.arg(name="store-outage")] = DEFAULT_OUTAGE_S
+    """For how many seconds a store that is away, or a disk that is full, is waited for; 0: not at all."""
     grace_s: float = 2.0
     """After SIGTERM or SIGINT, seconds in which commits under way may finish. Ray kills a stopped job after 3 s."""
     address: str | None = None
@@ -86,13 +96,15 @@ def remask(job: RemaskJob) -> int:
     use_endpoint(job.endpoint_url)
     if job.limit is not None and job.limit < 1:
         raise ValueError(f"need --limit >= 1, got {job.limit}")
-    kept = open_kept_run(job.labels)
-    run = open_remask(job.out, kept, _choose_maps(job, kept), writes=not job.dry_run)
+    patience = Patience(limit_s=job.store_outage_s, on_wait=WaitNotices(print_warning).note)
+    kept = patience.call(lambda: open_kept_run(job.labels))
+    maps = _choose_maps(job, kept)
+    run = patience.call(lambda: open_remask(job.out, kept, maps, writes=not job.dry_run))
     print_config({"labels": job.labels, "digest": kept.model_digest, "out": job.out}, run.config)
     if kept.num_unpublished:
         print_warning(f"{kept.num_unpublished} shards of '{job.labels}' are not published yet and are left out")
     assignment = Assignment(make_plan=lambda: plan_run(run, job.limit))
-    plan = assignment.make_plan()
+    plan = patience.call(assignment.make_plan)
     _print_plan(plan)
     if job.dry_run:
         return EXIT_OK
@@ -101,7 +113,12 @@ def remask(job: RemaskJob) -> int:
         return EXIT_OK
     connect(job.address, num_cpus=(os.cpu_count() or 1) + 1)
     # The limit held when the shards were labelled, and their rejected rows are carried over.
-    return drive(run, LabelOptions(max_rejected_fraction=1.0), assignment, grace_s=job.grace_s)
+    options = LabelOptions(
+        max_rejected_fraction=1.0,
+        no_progress_timeout_s=job.no_progress_timeout_s,
+        store_outage_s=job.store_outage_s,
+    )
+    return drive(run, options, assignment, grace_s=job.grace_s)
 
 
 def _choose_maps(job: RemaskJob, kept: KeptRun) -> MapConfig:

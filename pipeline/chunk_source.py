@@ -6,6 +6,7 @@ failed, the row says so, and the shard is read again in the next wave.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -15,6 +16,8 @@ from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.config import InputConfig
 from pipeline.errors import ShardError
+from pipeline.outage import Resumed
+from pipeline.pulse import READ_TIMEOUT_S, Pulse, Reporting
 from pipeline.records import Chunk, Sample, ShardEnd
 from pipeline.resume import ShardWork
 from pipeline.shards import read_chunks, require_unchanged
@@ -50,9 +53,12 @@ CHUNK_SCHEMA = pa.schema(
 class ChunkSource(Datasource):
     """Reads what remains of some shards. The plan is frozen into the read tasks."""
 
-    def __init__(self, work: Sequence[ShardWork], config: InputConfig, shards_per_task: int) -> None:
-        """Read `work`, `shards_per_task` shards a task."""
+    def __init__(
+        self, work: Sequence[ShardWork], config: InputConfig, shards_per_task: int, reporting: Reporting
+    ) -> None:
+        """Read `work`, `shards_per_task` shards a task, and report to the driver."""
         super().__init__()
+        self._reporting = reporting
         self._batches = [work[start : start + shards_per_task] for start in range(0, len(work), shards_per_task)]
         self._config = config
 
@@ -70,7 +76,7 @@ class ChunkSource(Datasource):
         """Give one task per group of shards, whatever parallelism Ray wishes for."""
         return [
             ReadTask(
-                partial(read_rows, tuple(batch), self._config),
+                partial(read_rows, tuple(batch), self._config, self._reporting),
                 BlockMetadata(
                     num_rows=None,
                     size_bytes=sum(item.shard.size_bytes for item in batch),
@@ -84,27 +90,47 @@ class ChunkSource(Datasource):
         ]
 
 
-def read_rows(work: Sequence[ShardWork], config: InputConfig) -> Iterator[pa.Table]:
-    """Read the missing chunks of shards as tables of one row."""
-    for item in work:
-        try:
-            require_unchanged(item.shard)
-            for piece in read_missing_chunks(item, config):
-                if isinstance(piece, Chunk) and item.wanted is not None:
-                    piece = replace(piece, samples=tuple(piece.samples[n] for n in item.wanted[piece.index]))
-                yield to_row(item.shard.name, piece)
-        except ShardError as error:
-            yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": str(error)})
-        except OSError as error:
-            # One object that a store does not give (access denied, archived) must not end the stream of all others.
-            message = f"shard '{item.shard.uri}' cannot be read: {error}"
-            yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": message, "is_store_error": True})
+def read_rows(work: Sequence[ShardWork], config: InputConfig, reporting: Reporting) -> Iterator[pa.Table]:
+    """Read the missing chunks of shards as tables of one row. An outage of their store is waited for."""
+    with closing(reporting.open()) as pulse:
+        for item in work:
+            yield from _read_shard(item, config, pulse)
 
 
-def read_missing_chunks(work: ShardWork, config: InputConfig) -> Iterator[Chunk | ShardEnd]:
-    """Read the chunks of a shard that are not committed, then its end. What is committed is not read."""
+def _read_shard(item: ShardWork, config: InputConfig, pulse: Pulse) -> Iterator[pa.Table]:
+    try:
+        with pulse.busy(f"looking up '{item.shard.uri}'", READ_TIMEOUT_S) as patience:
+            patience.call(lambda: require_unchanged(item.shard))
+        pieces = Resumed[Chunk | ShardEnd](partial(read_missing_chunks, item, config))
+        while True:
+            # Only busy while it reads: a reader whose rows nobody takes is no evidence that anything goes on.
+            with pulse.busy(f"reading '{item.shard.uri}'", READ_TIMEOUT_S) as patience:
+                piece = patience.call(pieces.advance)
+            if piece is None:
+                return
+            if isinstance(piece, Chunk) and item.wanted is not None:
+                piece = replace(piece, samples=tuple(piece.samples[n] for n in item.wanted[piece.index]))
+            yield to_row(item.shard.name, piece)
+    except ShardError as error:
+        yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": str(error)})
+    except OSError as error:
+        # One object that a store does not give (access denied, archived) must not end the stream of all others.
+        message = f"shard '{item.shard.uri}' cannot be read: {error}"
+        yield _to_table({"shard_name": item.shard.name, "is_end": True, "error": message, "is_store_error": True})
+
+
+def read_missing_chunks(
+    work: ShardWork, config: InputConfig, after: Chunk | ShardEnd | None = None
+) -> Iterator[Chunk | ShardEnd]:
+    """Read the chunks of a shard that are not committed, then its end. What is committed is not read.
+
+    Args:
+        work: What remains of the shard.
+        config: How it is read.
+        after: Go on behind this chunk; None: from the first that is missing.
+    """
     end_offsets = {part.chunk_index: part.end_offset for part in work.committed}
-    index, offset = 0, 0
+    index, offset = (after.index + 1, after.end_offset) if isinstance(after, Chunk) else (0, 0)
     while True:
         while index in end_offsets:
             offset = end_offsets[index]

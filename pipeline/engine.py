@@ -6,9 +6,9 @@ read tasks: chunks -> labelling actors: parts -> driver: counts
 import math
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -16,10 +16,14 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from pipeline.attempts import SharedAttempts
+from pipeline.attempts import Attempts, SharedAttempts
 from pipeline.chunk_source import ChunkSource
+from pipeline.cluster_state import Resources, count_alive, end_actors, list_actors, look_at_resources
+from pipeline.errors import WaveError
 from pipeline.kept_maps import KeptMapSource, require_source
 from pipeline.label_actor import LabelChunks, LabelOptions
+from pipeline.pulse import Beat, Reporting, SharedBoard
+from pipeline.ray_failures import describe_failure
 from pipeline.remask import remask_row
 from pipeline.resume import ShardWork
 from pipeline.run import Run
@@ -33,6 +37,31 @@ CALLS_PER_ACTOR = 2
 MAX_WAITING_ROWS = 256
 """Counts of committed chunks that may wait for the driver."""
 POLL_PERIOD_S = 0.25
+JOIN_TIMEOUT_S = 20.0
+"""For how long Ray Data may take to end a dataset."""
+READ_CPUS = 0.5
+REMASK_CPUS = 1.0
+END_TIMEOUT_S = 60.0
+"""For how long the actors of a wave may take to be dead once they are ended by force."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaveSigns:
+    """What is seen of a wave besides its rows."""
+
+    beats: Mapping[str, Beat] = field(default_factory=dict)
+    """The last report of each worker, by its host and process."""
+    num_actors: int = 0
+    """Labelling actors that were asked for."""
+    num_alive: int = 0
+    """Labelling actors that run."""
+    resources: Resources = field(default_factory=Resources)
+    """What the workers ask for that cannot be less, and what the cluster has."""
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since a worker reported that it is busy."""
+        return min((beat.age_s for beat in self.beats.values()), default=math.inf)
 
 
 @runtime_checkable
@@ -41,33 +70,56 @@ class Engine(Protocol):
 
     def label_chunks(
         self, run: Run, work: Sequence[ShardWork], options: LabelOptions
-    ) -> Iterator[dict[str, Any] | None]:
+    ) -> Generator[dict[str, Any] | None, None, None]:
         """Label and commit the missing chunks of shards; give the counts of each, and the end of each shard.
 
         Gives None every now and then while there is nothing to give, so that the driver can look up.
         """
 
-    def submit(self, function: Callable[..., str], **arguments: Any) -> Future[str]:
-        """Call a function of a module somewhere else."""
+    def look(self) -> WaveSigns:
+        """Look at the workers of the wave that was started last, and at the cluster."""
+
+    def end_wave(self) -> None:
+        """End what is left of the wave that was started last, and wait until it is gone.
+
+        Raises:
+            WaveError: Some of it cannot be ended.
+        """
+
+    def submit(self, function: Callable[..., Any], **arguments: Any) -> Future[Any]:
+        """Call a function of a module somewhere else, with the wave's `reporting` as a further argument."""
 
 
 class RayEngine:
     """The cluster that this process is connected to."""
 
+    def __init__(self) -> None:
+        """Start with no wave."""
+        self._reporting: Reporting | None = None
+        self._dataset: Dataset | None = None
+        self._rows: threading.Thread | None = None
+        self._actors_before: set[str] = set()
+        self._helpers: set[str] = set()
+        self._num_actors = 0
+        self._asked: dict[str, float] = {}
+
     def label_chunks(
         self, run: Run, work: Sequence[ShardWork], options: LabelOptions
-    ) -> Iterator[dict[str, Any] | None]:
+    ) -> Generator[dict[str, Any] | None, None, None]:
         """Label and commit the missing chunks of shards; give the counts of each, and the end of each shard.
 
         Raises:
-            ray.exceptions.RayError: Ray failed; what is committed stays.
+            WaveError: Ray failed, or a worker did; what is committed stays.
         """
-        dataset = build_dataset(run, work, options) if run.source is None else build_remask_dataset(run, work)
-        inbox: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue(MAX_WAITING_ROWS)
+        self._dataset = self._start_wave(run, work, options)
+        inbox: queue.Queue[dict[str, Any] | WaveError | None] = queue.Queue(MAX_WAITING_ROWS)
         is_wanted = threading.Event()
         is_wanted.set()
         # Ray Data's iterator blocks until there is a row. A driver has to hear signals meanwhile.
-        threading.Thread(target=_fill, args=(inbox, dataset, is_wanted), name="rows", daemon=True).start()
+        arguments = (inbox, self._dataset, is_wanted)
+        self._rows = threading.Thread(target=_fill, args=arguments, name="rows", daemon=True)
+        self._rows.start()
+        del arguments
         try:
             while True:
                 try:
@@ -75,7 +127,7 @@ class RayEngine:
                 except queue.Empty:
                     yield None
                     continue
-                if isinstance(item, BaseException):
+                if isinstance(item, WaveError):
                     raise item
                 if item is None:
                     return
@@ -83,13 +135,66 @@ class RayEngine:
         finally:
             is_wanted.clear()
 
-    def submit(self, function: Callable[..., str], **arguments: Any) -> Future[str]:
-        """Call a function of a module in a Ray task."""
-        return _make_remote(function).remote(**arguments).future()
+    def _start_wave(self, run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Dataset:
+        # Those of the wave before: its seals may have needed them until now.
+        end_actors(lambda: self._helpers & list_actors(), END_TIMEOUT_S)
+        self._actors_before = list_actors()
+        self._reporting = Reporting(board=SharedBoard(), store_outage_s=options.store_outage_s)
+        attempts = SharedAttempts()
+        self._helpers = list_actors() - self._actors_before
+        if run.source is not None:
+            self._num_actors, self._asked = 0, {"CPU": REMASK_CPUS}
+            return build_remask_dataset(run, work, self._reporting)
+        self._num_actors = options.num_actors
+        self._asked = {"GPU": options.gpus_per_actor, "CPU": options.cpus_per_actor}
+        return build_dataset(run, work, options, attempts, self._reporting)
+
+    def look(self) -> WaveSigns:
+        """Look at the workers of the wave that was started last, and at the cluster."""
+        num_alive = count_alive(self._list_workers())
+        # Once all actors run, what is still asked for is the CPUs of those that read for them.
+        is_complete = self._num_actors and num_alive >= self._num_actors
+        return WaveSigns(
+            beats=self._reporting.board.read() if self._reporting else {},
+            num_actors=self._num_actors,
+            num_alive=num_alive,
+            resources=look_at_resources({"CPU": READ_CPUS} if is_complete else self._asked),
+        )
+
+    def end_wave(self) -> None:
+        """End what is left of the wave that was started last, and wait until it is gone.
+
+        Ray Data drops the handles of its actors when a dataset fails, and an actor without handles ends. But the
+        exception of the failure holds frames that hold handles, and so do threads that hang. A pool that lives on keeps
+        its CPUs and GPUs from the next wave, which then waits for ever. So the actors are ended by their ids.
+
+        Raises:
+            WaveError: Ray still counts some as alive.
+        """
+        left = end_actors(self._list_workers, END_TIMEOUT_S)
+        if self._dataset is not None and self._rows is not None:
+            _shut_down(self._dataset)
+            self._rows.join(JOIN_TIMEOUT_S)
+            # A dataset that was in the middle of starting actors may have started more.
+            left = end_actors(self._list_workers, END_TIMEOUT_S)
+        self._dataset = self._rows = None
+        if left:
+            raise WaveError(
+                f"{len(left)} actors of a wave that ended live on {END_TIMEOUT_S:.0f} s after a kill by force; "
+                "run the same command again"
+            )
+
+    def _list_workers(self) -> set[str]:
+        """List the labelling actors that are not dead."""
+        return list_actors() - self._actors_before - self._helpers
+
+    def submit(self, function: Callable[..., Any], **arguments: Any) -> Future[Any]:
+        """Call a function of a module in a Ray task, with the wave's `reporting` as a further argument."""
+        return _make_remote(function).remote(**arguments, reporting=self._reporting).future()
 
 
 @lru_cache
-def _make_remote(function: Callable[..., str]) -> Any:
+def _make_remote(function: Callable[..., Any]) -> Any:
     """Make a task of a function, once: Ray pickles and exports it anew for every new one."""
     return ray.remote(num_cpus=0.25)(function)
 
@@ -109,7 +214,9 @@ def _count_shards_per_task(work: Sequence[ShardWork]) -> int:
     return min(MAX_SHARDS_PER_TASK, math.ceil(len(work) / MAX_READ_TASKS))
 
 
-def build_dataset(run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Dataset:
+def build_dataset(
+    run: Run, work: Sequence[ShardWork], options: LabelOptions, attempts: Attempts, reporting: Reporting
+) -> Dataset:
     """Chain the steps: chunks -> parts -> counts.
 
     An actor commits what it has labelled before it takes up the next chunk. So what is labelled again after a death is
@@ -118,14 +225,14 @@ def build_dataset(run: Run, work: Sequence[ShardWork], options: LabelOptions) ->
     """
     _set_up_context()
     chunks = ray.data.read_datasource(
-        ChunkSource(work, run.config.inputs, _count_shards_per_task(work)),
-        num_cpus=0.5,
+        ChunkSource(work, run.config.inputs, _count_shards_per_task(work), reporting),
+        num_cpus=READ_CPUS,
         override_num_blocks=len(work),
     )
     return chunks.map_batches(
         LabelChunks,
         # Without the list of shards: Ray keeps the arguments of actors, and ships them to each.
-        fn_constructor_args=(replace(run, shards=()), options, SharedAttempts()),
+        fn_constructor_args=(replace(run, shards=()), options, attempts, reporting),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
@@ -138,30 +245,43 @@ def build_dataset(run: Run, work: Sequence[ShardWork], options: LabelOptions) ->
     )
 
 
-def build_remask_dataset(run: Run, work: Sequence[ShardWork]) -> Dataset:
+def build_remask_dataset(run: Run, work: Sequence[ShardWork], reporting: Reporting) -> Dataset:
     """Chain the steps for a run whose maps are kept: rows of manifests -> parts -> counts.
 
     A chunk's masks are made and committed by one task: no step waits for a device, and masks need not travel.
     """
     _set_up_context()
-    source = KeptMapSource(run, work, _count_shards_per_task(work))
-    rows = ray.data.read_datasource(source, num_cpus=0.5, override_num_blocks=len(work))
+    source = KeptMapSource(run, work, _count_shards_per_task(work), reporting)
+    rows = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=len(work))
     return rows.map_batches(
         remask_row,
         # Without lists of shards and manifests: each task gets a copy.
-        fn_kwargs={"run": replace(run, shards=(), source=replace(require_source(run), manifests=()))},
+        fn_kwargs={
+            "run": replace(run, shards=(), source=replace(require_source(run), manifests=())),
+            "reporting": reporting,
+        },
         batch_size=1,
         batch_format="pyarrow",
-        num_cpus=1,
+        num_cpus=REMASK_CPUS,
     )
 
 
-def _fill(
-    inbox: "queue.Queue[dict[str, Any] | BaseException | None]", dataset: Dataset, is_wanted: threading.Event
-) -> None:
-    """Put the rows of a dataset into the inbox, then None or the error that ended it."""
+def _shut_down(dataset: Dataset) -> None:
+    """Let Ray Data end what a dataset has started, tasks too; one that hangs in that is left alone."""
+    executor = dataset._current_executor
+    if executor is None:
+        return
+    ending = threading.Thread(target=executor.shutdown, kwargs={"force": True}, name="shutdown", daemon=True)
+    ending.start()
+    ending.join(JOIN_TIMEOUT_S)
 
-    def put(item: dict[str, Any] | BaseException | None) -> None:
+
+def _fill(
+    inbox: "queue.Queue[dict[str, Any] | WaveError | None]", dataset: Dataset, is_wanted: threading.Event
+) -> None:
+    """Put the rows of a dataset into the inbox, then None or what ended it."""
+
+    def put(item: dict[str, Any] | WaveError | None) -> None:
         while is_wanted.is_set():
             try:
                 inbox.put(item, timeout=1.0)
@@ -169,12 +289,16 @@ def _fill(
                 continue
             return
 
+    rows = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    del dataset
     try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for batch in rows:
             for fields in cast(pa.Table, batch).to_pylist():
                 put(fields)
             if not is_wanted.is_set():
                 return
-        put(None)
-    except BaseException as error:  # noqa: BLE001 (raised again by whoever takes it out)
-        put(error)
+        ending = None
+    except BaseException as error:  # noqa: BLE001 (of any type: it ends the wave, and the driver decides what follows)
+        # Its words alone: the error itself holds the frames that it passed, and so the whole dataset.
+        ending = WaveError(describe_failure(error))
+    put(ending)

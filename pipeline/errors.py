@@ -49,6 +49,10 @@ class RunConflictError(LabellingError):
     """An output folder that belongs to another run, or inputs that changed under their parts."""
 
 
+class WaveError(LabellingError):
+    """A wave of a labelling run that ended early: Ray failed, a worker did, or nothing was heard of it."""
+
+
 class TrainingError(LabellingError):
     """A training run that cannot go on, and would not if it were run again as it is."""
 

@@ -6,6 +6,7 @@ This module and what it imports do without PyTorch: tasks that read start in a f
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +20,8 @@ from pipeline.config import InputConfig, LabelConfig, PixelRefinement, parse_con
 from pipeline.errors import LabellingError, ManifestError, is_store_failure
 from pipeline.kept_images import read_images
 from pipeline.manifests import Manifest, stream_manifest
+from pipeline.outage import Resumed
+from pipeline.pulse import READ_TIMEOUT_S, Pulse, Reporting
 from pipeline.records import PART_SCHEMA, RUN_FILE, InputShard
 from pipeline.resume import ShardWork
 from pipeline.run import MapSource, Run, describe_shard, read_run
@@ -119,9 +122,10 @@ def require_maps(labels_uri: str, record: Mapping[str, Any]) -> None:
 class KeptMapSource(Datasource):
     """Reads what remains of some published shards. The plan is frozen into the read tasks."""
 
-    def __init__(self, run: Run, work: Sequence[ShardWork], shards_per_task: int) -> None:
-        """Read `work`, `shards_per_task` shards a task."""
+    def __init__(self, run: Run, work: Sequence[ShardWork], shards_per_task: int, reporting: Reporting) -> None:
+        """Read `work`, `shards_per_task` shards a task, and report to the driver."""
         super().__init__()
+        self._reporting = reporting
         source = require_source(run)
         pairs = pair_with_manifests(source, work)
         self._fingerprint = source.fingerprint
@@ -146,7 +150,7 @@ class KeptMapSource(Datasource):
         """Give one task per group of shards, whatever parallelism Ray wishes for."""
         return [
             ReadTask(
-                partial(read_kept_rows, batch, self._fingerprint, self._inputs),
+                partial(read_kept_rows, batch, self._fingerprint, self._inputs, self._reporting),
                 BlockMetadata(
                     num_rows=None,
                     size_bytes=self._count_bytes(batch),
@@ -183,22 +187,41 @@ def pair_with_manifests(source: MapSource, work: Sequence[ShardWork]) -> list[tu
 
 
 def read_kept_rows(
-    work: Sequence[tuple[ShardWork, InputShard]], fingerprint: str, inputs: InputConfig | None
+    work: Sequence[tuple[ShardWork, InputShard]],
+    fingerprint: str,
+    inputs: InputConfig | None,
+    reporting: Reporting,
 ) -> Iterator[pa.Table]:
     """Read the chunks of manifests whose masks are not committed, as tables of one row; then the end of each shard.
 
     A manifest that is not what it was when it was listed gives an end row with the error: the other shards go on. So
-    does a shard whose images are needed and are not what they were.
+    does a shard whose images are needed and are not what they were. An outage of their store is waited for.
 
     Args:
         work: What remains of each shard, and its manifest.
         fingerprint: Of the run that made the manifests.
         inputs: How images are read from the shards; None: they are not needed, and no shard is read.
+        reporting: To whom it is told what is read.
     """
+    with closing(reporting.open()) as pulse:
+        yield from _read_all(work, fingerprint, inputs, pulse)
+
+
+def _read_all(
+    work: Sequence[tuple[ShardWork, InputShard]], fingerprint: str, inputs: InputConfig | None, pulse: Pulse
+) -> Iterator[pa.Table]:
     for item, manifest in work:
+        doing = f"reading '{manifest.uri}'"
         try:
-            require_unchanged(manifest)
-            yield from _read_shard(item, manifest, fingerprint, inputs)
+            with pulse.busy(doing, READ_TIMEOUT_S) as patience:
+                patience.call(partial(require_unchanged, manifest))
+            rows = Resumed[pa.Table](partial(_read_shard, item, manifest, fingerprint, inputs))
+            while True:
+                with pulse.busy(doing, READ_TIMEOUT_S) as patience:
+                    row = patience.call(rows.advance)
+                if row is None:
+                    break
+                yield row
         except (LabellingError, OSError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())
             if not isinstance(error, LabellingError | FileNotFoundError):
@@ -211,9 +234,16 @@ def read_kept_rows(
 
 
 def _read_shard(
-    work: ShardWork, listed: InputShard, fingerprint: str, inputs: InputConfig | None
+    work: ShardWork,
+    listed: InputShard,
+    fingerprint: str,
+    inputs: InputConfig | None,
+    after: pa.Table | None = None,
 ) -> Iterator[pa.Table]:
+    """Read the missing chunks of a manifest, then its end; go on behind the chunk of the row `after`."""
     committed = {part.chunk_index for part in work.committed}
+    if after is not None:
+        committed |= set(range(after["chunk_index"][0].as_py() + 1))
     name = work.shard.name
     with stream_manifest(listed.uri) as manifest:
         _require_chunks(manifest, work.shard, fingerprint)

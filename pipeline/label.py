@@ -6,25 +6,25 @@ plan -> read tasks: chunks -> labelling actors: parts -> driver: counts, seals
 import logging
 import os
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-
 from pipeline.counts import LabelCounts
-from pipeline.engine import MAX_READ_TASKS, MAX_SHARDS_PER_TASK, POLL_PERIOD_S, Engine, RayEngine
-from pipeline.errors import LabellingError
+from pipeline.engine import MAX_READ_TASKS, MAX_SHARDS_PER_TASK, Engine, RayEngine
+from pipeline.errors import WaveError
 from pipeline.heartbeat import Driver, Heartbeat
 from pipeline.label_actor import LabelOptions
 from pipeline.ledger import Ledger, Progress
+from pipeline.outage import Patience
 from pipeline.resume import Plan, plan_run
 from pipeline.run import Run
 from pipeline.seal import seal_shard
+from pipeline.stop import Stop
 from pipeline.storage import delete
+from pipeline.wave import WaitNotices, run_wave
 
 logger = logging.getLogger(__name__)
 
@@ -48,32 +48,6 @@ class LabelSummary:
     was_stopped: bool
     num_shards_left: int
     elapsed_s: float
-
-
-@dataclass(kw_only=True)
-class Stop:
-    """The wish of whoever runs a driver that it ends."""
-
-    grace_s: float = 2.0
-    """For how long commits and seals that are under way are still waited for."""
-    _since_s: float | None = None
-    _event: threading.Event = field(default_factory=threading.Event)
-
-    def request(self) -> None:
-        """Ask the driver to end; may be called by a handler of signals."""
-        if self._since_s is None:
-            self._since_s = time.monotonic()
-        self._event.set()
-
-    @property
-    def is_requested(self) -> bool:
-        """Whether the driver should end."""
-        return self._event.is_set()
-
-    @property
-    def remaining_s(self) -> float:
-        """Seconds of grace that are left; all of them while nobody asked."""
-        return self.grace_s if self._since_s is None else max(0.0, self._since_s + self.grace_s - time.monotonic())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,17 +86,24 @@ def label_run(
         assignment: What is to do; None: all that is not published.
 
     Raises:
-        ray.exceptions.RayError: Ray failed in the last of `MAX_IDLE_WAVES` waves without progress.
-        LabellingError: So many waves ended without an error and without progress.
+        WaveError: `MAX_IDLE_WAVES` waves ended without progress, or what an ended wave left cannot be ended.
+        StorageError: The output cannot be listed, also after `options.store_outage_s`.
     """
     stop, engine = stop or Stop(), engine or RayEngine()
     assignment = assignment or Assignment(make_plan=lambda: plan_run(run))
     totals = _Totals(started_s=time.monotonic())
+    patience = Patience(limit_s=options.store_outage_s, on_wait=WaitNotices(on_warning).note, stop=stop.event)
+    # Apart: a wave that goes on says nothing of a heartbeat that cannot be written.
+    notices, heartbeat_notices = WaitNotices(on_warning), WaitNotices(on_warning)
     heartbeat = Heartbeat(run.out_uri, _describe_driver())
     num_idle_waves = 0
     while True:
-        plan = assignment.make_plan()
-        delete(plan.leftover_parts)
+        try:
+            plan = patience.call(lambda: _plan(assignment))
+        except OSError:
+            if not stop.is_requested:
+                raise
+            break
         work = [item for item in plan.work if item.shard.name not in totals.failed_shards]
         totals.num_shards_left = len(plan.work)
         if not work or stop.is_requested:
@@ -139,69 +120,51 @@ def label_run(
             publish=assignment.publish,
             publish_arguments=assignment.publish_arguments,
         )
-        failure = _label_wave(ledger, engine, on_progress, lambda: _warn(heartbeat, on_warning), stop)
+        failure = run_wave(ledger, engine, stop, on_progress, lambda: _beat(heartbeat, heartbeat_notices), notices)
         totals.enter(ledger)
         if stop.is_requested:
             # The plan would have to be listed again, and the time of grace is short.
             totals.num_shards_left = len(plan.work) - ledger.num_sealed
             break
         if failure is not None:
-            on_warning(f"Ray gave up on this wave, it is taken up again from what is committed: {failure}")
+            on_warning(f"this wave ended early, it is taken up again from what is committed: {failure.reason}")
         # Shards that cannot be read are given up after some waves, so they do not keep the run from its end.
-        num_idle_waves = 0 if ledger.made_progress or ledger.unread_shards else num_idle_waves + 1
+        is_idle = not (ledger.made_progress or ledger.unread_shards or (failure and failure.may_be_others))
+        num_idle_waves = num_idle_waves + 1 if is_idle else 0
         if num_idle_waves == MAX_IDLE_WAVES:
             names = ", ".join(item.shard.name for item in work[:5])
-            raise failure or LabellingError(f"no progress on {len(work)} shards ({names}); run the same command again")
+            why = f": {failure.reason}" if failure else ""
+            raise WaveError(
+                f"no progress on {len(work)} shards ({names}) in {MAX_IDLE_WAVES} waves{why}; what is committed stays, "
+                "run the same command again"
+            )
     try:
         heartbeat.end()
     except OSError as error:
-        on_warning(f"the sign of life cannot be taken away, the next driver may warn of this one: {error}")
+        on_warning(f"the heartbeat cannot be removed, the next driver may warn of this one: {error}")
     return totals.summarise(was_stopped=stop.is_requested)
-
-
-def _label_wave(
-    ledger: Ledger,
-    engine: Engine,
-    on_progress: Callable[[Progress], None],
-    on_pause: Callable[[], None],
-    stop: Stop,
-) -> ray.exceptions.RayError | None:
-    """Label the shards of a wave; an error of Ray is returned, for what is committed stays."""
-    failure = None
-    on_pause()
-    try:
-        for fields in engine.label_chunks(ledger.run, ledger.wave, ledger.options):
-            if fields is not None:
-                ledger.take(fields)
-            ledger.collect_seals(timeout_s=0.0)
-            on_progress(ledger.show())
-            on_pause()
-            if stop.is_requested and stop.remaining_s == 0:
-                break
-    except ray.exceptions.RayError as error:
-        failure = error
-    # A seal that is given up is no loss: the parts are there, and the next driver seals the shard.
-    while ledger.has_seals and not (stop.is_requested and stop.remaining_s == 0):
-        ledger.collect_seals(timeout_s=POLL_PERIOD_S)
-        on_progress(ledger.show())
-        on_pause()
-    ledger.collect_seals(timeout_s=0.0)
-    on_progress(ledger.show())
-    return failure
 
 
 def _describe_driver() -> Driver:
     return Driver(host=socket.gethostname(), pid=os.getpid(), started_s=time.time())
 
 
-def _warn(heartbeat: Heartbeat, on_warning: Callable[[str], None]) -> None:
-    """Give a sign of life, and tell of other drivers. A store that fails for a moment does not end a run for that."""
+def _plan(assignment: Assignment) -> Plan:
+    plan = assignment.make_plan()
+    delete(plan.leftover_parts)
+    return plan
+
+
+def _beat(heartbeat: Heartbeat, notices: WaitNotices) -> None:
+    """Write the heartbeat; warn if another driver is active. A store that fails for a moment does not end a run."""
     try:
         warning = heartbeat.beat()
     except OSError as error:
-        warning = f"the sign of life cannot be written, other drivers will not see this one: {error}"
+        notices.note(f"the heartbeat cannot be written, other drivers will not see this one: {error}")
+        return
+    notices.note(None)
     if warning:
-        on_warning(warning)
+        notices.on_warning(warning)
 
 
 @dataclass(kw_only=True)

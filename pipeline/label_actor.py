@@ -18,6 +18,8 @@ from pipeline.commit import commit_chunk, describe_row
 from pipeline.errors import LabellingError
 from pipeline.isolation import label_isolated
 from pipeline.labeler import ChunkLabeler
+from pipeline.outage import DEFAULT_OUTAGE_S
+from pipeline.pulse import Reporting
 from pipeline.records import Reason, Sample
 from pipeline.run import Run
 from pipeline.watchdog import Watchdog, end_process
@@ -25,7 +27,8 @@ from pipeline.watchdog import Watchdog, end_process
 logger = logging.getLogger(__name__)
 
 COMMIT_TIMEOUT_S = 1800.0
-"""A worker whose commit takes so long is ended: longer than any store's own tries (`storage.S3_OPTIONS`) may take."""
+"""A worker whose commit takes so long, beside all waits for the store, is ended: longer than any store's own tries
+(`storage.S3_OPTIONS`) may take."""
 MAX_DEATHS_IN_ALL = 10 * MAX_DEATHS
 """After so many workers died with a chunk in hand its shard fails. Far more than `MAX_DEATHS`: an innocent chunk dies
 with each of those that share its worker, three times for each of them that kills."""
@@ -52,6 +55,10 @@ class LabelOptions:
     """A shard with a larger share of rejected rows is not published; no_known_tag and download_failed do not count."""
     stall_timeout_s: float = 300.0
     """A worker that shows no progress on a chunk for so long is ended and its chunk tried again."""
+    no_progress_timeout_s: float = 300.0
+    """A wave of which the driver hears nothing for so long is ended by force and taken up again."""
+    store_outage_s: float = DEFAULT_OUTAGE_S
+    """For how long a store that is away, or a disk that is full, is waited for."""
 
     def __post_init__(self) -> None:
         if self.gpus_per_actor < 0 or self.cpus_per_actor <= 0:
@@ -64,8 +71,13 @@ class LabelOptions:
             raise ValueError(f"need num_actors and batch_size >= 1, got {self.num_actors} and {self.batch_size}")
         if self.device not in ("auto", "cuda", "cpu"):
             raise ValueError(f"device must be auto, cuda or cpu, got '{self.device}'")
-        if self.stall_timeout_s <= 0:
-            raise ValueError(f"need stall_timeout_s > 0, got {self.stall_timeout_s}")
+        if self.stall_timeout_s <= 0 or self.no_progress_timeout_s <= 0:
+            raise ValueError(
+                f"need stall_timeout_s and no_progress_timeout_s > 0, got {self.stall_timeout_s} and "
+                f"{self.no_progress_timeout_s}"
+            )
+        if self.store_outage_s < 0:
+            raise ValueError(f"need store_outage_s >= 0, got {self.store_outage_s}")
         if not 0 <= self.max_rejected_fraction <= 1:
             raise ValueError(f"need 0 <= max_rejected_fraction <= 1, got {self.max_rejected_fraction}")
 
@@ -106,14 +118,15 @@ class WatchedLabeler:
 class LabelChunks:
     """The labelling actor: holds the model on its device for as long as it lives."""
 
-    def __init__(self, run: Run, options: LabelOptions, attempts: Attempts) -> None:
+    def __init__(self, run: Run, options: LabelOptions, attempts: Attempts, reporting: Reporting) -> None:
         """Load the model and pin the device that Ray gave to this actor."""
         _log_to_worker_file()
         self._run = run
         self._attempts = attempts
         self._make_labeler = partial(WatchedLabeler, run, options)
-        self._labeler = self._make_labeler()
-        self._commit_watchdog = Watchdog(COMMIT_TIMEOUT_S)
+        self._pulse = reporting.open()
+        with self._pulse.busy(f"loading model '{run.model_uri}'", COMMIT_TIMEOUT_S) as patience:
+            self._labeler = patience.call(self._make_labeler)
         self._num_misses = 0
 
     def __call__(self, row: pa.Table) -> pa.Table:
@@ -140,9 +153,10 @@ class LabelChunks:
                 "when a child process labelled it; look at their logs (memory?), then run the same command again"
             )
             return describe_row(fields | {"is_end": True, "error": error})
-        rows = self._label(chunk, to_samples(row), num_deaths)
-        with self._commit_watchdog.watch(f"the commit of {chunk}"):
-            committed = commit_chunk(rows, fields, self._run)
+        with self._pulse.busy(f"labelling {chunk}"):
+            rows = self._label(chunk, to_samples(row), num_deaths)
+        with self._pulse.busy(f"committing {chunk}", COMMIT_TIMEOUT_S) as patience:
+            committed = patience.call(lambda: commit_chunk(rows, fields, self._run))
         self._attempts.finish(chunk)
         return committed
 

@@ -2,8 +2,9 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,15 +13,16 @@ import ray
 from pipeline.commit import PartName
 from pipeline.counts import LabelCounts
 from pipeline.label_actor import LabelOptions
+from pipeline.ray_failures import describe_failure
 from pipeline.records import InputShard
 from pipeline.resume import Plan, ShardWork
 from pipeline.run import Run
-from pipeline.seal import seal_shard, tell_refusal
+from pipeline.seal import Refusal, seal_shard, tell_refusal
 
 logger = logging.getLogger(__name__)
 
 MAX_SEALS_IN_FLIGHT = 64
-"""Shards that may wait to be sealed before the driver waits for them."""
+"""Shards that are sealed at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,8 @@ class Ledger:
     wave: Sequence[ShardWork]
     started_s: float
     counts: LabelCounts
-    submit: Callable[..., Future[str]]
-    """Calls a function somewhere else."""
+    submit: Callable[..., Future[Any]]
+    """Calls a function somewhere else, with `reporting` as its further argument."""
     publish: Callable[..., object] = seal_shard
     """Publishes a shard that is complete."""
     publish_arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -58,14 +60,16 @@ class Ledger:
     failed_shards: dict[str, str] = field(default_factory=dict)
     """Error of each shard that cannot be published."""
     unread_shards: dict[str, str] = field(default_factory=dict)
-    """Error of each shard that its store did not give; it may in the next wave."""
+    """Error of each shard that its store did not give or take; it may in the next wave."""
     cut_shards: dict[str, str] = field(default_factory=dict)
     """Of each shard that breaks off, where, and how much of it was not read."""
     _parts: dict[str, set[PartName]] = field(default_factory=dict)
     _ends: dict[str, dict[str, Any]] = field(default_factory=dict)
     _shards: dict[str, Any] = field(default_factory=dict)
     _offsets: dict[str, int] = field(default_factory=dict)
-    _seals: dict[Future[str], str] = field(default_factory=dict)
+    _seals: dict[Future[Refusal | None], str] = field(default_factory=dict)
+    _complete: deque[tuple[str, tuple[PartName, ...], int | None]] = field(default_factory=deque)
+    """Shards that wait to be sealed, with their parts and where they are truncated."""
     _num_bytes_done: int = 0
     """Kept up to date and not summed up: a wave has thousands of shards, and every chunk asks."""
 
@@ -79,7 +83,7 @@ class Ledger:
     @property
     def has_seals(self) -> bool:
         """Whether shards are being sealed."""
-        return bool(self._seals)
+        return bool(self._seals or self._complete)
 
     @property
     def made_progress(self) -> bool:
@@ -130,39 +134,53 @@ class Ledger:
         parts = tuple(sorted(self._parts.pop(name)))
         if end["truncated_at"] is not None:
             self.cut_shards[name] = _describe_cut(self._shards[name], parts, end["truncated_at"])
-        while len(self._seals) >= MAX_SEALS_IN_FLIGHT:
-            self.collect_seals(timeout_s=None, wait_for_all=False)
-        seal = self.submit(
-            tell_refusal,
-            publish=self.publish,
-            out_uri=self.run.out_uri,
-            fingerprint=self.run.fingerprint,
-            shard=self._shards[name],
-            parts=parts,
-            truncated_at=end["truncated_at"],
-            max_rejected_fraction=self.options.max_rejected_fraction,
-            **self.publish_arguments,
-        )
-        self._seals[seal] = name
+        self._complete.append((name, parts, end["truncated_at"]))
+        self._submit_seals()
 
-    def collect_seals(self, timeout_s: float | None, *, wait_for_all: bool = True) -> None:
-        """Enter the shards that are sealed by now; with `timeout_s=None` wait for all, or for one."""
+    def _submit_seals(self) -> None:
+        while self._complete and len(self._seals) < MAX_SEALS_IN_FLIGHT:
+            name, parts, truncated_at = self._complete.popleft()
+            seal = self.submit(
+                tell_refusal,
+                publish=self.publish,
+                out_uri=self.run.out_uri,
+                fingerprint=self.run.fingerprint,
+                shard=self._shards[name],
+                parts=parts,
+                truncated_at=truncated_at,
+                max_rejected_fraction=self.options.max_rejected_fraction,
+                **self.publish_arguments,
+            )
+            self._seals[seal] = name
+
+    def collect_seals(self, timeout_s: float) -> int:
+        """Enter the shards that are sealed by now, or soon; give how many came to an end."""
         if not self._seals:
-            return
-        how = ALL_COMPLETED if wait_for_all else FIRST_COMPLETED
-        for seal in wait(self._seals, timeout=timeout_s, return_when=how).done:
+            return 0
+        ended = wait(self._seals, timeout=timeout_s, return_when=FIRST_COMPLETED).done
+        for seal in ended:
             name = self._seals.pop(seal)
             try:
-                error = seal.result()
+                refusal = seal.result()
             except ray.exceptions.RayError as failure:
                 # The parts are there: the next wave finds the shard unsealed and seals it.
-                logger.warning("sealing shard '%s' failed, it is tried again: %s", name, failure)
+                logger.warning("sealing shard '%s' failed, it is tried again: %s", name, describe_failure(failure))
                 continue
-            if error:
-                self.failed_shards[name] = error
-            else:
+            if refusal is None:
                 self.num_sealed += 1
                 self._advance(name, self._shards[name].size_bytes)
+                continue
+            errors = self.unread_shards if refusal.is_store_error else self.failed_shards
+            errors[name] = refusal.error
+        self._submit_seals()
+        return len(ended)
+
+    def abandon_seals(self) -> list[str]:
+        """Wait no longer for the shards that are being sealed; give their names. The next wave seals them again."""
+        names = [*self._seals.values(), *(name for name, _, _ in self._complete)]
+        self._seals.clear()
+        self._complete.clear()
+        return names
 
     def show(self) -> Progress:
         """Say where the wave stands."""

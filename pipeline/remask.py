@@ -8,6 +8,7 @@ head_agreement, suggested_class_ids) and rejected rows stay as they were.
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.errors import BundleError, LabellingError
 from pipeline.kept_maps import KeptRun, decode_rows, require_source
 from pipeline.masks import build_palette, encode_mask
 from pipeline.pixel_maps import draw_mask, enlarge_mask, take_class_scales
+from pipeline.pulse import Reporting
 from pipeline.records import PART_SCHEMA, Status
 from pipeline.row_maps import make_row_maps, measure_upright
 from pipeline.run import Run, open_run
@@ -84,7 +86,7 @@ def find_patch_size(kept: KeptRun, config: LabelConfig) -> int | None:
     return model.config.patch_size
 
 
-def remask_row(row: pa.Table, run: Run) -> pa.Table:
+def remask_row(row: pa.Table, run: Run, reporting: Reporting) -> pa.Table:
     """Make and commit the masks of one chunk; the end of a shard passes through.
 
     Maps or images that cannot be used fail their shard, and no other.
@@ -92,6 +94,7 @@ def remask_row(row: pa.Table, run: Run) -> pa.Table:
     Args:
         row: One row of `kept_maps.KEPT_SCHEMA`, or none.
         run: What is made; its list of shards is not looked at.
+        reporting: To whom it is told what is done.
 
     Returns:
         A row of `commit.COMMITTED_SCHEMA`, or none.
@@ -99,14 +102,15 @@ def remask_row(row: pa.Table, run: Run) -> pa.Table:
     # The cores are shared among tasks by Ray, not by threads within one.
     torch.set_num_threads(1)
     fields: dict[str, Any] = row.drop_columns(["rows", "images"]).to_pylist()[0] if row.num_rows else {}
-    if fields and not fields["is_end"]:
+    if not fields or fields["is_end"]:
+        return describe_row(fields)
+    chunk = f"{fields['shard_name']}/{fields['chunk_index']:06d}"
+    with closing(reporting.open()) as pulse, pulse.busy(f"making masks of {chunk}") as patience:
         try:
             rows = remask_rows(decode_rows(row["rows"][0].as_py()), row["images"][0].as_py(), run)
         except LabellingError as error:
-            fields |= {"is_end": True, "error": f"shard '{fields['shard_name']}': {error}"}
-        else:
-            return commit_chunk(rows, fields, run)
-    return describe_row(fields)
+            return describe_row(fields | {"is_end": True, "error": f"shard '{fields['shard_name']}': {error}"})
+        return patience.call(lambda: commit_chunk(rows, fields, run))
 
 
 def remask_rows(rows: pa.Table, images: Sequence[bytes | None] | None, run: Run) -> pa.Table:

@@ -4,7 +4,9 @@ This module and what it imports do without PyTorch: tasks that seal start in a f
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import closing
+from functools import partial
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -18,7 +20,8 @@ from pipeline.commit import (
     read_part,
 )
 from pipeline.counts import LabelCounts
-from pipeline.errors import LabellingError, ManifestError, RejectionLimitError
+from pipeline.errors import LabellingError, ManifestError, RejectionLimitError, is_store_failure
+from pipeline.pulse import Reporting
 from pipeline.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard, Reason, Status
 from pipeline.run import describe_shard, get_library_version
 from pipeline.storage import delete, read_bytes
@@ -71,13 +74,25 @@ def seal_shard(
     return counts
 
 
-def tell_refusal(publish: Callable[..., object], **arguments: Any) -> str:
-    """Publish a shard somewhere else; a refusal is an answer and not a failed task. Empty if all went well."""
-    try:
-        publish(**arguments)
-    except (LabellingError, OSError) as error:
-        return str(error)
-    return ""
+class Refusal(NamedTuple):
+    """Why a shard was not published."""
+
+    error: str
+    is_store_error: bool
+    """Whether it is that of a store, so that trying again may help."""
+
+
+def tell_refusal(publish: Callable[..., object], reporting: Reporting, **arguments: Any) -> Refusal | None:
+    """Publish a shard somewhere else; a refusal is an answer and not a failed task. None if all went well.
+
+    An outage of the store is waited for: publishing again gives the same bytes.
+    """
+    with closing(reporting.open()) as pulse, pulse.busy(f"sealing '{arguments['shard'].name}'") as patience:
+        try:
+            patience.call(partial(publish, **arguments))
+        except (LabellingError, OSError) as error:
+            return Refusal(str(error), is_store_failure(error))
+    return None
 
 
 def _find_sealed(out_uri: str, fingerprint: str, shard: InputShard) -> LabelCounts | None:

@@ -3,7 +3,7 @@
 import http.client
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,11 +18,16 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.attempts import AttemptCounter
 from pipeline.chunk_source import read_rows
+from pipeline.engine import WaveSigns
 from pipeline.kept_maps import choose_inputs, pair_with_manifests, read_kept_rows, require_source
 from pipeline.label_actor import LabelChunks, LabelOptions
+from pipeline.pulse import MemoryBoard, Reporting
 from pipeline.remask import remask_row
 from pipeline.resume import ShardWork
 from pipeline.run import Run
+
+REPORTING = Reporting(board=MemoryBoard(), store_outage_s=0.0)
+"""Nobody waits for a store that is away."""
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>Try again.</Message></Error>"
@@ -242,8 +247,9 @@ fsspec.register_implementation("faulty", FaultyStore, clobber=True)
 def remask(run: Run, work: Sequence[ShardWork]) -> Iterator[pa.Table]:
     """Make and commit masks of kept maps, chunk by chunk."""
     source = require_source(run)
-    for row in read_kept_rows(pair_with_manifests(source, work), source.fingerprint, choose_inputs(run.config)):
-        yield remask_row(row, run)
+    pairs = pair_with_manifests(source, work)
+    for row in read_kept_rows(pairs, source.fingerprint, choose_inputs(run.config), REPORTING):
+        yield remask_row(row, run, REPORTING)
 
 
 class SerialEngine:
@@ -254,7 +260,9 @@ class SerialEngine:
         self.attempts = AttemptCounter()
         self.labelled: list[str] = []
 
-    def label_chunks(self, run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Iterator[dict[str, Any]]:
+    def label_chunks(
+        self, run: Run, work: Sequence[ShardWork], options: LabelOptions
+    ) -> Generator[dict[str, Any], None, None]:
         """Read, label and commit chunk by chunk; or make masks of kept maps."""
         for committed in self._commit_from_images(run, work, options) if run.source is None else remask(run, work):
             for fields in committed.to_pylist():
@@ -263,12 +271,19 @@ class SerialEngine:
                 yield fields
 
     def _commit_from_images(self, run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Iterator[pa.Table]:
-        actor = LabelChunks(run, options, self.attempts)
-        for row in read_rows(work, run.config.inputs):
+        actor = LabelChunks(run, options, self.attempts, REPORTING)
+        for row in read_rows(work, run.config.inputs, REPORTING):
             yield actor(row)
 
-    def submit(self, function: Callable[..., str], **arguments: Any) -> "Future[str]":
+    def look(self) -> WaveSigns:
+        """See nothing: what is done is done in this process."""
+        return WaveSigns()
+
+    def end_wave(self) -> None:
+        """End nothing: nothing goes on by itself."""
+
+    def submit(self, function: Callable[..., Any], **arguments: Any) -> "Future[Any]":
         """Call the function now."""
-        future: Future[str] = Future()
-        future.set_result(function(**arguments))
+        future: Future[Any] = Future()
+        future.set_result(function(**arguments, reporting=REPORTING))
         return future

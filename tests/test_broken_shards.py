@@ -18,6 +18,7 @@ from pipeline.training_data import iterate_usable
 from pipeline.training_survey import survey_shards
 from pipeline.vocabulary import Vocabulary
 from tests.factories import make_parquet, make_tar
+from tests.fakes import REPORTING
 
 VOCABULARY = Vocabulary(classes=("cat",))
 SAMPLES = {key: {"jpg": key.encode() * 700, "txt": b"cat"} for key in ("a", "b", "c")}
@@ -33,7 +34,9 @@ def read_pieces(path, payload, start_offset=0, first_chunk=0):
 
 
 def list_ends(shards):
-    rows = [row.to_pylist()[0] for row in read_rows([ShardWork(shard=shard) for shard in shards], InputConfig())]
+    rows = [
+        row.to_pylist()[0] for row in read_rows([ShardWork(shard=shard) for shard in shards], InputConfig(), REPORTING)
+    ]
     return {row["shard_name"]: row for row in rows if row["is_end"]}
 
 

@@ -21,6 +21,7 @@ from pipeline.storage import join_uri, open_random, put_atomic
 from pipeline.training_survey import survey_shards
 from pipeline.vocabulary import Vocabulary
 from tests.factories import make_parquet, make_photo, make_tar
+from tests.fakes import REPORTING
 
 TAGS = (["cat"], ["dog", "cat"], ["film"])
 
@@ -313,7 +314,7 @@ def test_broken_page_fails_its_shard_and_the_others_go_on(tmp_path):
     make_bulk(tmp_path / "b.parquet", 3, 3)
     (tmp_path / "c.parquet").write_bytes(b"")
     work = [ShardWork(shard=shard) for shard in list_shards([str(tmp_path)])]
-    rows = [row.to_pylist()[0] for row in read_rows(work, InputConfig(max_chunk_samples=10))]
+    rows = [row.to_pylist()[0] for row in read_rows(work, InputConfig(max_chunk_samples=10), REPORTING)]
     ends = {row["shard_name"]: row["error"] for row in rows if row["is_end"]}
     assert "a.parquet' is no readable Parquet file" in ends["a"]
     assert ends["b"] is None

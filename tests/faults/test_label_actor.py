@@ -1,17 +1,16 @@
 """The labelling actor where labelling fails: the chunk is taken up again in a child process, with the same rows."""
 
 import threading
-from functools import partial
 
 import pytest
 
-from pipeline import label_actor
+from pipeline import label_actor, pulse
 from pipeline.attempts import MAX_DEATHS, AttemptCounter
 from pipeline.chunk_source import read_rows
 from pipeline.commit import PartName, list_part_names
 from pipeline.label_actor import LabelChunks
 from pipeline.resume import ShardWork
-from pipeline.watchdog import Watchdog
+from tests.fakes import REPORTING
 from tests.faults.conftest import OPTIONS
 
 
@@ -25,9 +24,9 @@ class BrokenLabeler:
 @pytest.mark.parametrize("trouble", ["an exception", "three deaths"])
 def test_chunk_that_fails_in_the_actor_is_labelled_in_a_child_process(open_small_run, tmp_path, trouble):
     run = open_small_run(str(tmp_path / "out"))
-    row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs))
+    row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
     attempts = AttemptCounter()
-    actor = LabelChunks(run, OPTIONS, attempts)
+    actor = LabelChunks(run, OPTIONS, attempts, REPORTING)
     expected = actor(row)
     # Not even called once the chunk has killed three workers.
     actor._labeler = BrokenLabeler()
@@ -40,8 +39,8 @@ def test_chunk_that_fails_in_the_actor_is_labelled_in_a_child_process(open_small
 
 def test_chunk_is_committed_when_the_call_that_labelled_it_ends(open_small_run, tmp_path):
     run = open_small_run(str(tmp_path / "out"))
-    rows = list(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs))
-    actor = LabelChunks(run, OPTIONS, AttemptCounter())
+    rows = list(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
+    actor = LabelChunks(run, OPTIONS, AttemptCounter(), REPORTING)
     for row in rows:
         fields = actor(row).to_pylist()[0]
         if not fields["is_end"]:
@@ -53,24 +52,24 @@ def test_chunk_is_committed_when_the_call_that_labelled_it_ends(open_small_run, 
 
 def test_error_of_a_commit_is_raised_and_leaves_no_part(open_small_run, tmp_path, monkeypatch):
     run = open_small_run(str(tmp_path / "out"))
-    row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs))
+    row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
 
     def refuse(uri, payload):
         raise PermissionError(f"'{uri}': access denied")
 
     monkeypatch.setattr("pipeline.commit.put_atomic", refuse)
     with pytest.raises(PermissionError, match="access denied"):
-        LabelChunks(run, OPTIONS, AttemptCounter())(row)
+        LabelChunks(run, OPTIONS, AttemptCounter(), REPORTING)(row)
     assert list_part_names(run.out_uri) == {}
 
 
 def test_chunk_that_kills_workers_whatever_is_done_fails_its_shard(open_small_run, tmp_path):
     run = open_small_run(str(tmp_path / "out"))
-    row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs))
+    row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
     attempts = AttemptCounter()
     for _ in range(label_actor.MAX_DEATHS_IN_ALL):
         attempts.begin("photos-0/000000")
-    (fields,) = LabelChunks(run, OPTIONS, attempts)(row).to_pylist()
+    (fields,) = LabelChunks(run, OPTIONS, attempts, REPORTING)(row).to_pylist()
     assert fields["is_end"]
     assert fields["error"].startswith("shard 'photos-0': 30 workers died with chunk 0, also when a child process")
     assert list_part_names(run.out_uri) == {}
@@ -78,8 +77,8 @@ def test_chunk_that_kills_workers_whatever_is_done_fails_its_shard(open_small_ru
 
 def test_actor_that_cannot_label_what_a_child_process_can_ends_itself(open_small_run, tmp_path, monkeypatch):
     run = open_small_run(str(tmp_path / "out"))
-    rows = list(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs))
-    actor = LabelChunks(run, OPTIONS, AttemptCounter())
+    rows = list(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
+    actor = LabelChunks(run, OPTIONS, AttemptCounter(), REPORTING)
     actor._labeler = BrokenLabeler()
     ended = []
     monkeypatch.setattr(label_actor, "end_process", ended.append)
@@ -92,15 +91,16 @@ def test_actor_that_cannot_label_what_a_child_process_can_ends_itself(open_small
 
 def test_commit_that_hangs_is_noticed(open_small_run, tmp_path, monkeypatch):
     run = open_small_run(str(tmp_path / "out"))
-    row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs))
+    row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
     stalled, is_noticed = [], threading.Event()
 
     def notice(name):
         stalled.append(name)
         is_noticed.set()
 
-    monkeypatch.setattr(label_actor, "Watchdog", partial(Watchdog, on_stall=notice))
+    monkeypatch.setattr(pulse, "end_process", notice)
+    monkeypatch.setattr(pulse, "BEAT_PERIOD_S", 0.05)
     monkeypatch.setattr(label_actor, "COMMIT_TIMEOUT_S", 0.2)
     monkeypatch.setattr("pipeline.commit.put_atomic", lambda uri, payload: is_noticed.wait(60))
-    LabelChunks(run, OPTIONS, AttemptCounter())(row)
-    assert stalled == ["the commit of photos-0/000000"]
+    LabelChunks(run, OPTIONS, AttemptCounter(), REPORTING)(row)
+    assert stalled[0] == "committing photos-0/000000"
