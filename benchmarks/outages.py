@@ -73,7 +73,7 @@ class Benchmark:
     """Photos in a shard."""
     chunk_samples: int = 4
     """Photos in a chunk."""
-    num_patches: int = 400
+    num_patches: int = 1600
     """Of a view; the more, the longer a chunk takes."""
     subnet: str = "10.77.0"
     """First three numbers of the hosts' addresses."""

@@ -4,6 +4,11 @@ A wrong argument is a `ValueError`, raised where it is constructed. Everything t
 act on is a `LabellingError`. A bad image is no exception at all: it becomes a rejected row.
 """
 
+import errno
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a disk reports that is full, or of which no more may be used."""
+
 
 class LabellingError(Exception):
     """Something that the operator of a run can act on; its message says which thing, what is wrong, what to do."""

@@ -16,13 +16,14 @@ import aiohttp
 import botocore.exceptions
 import tenacity
 
+from pipeline.errors import NO_SPACE
+
 logger = logging.getLogger(__name__)
 
 DEFAULT_OUTAGE_S = 900.0
 FIRST_DELAY_S = 0.5
 MAX_DELAY_S = 15.0
 
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 PASSING = NO_SPACE | {
     errno.EAGAIN,
     errno.EBUSY,

@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import fsspec
 
 from pipeline.atomic_files import create_file, put_file
-from pipeline.errors import BucketError, StorageError
+from pipeline.errors import NO_SPACE, BucketError, StorageError
 from pipeline.passwords import require_no_password
 from pipeline.store_errors import describe_failure, is_bucket_missing
 from pipeline.stored_objects import StoredObject, describe_listed, describe_local, describe_remote, walk
@@ -235,7 +235,8 @@ def put_atomic(uri: str, payload: bytes) -> None:
         with _telling(uri):
             filesystem.pipe_file(name, payload)
         return
-    put_file(path, payload)
+    with _telling_space(path):
+        put_file(path, payload)
 
 
 def create_if_absent(uri: str, payload: bytes) -> bool:
@@ -246,7 +247,10 @@ def create_if_absent(uri: str, payload: bytes) -> bool:
         when the reply to a write is lost, the repeated request finds what the first one wrote.
     """
     path = get_local_path(uri)
-    return _create_remote(uri, payload) if path is None else create_file(path, payload)
+    if path is None:
+        return _create_remote(uri, payload)
+    with _telling_space(path):
+        return create_file(path, payload)
 
 
 def _create_remote(uri: str, payload: bytes) -> bool:
@@ -347,6 +351,22 @@ def _telling(uri: str) -> Iterator[None]:
             raise
         raise StorageError(
             f"'{uri}' cannot be reached: {describe_failure(error)}; check network, endpoint and credentials"
+        ) from error
+
+
+@contextmanager
+def _telling_space(path: Path) -> Iterator[None]:
+    """Let the error of a full disk tell what is written and how much space there is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+        space = shutil.disk_usage(folder)
+        raise StorageError(
+            f"'{path}' cannot be written: {error.strerror}, {space.free} of {space.total} bytes of the disk are free; "
+            "make space"
         ) from error
 
 

@@ -1,0 +1,180 @@
+"""`python -m jobs.label` while its store is away or its disk is full, and while its workers are silent."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tests.e2e.test_label_job import ROOT
+from tests.factories import make_photo, make_tar, save_small_model
+
+pytestmark = pytest.mark.ray
+
+NUM_SHARDS = 4
+NUM_PER_SHARD = 12
+SMALL = "160k"
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Shards of three chunks each, whose masks together do not fit into a disk of `SMALL`."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for shard in range(NUM_SHARDS):
+        samples = {
+            f"s{shard}-{i:03d}": {"jpg": make_photo(100 * shard + i), "json": json.dumps({"tags": ["cat"]}).encode()}
+            for i in range(NUM_PER_SHARD)
+        }
+        make_tar(folder / f"photos-{shard}.tar", samples)
+    (folder / "vocabulary.json").write_text(json.dumps({"classes": ["cat", "dog"]}))
+    save_small_model(str(folder / "model"))
+    return folder
+
+
+def make_command(inputs, out, *flags, folder=None):
+    folder = folder or inputs
+    return [
+        *(sys.executable, "-m", "jobs.label", "--shards", f"{folder}/photos-*.tar"),
+        *("--vocabulary", f"{folder}/vocabulary.json", "--model", f"{folder}/model", "--out", str(out)),
+        *("--gpus-per-actor", "0", "--views.num-patches", "16", "--inputs.max-chunk-samples", "4", *flags),
+    ]
+
+
+class Running:
+    """A job in a process of its own, whose lines are read as they come."""
+
+    def __init__(self, command, **environment):
+        self.lines = []
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True)
+        self._reader.start()
+
+    @property
+    def printed(self):
+        return "".join(self.lines)
+
+    def wait_for(self, pattern, limit_s=150.0):
+        end_s = time.monotonic() + limit_s
+        while not re.search(pattern, self.printed):
+            assert self.process.poll() is None, self.printed
+            assert time.monotonic() < end_s, f"no '{pattern}' in:\n{self.printed}"
+            time.sleep(0.05)
+
+    def finish(self, limit_s=150.0):
+        try:
+            code = self.process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            pytest.fail(f"still running after {limit_s} s:\n{self.printed}")
+        self._reader.join(10)
+        return code
+
+
+@contextmanager
+def small_disk(path):
+    """A disk in memory; a function makes it larger."""
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL}", "tmpfs", path], check=False).returncode:
+        pytest.skip("needs the right to mount a disk")
+    try:
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=20m", path], check=True)
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+def read_manifests(out):
+    return {path.name: path.read_bytes() for path in sorted((out / "labels").glob("*.parquet"))}
+
+
+@pytest.fixture(scope="module")
+def expected(inputs, tmp_path_factory):
+    """What an undisturbed run publishes."""
+    out = tmp_path_factory.mktemp("calm") / "out"
+    running = Running(make_command(inputs, out))
+    assert running.finish() == 0, running.printed
+    return read_manifests(out)
+
+
+def test_full_disk_is_waited_for_and_then_the_run_goes_on(inputs, expected, tmp_path):
+    with small_disk(tmp_path / "disk") as enlarge:
+        running = Running(make_command(inputs, tmp_path / "disk" / "out"))
+        running.wait_for(r"waiting: .*[Nn]o space left on device.* free")
+        enlarge()
+        assert running.finish() == 0, running.printed
+        assert "ended early" not in running.printed
+        assert f"labelled {NUM_SHARDS * NUM_PER_SHARD} and rejected 0" in running.printed
+        assert read_manifests(tmp_path / "disk" / "out") == expected
+        assert not list((tmp_path / "disk").rglob(".tmp*"))
+
+
+def test_wave_that_fails_leaves_its_cpus_to_the_next_one(inputs, expected, tmp_path):
+    with small_disk(tmp_path / "disk") as enlarge:
+        # Nobody waits for space, so the wave fails; the cluster has just the CPUs that one pool and its readers need.
+        running = Running(make_command(inputs, tmp_path / "disk" / "out", "--store-outage", "0"))
+        running.wait_for(r"this wave ended early")
+        enlarge()
+        assert running.finish() == 0, running.printed
+        assert read_manifests(tmp_path / "disk" / "out") == expected
+
+
+@pytest.fixture
+def s3_server(monkeypatch):
+    """A pretended S3 that can be stopped and started again at its address, with what it holds."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in (keys | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
+        monkeypatch.setenv(name, value)
+    servers = [server]
+
+    def start():
+        servers.append(ThreadedMotoServer(ip_address=host, port=port, verbose=False))
+        servers[-1].start()
+
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    yield server.stop, start
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    if len(servers) > 1:
+        servers[-1].stop()
+
+
+def test_store_that_is_away_for_a_while_is_waited_for(inputs, expected, s3_server):
+    stop_server, start_server = s3_server
+    store = fsspec.filesystem("s3", use_listings_cache=False)
+    store.mkdir("photos")
+    store.put(str(inputs), "photos/in", recursive=True)
+    running = Running(make_command(inputs, "s3://photos/out", folder="s3://photos/in"))
+    end_s = time.monotonic() + 150
+    while not store.find("photos/out/parts") and time.monotonic() < end_s:
+        time.sleep(0.05)
+    stop_server()
+    running.wait_for(r"waiting: .*s3://photos/.* cannot be reached")
+    start_server()
+    assert running.finish() == 0, running.printed
+    assert "goes on after a wait of" in running.printed
+    assert "ended early" not in running.printed
+    found = {
+        name.rpartition("/")[2]: pq.read_table(io.BytesIO(store.cat_file(name)))
+        for name in store.find("photos/out/labels")
+    }
+    # The footers name other shards, as those lie elsewhere.
+    assert {name: table.to_pylist() for name, table in found.items()} == {
+        name: pq.read_table(io.BytesIO(payload)).to_pylist() for name, payload in expected.items()
+    }
