@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+import fsspec
+from botocore.exceptions import BotoCoreError
 
 from benchmarks.network_hosts import Network
 
@@ -220,18 +220,18 @@ def make_s3_variables(url: str, key: str, secret: str) -> dict[str, str]:
 
 def make_bucket(variables: Mapping[str, str]) -> None:
     """Make the bucket as soon as the store answers."""
-    client = boto3.client(
+    store = fsspec.filesystem(
         "s3",
+        key=variables["AWS_ACCESS_KEY_ID"],
+        secret=variables["AWS_SECRET_ACCESS_KEY"],
         endpoint_url=variables["AWS_ENDPOINT_URL"],
-        aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
-        region_name=variables["AWS_DEFAULT_REGION"],
+        skip_instance_cache=True,
     )
 
     def is_made() -> bool:
         try:
-            client.create_bucket(Bucket=BUCKET)
-        except (BotoCoreError, ClientError):
+            store.mkdir(BUCKET)
+        except (OSError, BotoCoreError):
             return False
         return True
 
