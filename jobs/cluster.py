@@ -3,13 +3,26 @@
 import json
 import logging
 import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
 
 import ray
+from ray._private.node import Node
 
+from pipeline.errors import ClusterError
 from pipeline.passwords import require_no_password
 
 FORWARDED_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """What workers on other machines are told of the driver's S3. Credentials never travel: they have their own."""
+
+NUM_TRIES = 2
+PAUSE_S = 5.0
+"""Between two tries: what keeps a machine busy may be over, and a head may be up."""
+PROBE_TIMEOUT_S = 10.0
+"""For an answer of a cluster's address. Ray itself asks for a quarter of an hour, and says nothing meanwhile."""
 
 
 def use_endpoint(url: str | None) -> None:
@@ -35,10 +48,13 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
         num_cpus: CPU slots of a Ray of our own; None: one per core. May exceed the cores, so that processes
             that mostly wait do not keep others from starting.
 
-    A process that is connected already stays as it is.
+    A process that is connected already stays as it is. A Ray that is not up in time, as it happens on a busy machine,
+    is tried once more.
 
     Raises:
-        ValueError: An endpoint that the environment names, and that workers would be told, holds a password.
+        ClusterError: Ray did not come up, or no cluster answers at the address.
+        ValueError: An endpoint that the environment names, and that workers would be told, holds a password; or the
+            address is none.
     """
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
     environment = None if wanted == "local" else {"env_vars": _choose_variables()}
@@ -50,17 +66,74 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
         # Ray Data's plans and summaries still go to the log files of the session.
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.ERROR)
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if environment is not None:
-        ray.init(address=wanted, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment)
+        _try_twice(
+            lambda: _join(wanted, options | {"runtime_env": environment}),
+            what=f"the Ray cluster at '{wanted}'",
+            advice="start it or correct --address",
+        )
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
+    options |= {"num_cpus": num_cpus, "include_dashboard": False}
+    _try_twice(
+        lambda: ray.init(address="local", **options),
+        what="a local Ray",
+        advice="see whether this machine has memory, disk and CPU time to spare",
     )
+
+
+def _try_twice(start: Callable[[], object], *, what: str, advice: str) -> None:
+    """Start or join a Ray; once more if it fails.
+
+    Raises:
+        ClusterError: It failed again.
+        ValueError: Ray does not take what it is given, which will not change.
+    """
+    for attempt in range(1, NUM_TRIES + 1):
+        try:
+            start()
+        except ValueError as error:
+            raise ValueError(f"{what} cannot be used: {_get_first_line(error)}; {advice}") from error
+        except Exception as error:  # a Ray that is not up in time is a plain `Exception`, and more of them
+            _end_half_started(error)
+            cause = _get_first_line(error)
+            if attempt == NUM_TRIES:
+                raise ClusterError(
+                    f"{what} did not come up in {NUM_TRIES} tries: {cause}; {advice}, then run the same command again"
+                ) from error
+            print(f"warning: {what} did not come up: {cause}; trying once more", file=sys.stderr, flush=True)
+            time.sleep(PAUSE_S)
+        else:
+            return
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    """Join a cluster, if anybody listens at its address."""
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdigit() and "://" not in address:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S):
+            pass
+    ray.init(address=address, **options)
+
+
+def _end_half_started(error: BaseException) -> None:
+    """End the processes of a node of our own that did not come up: late ones would compete with those of the next try.
+
+    Ray forgets them; the node is only found in the frames of what it raised.
+    """
+    traceback = error.__traceback__
+    while traceback is not None:
+        node = traceback.tb_frame.f_locals.get("self")
+        traceback = traceback.tb_next
+        if isinstance(node, Node) and getattr(node, "all_processes", None):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+            return
+
+
+def _get_first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _choose_variables() -> dict[str, str]:

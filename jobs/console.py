@@ -1,6 +1,7 @@
 """What all jobs share on the command line: exit codes, error lines, how numbers are written."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 import yaml
 
-from pipeline.errors import LabellingError, StorageError
+from pipeline.errors import ClusterError, LabellingError, StorageError
 from pipeline.passwords import require_no_password
 from pipeline.printable import EscapingFormatter, escape_controls
 
@@ -20,6 +21,8 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 75
 """Stopped before the end, nothing lost: EX_TEMPFAIL of sysexits.h, try again later."""
+EXIT_PIPE = 141
+"""Nobody reads what the job prints: what a shell reports of a program that SIGPIPE ended, 128 + 13."""
 
 
 Job = TypeVar("Job")
@@ -76,14 +79,18 @@ def refuse_passwords(arguments: Sequence[str]) -> None:
 
 
 def run_job(job: Callable[[], int]) -> int:
-    """Run a job; what the user can mend becomes one line and exit code 2, all else stays a traceback."""
+    """Run a job; what the user can mend becomes one line and exit code 2, all else stays a traceback.
+
+    A job whose output goes into a pipe ends when the pipe's reader does, as `--help | head` expects.
+    """
+    sys.stdout, sys.stderr = _end_with_reader(sys.stdout), _end_with_reader(sys.stderr)
     if logging.lastResort is not None:
         # What prints warnings of loggers without handlers, as ours are.
         logging.lastResort.setFormatter(EscapingFormatter("%(message)s"))
     try:
         return job()
-    except StorageError as error:
-        # The command may be right, and the store be back in a minute.
+    except (StorageError, ClusterError) as error:
+        # The command may be right, and the store or the cluster be back in a minute.
         print_lines(f"error: {error}", to_stderr=True)
         return EXIT_FAILED
     except (LabellingError, ValueError, FileNotFoundError) as error:
@@ -100,6 +107,34 @@ def print_lines(*lines: str, to_stderr: bool = False) -> None:
     """
     for line in lines:
         print(escape_controls(line), file=sys.stderr if to_stderr else sys.stdout, flush=True)
+
+
+class _PipeEnd(io.FileIO):
+    """A file that ends this process, quietly, when nobody reads it any more; as SIGPIPE does with other programs.
+
+    Python ignores SIGPIPE for the sake of its sockets, so a print raises. Any thread may print, and what is raised in
+    the middle of the work could be taken for a store that fails; what is committed stays in any case.
+    """
+
+    def write(self, payload: Any, /) -> int:
+        try:
+            return super().write(payload)
+        except BrokenPipeError:
+            os._exit(EXIT_PIPE)
+
+
+def _end_with_reader(stream: Any) -> Any:
+    """Give a stream in place of standard output or standard error that ends this process with its reader."""
+    if stream is None or stream not in (sys.__stdout__, sys.__stderr__):
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_PipeEnd(stream.fileno(), "wb", closefd=False)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 def leave(code: int) -> NoReturn:

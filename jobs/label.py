@@ -8,15 +8,14 @@ finished run only says so. Exit code 0: every shard is published; 1: some shard 
 its inputs are wrong; 75: stopped by a signal, run the same command again.
 """
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-import ray
 import tyro
 
+from jobs.actor_count import choose_num_actors, describe_wait, measure_cluster
 from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_OK, format_bytes, leave, parse, peek, print_config, run_job
 from jobs.driving import drive, print_warning
@@ -24,7 +23,6 @@ from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
 from pipeline.calibration import MASK_FIELDS, describe_maps, use_calibration
 from pipeline.config import LabelConfig, MapKind, settle_config
-from pipeline.errors import LabellingError
 from pipeline.label import Assignment
 from pipeline.label_actor import LabelOptions
 from pipeline.outage import DEFAULT_OUTAGE_S, Patience
@@ -121,9 +119,7 @@ def label(job: LabelJob) -> int:
         print(f"nothing to do: every shard is {'labelled again' if job.retry else 'published'} under {job.out}")
         return EXIT_OK
     connect(job.address, num_cpus=(os.cpu_count() or 1) + 1)
-    options = _choose_options(job)
-    print(f"labelling with {options.num_actors} actors of {options.gpus_per_actor:g} GPUs each")
-    return drive(run, options, assignment, grace_s=job.grace_s)
+    return drive(run, _choose_options(job), assignment, grace_s=job.grace_s)
 
 
 def _open(job: LabelJob, patience: Patience) -> tuple[Run, Assignment]:
@@ -177,22 +173,15 @@ def _choose_options(job: LabelJob) -> LabelOptions:
     Raises:
         LabellingError: Actors want GPUs and a cluster without any cannot get them.
     """
-    resources = ray.cluster_resources()
-    if job.gpus_per_actor > 0:
-        num_gpus = resources.get("GPU", 0.0)
-        if num_gpus < job.gpus_per_actor and job.num_actors is None:
-            raise LabellingError(
-                f"the cluster has {num_gpus:g} GPUs and an actor wants {job.gpus_per_actor:g}; "
-                "give --gpus-per-actor 0 to label on CPUs, or --num-actors to wait for GPUs to join"
-            )
-        fitting = math.floor(num_gpus / job.gpus_per_actor)
-    else:
-        # One CPU stays free for reading and sealing, or nothing would ever reach the actors.
-        fitting = math.floor((resources.get("CPU", 1.0) - 1) / job.cpus_per_actor)
+    size = measure_cluster()
+    num_actors = choose_num_actors(job.num_actors, job.gpus_per_actor, job.cpus_per_actor, size)
+    print(f"labelling with {num_actors} actors of {job.gpus_per_actor:g} GPUs each")
+    if wait := describe_wait(num_actors, job.gpus_per_actor, size):
+        print_warning(wait)
     return LabelOptions(
         gpus_per_actor=job.gpus_per_actor,
         cpus_per_actor=job.cpus_per_actor,
-        num_actors=job.num_actors or max(1, fitting),
+        num_actors=num_actors,
         device=job.device,
         batch_size=job.batch_size,
         max_rejected_fraction=job.max_rejected_fraction,

@@ -32,6 +32,14 @@ class StorageError(LabellingError, OSError):
     """A store that cannot be reached, or does not let us do what we ask. An `OSError`, as it is on a local disk."""
 
 
+class BucketError(LabellingError):
+    """A bucket that is not there: the store answers, so waiting does not help."""
+
+
+class ClusterError(LabellingError):
+    """A Ray that does not start, or that cannot be reached."""
+
+
 class VocabularyError(LabellingError):
     """A vocabulary file that is not usable, or that does not fit the model."""
 

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import fsspec
-import pyarrow.fs
-from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.atomic_files import AtomicFile, create_file, put_file
-from pipeline.errors import NO_SPACE, StorageError
+from pipeline.atomic_files import create_file, put_file
+from pipeline.errors import NO_SPACE, BucketError, StorageError
 from pipeline.passwords import require_no_password
+from pipeline.store_errors import describe_failure, is_bucket_missing
 from pipeline.stored_objects import StoredObject, describe_listed, describe_local, describe_remote, walk
 
 READAHEAD_BYTES = 8 * 2**20
@@ -30,7 +29,14 @@ READAHEAD_BYTES = 8 * 2**20
 S3_OPTIONS = {
     # botocore's standard mode waits longer after each try, with jitter; it takes up throttling (503), timeouts and
     # broken connections. s3fs tries five times on top of that.
-    "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 4}, "connect_timeout": 10, "read_timeout": 60},
+    "config_kwargs": {
+        "retries": {"mode": "standard", "max_attempts": 4},
+        "connect_timeout": 10,
+        "read_timeout": 60,
+        # Else an upload over TLS is sent in chunks that end in a checksum, without a length: Ceph RGW 16 refuses that.
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    },
 }
 """How S3 is asked. Endpoint, region and credentials come from the usual chain of AWS and from nowhere else."""
 
@@ -267,24 +273,18 @@ def _create_remote(uri: str, payload: bytes) -> bool:
     raise AssertionError("the last attempt returns or raises")
 
 
-def open_for_ray(folder_uri: str) -> tuple[pyarrow.fs.FileSystem | None, str]:
-    """Give a folder as Ray Train wants it: the file system that it should use, and the folder's name there.
-
-    On a local disk Ray itself would write at the final name: a process that dies meanwhile leaves half a file there.
-    Object stores only ever show whole objects: None leaves the choice of their client to Ray.
-    """
-    if (path := get_local_path(folder_uri)) is None:
-        return None, folder_uri
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(AtomicLocalFileSystem())), str(path.absolute())
+def is_folder(uri: str) -> bool:
+    """Tell whether anything is below a URI; on a local disk an empty folder is one, too."""
+    path = get_local_path(uri)
+    return bool(list_objects(uri)) if path is None else path.is_dir()
 
 
-class AtomicLocalFileSystem(LocalFileSystem):
-    """A local disk on which a file that is written appears when it is closed, whole."""
-
-    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> Any:
-        if mode == "wb":
-            return AtomicFile(Path(self._strip_protocol(path)))
-        return super()._open(path, mode, block_size, **options)
+def delete_folder(uri: str) -> None:
+    """Delete all that is below a folder; on a local disk the folder, too, and files that were never finished."""
+    if (path := get_local_path(uri)) is None:
+        delete(item.uri for item in list_objects(uri))
+    elif path.is_dir():
+        shutil.rmtree(path)
 
 
 def delete(uris: Iterable[str]) -> None:
@@ -341,11 +341,16 @@ def _telling(uri: str) -> Iterator[None]:
     """Turn what a store's client raises into one kind of error that names the URI."""
     try:
         yield
-    except (FileNotFoundError, FileExistsError):
-        raise
     except Exception as error:  # every client has exceptions of its own, and not all of them are an OSError
+        if is_bucket_missing(error):
+            bucket = uri.partition("://")[2].partition("/")[0]
+            raise BucketError(
+                f"bucket '{bucket}' of '{uri}' does not exist; create it, or correct its name or the endpoint"
+            ) from error
+        if isinstance(error, FileNotFoundError | FileExistsError):
+            raise
         raise StorageError(
-            f"'{uri}' cannot be reached: {error or type(error).__name__}; check network, endpoint and credentials"
+            f"'{uri}' cannot be reached: {describe_failure(error)}; check network, endpoint and credentials"
         ) from error
 
 

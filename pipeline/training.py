@@ -18,8 +18,9 @@ from ray.train.torch import TorchTrainer
 from models.bundle import ModelBundle
 from pipeline.bundles import BUNDLE_FILES, save_bundle
 from pipeline.errors import TrainingError
+from pipeline.ray_storage import open_for_ray
 from pipeline.run import get_library_version
-from pipeline.storage import exists, join_uri, open_for_ray
+from pipeline.storage import exists, join_uri
 from pipeline.training_config import WorkerConfig, describe_train_config
 from pipeline.training_events import EpochRecord, NonFiniteLoss, Resumed, post_event, relay_events, start_event_box
 from pipeline.training_feed import SampleSet

@@ -1,12 +1,14 @@
 """Fakes at the edges: storage that fails on command, and an engine without a cluster."""
 
 import http.client
+import ssl
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -65,12 +67,35 @@ class Request:
         return {"POST": "delete"}.get(self.method, self.method.lower())
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """What a store answers to all requests; Ceph RGW sends no message with some codes."""
+
+    status: int
+    code: str
+    message: str | None
+
+    def write(self) -> bytes:
+        """Write the body of the answer."""
+        message = "" if self.message is None else f"<Message>{self.message}</Message>"
+        return f"<?xml version='1.0'?><Error><Code>{self.code}</Code>{message}</Error>".encode()
+
+
 @dataclass
 class FaultyNetwork:
-    """A proxy in front of a server, over HTTP: counts requests and fails those that `choose` names."""
+    """A proxy in front of a server, over HTTP: counts requests and fails those that `choose` names.
+
+    Like Ceph RGW 16 it refuses uploads without a length.
+    """
 
     endpoint: str
     choose: Callable[[str, str], Fault | None] = lambda method, path: None
+    certificate: Path | None = None
+    """Certificate and key of the server, to speak TLS."""
+    refusal: Refusal | None = None
+    """Answered to every request."""
+    num_without_length: int = 0
+    """Uploads that were refused for they did not tell their length."""
     requests: list[Request] = field(default_factory=list)
     num_faults: int = 0
     closing: threading.Event = field(default_factory=threading.Event)
@@ -83,6 +108,10 @@ class FaultyNetwork:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        if self.certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
@@ -94,7 +123,8 @@ class FaultyNetwork:
     @property
     def url(self) -> str:
         """Where clients connect to."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        scheme = "http" if self.certificate is None else "https"
+        return f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
 
 
 class _ProxyHandler(BaseHTTPRequestHandler):
@@ -102,7 +132,15 @@ class _ProxyHandler(BaseHTTPRequestHandler):
     proxied: ClassVar[FaultyNetwork]
 
     def _forward(self) -> None:
+        if self.command in ("PUT", "POST") and self._has_no_length():
+            self.proxied.num_without_length += 1
+            self.close_connection = True
+            self._answer(411, {}, Refusal(411, "MissingContentLength", None).write())
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.proxied.refusal is not None:
+            self._answer(self.proxied.refusal.status, {}, self.proxied.refusal.write())
+            return
         fault = self.proxied.choose(self.command, self.path)
         if fault is not None:
             self.proxied.num_faults += 1
@@ -132,6 +170,11 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         self._answer(reply.status, headers, payload)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _forward  # noqa: N815 (names of http.server)
+
+    def _has_no_length(self) -> bool:
+        return "Content-Length" not in self.headers or "chunked" in (
+            self.headers.get("Transfer-Encoding", "") + self.headers.get("Content-Encoding", "")
+        )
 
     def _answer(self, status: int, headers: dict[str, str], payload: bytes) -> None:
         self.send_response_only(status)

@@ -1,10 +1,17 @@
-"""The cluster description against Ray's own schema."""
+"""The cluster description against Ray's own schema, and the commands in its head against our jobs."""
 
+import itertools
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from jobs.actor_count import ClusterSize, choose_num_actors, describe_wait
+from jobs.label import parse_command
+from pipeline.errors import LabellingError
 
 PATH = Path(__file__).parents[1] / "ray-cluster.yaml"
 
@@ -37,3 +44,34 @@ def test_misspelt_key_is_caught(path):
 def test_mounted_paths_are_in_the_repository():
     for local in yaml.safe_load(PATH.read_text())["file_mounts"].values():
         assert (PATH.parent / local).exists(), local
+
+
+def list_commands():
+    """List the commands in the head of the file, each on one line."""
+    head = itertools.takewhile(lambda line: line.startswith("#"), PATH.read_text().splitlines())
+    lines = [line.removeprefix("#").strip() for line in head]
+    return [line for line in "\n".join(lines).replace("\\\n", " ").splitlines() if line.startswith("ray ")]
+
+
+def test_labelling_command_starts_on_the_cluster_as_it_is_at_first():
+    (command,) = (command for command in list_commands() if "jobs.label" in command)
+    words = shlex.split(command)
+    job = parse_command(words[words.index("jobs.label") + 1 :])
+    worker = yaml.safe_load(PATH.read_text())["available_node_types"]["gpu_worker"]
+    # The launcher's autoscaler does not publish how far it goes.
+    nothing_yet = ClusterSize(num_cpus=0, num_gpus=0, most_gpus=0)
+    assert worker["min_workers"] == 0
+    num_actors = choose_num_actors(job.num_actors, job.gpus_per_actor, job.cpus_per_actor, nothing_yet)
+    assert num_actors * job.gpus_per_actor == worker["max_workers"] * worker["resources"]["GPU"]
+    assert job.cpus_per_actor < worker["resources"]["CPU"] / worker["resources"]["GPU"]
+
+
+def test_cluster_without_gpus_is_refused_only_when_nobody_says_that_more_will_come():
+    nothing_yet = ClusterSize(num_cpus=0, num_gpus=0, most_gpus=0)
+    with pytest.raises(LabellingError, match="has 0 GPUs and an actor wants 0.5; .* --num-actors to wait"):
+        choose_num_actors(None, 0.5, 1.0, nothing_yet)
+    assert choose_num_actors(None, 0.5, 1.0, replace(nothing_yet, most_gpus=16)) == 32
+    assert choose_num_actors(None, 0.0, 2.0, replace(nothing_yet, num_cpus=9)) == 4
+    assert choose_num_actors(None, 0.0, 2.0, nothing_yet) == 1
+    assert describe_wait(2, 1.0, replace(nothing_yet, num_gpus=2)) is None
+    assert "has 0 GPUs now, 2 actors want 1" in describe_wait(2, 0.5, nothing_yet)

@@ -1,19 +1,14 @@
 """What only a local disk does, and what S3 does when its network fails. What every store does: `contracts/`."""
 
 import itertools
-import pickle
-import subprocess
-import sys
 import traceback
 from contextlib import closing
-from pathlib import Path
 
 import fsspec
-import pyarrow.fs
 import pytest
 
 from pipeline import storage, stored_objects
-from pipeline.errors import StorageError
+from pipeline.errors import BucketError, StorageError
 from pipeline.storage import (
     create_if_absent,
     delete,
@@ -22,15 +17,14 @@ from pipeline.storage import (
     join_uri,
     list_folder,
     list_objects,
-    open_for_ray,
     open_random,
     open_stream,
     put_atomic,
     read_bytes,
 )
-from tests.fakes import Fault, FaultyNetwork
-
-ROOT = Path(__file__).parents[1]
+from pipeline.store_errors import describe_failure
+from tests.factories import make_certificate
+from tests.fakes import Fault, FaultyNetwork, Refusal
 
 
 def test_unfinished_files_are_never_listed(tmp_path):
@@ -150,37 +144,53 @@ def test_credentials_never_show_in_messages(s3_folder, network, monkeypatch):
     assert "hush-hush" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_file_that_ray_writes_on_a_local_disk_appears_when_it_is_closed(tmp_path):
-    filesystem, folder = open_for_ray(str(tmp_path))
-    path = f"{folder}/snapshot.json"
-    put_atomic(path, b"before")
-    stream = filesystem.open_output_stream(path)
-    stream.write(b"aft")
-    stream.flush()
-    assert read_bytes(path) == b"before"
-    stream.write(b"er")
-    stream.close()
-    assert read_bytes(path) == b"after"
-    assert [item.uri for item in list_objects(str(tmp_path))] == [path]
+def test_upload_over_tls_tells_its_length(s3_folder, s3_endpoint, monkeypatch, tmp_path):
+    certificate = make_certificate(tmp_path)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with FaultyNetwork(s3_endpoint, certificate=certificate) as network:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
+        put_atomic(join_uri(s3_folder, "a"), b"whole")
+        assert create_if_absent(join_uri(s3_folder, "b"), bytes(110 * 2**20))
+        delete([join_uri(s3_folder, "b")])
+        assert [read_bytes(item.uri) for item in list_objects(s3_folder)] == [b"whole"]
+        assert {request.kind for request in network.requests} >= {"put", "get", "list", "delete"}
+        assert network.num_without_length == 0
 
 
-def test_file_that_ray_began_to_write_when_it_died_is_not_there(tmp_path):
-    program = (
-        "import os, sys; from pipeline.storage import open_for_ray; filesystem, folder = open_for_ray(sys.argv[1]);"
-        "stream = filesystem.open_output_stream(folder + '/state.pt'); stream.write(bytes(10**6)); os._exit(1)"
-    )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=False, timeout=120)
-    assert list_objects(str(tmp_path)) == []
+REFUSALS = {
+    "AccessDenied (HTTP 403)": Refusal(403, "AccessDenied", None),
+    "AccessDenied (HTTP 403): not yours": Refusal(403, "AccessDenied", "not yours"),
+    "MissingContentLength (HTTP 411)": Refusal(411, "MissingContentLength", None),
+    "SignatureDoesNotMatch (HTTP 403)": Refusal(403, "SignatureDoesNotMatch", ""),
+}
 
 
-def test_folders_that_ray_copies_to_a_local_disk_arrive_whole(tmp_path):
-    source = tmp_path / "source"
-    (source / "inner").mkdir(parents=True)
-    (source / "inner" / "a").write_bytes(bytes(range(256)) * 1000)
-    filesystem, folder = pickle.loads(pickle.dumps(open_for_ray(str(tmp_path / "out"))))
-    pyarrow.fs.copy_files(str(source), folder, destination_filesystem=filesystem)
-    assert (tmp_path / "out" / "inner" / "a").read_bytes() == bytes(range(256)) * 1000
+def test_refusal_of_a_store_is_told_by_its_code(s3_folder, network):
+    for operation, expected in itertools.product(OPERATIONS, REFUSALS):
+        network.refusal = REFUSALS[expected]
+        with pytest.raises(StorageError) as caught:
+            OPERATIONS[operation](s3_folder)
+        # A reply to HEAD has no body, and so no code.
+        assert expected in str(caught.value) or f"HTTP {network.refusal.status}: " in str(caught.value)
+        assert "None" not in str(caught.value)
 
 
-def test_object_stores_are_left_to_the_client_of_ray():
-    assert open_for_ray("s3://bucket/run") == (None, "s3://bucket/run")
+@pytest.mark.parametrize(
+    "error", [OSError(None), OSError(5, None), TimeoutError(), PermissionError("None"), RuntimeError("a: None")]
+)
+def test_failure_without_a_message_is_told_by_its_kind(error):
+    assert describe_failure(error) == type(error).__name__
+
+
+def test_failure_without_a_message_is_told_by_its_cause():
+    error = OSError(None)
+    error.__cause__ = ConnectionResetError("peer is gone")
+    assert describe_failure(error) == "peer is gone"
+
+
+def test_missing_bucket_is_named_by_every_operation(s3_folder, network):
+    for operation, refusal in itertools.product(OPERATIONS, [None, Refusal(404, "NoSuchBucket", None)]):
+        network.refusal = refusal
+        with pytest.raises(BucketError, match="bucket 'nobody-has-this' of 's3://nobody-has-this/.*create it"):
+            OPERATIONS[operation]("s3://nobody-has-this/run")

@@ -9,9 +9,11 @@ import pytest
 from pipeline.storage import (
     create_if_absent,
     delete,
+    delete_folder,
     exists,
     find_object,
     glob_objects,
+    is_folder,
     join_uri,
     list_folder,
     list_objects,
@@ -176,3 +178,14 @@ def test_delete_of_any_name_leaves_the_others(folder_uri, name):
         put_atomic(uri, b"x")
     delete(uris[:1])
     assert list_uris(list_objects(folder_uri)) == uris[1:]
+
+
+def test_deleted_folder_takes_all_below_it_and_nothing_beside_it(folder_uri):
+    for name in ("a/1", "a/deep/2", "ab/3"):
+        put_atomic(join_uri(folder_uri, *name.split("/")), b"x")
+    assert is_folder(join_uri(folder_uri, "a"))
+    delete_folder(join_uri(folder_uri, "a"))
+    delete_folder(join_uri(folder_uri, "a"))
+    assert list_uris(list_objects(folder_uri)) == [join_uri(folder_uri, "ab", "3")]
+    assert not is_folder(join_uri(folder_uri, "a"))
+    assert not is_folder(join_uri(folder_uri, "ab", "3"))

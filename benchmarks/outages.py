@@ -1,0 +1,348 @@
+"""Faults of machines, one at a time, under a labelling run: is every row there once, and what was done twice?
+
+    sudo python -m benchmarks.outages --scenarios calm partition store-outage head-killed frozen-host full-disk
+    sudo python -m benchmarks.outages --store rgw --json outages.json
+
+Four hosts of network namespaces on this machine: a head, two workers, and a store (moto's S3; with `--store rgw` Ceph
+RGW, from Debian's ceph-mon, ceph-osd, ceph-common and radosgw). Each scenario starts a Ray of its own and the plain
+command of jobs.label on the same made-up photos, waits until some chunks are committed, and lets something fail:
+
+    calm           nothing; the others are compared with its bytes, so it always comes first
+    partition      the link of a worker is down for a while
+    store-outage   the store is away for a while: moto's link is down, RGW's gateway is killed and started again
+    head-killed    all processes of the head are killed; then the same command on a fresh cluster
+    frozen-host    all processes of a worker are stopped for a while
+    full-disk      --out is on a small disk, which is made larger a while after it is full
+
+A run that fails is given the same command once more, on a fresh cluster if its own is gone; one that does not end
+within `--limit-s` hangs, and is ended. Needs root and iproute2; all addresses are in one private subnet on this
+machine, and all is removed at the end. The logs stay if `--keep` names a folder for them.
+"""
+
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import ray
+import tyro
+
+from benchmarks.host_stores import HOST, CephRgw, Disk, Moto, Store
+from benchmarks.labelling_cluster import LabellingCluster, Photos, Verdict
+from benchmarks.network_hosts import Network, find_obstacle
+from pipeline.storage import join_uri
+
+VICTIM = "w1"
+NUM_LAST_LINES = 3
+FULL_BYTES = 8192
+"""A disk with less than this free is full."""
+DISK_FRACTION = 0.4
+"""Size of the small disk, by what the calm run published."""
+ENLARGED = "size=256m"
+
+Name = Literal["calm", "partition", "store-outage", "head-killed", "frozen-host", "full-disk"]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Let parts of a small network of hosts fail under a labelling run."""
+
+    scenarios: tuple[Name, ...] = ("calm", "partition", "store-outage", "head-killed", "frozen-host", "full-disk")
+    """What fails."""
+    store: Literal["moto", "rgw", "disk"] = "moto"
+    """Where inputs and outputs are."""
+    fault_s: float = 60.0
+    """How long something is away."""
+    begin_chunks: int = 4
+    """Committed chunks after which it fails."""
+    limit_s: float = 600.0
+    """An invocation that takes longer hangs."""
+    num_shards: int = 12
+    """Shards to label."""
+    samples_per_shard: int = 32
+    """Photos in a shard."""
+    chunk_samples: int = 4
+    """Photos in a chunk."""
+    num_patches: int = 1600
+    """Of a view; the more, the longer a chunk takes."""
+    subnet: str = "10.77.0"
+    """First three numbers of the hosts' addresses."""
+    json: Path | None = None
+    """File for the outcomes."""
+    keep: Path | None = None
+    """Folder for the logs; none: they are removed."""
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """How a scenario went."""
+
+    scenario: str
+    exit_codes: list[int | None] = field(default_factory=list)
+    """Of each invocation of the command; None: it hung and was ended."""
+    elapsed_s: float = 0.0
+    verdict: Verdict = field(default_factory=Verdict)
+    last_words: list[str] = field(default_factory=list)
+    """Last lines of each invocation."""
+
+
+@dataclass(kw_only=True)
+class Scenario:
+    """One scenario under way."""
+
+    job: Benchmark
+    cluster: LabellingCluster
+    outcome: Outcome
+    out_uri: str
+    started_s: float = field(default_factory=time.monotonic)
+
+    def say(self, what: str) -> None:
+        """Print what happens, and when."""
+        print(f"  [{time.monotonic() - self.started_s:5.0f} s] {what}", flush=True)
+
+    def start(self, host: str = "head") -> "subprocess.Popen[bytes]":
+        """Run the command."""
+        return self.cluster.start_job(self.out_uri, host=host, log=self._log)
+
+    @property
+    def _log(self) -> str:
+        return f"{self.outcome.scenario}-{len(self.outcome.exit_codes) + 1}"
+
+    def wait_for_chunks(self, process: "subprocess.Popen[bytes]") -> None:
+        """Wait until the run is in the midst of its work.
+
+        Raises:
+            RuntimeError: It has ended before.
+        """
+        deadline_s = time.monotonic() + self.job.limit_s
+        while (number := self.cluster.count_committed(self.out_uri)) < self.job.begin_chunks:
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                raise RuntimeError(f"the run had no {self.job.begin_chunks} chunks; see its log '{self._log}'")
+            time.sleep(0.5)
+        self.say(f"{number} chunks are committed")
+
+    def finish(self, process: "subprocess.Popen[bytes]", host: str = "head") -> int | None:
+        """Wait for the end of an invocation; one that hangs is ended."""
+        try:
+            code: int | None = process.wait(self.job.limit_s)
+        except subprocess.TimeoutExpired:
+            code = None
+            self.cluster.network.end(host, "jobs.label")
+        words = self.cluster.network.read_log(self._log).strip().splitlines()[-NUM_LAST_LINES:]
+        self.outcome.exit_codes.append(code)
+        self.outcome.last_words += words
+        self.say(f"the command {'hangs' if code is None else f'ends with {code}'}: {words[-1] if words else ''}")
+        return code
+
+    def wait_out(self) -> None:
+        """Let a fault last."""
+        time.sleep(self.job.fault_s)
+
+
+def stay_calm(scenario: Scenario) -> None:
+    """Let nothing fail."""
+    process = scenario.start()
+    if scenario.finish(process) == 0:
+        scenario.cluster.calm_manifests = scenario.cluster.read_manifests(scenario.out_uri)
+
+
+def part(scenario: Scenario) -> None:
+    """Cut a worker off."""
+    process = scenario.start()
+    scenario.wait_for_chunks(process)
+    scenario.cluster.network.set_link(VICTIM, is_up=False)
+    scenario.say(f"the link of {VICTIM} is down")
+    scenario.wait_out()
+    scenario.cluster.network.set_link(VICTIM, is_up=True)
+    scenario.say("the link is up")
+    scenario.finish(process)
+
+
+def lose_store(scenario: Scenario) -> None:
+    """Let the store be away."""
+    process = scenario.start()
+    scenario.wait_for_chunks(process)
+    scenario.say(scenario.cluster.store.fail())
+    scenario.wait_out()
+    scenario.cluster.store.recover()
+    scenario.say("the store is back")
+    scenario.finish(process)
+
+
+def kill_head(scenario: Scenario) -> None:
+    """Kill the head under a driver that runs elsewhere, then run the command again on a fresh cluster."""
+    process = scenario.start(host="w2")
+    scenario.wait_for_chunks(process)
+    scenario.cluster.network.end("head")
+    scenario.say("the head is killed")
+    scenario.finish(process, host="w2")
+
+
+def freeze(scenario: Scenario) -> None:
+    """Stop a worker's processes, all of them, and let them go on."""
+    process = scenario.start()
+    scenario.wait_for_chunks(process)
+    network = scenario.cluster.network
+    frozen = network.list_processes(VICTIM)
+    network.send(VICTIM, signal.SIGSTOP)
+    scenario.say(f"{len(frozen)} processes of {VICTIM} are stopped")
+    scenario.wait_out()
+    network.send(VICTIM, signal.SIGCONT)
+    scenario.say("they go on")
+    scenario.finish(process)
+
+
+def fill_disk(scenario: Scenario) -> None:
+    """Label onto a disk that is too small, and enlarge it."""
+    process = scenario.start()
+    disk = Path(scenario.out_uri).parent
+    deadline_s = time.monotonic() + scenario.job.limit_s
+    while shutil.disk_usage(disk).free > FULL_BYTES and process.poll() is None and time.monotonic() < deadline_s:
+        time.sleep(0.5)
+    scenario.say(f"{shutil.disk_usage(disk).free} bytes are free")
+    scenario.wait_out()
+    subprocess.run(["mount", "-o", f"remount,{ENLARGED}", str(disk)], check=True)
+    scenario.say(f"the disk is larger: {ENLARGED}")
+    scenario.finish(process)
+
+
+FAULTS: dict[str, Callable[[Scenario], None]] = {
+    "calm": stay_calm,
+    "partition": part,
+    "store-outage": lose_store,
+    "head-killed": kill_head,
+    "frozen-host": freeze,
+    "full-disk": fill_disk,
+}
+
+
+@contextmanager
+def open_out(name: str, cluster: LabellingCluster) -> Iterator[str]:
+    """Give where the output of a scenario goes."""
+    if name != "full-disk":
+        yield join_uri(cluster.store.root_uri, name)
+        return
+    disk = cluster.network.folder / "disk"
+    disk.mkdir()
+    size_kib = int(DISK_FRACTION * sum(map(len, cluster.calm_manifests.values()))) // 1024
+    # Before any host is started, so that all have it.
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_kib}k", "tmpfs", str(disk)], check=True)
+    try:
+        yield str(disk / "out")
+    finally:
+        # Lazily: processes that are about to end may still hold it.
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def run_scenario(name: str, job: Benchmark, cluster: LabellingCluster) -> Outcome:
+    """Run a scenario, and the command once more if it failed."""
+    print(f"{name}:", flush=True)
+    outcome = Outcome(scenario=name)
+    with open_out(name, cluster) as out_uri:
+        try:
+            cluster.start()
+            scenario = Scenario(job=job, cluster=cluster, outcome=outcome, out_uri=out_uri)
+            FAULTS[name](scenario)
+            num_labelled = cluster.count_labelled()
+            if outcome.exit_codes[-1] != 0:
+                cluster.stop()
+                cluster.start()
+                scenario.finish(scenario.start())
+                num_labelled += cluster.count_labelled()
+            outcome.elapsed_s = time.monotonic() - scenario.started_s
+            outcome.verdict = cluster.judge(out_uri, num_labelled)
+        finally:
+            cluster.stop()
+    return outcome
+
+
+def print_outcomes(outcomes: list[Outcome]) -> None:
+    """Print a table with a line a scenario."""
+    print(
+        f"\n{'scenario':14s}{'exit codes':>14s}{'seconds':>9s}{'lost':>6s}{'doubled':>9s}{'byte-equal':>12s}"
+        f"{'labelled':>12s}{'again':>7s}{'verify':>8s}"
+    )
+    for outcome in outcomes:
+        verdict = outcome.verdict
+        codes = ", ".join("hangs" if code is None else str(code) for code in outcome.exit_codes)
+        print(
+            f"{outcome.scenario:14s}{codes:>14s}{outcome.elapsed_s:>9.0f}{verdict.num_lost:>6d}"
+            f"{verdict.num_doubled:>9d}{f'{verdict.num_byte_equal} of {verdict.num_shards}':>12s}"
+            f"{f'{verdict.num_labelled} of {verdict.num_chunks}':>12s}{verdict.num_labelled_again:>7d}"
+            f"{verdict.verify_exit_code!s:>8s}"
+        )
+
+
+def open_store(kind: str, network: Network) -> Store:
+    """Choose the store."""
+    if kind == "rgw":
+        return CephRgw(network)
+    return Moto(network) if kind == "moto" else Disk(network.folder / "store")
+
+
+def run_all(job: Benchmark, folder: Path) -> list[Outcome]:
+    """Run the scenarios, the calm one first."""
+    outcomes = []
+    with Network(("head", "w1", "w2", HOST), folder, job.subnet) as network:
+        store = open_store(job.store, network)
+        store.start()
+        os.environ.update(store.get_variables())
+        photos = Photos(
+            num_shards=job.num_shards,
+            samples_per_shard=job.samples_per_shard,
+            chunk_samples=job.chunk_samples,
+            num_patches=job.num_patches,
+        )
+        cluster = LabellingCluster(network=network, store=store, photos=photos)
+        cluster.make_inputs()
+        for name in ("calm", *(name for name in job.scenarios if name != "calm")):
+            outcomes.append(run_scenario(name, job, cluster))
+            print_outcomes(outcomes[-1:])
+            if not cluster.calm_manifests:
+                print("the calm run failed; see what it said, there is nothing to compare others with")
+                break
+    return outcomes
+
+
+def main() -> int:
+    """Run the scenarios and print what came of them."""
+    job = tyro.cli(Benchmark, description=__doc__)
+    if obstacle := find_obstacle():
+        print(f"error: {obstacle}", file=sys.stderr)
+        return 2
+    if "store-outage" in job.scenarios and job.store == "disk":
+        print("error: a shared disk cannot be away; leave out store-outage or give another --store", file=sys.stderr)
+        return 2
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Ray {ray.__version__}, store {job.store}", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="tm", dir="/tmp"))
+    try:
+        outcomes = run_all(job, folder)
+    finally:
+        if job.keep is not None:
+            shutil.copytree(folder / "logs", job.keep, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    print_outcomes(outcomes)
+    if job.json is not None:
+        job.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
+    return 0 if all(is_good(outcome) for outcome in outcomes) else 1
+
+
+def is_good(outcome: Outcome) -> bool:
+    """Tell whether nothing was lost, doubled or torn, and the command succeeded in the end."""
+    verdict = outcome.verdict
+    wrong = verdict.num_lost + verdict.num_doubled + verdict.num_out_of_order + bool(verdict.verify_exit_code)
+    return outcome.exit_codes[-1:] == [0] and not wrong and verdict.num_byte_equal == verdict.num_shards
+
+
+if __name__ == "__main__":
+    sys.exit(main())
