@@ -30,7 +30,7 @@ class Kind(IntEnum):
     STRUCT = 12
 
 
-NUM_BITS = {Kind.I16: 16, Kind.I32: 32, Kind.I64: 64}
+NUM_BITS: dict[int, int] = {Kind.I16: 16, Kind.I32: 32, Kind.I64: 64}
 
 
 class Field(NamedTuple):
@@ -68,12 +68,12 @@ class _Cursor:
 
     def read_varint(self, num_bits: int) -> int:
         number, start = 0, self.offset
-        for place in range(MAX_VARINT_BYTES):
-            byte = self.take(1)[0]
+        for place, byte in enumerate(self.payload[start : min(start + MAX_VARINT_BYTES, self.end)]):
             number |= (byte & 0x7F) << (7 * place)
             if byte < 0x80:
                 if (byte == 0 and place) or number >> num_bits:
                     break
+                self.offset = start + place + 1
                 return number
         raise ThriftError(f"the number at byte {start} is not written as numbers of {num_bits} bits are")
 
@@ -114,7 +114,12 @@ def _read_struct(cursor: _Cursor, struct: Struct, name: str) -> dict[str, Any]:
         stated = Kind.TRUE if kind == Kind.FALSE else kind
         if stated != field.kind:
             raise ThriftError(f"{name}.{field.name} has the type {kind}")
-        found[field.name] = kind == Kind.TRUE if stated == Kind.TRUE else _read_value(cursor, field, name)
+        if stated == Kind.TRUE:
+            found[field.name] = kind == Kind.TRUE
+        elif num_bits := NUM_BITS.get(kind):
+            found[field.name] = cursor.read_signed(num_bits)
+        else:
+            found[field.name] = _read_value(cursor, field, name)
     missing = [field.name for field in struct.values() if field.is_required and field.name not in found]
     if missing:
         raise ThriftError(f"{name} lacks {', '.join(missing)}")
@@ -134,6 +139,8 @@ def _read_value(cursor: _Cursor, field: Field, name: str) -> Any:
         raise ThriftError(f"{name}.{field.name} has elements of the type {kind}")
     if length > cursor.end - cursor.offset:
         raise ThriftError(f"{name}.{field.name} has {length} elements, more than bytes are left")
+    if (num_bits := NUM_BITS.get(kind)) is not None:
+        return [cursor.read_signed(num_bits) for _ in range(length)]
     return [_read_plain(cursor, field.element, field.struct, f"{name}.{field.name}") for _ in range(length)]
 
 
@@ -143,8 +150,6 @@ def _read_plain(cursor: _Cursor, kind: Kind, struct: Struct | None, name: str) -
         return _read_struct(cursor, struct, name)
     if kind == Kind.BINARY:
         return cursor.take(cursor.read_varint(31))
-    if kind in NUM_BITS:
-        return cursor.read_signed(NUM_BITS[kind])
     byte = cursor.take(1)[0]
     if kind == Kind.BYTE:
         return byte - 256 if byte > 127 else byte
