@@ -27,11 +27,17 @@ class Leaf:
     definition_levels: tuple[int, ...]
     """How many entries have each level; the last one holds the values."""
     repetition_levels: tuple[int, ...]
+    num_without_element: int | None = None
+    """Below a list of structs, the entries that stand for a list that is null or empty; None elsewhere."""
 
     @property
     def num_entries(self) -> int:
         """Count values, nulls and empty lists."""
         return sum(self.definition_levels)
+
+    def count_nulls(self, *, counts_lists: bool) -> int:
+        """Count nulls. Below a list of structs Arrow 26 counts null and empty lists, Arrow 18 and 21 did not."""
+        return self.num_entries - len(self.values) - (0 if counts_lists else self.num_without_element or 0)
 
 
 def check_columns(
@@ -45,12 +51,19 @@ def check_columns(
         rows: Of the row group.
     """
     leaves = [leaf for field in rows.schema for leaf in shred(rows[field.name].combine_chunks(), field)]
+    below_lists = [pair for pair in zip(columns, leaves, strict=True) if pair[1].num_without_element is not None]
+    # A file was written by one library: either all of its columns count this way, or none.
+    counts_lists = not all(
+        column.get("statistics", {}).get("null_count") == leaf.count_nulls(counts_lists=False)
+        for column, leaf in below_lists
+    )
     for column, headers, leaf in zip(columns, pages, leaves, strict=True):
+        num_nulls = leaf.count_nulls(counts_lists=counts_lists)
         name = ".".join(leaf.path)
         if [part.decode(errors="backslashreplace") for part in column["path_in_schema"]] != list(leaf.path):
             yield f"column '{name}' has another path in the footer"
-        yield from (f"column '{name}': {fault}" for fault in _check_column(column, leaf))
-        yield from (f"column '{name}': {fault}" for fault in _check_pages(column, headers, leaf))
+        yield from (f"column '{name}': {fault}" for fault in _check_column(column, leaf, num_nulls))
+        yield from (f"column '{name}': {fault}" for fault in _check_pages(column, headers, leaf, num_nulls))
 
 
 def shred(array: pa.Array, field: pa.Field) -> Iterator[Leaf]:
@@ -65,6 +78,7 @@ def _shred(
     levels: tuple[int, ...],
     repeats: tuple[int, ...],
     entries: pa.Array | None,
+    num_without_element: int | None = None,
 ) -> Iterator[Leaf]:
     if field.nullable:
         levels, array = (*levels, array.null_count), array.drop_null()
@@ -73,13 +87,13 @@ def _shred(
         elements = array.flatten()
         num_rows = sum(levels) + len(array)
         repeats = (num_rows, len(elements) - len(array) + num_empty)
-        yield from _shred(
-            elements, field.type.value_field, (*path, "list", "element"), (*levels, num_empty), repeats, None
-        )
+        element, levels = field.type.value_field, (*levels, num_empty)
+        num_lists_only = sum(levels) if pa.types.is_struct(element.type) else None
+        yield from _shred(elements, element, (*path, "list", "element"), levels, repeats, None, num_lists_only)
     elif pa.types.is_struct(field.type):
         of_rows = entries.flatten() if entries is not None else [None] * field.type.num_fields
         for child, values, own in zip(field.type, array.flatten(), of_rows, strict=True):
-            yield from _shred(values, child, (*path, child.name), levels, repeats, own)
+            yield from _shred(values, child, (*path, child.name), levels, repeats, own, num_without_element)
     else:
         yield Leaf(
             path=path,
@@ -87,13 +101,14 @@ def _shred(
             entries=entries,
             definition_levels=(*levels, len(array)),
             repetition_levels=repeats,
+            num_without_element=num_without_element,
         )
 
 
-def _check_column(column: Mapping[str, Any], leaf: Leaf) -> Iterator[str]:
+def _check_column(column: Mapping[str, Any], leaf: Leaf, num_nulls: int) -> Iterator[str]:
     if column["num_values"] != leaf.num_entries:
         yield f"num_values is {column['num_values']}, there are {leaf.num_entries}"
-    yield from _check_statistics(column.get("statistics"), leaf.values, leaf.num_entries)
+    yield from _check_statistics(column.get("statistics"), leaf.values, num_nulls)
     sizes = column.get("size_statistics", {})
     levels = list(leaf.definition_levels) if len(leaf.definition_levels) > 1 else []
     for name, found in (
@@ -105,17 +120,19 @@ def _check_column(column: Mapping[str, Any], leaf: Leaf) -> Iterator[str]:
             yield f"{name} is {sizes[name]}, should be {found}"
 
 
-def _check_pages(column: Mapping[str, Any], headers: Sequence[Mapping[str, Any]], leaf: Leaf) -> Iterator[str]:
+def _check_pages(
+    column: Mapping[str, Any], headers: Sequence[Mapping[str, Any]], leaf: Leaf, num_nulls: int
+) -> Iterator[str]:
     """Check what pages state. Of several pages below a list only their sum is known."""
     if len(headers) == 1:
-        yield from _check_statistics(headers[0].get("statistics"), leaf.values, leaf.num_entries)
+        yield from _check_statistics(headers[0].get("statistics"), leaf.values, num_nulls)
         return
     start = 0
     for number, header in enumerate(headers):
         stop = start + header["num_values"]
         if leaf.entries is not None:
             values = leaf.entries.slice(start, stop - start).drop_null()
-            faults = _check_statistics(header.get("statistics"), values, stop - start)
+            faults = _check_statistics(header.get("statistics"), values, stop - start - len(values))
             yield from (f"page {number}: {fault}" for fault in faults)
         start = stop
     if leaf.entries is None:
@@ -131,11 +148,10 @@ def _check_sum(column: Mapping[str, Any], pages: Sequence[Mapping[str, Any]]) ->
             yield f"{name} is that of none of its pages"
 
 
-def _check_statistics(stated: Mapping[str, Any] | None, values: pa.Array, num_entries: int) -> Iterator[str]:
+def _check_statistics(stated: Mapping[str, Any] | None, values: pa.Array, num_nulls: int) -> Iterator[str]:
     if stated is None:
         yield "it has no statistics"
         return
-    num_nulls = num_entries - len(values)
     if stated.get("null_count") != num_nulls:
         yield f"null_count is {stated.get('null_count')}, there are {num_nulls}"
     if "distinct_count" in stated and stated["distinct_count"] != pc.count_distinct(values).as_py():
