@@ -50,9 +50,11 @@ def read_view(reader: str, path: str) -> str:
             shown = repr((about, file.read().to_pylist(), file.metadata.to_dict() | {"created_by": ""}))
             return re.sub(r"object at 0x[0-9a-f]+", "object", shown)
         case "duckdb":
-            rows = duckdb.sql(f"SELECT * FROM read_parquet('{path}')")
-            about = duckdb.sql(f"SELECT * EXCLUDE file_name FROM parquet_metadata('{path}')").fetchall()
-            return repr((rows.columns, rows.types, rows.fetchall(), about))
+            # Another one each time: damage leaves some connections unusable.
+            with duckdb.connect() as connection:
+                rows = connection.sql(f"SELECT * FROM read_parquet('{path}')")
+                about = connection.sql(f"SELECT * EXCLUDE file_name FROM parquet_metadata('{path}')").fetchall()
+                return repr((rows.columns, rows.types, rows.fetchall(), about))
         case _:
             frame = pl.read_parquet(path)
             return repr((frame.schema, frame.rows(), pl.read_parquet_metadata(path)))

@@ -166,8 +166,7 @@ def _list_members(stream: _Watched, num_bytes: int) -> Iterator[tarfile.TarInfo 
     """
     start = 0
     while True:
-        stream.seek(start)
-        archive = tarfile.TarFile(fileobj=stream, encoding="utf-8", errors="backslashreplace")  # type: ignore[arg-type]
+        archive = _open_archive(stream, start, num_bytes)
         member = archive.firstmember  # type: ignore[attr-defined]
         archive.firstmember = None  # type: ignore[attr-defined]
         while member is not None:
@@ -187,6 +186,25 @@ def _list_members(stream: _Watched, num_bytes: int) -> Iterator[tarfile.TarInfo 
         if start == num_bytes:
             yield end
             return
+
+
+def _open_archive(stream: _Watched, start: int, num_bytes: int) -> tarfile.TarFile:
+    """Open the archive that starts at an offset, and read its first member.
+
+    Raises:
+        _BrokenError: Its first header is whole, and what follows is not.
+    """
+    stream.seek(start)
+    block = stream.read(BLOCK_BYTES)
+    stream.seek(start)
+    try:
+        return tarfile.TarFile(fileobj=stream, encoding="utf-8", errors="backslashreplace")  # type: ignore[arg-type]
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        at_end = stream.is_at_end
+        if block != bytes(BLOCK_BYTES):
+            # Raises if it is no header at all: then this is no archive.
+            tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+        raise _BrokenError(num_bytes if at_end else start, is_inside_sample=at_end) from error
 
 
 def _find_next_archive(stream: _Watched, end: int, num_bytes: int) -> int:
