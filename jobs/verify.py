@@ -2,9 +2,11 @@
 
     python -m jobs.verify --out s3://bucket/masks
 
-Reads every manifest and every input anew and compares them key by key. With --footers-only it reads the
-footers of the manifests and no input: cheap, and enough to see that all shards are published and their
-counts add up. Run it while nobody labels. Nothing is changed.
+Reads every manifest and every input again: each byte of a manifest, each row, each mask, and the image that it
+was made of. Masks are measured again, and inputs walked through, by code that labelling does not use. With
+--sample 0.01 the masks and images of one row in a hundred are looked at. With --footers-only it reads the
+footers of the manifests and no input: cheap, and enough to see that all shards are published and their counts
+add up. Run it while nobody labels. Nothing is changed.
 
 Exit code 0: the books balance; 1: they do not, or Ray failed; 2: the command is wrong or there is no run.
 """
@@ -23,7 +25,7 @@ from pipeline.printable import escape_controls
 from pipeline.ray_failures import describe_failure
 from pipeline.storage import put_atomic
 from pipeline.verdict import CONTENT_CHECKS, WARNINGS, Check, Finding, Verdict
-from pipeline.verify import FOOTERS, FULL, list_run, verify_run
+from pipeline.verify import FOOTERS, FULL, judge_model, list_run, verify_run
 
 PROGRESS_PERIOD_S = 5.0
 NUM_EXAMPLES_SHOWN = 3
@@ -37,6 +39,9 @@ class VerifyJob:
     """Output folder or URI of jobs.label."""
     footers_only: bool = False
     """Read the footers of the manifests only: their identity and counts, no rows and no inputs."""
+    sample: float = 1.0
+    """Share of the rows, in [0, 1], whose masks are decoded and whose images are read: by a hash of their keys, so
+    the same rows every time. All else is read in full."""
     report: str | None = None
     """Also write the verdict to this JSON file or URI."""
     address: str | None = None
@@ -52,23 +57,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def verify(job: VerifyJob) -> int:
     """Verify as the job says and return the exit code."""
+    if not 0 <= job.sample <= 1:
+        raise ValueError(f"need --sample from 0 to 1, got {job.sample}")
     use_endpoint(job.endpoint_url)
     depth = FOOTERS if job.footers_only else FULL
     listing = list_run(job.out)
     if listing.needs_ray(depth):
         connect(job.address)
     try:
-        verdict = verify_run(listing, depth, on_progress=ProgressPrinter(len(listing.published)))
+        verdict = verify_run(
+            listing, depth, sample_fraction=job.sample, on_progress=ProgressPrinter(len(listing.published))
+        )
     except ray.exceptions.RayError as error:
         print(
             f"error: Ray failed: {describe_failure(error)}\nnothing is proved; run the same command again",
             file=sys.stderr,
         )
         return EXIT_FAILED
+    obstacle = "footers only"
+    if not job.footers_only:
+        of_model, obstacle = judge_model(listing)
+        verdict = verdict.merge(of_model)
     print_table(verdict, footers_only=job.footers_only)
-    print_totals(verdict, footers_only=job.footers_only)
+    print_totals(verdict, job, obstacle)
     if job.report:
-        facts = {"out": job.out, "fingerprint": listing.fingerprint, "footers_only": job.footers_only}
+        facts = {
+            "out": job.out,
+            "fingerprint": listing.fingerprint,
+            "footers_only": job.footers_only,
+            "sample": job.sample,
+            "model_not_checked": obstacle,
+        }
         put_atomic(job.report, json.dumps(facts | verdict.to_dict(), indent=1).encode())
     return EXIT_FAILED if verdict.failed_checks else EXIT_OK
 
@@ -111,16 +130,26 @@ def print_table(verdict: Verdict, *, footers_only: bool) -> None:
             print(f"{'':50s}  {text}")
 
 
-def print_totals(verdict: Verdict, *, footers_only: bool) -> None:
-    """Print what there is in all, and the verdict."""
+def print_totals(verdict: Verdict, job: VerifyJob, obstacle: str) -> None:
+    """Print what there is in all, and the verdict.
+
+    Args:
+        verdict: On the run.
+        job: What was looked at.
+        obstacle: Why the model could not be looked at; empty if it could.
+    """
     counts = verdict.counts
     print(f"\n{verdict.num_published} of {verdict.num_shards} shards published, {counts.num_read} rows read")
     print(f"  labelled: {counts.num_labelled}")
     for reason, number in sorted(counts.rejected_by_reason.items()):
-        print(f"  rejected, {reason or 'without a reason'}: {number}")
+        print(f"  rejected, {escape_controls(reason) or 'without a known reason'}: {number}")
+    if obstacle:
+        print(f"the model was not held against its digest: {escape_controls(obstacle)}")
+    if job.sample < 1 and not job.footers_only:
+        print(f"masks and images were looked at in {job.sample:.3g} of the rows")
     if verdict.failed_checks:
         print(f"the books do not balance: {', '.join(verdict.failed_checks)}")
-    elif footers_only:
+    elif job.footers_only:
         print("the footers balance; rows and inputs were not read, leave out --footers-only to compare them")
     else:
         print("the books balance: every sample of every input is a row, once and in order")

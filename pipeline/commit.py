@@ -7,6 +7,7 @@ there is known from one listing. The manifest is the commit of a shard: there is
 This module and what it imports do without PyTorch: tasks that seal start in a fraction of the time.
 """
 
+import hashlib
 import io
 import json
 import re
@@ -27,6 +28,8 @@ from pipeline.storage import join_uri, list_objects, put_atomic, read_bytes
 
 FOOTER_KEY = b"tagmask"
 PARTS_FOLDER = "parts"
+DIGEST_ROWS = 64
+"""Rows that are plain Python values at a time while their digest is computed."""
 _PART_NAME = re.compile(r"(\d+)-(\d+)\.parquet")
 
 
@@ -137,9 +140,24 @@ def publish_manifest(out_uri: str, shard_name: str, tables: Sequence[pa.Table], 
         out_uri: Output folder of the run.
         shard_name: Name of the shard.
         tables: One a chunk, with the schema `MANIFEST_SCHEMA`; each becomes a row group.
-        footer: What the manifest says of itself.
+        footer: What the manifest says of itself; the digest of its rows is added.
     """
+    footer = footer | {"rows_sha256": compute_rows_digest(tables)}
     put_atomic(locate_manifest(out_uri, shard_name), _encode_parquet(tables, MANIFEST_SCHEMA, footer))
+
+
+def compute_rows_digest(tables: Iterable[pa.Table]) -> str:
+    """Compute the digest of a manifest's rows: sha256 over one line of JSON a row, as 64 hex digits.
+
+    Columns stand in their order in the schema, bytes as hex digits, and numbers as Python writes them. It does not
+    depend on how Parquet stores the rows.
+    """
+    digest = hashlib.sha256()
+    for table in tables:
+        for batch in table.select(MANIFEST_SCHEMA.names).to_batches(max_chunksize=DIGEST_ROWS):
+            for row in batch.to_pylist():
+                digest.update(json.dumps(row, default=bytes.hex).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def list_part_names(out_uri: str, folder: str = PARTS_FOLDER) -> dict[str, list[PartName]]:

@@ -2,17 +2,21 @@
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from pipeline.verdict import Check, Problem
+
+MAX_PAIRS_PER_ROW = 20
+"""Keys may repeat. Beyond so many pairs of equal keys, the n-th row of a key counts as the n-th sample of it."""
 
 
 def compare_keys(shard_name: str, wanted: Sequence[str], found: Sequence[str]) -> Iterator[Problem]:
     """Compare the keys of a manifest with those of its input, as multisets and in order.
 
     Rows outside a longest common subsequence are out of order while the input has samples of their key
-    left, doubled when it has no more, and unknown when it never had one.
+    left, doubled when it has no more, and unknown when it never had one. Where keys repeat very often the
+    subsequence is a long one and maybe not the longest: time grows as the number of keys does, but for a logarithm.
 
     Args:
         shard_name: For the examples.
@@ -21,9 +25,13 @@ def compare_keys(shard_name: str, wanted: Sequence[str], found: Sequence[str]) -
     """
     if list(wanted) == list(found):
         return
-    in_order = _find_rows_in_order(wanted, found)
-    known = set(wanted)
-    left = Counter(wanted)
+    num_of, num_found = Counter(wanted), Counter(found)
+    num_pairs = sum(number * num_found[key] for key, number in num_of.items())
+    if num_pairs > MAX_PAIRS_PER_ROW * (len(wanted) + len(found)):
+        in_order = _find_rows_in_order(_number_repeats(wanted), _number_repeats(found))
+    else:
+        in_order = _find_rows_in_order(wanted, found)
+    left = num_of.copy()
     left.subtract(found[row] for row in in_order)
     for row, key in enumerate(found):
         if row in in_order:
@@ -32,11 +40,20 @@ def compare_keys(shard_name: str, wanted: Sequence[str], found: Sequence[str]) -
             left[key] -= 1
             check = Check.MISPLACED_ROWS
         else:
-            check = Check.DOUBLED_ROWS if key in known else Check.UNKNOWN_ROWS
+            check = Check.DOUBLED_ROWS if key in num_of else Check.UNKNOWN_ROWS
         yield Problem(check, 1, f"{shard_name}: row {row}, key '{key}'")
     for key, number in left.items():
         if number > 0:
             yield Problem(Check.MISSING_ROWS, number, f"{shard_name}: key '{key}'")
+
+
+def _number_repeats(keys: Sequence[str]) -> list[tuple[str, int]]:
+    times: Counter[str] = Counter()
+    numbered = []
+    for key in keys:
+        numbered.append((key, times[key]))
+        times[key] += 1
+    return numbered
 
 
 class _Link(NamedTuple):
@@ -44,13 +61,13 @@ class _Link(NamedTuple):
     previous: Optional["_Link"]
 
 
-def _find_rows_in_order(wanted: Sequence[str], found: Sequence[str]) -> set[int]:
+def _find_rows_in_order(wanted: Sequence[Hashable], found: Sequence[Hashable]) -> set[int]:
     """Find the rows of `found` in a longest common subsequence with `wanted`.
 
     Source: J. Hunt and T. Szymanski, A fast algorithm for computing longest common subsequences, 1977. With
     keys that hardly repeat it takes n log n steps.
     """
-    places_of: dict[str, list[int]] = defaultdict(list)
+    places_of: dict[Hashable, list[int]] = defaultdict(list)
     for place, key in enumerate(wanted):
         places_of[key].append(place)
     # For each length, the earliest place at which a common subsequence ends, and its rows.

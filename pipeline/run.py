@@ -157,6 +157,8 @@ def open_run(
         "model_uri": model_uri,
         "library_version": get_library_version(),
     }
+    # Over what the fingerprint does not cover, too: an audit sees any change of the record.
+    record["record_sha256"] = compute_fingerprint(record)
     uri = join_uri(out_uri, RUN_FILE)
     is_new = create_if_absent(uri, to_canonical_json(record).encode()) if writes else not exists(uri)
     if not is_new:

@@ -1,28 +1,38 @@
-"""One published shard held against its footer, its rows, and its input, which is read anew."""
+"""One published shard held against its footer, its rows and their masks, and against its input, which is read again.
 
+Everything is measured here by other means than those that made it; of what is damaged, nothing after it is looked at.
+"""
+
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pipeline.config import InputConfig
+from pipeline.column_audit import check_columns
 from pipeline.counts import LabelCounts
-from pipeline.errors import ManifestError, ShardError
-from pipeline.key_comparison import compare_keys
-from pipeline.manifests import Manifest, stream_manifest
-from pipeline.records import InputShard, ShardEnd, Status
-from pipeline.run import describe_shard
-from pipeline.shards import describe_change, read_chunks
-from pipeline.storage import find_object
-from pipeline.verdict import Check, Problem, Verdict, judge_shard
+from pipeline.errors import ManifestError
+from pipeline.footer_audit import check_footer, check_identity, parse_counts
+from pipeline.input_audit import InputReader, compare_rows
+from pipeline.manifest_format import parse_footer, require_format
+from pipeline.mask_audit import check_mask
+from pipeline.parquet_layout import Layout, read_layout, require_head, require_pages
+from pipeline.records import InputShard, Status
+from pipeline.row_audit import REASONS, check_row
+from pipeline.run_audit import RunRecord
+from pipeline.storage import ByteStream, open_stream
+from pipeline.verdict import Check, Problem, Tally, Verdict
 
-COLUMNS = ("key", "index", "status", "reason", "mask")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+BATCH_ROWS = 64
+"""Rows of a row group that are plain Python values at a time."""
 
-_UNREADABLE = (ManifestError, ShardError, OSError, UnicodeDecodeError, pa.ArrowException)
-"""What a damaged file raises; pyarrow reports some damage as OSError. One bad file must not end the audit."""
+_UNREADABLE = (ManifestError, OSError, UnicodeDecodeError, pa.ArrowException)
+"""What a damaged file raises; pyarrow reports some damage as OSError."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,159 +46,136 @@ class PublishedShard:
     fingerprint: str
     """Of the run that should have made the manifest."""
 
-    def judge(self, problems: Sequence[Problem], counts: LabelCounts | None = None) -> Verdict:
-        """Sum up what is wrong with the shard."""
-        return judge_shard(self.position, problems, counts=counts)
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRules:
+    """What the manifests of a run are held against, and how closely."""
+
+    record: RunRecord
+    sample_fraction: float = 1.0
+    """Share of the rows, by a hash of their keys, whose masks are decoded and whose images are read."""
+
+    def chooses(self, key: str) -> bool:
+        """Tell whether the costly parts of a row are looked at: the same rows every time."""
+        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") < self.sample_fraction * 2**64
 
 
 def verify_footer(item: PublishedShard) -> Verdict:
     """Judge a published shard by the footer of its manifest alone; the input is not looked at."""
-    try:
-        with stream_manifest(item.manifest_uri) as manifest:
-            problems = list(_check_identity(item, manifest))
-            if problems:
-                return item.judge(problems)
-            problems = list(_check_footer(item, manifest))
-            return item.judge(problems, _parse_counts(manifest) or LabelCounts())
-    except _UNREADABLE as error:
-        return item.judge([Problem(Check.UNREADABLE_MANIFEST, 0, f"{item.shard.name}: {error}")])
+    return _ShardAudit(item).judge_footer()
 
 
-def verify_shard(item: PublishedShard, inputs: InputConfig) -> Verdict:
+def verify_shard(item: PublishedShard, rules: AuditRules) -> Verdict:
     """Judge a published shard by all rows of its manifest and all samples of its input."""
-    try:
-        with stream_manifest(item.manifest_uri) as manifest:
-            problems = list(_check_identity(item, manifest))
-            if problems:
-                return item.judge(problems)
-            rows = _read_rows(item.shard.name, manifest)
-            problems = [*_check_footer(item, manifest), *rows.problems]
-            stated = _parse_counts(manifest)
-            truncated_at = manifest.footer.get("truncated_at")
-    except _UNREADABLE as error:
-        return item.judge([Problem(Check.UNREADABLE_MANIFEST, 0, f"{item.shard.name}: {error}")])
-    if stated is not None and stated.to_dict() | {"num_bytes": 0} != rows.counts.to_dict():
-        text = f"{item.shard.name}: its footer counts {_describe(stated)}, its rows are {_describe(rows.counts)}"
-        problems.append(Problem(Check.WRONG_COUNTS, 0, text))
-    problems += _check_input(item.shard, inputs, rows.keys, truncated_at)
-    return item.judge(problems, rows.counts)
+    return _ShardAudit(item).judge_all(rules)
 
 
-def _check_identity(item: PublishedShard, manifest: Manifest) -> Iterator[Problem]:
-    """Find manifests that are not of this run and shard; nothing else of them is comparable."""
-    name, footer = item.shard.name, manifest.footer
-    if footer.get("fingerprint") != item.fingerprint:
-        yield Problem(Check.OTHER_RUN, 0, f"{name}: fingerprint {str(footer.get('fingerprint'))[:12]}")
-    elif footer.get("shard") != describe_shard(item.shard):
-        yield Problem(Check.OTHER_INPUT, 0, f"{name}: made from {footer.get('shard')}")
+class _ShardAudit:
+    """The audit of one shard, whose problems it sums up as it goes."""
 
+    def __init__(self, item: PublishedShard) -> None:
+        self._item = item
+        self._tally = Tally(item.position)
+        self._num_rows = 0
+        self._num_labelled = 0
+        self._rejected: Counter[str] = Counter()
 
-def _check_footer(item: PublishedShard, manifest: Manifest) -> Iterator[Problem]:
-    """Check that a footer agrees with itself and with the number of rows."""
-    name, counts = item.shard.name, _parse_counts(manifest)
-    num_rows = manifest.file.metadata.num_rows
-    if counts is None:
-        yield Problem(Check.WRONG_COUNTS, 0, f"{name}: its footer has the counts {manifest.footer.get('counts')}")
-    elif not counts.num_labelled + counts.num_rejected == counts.num_read == num_rows:
-        yield Problem(Check.WRONG_COUNTS, 0, f"{name}: its footer counts {_describe(counts)}, it has {num_rows} rows")
-    if manifest.footer.get("truncated_at") is not None:
-        yield Problem(Check.TRUNCATED_INPUT, 0, f"{name}: at byte {manifest.footer['truncated_at']}")
+    def judge_footer(self) -> Verdict:
+        try:
+            with closing(open_stream(self._item.manifest_uri)) as stream:
+                layout, footer = self._open(stream)
+                return self._tally.judge(counts=self._check_footer(layout, footer))
+        except Exception as error:  # noqa: BLE001 (whatever one manifest provokes must not end the audit of the others)
+            return self._blame(error)
 
+    def judge_all(self, rules: AuditRules) -> Verdict:
+        try:
+            with closing(open_stream(self._item.manifest_uri)) as stream:
+                layout, footer = self._open(stream)
+                if self._check_footer(layout, footer) is None:
+                    return self._tally.judge()
+                require_head(stream, self._item.manifest_uri)
+                file = pq.ParquetFile(stream, page_checksum_verification=True)
+                rows = self._read_rows(stream, layout, file, footer, rules)
+                chooses = rules.chooses if rules.sample_fraction > 0 else None
+                reader = InputReader(self._item.shard, rules.record.inputs, chooses)
+                with closing(reader):
+                    for problem in compare_rows(self._item.shard, reader, rows, file, footer):
+                        self._tally.add(problem)
+        except Exception as error:  # noqa: BLE001 (likewise)
+            return self._blame(error)
+        counts = self._count()
+        stated, found = footer["counts"], counts.to_dict() | {"num_bytes": self._item.shard.size_bytes}
+        if json.dumps(stated, sort_keys=True) != json.dumps(found, sort_keys=True) and parse_counts(footer) is not None:
+            self._add(Check.WRONG_COUNTS, f"its footer counts {stated}, its rows are {found}")
+        return self._tally.judge(counts=counts)
 
-def _parse_counts(manifest: Manifest) -> LabelCounts | None:
-    try:
-        return LabelCounts.from_dict(manifest.footer["counts"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
+    def _open(self, stream: ByteStream) -> tuple[Layout, dict[str, Any]]:
+        layout = read_layout(stream, self._item.manifest_uri)
+        return layout, parse_footer(layout, self._item.manifest_uri)
 
+    def _check_footer(self, layout: Layout, footer: dict[str, Any]) -> LabelCounts | None:
+        """Give what the footer counts; None if it is not of this run and shard."""
+        problems = list(check_identity(self._item.shard, self._item.fingerprint, footer))
+        if not problems:
+            require_format(layout, self._item.manifest_uri)
+        for problem in problems or check_footer(self._item.shard, footer, layout):
+            self._tally.add(problem)
+        return None if problems else parse_counts(footer) or LabelCounts()
 
-def _describe(counts: LabelCounts) -> str:
-    return f"{counts.num_read} read, {counts.num_labelled} labelled, rejected {dict(counts.rejected_by_reason)}"
+    def _read_rows(
+        self, stream: ByteStream, layout: Layout, file: pq.ParquetFile, footer: dict[str, Any], rules: AuditRules
+    ) -> Iterator[dict[str, Any]]:
+        """Read and check all rows, a row group in memory at a time."""
+        digest = hashlib.sha256()
+        for index, group in enumerate(layout.groups):
+            pages = require_pages(stream, layout, index, self._item.manifest_uri)
+            table = file.read_row_group(index, use_threads=False)
+            for fault in check_columns([chunk["meta_data"] for chunk in group["columns"]], pages, table):
+                self._add(Check.WRONG_STATISTICS, f"row group {index}, {fault}")
+            for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+                for row in batch.to_pylist():
+                    digest.update(json.dumps(row, default=bytes.hex).encode() + b"\n")
+                    self._check_row(row, rules)
+                    yield row
+        # Manifests of earlier versions have none.
+        if "rows_sha256" in footer and footer["rows_sha256"] != digest.hexdigest():
+            self._add(Check.CHANGED_ROWS, f"their digest is {digest.hexdigest()}, sealed {footer['rows_sha256']}")
 
-
-class _Rows(NamedTuple):
-    keys: list[str]
-    counts: LabelCounts
-    problems: list[Problem]
-
-
-def _read_rows(shard_name: str, manifest: Manifest) -> _Rows:
-    """Read what has to agree of every row, a batch in memory at a time.
-
-    Raises:
-        ManifestError: It lacks a column.
-    """
-    missing = set(COLUMNS) - set(manifest.file.schema_arrow.names)
-    if missing:
-        raise ManifestError(f"'{manifest.uri}' lacks the columns {sorted(missing)}; label the shard again")
-    keys: list[str] = []
-    rejected: Counter[str] = Counter()
-    num_labelled = 0
-    problems = []
-    for row in manifest.iterate_rows(COLUMNS):
-        where = f"{shard_name}: row {len(keys)}, key '{row['key']}'"
-        if row["index"] != len(keys):
-            problems.append(Problem(Check.MISNUMBERED_ROWS, 1, f"{where} has index {row['index']}"))
-        if fault := _find_fault(row):
-            problems.append(Problem(Check.INCONSISTENT_ROWS, 1, f"{where} {fault}"))
-        keys.append(row["key"])
-        num_labelled += row["status"] == Status.LABELLED
-        if row["status"] == Status.REJECTED:
-            rejected[row["reason"] or ""] += 1
-    counts = LabelCounts(
-        num_read=len(keys),
-        num_labelled=num_labelled,
-        num_rejected=rejected.total(),
-        rejected_by_reason=dict(rejected),
-    )
-    return _Rows(keys=keys, counts=counts, problems=problems)
-
-
-def _find_fault(row: dict[str, Any]) -> str:
-    """Say what does not go together in a row; empty when all does."""
-    png = (row["mask"] or {}).get("bytes")
-    if row["status"] == Status.LABELLED:
-        if row["reason"] is not None:
-            return f"is labelled and has the reason {row['reason']!r}"
-        return "" if png and png.startswith(PNG_SIGNATURE) else "is labelled and its mask is no PNG"
-    if row["status"] == Status.REJECTED:
-        if not row["reason"]:
-            return "is rejected without a reason"
-        return "" if row["mask"] is None else "is rejected and has a mask"
-    return f"has the status {row['status']!r}"
-
-
-def _check_input(
-    shard: InputShard, inputs: InputConfig, keys: Sequence[str], truncated_at: int | None
-) -> Iterator[Problem]:
-    """Read the input anew and compare; one that changed is reported as such and not as missing rows."""
-    try:
-        found = find_object(shard.uri)
-        if found is None:
-            yield Problem(Check.INPUT_GONE, 0, shard.uri)
+    def _check_row(self, row: dict[str, Any], rules: AuditRules) -> None:
+        where = f"row {self._num_rows}, key '{row['key']}'"
+        if row["index"] != self._num_rows:
+            self._add(Check.MISNUMBERED_ROWS, f"{where} has index {row['index']}", 1)
+        self._num_rows += 1
+        if row["status"] == Status.LABELLED:
+            self._num_labelled += 1
+        elif row["status"] == Status.REJECTED:
+            reason = row["reason"] or ""
+            self._rejected[reason if reason in REASONS else ""] += 1
+        if fault := next(check_row(row, rules.record.rules), None):
+            self._add(Check.INCONSISTENT_ROWS, f"{where} {fault}", 1)
             return
-        if change := describe_change(shard, found):
-            yield Problem(Check.INPUT_CHANGED, 0, f"{shard.uri}: {change}")
-            return
-        wanted, end = read_keys(shard, inputs)
-    except _UNREADABLE as error:
-        yield Problem(Check.INPUT_UNREADABLE, 0, f"{shard.uri}: {error}")
-        return
-    if end.truncated_at != truncated_at:
-        text = f"{shard.name}: its footer says truncated at {truncated_at}, the input is at {end.truncated_at}"
-        yield Problem(Check.WRONG_COUNTS, 0, text)
-    yield from compare_keys(shard.name, wanted, keys)
+        is_measured = row["status"] == Status.LABELLED and rules.chooses(row["key"])
+        if is_measured and (fault := next(check_mask(row, rules.record.rules.mask), None)):
+            self._add(Check.WRONG_MASKS, f"{where} {fault}", 1)
 
+    def _count(self) -> LabelCounts:
+        return LabelCounts(
+            num_read=self._num_rows,
+            num_labelled=self._num_labelled,
+            num_rejected=self._rejected.total(),
+            rejected_by_reason=dict(self._rejected),
+        )
 
-def read_keys(shard: InputShard, inputs: InputConfig) -> tuple[list[str], ShardEnd]:
-    """Read the keys of a shard's samples in order, and how the shard ended.
+    def _add(self, check: Check, text: str, num_rows: int = 0) -> None:
+        self._tally.add(Problem(check, num_rows, f"{self._item.shard.name}: {text}"))
 
-    Raises:
-        ShardError: The shard is gone or no archive.
-    """
-    keys: list[str] = []
-    for piece in read_chunks(shard, inputs):
-        if isinstance(piece, ShardEnd):
-            return keys, piece
-        keys += [sample.key for sample in piece.samples]
-    raise AssertionError("a shard ends with its end")
+    def _blame(self, error: Exception) -> Verdict:
+        """Say that the manifest cannot be read, or that something else went wrong; its rows do not count."""
+        said = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, _UNREADABLE):
+            self._add(Check.UNREADABLE_MANIFEST, said)
+        else:
+            self._add(Check.AUDIT_FAILED, f"{type(error).__name__}: {said}")
+        return self._tally.judge()

@@ -6,14 +6,21 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from pipeline.counts import LabelCounts
+from pipeline.printable import escape_controls
 
 MAX_EXAMPLES = 5
 """Examples kept per check: those of the first shards, so that it does not matter who came back first."""
+MAX_EXAMPLE_CHARS = 400
+"""A key may be as long as its member's name, which has no bound."""
 
 
 class Check(StrEnum):
     """One thing that can be wrong, in the words that users read."""
 
+    CHANGED_RUN = "run.json changed"
+    """Its fingerprint or checksum is not that of its content."""
+    OTHER_MODEL = "another model"
+    """The model that run.json names has another digest."""
     SHARD_NOT_BEGUN = "shard not begun"
     SHARD_IN_PROGRESS = "shard in progress"
     """It has parts and no manifest."""
@@ -21,10 +28,17 @@ class Check(StrEnum):
     """A manifest or part that belongs to no input of the run."""
     RIVAL_PARTS = "two parts for one chunk"
     UNREADABLE_MANIFEST = "manifest unreadable"
+    """It is damaged, or has not the form of a manifest: some reader will fail on it or read something else."""
     OTHER_RUN = "manifest of another run"
     OTHER_INPUT = "manifest of another input"
     """Its footer names a shard, size or etag that is not the one in run.json."""
     WRONG_COUNTS = "counts do not balance"
+    WRONG_FOOTER = "footer wrong"
+    """It says more than a footer says, or in another way."""
+    WRONG_STATISTICS = "column statistics wrong"
+    """The Parquet file states other bounds, nulls or sizes of a column than it has: readers filter by them."""
+    CHANGED_ROWS = "rows changed"
+    """They are not the rows that were sealed."""
     INPUT_GONE = "input gone"
     INPUT_CHANGED = "input changed"
     INPUT_UNREADABLE = "input unreadable"
@@ -39,11 +53,17 @@ class Check(StrEnum):
     MISNUMBERED_ROWS = "row misnumbered"
     """Its `index` is not its place in the manifest."""
     INCONSISTENT_ROWS = "row inconsistent"
-    """Labelled without a mask or with a reason; rejected with a mask or without a reason."""
+    """Its columns do not fit each other, the run, or their ranges: labelled without a mask, a quality of NaN."""
+    WRONG_MASKS = "mask wrong"
+    """It cannot be decoded, is not of its image's size, holds other classes, or is not what its statistics measured."""
+    WRONG_IMAGES = "image of another row"
+    """The image in the input has another digest, size or orientation than its row says."""
     LEFTOVER_PARTS = "leftover parts"
     """Parts of a published shard: the next run of the labelling job removes them."""
     TRUNCATED_INPUT = "input truncated"
-    """The archive breaks off: nothing can be said of what it held behind that."""
+    """The archive is truncated: nothing can be said of what it held behind that."""
+    AUDIT_FAILED = "audit failed"
+    """It met an error of another kind, in this shard alone: nothing is proved of it."""
 
 
 WARNINGS = frozenset({Check.LEFTOVER_PARTS, Check.TRUNCATED_INPUT})
@@ -53,7 +73,8 @@ CONTENT_CHECKS = frozenset(
     {
         *(Check.INPUT_GONE, Check.INPUT_CHANGED, Check.INPUT_UNREADABLE),
         *(Check.MISSING_ROWS, Check.DOUBLED_ROWS, Check.UNKNOWN_ROWS, Check.MISPLACED_ROWS),
-        *(Check.MISNUMBERED_ROWS, Check.INCONSISTENT_ROWS),
+        *(Check.MISNUMBERED_ROWS, Check.INCONSISTENT_ROWS, Check.CHANGED_ROWS, Check.WRONG_STATISTICS),
+        *(Check.WRONG_MASKS, Check.WRONG_IMAGES, Check.OTHER_MODEL),
     }
 )
 """What footers alone cannot show."""
@@ -144,25 +165,51 @@ class Verdict:
         }
 
 
+class Tally:
+    """Sums up the problems of one shard as they are found: as large for a million of them as for a few."""
+
+    def __init__(self, position: int) -> None:
+        """Start without any.
+
+        Args:
+            position: Place of the shard among the inputs, another one for each.
+        """
+        self._position = position
+        self._num_rows: dict[Check, int] = {}
+        self._examples: dict[Check, list[Example]] = {}
+
+    def add(self, problem: Problem) -> None:
+        """Count a problem, and keep it as an example if there are few of its kind."""
+        check, num_rows, text = problem
+        self._num_rows[check] = self._num_rows.get(check, 0) + num_rows
+        examples = self._examples.setdefault(check, [])
+        if len(examples) < MAX_EXAMPLES:
+            shown = escape_controls(text[:MAX_EXAMPLE_CHARS]) + (" ..." if len(text) > MAX_EXAMPLE_CHARS else "")
+            examples.append(Example(self._position, shown))
+
+    def judge(self, *, counts: LabelCounts | None = None, is_input: bool = True) -> Verdict:
+        """Sum up.
+
+        Args:
+            counts: Of the shard's rows; None when it has no manifest of this run.
+            is_input: False for a file that belongs to no input.
+        """
+        return Verdict(
+            num_shards=int(is_input),
+            num_published=int(counts is not None),
+            counts=counts or LabelCounts(),
+            findings={
+                check: Finding(num_shards=1, num_rows=num_rows, examples=tuple(self._examples[check]))
+                for check, num_rows in self._num_rows.items()
+            },
+        )
+
+
 def judge_shard(
     position: int, problems: Iterable[Problem], *, counts: LabelCounts | None = None, is_input: bool = True
 ) -> Verdict:
-    """Sum up one shard, or one file that belongs to none.
-
-    Args:
-        position: Place of the shard among the inputs, another one for each.
-        problems: What is wrong with it.
-        counts: Of its rows; None when it has no manifest of this run.
-        is_input: False for a file that belongs to no input.
-    """
-    findings: dict[Check, Finding] = {}
-    for check, num_rows, text in problems:
-        before = findings.get(check, Finding())
-        examples = (*before.examples, Example(position, text))[:MAX_EXAMPLES]
-        findings[check] = Finding(num_shards=1, num_rows=before.num_rows + num_rows, examples=examples)
-    return Verdict(
-        num_shards=int(is_input),
-        num_published=int(counts is not None),
-        counts=counts or LabelCounts(),
-        findings=findings,
-    )
+    """Sum up one shard, or one file that belongs to none; arguments as those of `Tally`."""
+    tally = Tally(position)
+    for problem in problems:
+        tally.add(problem)
+    return tally.judge(counts=counts, is_input=is_input)

@@ -18,16 +18,20 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from PIL import Image
+from scipy import ndimage
 
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.bundles import save_bundle
 from pipeline.commit import PartName, commit_part, encode_part, locate_manifest
 from pipeline.config import LabelConfig
+from pipeline.errors import ShardError
 from pipeline.masks import encode_class_maps, encode_mask, voc_palette
+from pipeline.parquet_reader import count_parquet_rows
 from pipeline.records import PART_SCHEMA, InputShard
 from pipeline.run import open_run
 from pipeline.seal import seal_shard
+from pipeline.tar_reader import ArchiveEnd, read_groups
 from pipeline.vocabulary import Vocabulary
 
 
@@ -110,6 +114,10 @@ def make_labelled_row(
     tags_unknown: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make a row of a part as the labeler would: a mask on the stored pixels, maps on the upright patch grid."""
+    classes = [make_class_stats(mask, class_id) for class_id in class_ids]
+    if class_maps is not None:
+        for one, class_map in zip(classes, class_maps, strict=False):
+            one["raw_peak"] = float(np.float32(class_map.max()))
     return {
         "key": key,
         "status": "labelled",
@@ -120,14 +128,46 @@ def make_labelled_row(
         "tags_unknown": list(tags_unknown),
         "class_ids": list(class_ids),
         "mask": {"bytes": make_mask_png(mask), "path": f"{key}.png"},
-        "classes": [{"class_id": n, "presence": 0.5, "area_fraction": float((mask == n).mean())} for n in class_ids],
+        "quality": 0.75 if classes else 0.0,
+        "ignore_fraction": float((mask == 255).mean()),
+        "background_fraction": float((mask == 0).mean()),
+        "margin_mean": 0.25,
+        "entropy_mean": 0.5,
+        "suggested_class_ids": [],
+        "doubtful_class_ids": [],
+        "classes": classes,
         "class_maps": None if class_maps is None else encode_class_maps(torch.from_numpy(class_maps).float()),
+    }
+
+
+def make_class_stats(mask: np.ndarray, class_id: int) -> dict[str, Any]:
+    """Make the statistics of a class in a mask, as far as the mask decides them; of small masks only."""
+    selected = mask == class_id
+    return {
+        "class_id": class_id,
+        "presence": 0.5,
+        "presence_std": 0.0,
+        "raw_peak": 1.0,
+        "area_fraction": float(selected.mean()),
+        "confidence_mean": 0.5 if selected.any() else None,
+        "stability": 0.75,
+        "components": int(ndimage.label(selected, np.ones((3, 3)))[1]),
     }
 
 
 def make_rejected_row(key: str, reason: str = "undecodable") -> dict[str, Any]:
     """Make a row of a part for a sample that has no mask."""
     return {"key": key, "status": "rejected", "reason": reason, "error": "made so by a test", "tags_unknown": []}
+
+
+def find_end_offset(shard: InputShard) -> int:
+    """Find where the last chunk of a shard ends, as its reader does; 512 if the shard is made up."""
+    try:
+        if shard.is_parquet:
+            return count_parquet_rows(shard)
+        return next(item.offset for item in read_groups(shard) if isinstance(item, ArchiveEnd))
+    except (ShardError, OSError):
+        return 512
 
 
 def make_run(
@@ -145,8 +185,8 @@ def make_run(
         config=config or LabelConfig(),
         shards=list(shards),
     )
-    part = PartName(chunk_index=0, end_offset=512)
     for shard, rows in shards.items():
+        part = PartName(chunk_index=0, end_offset=find_end_offset(shard))
         table = pa.Table.from_pylist(list(rows), schema=PART_SCHEMA)
         commit_part(out_uri, shard.name, part, encode_part(table, run.fingerprint, shard.name, 0))
         seal_shard(

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.verify import main
-from pipeline.commit import FOOTER_KEY, PartName, commit_part
+from pipeline.commit import FOOTER_KEY, PartName, commit_part, publish_manifest
+from pipeline.config import LabelConfig, MapConfig
 from pipeline.counts import LabelCounts
 from pipeline.key_comparison import compare_keys
 from pipeline.records import InputShard
@@ -21,32 +22,40 @@ from pipeline.shards import list_shards
 from pipeline.storage import put_atomic
 from pipeline.verdict import Check, Problem, Verdict, judge_shard
 from pipeline.verify import FOOTERS, FULL, list_run, verify_run
-from tests.factories import make_labelled_row, make_rejected_row, make_run, make_tar
+from tests.factories import make_labelled_row, make_photo, make_rejected_row, make_run, make_tar
 
 NUM_ROWS = 6
 MASK = np.array([[0, 1], [2, 255]])
+CONFIG = LabelConfig(maps=MapConfig(background_threshold=0.3, foreground_threshold=0.5))
 
 
 def list_keys(shard_number, num_rows=NUM_ROWS):
     return [f"s{shard_number}/photo{i}" for i in range(num_rows)]
 
 
+def make_image(key):
+    """Encode the image of a sample, as large as `MASK`: another one for each key."""
+    return make_photo(sum(key.encode()), size=(2, 2), image_format="PNG")
+
+
 def make_rows(keys, mask=MASK):
     return [
-        make_rejected_row(key) if i % 3 == 0 else make_labelled_row(key, mask, [1, 2]) for i, key in enumerate(keys)
+        make_rejected_row(key) if i % 3 == 0 else make_labelled_row(key, mask, [1, 2], photo=make_image(key))
+        for i, key in enumerate(keys)
     ]
 
 
 def publish(folder, num_shards=3, num_rows=NUM_ROWS):
     """Publish a run over real tars; returns its output folder. The tars lie beside it in `inputs`."""
     for number in range(num_shards):
-        samples = {key: {"jpg": key.encode(), "json": b"{}"} for key in list_keys(number, num_rows)}
+        samples = {key: {"jpg": make_image(key), "json": b"{}"} for key in list_keys(number, num_rows)}
         make_tar(folder / "inputs" / f"{number}.tar", samples)
     shards = list_shards([str(folder / "inputs")])
     make_run(
         str(folder / "out"),
         ["cat", "dog"],
         {shard: make_rows(list_keys(number, num_rows)) for number, shard in enumerate(shards)},
+        CONFIG,
     )
     return folder / "out"
 
@@ -57,21 +66,25 @@ def out(tmp_path):
 
 
 def rewrite(manifest, *, rows=None, footer=None):
-    """Write a manifest anew with other rows (numbered anew) or another footer."""
+    """Seal a manifest again with other rows (numbered again) or another footer."""
     table = pq.read_table(manifest)
-    stated = json.loads(table.schema.metadata[FOOTER_KEY]) | (footer or {})
+    stated = json.loads(table.schema.metadata[FOOTER_KEY])
     if rows is not None:
         table = table.take(pa.array(rows, pa.int64())).set_column(
             1, table.schema.field("index"), pa.array(range(len(rows)), pa.int64())
         )
-    pq.write_table(table.replace_schema_metadata({FOOTER_KEY: json.dumps(stated)}), manifest)
+        stated["chunks"] = [[len(rows), stated["chunks"][0][1]]] if rows else []
+    tables = [table] if table.num_rows else []
+    publish_manifest(str(manifest.parents[1]), manifest.stem, tables, stated | (footer or {}))
 
 
 def change_cell(manifest, row, **cells):
+    """Seal a manifest again with other cells in one row: its digest is right, whatever it holds."""
     table = pq.read_table(manifest)
     rows = table.to_pylist()
     rows[row] |= cells
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), manifest)
+    changed = pa.Table.from_pylist(rows, schema=table.schema)
+    publish_manifest(str(manifest.parents[1]), manifest.stem, [changed], json.loads(table.schema.metadata[FOOTER_KEY]))
 
 
 def audit(out, depth=FULL):
@@ -205,7 +218,9 @@ def test_footer_whose_counts_are_not_those_of_its_rows_is_found(out, depth, coun
 
 
 def test_counts_that_add_up_and_are_still_wrong_are_found_in_the_rows(out):
-    counts = {"num_read": 6, "num_labelled": 4, "num_rejected": 2, "rejected_by_reason": {"too_large": 2}}
+    num_bytes = (out.parent / "inputs" / "0.tar").stat().st_size
+    rejected = {"num_rejected": 2, "rejected_by_reason": {"too_large": 2}}
+    counts = {"num_read": 6, "num_labelled": 4, "num_bytes": num_bytes, **rejected}
     rewrite(out / "labels" / "0.parquet", footer={"counts": counts})
     assert audit(out, FOOTERS).findings == {}
     assert count_findings(audit(out)) == {Check.WRONG_COUNTS: (1, 0)}
@@ -247,7 +262,6 @@ def test_row_with_another_index_is_misnumbered(out):
     ("row", "cells"),
     [
         (1, {"mask": None}),
-        (1, {"mask": {"bytes": b"GIF89a", "path": "a.png"}}),
         (1, {"reason": "undecodable"}),
         (0, {"mask": {"bytes": b"", "path": "a.png"}}),
     ],
@@ -295,11 +309,11 @@ def test_truncated_input_is_a_warning_when_the_footer_says_so_and_an_imbalance_w
 
 
 def test_key_that_the_input_repeats_has_as_many_rows(tmp_path):
-    path = make_tar(tmp_path / "a.tar", {"x": {"jpg": b"1"}, "y": {"jpg": b"2"}})
+    path = make_tar(tmp_path / "a.tar", {key: {"jpg": make_image(key)} for key in "xy"})
     first = path.read_bytes()[: 4 * 512]
     path.write_bytes(first + path.read_bytes())
     shards = list_shards([str(path)])
-    make_run(str(tmp_path / "out"), ["cat"], {shard: make_rows("xyxy") for shard in shards})
+    make_run(str(tmp_path / "out"), ["cat", "dog"], {shard: make_rows("xyxy") for shard in shards}, CONFIG)
     # Sealing gave the repeated keys their own reasons: the audit only wants a row for each.
     assert audit(tmp_path / "out").findings == {}
     rewrite(tmp_path / "out" / "labels" / "a.parquet", rows=[0, 1, 3])

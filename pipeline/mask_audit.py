@@ -1,0 +1,178 @@
+"""Masks as any viewer reads them: decoded, measured again, and held against what their rows say of them.
+
+Nothing here is shared with what makes masks and measures them; what both have to agree on is written down twice.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from scipy import ndimage
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+"""What a mask consists of. Others could change how a viewer shows it."""
+IHDR = struct.Struct(">IIBBBBB")
+PALETTE_COLOUR = 3
+MAX_MASK_PIXELS = 2_000_000_000
+"""What Pillow can hold; larger masks are refused before they are decoded."""
+
+MAX_MEASURED_PIXELS = 4_000_000
+"""Larger masks were measured before they were enlarged to the size of the image."""
+MAX_SAMPLED_SIDE_PX = 256
+"""Pieces are counted at every n-th pixel of larger masks."""
+ROUNDING = 2e-7
+"""Shares are float32."""
+BACKGROUND, IGNORED = 0, 255
+IGNORED_COLOUR = (224, 224, 192)
+
+# By EXIF orientation, what turns the stored pixels upright.
+_TURNS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRules:
+    """What the configuration and the vocabulary of a run allow in masks."""
+
+    has_background: bool
+    may_ignore: bool
+    """Whether there are values between the two thresholds."""
+    palette: bytes
+    """Red, green and blue of each index."""
+
+
+def make_palette(colours: Sequence[bytes] | None) -> bytes:
+    """Make the palette of masks: PASCAL VOC's, with the vocabulary's own colours for its classes if it has some."""
+    entries = []
+    for index in range(256):
+        channels = [0, 0, 0]
+        rest = index
+        for bit in range(7, -1, -1):
+            for channel in range(3):
+                channels[channel] |= (rest >> channel & 1) << bit
+            rest >>= 3
+        entries.append(bytes(channels))
+    entries[IGNORED] = bytes(IGNORED_COLOUR)
+    for class_id, colour in enumerate(colours or (), start=1):
+        entries[class_id] = colour
+    return b"".join(entries)
+
+
+def check_mask(row: Mapping[str, Any], rules: MaskRules) -> Iterator[str]:
+    """Say what is wrong with the mask of a labelled row, or with what the row says of it.
+
+    Args:
+        row: Of a manifest; its sizes, classes and orientation were found to be possible.
+        rules: Of the run.
+    """
+    payload, size = row["mask"]["bytes"], (row["width"], row["height"])
+    if fault := _find_fault_of_png(payload, size, rules.palette):
+        yield f"has a mask that {fault}"
+        return
+    try:
+        with Image.open(io.BytesIO(payload), formats=["PNG"]) as image:
+            image.load()
+    except Exception as error:  # noqa: BLE001 (Pillow has no exception of its own, and any of them means the same here)
+        yield f"has a mask that cannot be decoded: {type(error).__name__}: {error}"
+        return
+    yield from _check_pixels(row, rules, image.histogram())
+    turn = _TURNS[row["exif_orientation"]]
+    upright = image if turn is None else image.transpose(turn)
+    yield from _check_measures(row, _undo_enlarging(np.asarray(upright)))
+
+
+def _find_fault_of_png(payload: bytes, size: tuple[int, int], palette: bytes) -> str:
+    """Walk through the chunks of a PNG; empty if they are those of a mask of that size."""
+    if not payload.startswith(PNG_SIGNATURE):
+        return "is no PNG"
+    offset = len(PNG_SIGNATURE)
+    names: list[bytes] = []
+    held: dict[bytes, bytes] = {}
+    while offset < len(payload):
+        length, name = int.from_bytes(payload[offset : offset + 4], "big"), payload[offset + 4 : offset + 8]
+        body = payload[offset + 8 : offset + 8 + length]
+        checksum = payload[offset + 8 + length : offset + 12 + length]
+        if len(body) < length or len(checksum) < 4:
+            return f"is truncated after {len(payload)} bytes"
+        if int.from_bytes(checksum, "big") != zlib.crc32(name + body):
+            return f"has a damaged chunk at byte {offset}"
+        names.append(name)
+        held.setdefault(name, body)
+        offset += 12 + length
+    if tuple(dict.fromkeys(names)) != PNG_CHUNKS or any(
+        names.count(name) > 1 for name in PNG_CHUNKS if name != b"IDAT"
+    ):
+        return f"consists of the chunks {names[:10]}"
+    if len(held[b"IHDR"]) != IHDR.size:
+        return "has a header of another length"
+    width, height, num_bits, colour, *methods = IHDR.unpack(held[b"IHDR"])
+    if (width, height) != size:
+        return f"is {width} x {height} pixels, its image {size[0]} x {size[1]}"
+    if width * height > MAX_MASK_PIXELS:
+        return f"has {width * height} pixels, limit {MAX_MASK_PIXELS}"
+    if (num_bits, colour, *methods) != (8, PALETTE_COLOUR, 0, 0, 0):
+        return f"has {num_bits} bits a pixel and the colour type {colour}; need a palette PNG of 8 bits"
+    return "" if held[b"PLTE"] == palette else "has another palette than its vocabulary gives it"
+
+
+def _check_pixels(row: Mapping[str, Any], rules: MaskRules, num_of: Sequence[int]) -> Iterator[str]:
+    """Check which ids a mask holds, from the number of pixels of each."""
+    drawn = set(row["class_ids"]) - set(row["doubtful_class_ids"])
+    # Without any class to draw all is background, whether the run has one or not.
+    has_background = rules.has_background or not drawn
+    allowed = drawn | ({BACKGROUND} if has_background else set()) | ({IGNORED} if rules.may_ignore and drawn else set())
+    if foreign := sorted({index for index, number in enumerate(num_of) if number} - allowed):
+        yield f"has a mask with pixels of {foreign[:10]}; it may hold {sorted(allowed)}"
+
+
+def _check_measures(row: Mapping[str, Any], measured: UInt8[np.ndarray, "h w"]) -> Iterator[str]:
+    """Measure the mask again."""
+    shares = np.bincount(measured.ravel(), minlength=256) / measured.size
+    for name, index in (("background_fraction", BACKGROUND), ("ignore_fraction", IGNORED)):
+        if fault := _compare(name, row[name], shares[index]):
+            yield fault
+    step = -(-max(measured.shape) // MAX_SAMPLED_SIDE_PX)
+    sampled = measured[::step, ::step]
+    for one in row["classes"]:
+        class_id = one["class_id"]
+        if fault := _compare(f"area_fraction of class {class_id}", one["area_fraction"], shares[class_id]):
+            yield fault
+        if (one["confidence_mean"] is None) != (shares[class_id] == 0):
+            yield f"has {shares[class_id]:.3g} of class {class_id} and the confidence_mean {one['confidence_mean']}"
+        num_pieces = ndimage.label(sampled == class_id, ndimage.generate_binary_structure(2, 2))[1]
+        if one["components"] != num_pieces:
+            yield f"says {one['components']} components of class {class_id}, its mask has {num_pieces}"
+
+
+def _compare(name: str, stated: float, found: float) -> str:
+    return "" if abs(stated - found) <= ROUNDING else f"says {name} {stated:.6g}, its mask has {found:.6g}"
+
+
+def _undo_enlarging(upright: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "small_h small_w"]:
+    """Give the mask as it was measured: of large images, before each of its pixels was repeated."""
+    height, width = upright.shape
+    factor = min(1.0, (MAX_MEASURED_PIXELS / (height * width)) ** 0.5)
+    if factor == 1.0:
+        return upright
+    rows, columns = (_find_centres(max(1, round(side * factor)), side) for side in (height, width))
+    return upright[np.ix_(rows, columns)]
+
+
+def _find_centres(num_small: int, num_large: int) -> np.ndarray:
+    """Find for each of the small pixels one of those that repeat it, away from its edges."""
+    return np.minimum(((np.arange(num_small) + 0.5) * num_large / num_small).astype(np.int64), num_large - 1)
