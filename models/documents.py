@@ -14,7 +14,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 MAX_DOCUMENT_BYTES = 64 * 2**20
 MAX_DEPTH = 64
 """Mappings and lists in each other."""
-MAX_WHOLE_NUMBER = 2**63 - 1
+MAX_WHOLE_NUMBER = 2**64 - 1
+"""Seeds of random numbers may have 64 bits."""
 MAX_SHOWN = 60
 """Characters of a wrong value in a message."""
 MAX_COMPLAINTS = 3
@@ -165,7 +166,7 @@ def _check_value(value: Any, allow_non_finite: bool) -> None:
             raise DocumentError(f"it holds the number {value}; need finite numbers")
     elif isinstance(value, int):
         if abs(value) > MAX_WHOLE_NUMBER:
-            raise DocumentError(f"it holds a whole number of {value.bit_length()} bits; need at most 63")
+            raise DocumentError(f"it holds a whole number of {value.bit_length()} bits; need at most 64")
     elif value is not None:
         raise DocumentError(f"it holds {show_value(str(value))}, a {type(value).__name__}; put it into quotes")
 

@@ -200,8 +200,8 @@ class LabelChunks:
     def _watch_non_finite(self, rows: pa.Table, num_deaths: int) -> None:
         """End this process after chunks in a row with non-finite values: its memory or its device may be broken.
 
-        A chunk with which a worker died before is no sign of that: this is another process. So a chunk ends one worker
-        at most for such images, and is committed with them by the next.
+        A chunk with which a worker died before does not count, as this is another process. So a chunk ends one worker
+        at most for such images, and the next one commits it with them.
         """
         if Reason.NOT_FINITE not in rows["reason"].to_pylist() or num_deaths > 0:
             self._num_non_finite = 0
