@@ -69,7 +69,7 @@ def walk(payload):
 def read(path):
     """Give the same by the reader of labelling."""
     try:
-        found = list(read_groups(InputShard(uri=str(path), name="a", size_bytes=0, etag="")))
+        found = list(read_groups(InputShard(uri=str(path), name="a", size_bytes=0, etag=""), max_image_bytes=2**28))
     except ShardError:
         return None
     *groups, end = found
