@@ -19,7 +19,11 @@
       -> thresholds for kept maps                    map_samples.py, threshold_fit.py, threshold_choice.py,
                                                      calibration.py
       -> figures and pictures                        evaluation.py, report.py
-      -> proof that no row is lost or doubled        verify.py, shard_audit.py, key_comparison.py, verdict.py
+      -> audit, by code that nothing above uses      verify.py, run_audit.py (run.json), shard_audit.py, verdict.py
+           manifests byte by byte                    parquet_layout.py, parquet_structs.py, thrift_compact.py,
+                                                     manifest_format.py, footer_audit.py, column_audit.py
+           rows and masks                            row_audit.py, mask_audit.py
+           beside the samples of their inputs        input_audit.py, member_walk.py, image_audit.py, key_comparison.py
 
 Training reads the same shards through the same decoding: training_data.py, training.py.
 """

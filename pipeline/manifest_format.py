@@ -70,8 +70,7 @@ def require_format(layout: Layout, uri: str) -> None:
 def _find_faults(layout: Layout) -> Iterator[str]:
     footer = layout.footer
     wanted = _expect_schema()
-    names = {element["name"].decode(errors="backslashreplace") for element in footer["schema"]}
-    if missing := sorted(set(MANIFEST_SCHEMA.names) - names):
+    if missing := sorted(set(MANIFEST_SCHEMA.names) - set(_list_names(footer["schema"]))):
         yield f"lacks the columns {missing}"
     for element, expected in zip(footer["schema"], wanted, strict=False):
         if element != expected:
@@ -90,6 +89,15 @@ def _find_faults(layout: Layout) -> Iterator[str]:
         yield f"carries the texts {[entry['key'] for entry in entries]} instead of {[FOOTER_KEY, ARROW_KEY]}"
         return
     yield from _check_arrow_schema(layout.metadata)
+
+
+def _list_names(elements: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Give the names of the columns: the tree is written depth first, so what is within a column follows it."""
+    num_within = 0
+    for element in elements[1:]:
+        if num_within == 0:
+            yield element["name"].decode(errors="backslashreplace")
+        num_within = max(num_within - 1, 0) + max(element.get("num_children", 0), 0)
 
 
 def _check_arrow_schema(metadata: Mapping[bytes, bytes]) -> Iterator[str]:

@@ -166,7 +166,7 @@ def find_end_offset(shard: InputShard) -> int:
         if shard.is_parquet:
             return count_parquet_rows(shard)
         return next(item.offset for item in read_groups(shard, max_image_bytes=2**28) if isinstance(item, ArchiveEnd))
-    except (ShardError, OSError):
+    except (ShardError, OSError, RecursionError):
         return 512
 
 

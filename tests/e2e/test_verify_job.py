@@ -1,10 +1,14 @@
 """`python -m jobs.verify` on a run that is too large for one process."""
 
+import os
+
 import pytest
 
 from jobs.verify import main
+from pipeline import verify
 from pipeline.shards import list_shards
-from pipeline.verify import FULL
+from pipeline.verdict import Check
+from pipeline.verify import FULL, Depth, list_run, verify_run
 from tests.factories import make_rejected_row, make_run, make_tar
 
 pytestmark = pytest.mark.ray
@@ -30,3 +34,27 @@ def test_verify_job_on_ray_finds_the_one_lost_row_and_the_one_lost_shard(local_r
     printed = capsys.readouterr().out
     assert "00003: key '3/photo4'" in printed
     assert printed.endswith("the books do not balance: shard not begun, row missing\n")
+
+
+def test_process_that_ends_is_the_verdict_on_its_shard_and_the_others_go_on(local_ray, tmp_path, monkeypatch):
+    rows = {}
+    for number in range(3):
+        path = make_tar(tmp_path / "inputs" / f"{number}.tar", {f"{number}/photo": {"jpg": b"x"}})
+        (shard,) = list_shards([str(path)])
+        rows[shard] = [make_rejected_row(f"{number}/photo")]
+    make_run(str(tmp_path / "out"), ["cat"], rows)
+    judge_group = verify.verify_group
+
+    def judge(group, rules, depth):
+        """End the process as a signal would."""
+        if any(item.shard.name == "1" for item in group):
+            os._exit(1)
+        return judge_group(group, rules, depth)
+
+    monkeypatch.setattr(verify, "verify_group", judge)
+    # All in one task first: which of them ended it shows when each has a process of its own.
+    depth = Depth(reads_rows=True, num_shards_in_process=0, num_shards_per_task=3)
+    verdict = verify_run(list_run(str(tmp_path / "out")), depth)
+    assert verdict.failed_checks == [Check.AUDIT_FAILED]
+    assert verdict.findings[Check.AUDIT_FAILED].examples[0].text.startswith("1: the process that read it ended")
+    assert (verdict.num_shards, verdict.num_published) == (3, 2)
