@@ -111,6 +111,8 @@ class Network:
             run_ip(*inside, "link", "set", "lo", "up")
             run_ip(*inside, "address", "add", f"{host.address}/24", "dev", "eth0")
             run_ip(*inside, "link", "set", "eth0", "up")
+            # Ray finds a host's own address by the way to others. Nobody answers beyond the bridge.
+            run_ip(*inside, "route", "add", "default", "dev", "eth0")
 
     def close(self) -> None:
         """End all processes of the hosts, and remove the hosts and the bridge."""

@@ -94,6 +94,8 @@ class Outcome:
     verdict: Verdict = field(default_factory=Verdict)
     last_words: list[str] = field(default_factory=list)
     """Last lines of each invocation."""
+    error: str | None = None
+    """What kept the scenario from its end."""
 
 
 @dataclass(kw_only=True)
@@ -261,6 +263,10 @@ def run_scenario(name: str, job: Benchmark, cluster: LabellingCluster) -> Outcom
                 num_labelled += cluster.count_labelled()
             outcome.elapsed_s = time.monotonic() - scenario.started_s
             outcome.verdict = cluster.judge(out_uri, num_labelled)
+        except RuntimeError as error:
+            # The others can go on.
+            outcome.error = str(error)
+            print(f"  failed: {error}", flush=True)
         finally:
             cluster.stop()
     return outcome
@@ -323,6 +329,8 @@ def main() -> int:
     if "store-outage" in job.scenarios and job.store == "disk":
         print("error: a shared disk cannot be away; leave out store-outage or give another --store", file=sys.stderr)
         return 2
+    # All that was added to the machine is removed, also when the benchmark is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Ray {ray.__version__}, store {job.store}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="tm", dir="/tmp"))
     try:
@@ -341,7 +349,12 @@ def is_good(outcome: Outcome) -> bool:
     """Tell whether nothing was lost, doubled or torn, and the command succeeded in the end."""
     verdict = outcome.verdict
     wrong = verdict.num_lost + verdict.num_doubled + verdict.num_out_of_order + bool(verdict.verify_exit_code)
-    return outcome.exit_codes[-1:] == [0] and not wrong and verdict.num_byte_equal == verdict.num_shards
+    return (
+        not outcome.error
+        and outcome.exit_codes[-1:] == [0]
+        and not wrong
+        and verdict.num_byte_equal == verdict.num_shards
+    )
 
 
 if __name__ == "__main__":
