@@ -53,7 +53,7 @@ def read_record(out_uri: str) -> RunRecord:
         raise ManifestError(f"'{uri}' is not the record of a run: {error}; was it edited?") from error
     try:
         return _parse_record(fields)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ManifestError(
             f"'{uri}' cannot be understood: {error!r}; use the version of tagmask that wrote it"
         ) from error

@@ -188,7 +188,7 @@ def test_figures_count_rows_reasons_classes_and_unknown_tags(tmp_path):
     for fact in ("labelled 3", "rejected, no_known_tag 1", "sunset 3", "zebra 1", f"model {'d' * 16}"):
         assert fact in words
     area = f"{make_square_mask().mean():.2f}"
-    assert f"cat 2 0.50 {area} - -" in words
+    assert f"cat 2 0.50 {area} 0.50 0.75" in words
 
 
 def test_at_most_twenty_unknown_tags_are_listed_most_frequent_first(tmp_path):

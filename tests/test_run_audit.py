@@ -145,6 +145,36 @@ def test_run_json_that_is_none_is_one_line(tmp_path, capsys, text):
     assert "run.json' is not the record of a run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("config",), []),
+        (("config", "maps"), None),
+        (("config", "maps", "min_presence"), 10**400),
+        (("config", "maps", "foreground_threshold"), "high"),
+        (("config", "inputs", "image_column"), 3),
+        (("vocabulary", "classes"), 3),
+        (("vocabulary", "colours"), {"cat": "#zz0000"}),
+        (
+            ("vocabulary",),
+            {"classes": [str(i) for i in range(300)], "colours": {str(i): "#000000" for i in range(300)}},
+        ),
+        (("inputs",), [["a.tar"]]),
+        (("inputs",), [["a.tar", "a", "many", "e"]]),
+        (("model_uri",), None),
+    ],
+)
+def test_run_json_with_values_of_other_types_is_one_line(output, tmp_path, path, value, capsys):
+    record = json.loads((output.folder / "out" / "run.json").read_text())
+    holder = record
+    for name in path[:-1]:
+        holder = holder[name]
+    holder[path[-1]] = value
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert main(["--out", str(tmp_path)]) == 2
+    assert "run.json' cannot be understood" in capsys.readouterr().err
+
+
 def test_model_is_held_against_its_digest_if_it_is_there(output, capsys):
     listing = list_run(str(output.folder / "out"))
     assert judge_model(listing)[1] == ""
