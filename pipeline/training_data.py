@@ -8,7 +8,7 @@ the others do not move. Normalising and erasing happen in the trainer, on its de
 process that carries images: it stays clear of PyTorch and timm, whose import takes each of them seven seconds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -21,7 +21,7 @@ from ray.data import DataContext, DataIterator
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from pipeline.attempts import AttemptCounter, Attempts, SharedAttempts
+from pipeline.attempts import MAX_DEATHS, AttemptCounter, Attempts, SharedAttempts
 from pipeline.config import InputConfig
 from pipeline.epoch_order import VALIDATION, Piece
 from pipeline.guarded_reads import read_guarded
@@ -170,12 +170,33 @@ def shuffle_in_window(
 
 
 def augment_batch(
-    batch: dict[str, np.ndarray], config: TrainConfig, num_classes: int, box: ActorHandle
+    batch: dict[str, np.ndarray], config: TrainConfig, num_classes: int, box: ActorHandle, attempts: Attempts
 ) -> dict[str, np.ndarray]:
-    """Turn encoded samples into training images; see `pipeline.augmentation`, imported where it is needed only."""
+    """Turn encoded samples into training images, and report those that are dropped to the box."""
+    return augment_guarded(batch, config, num_classes, partial(post_rejection, box), attempts)
+
+
+def augment_guarded(
+    batch: dict[str, np.ndarray],
+    config: TrainConfig,
+    num_classes: int,
+    on_rejection: Callable[[str, str], None],
+    attempts: Attempts,
+) -> dict[str, np.ndarray]:
+    """Turn encoded samples into training images; in a child process if `MAX_DEATHS` processes died with them.
+
+    See `pipeline.augmentation`, which is imported where it is needed only.
+    """
+    name = f"augment {batch['epoch'][0]} {batch['key'][0]} {batch['key'][-1]}" if len(batch.get("key", ())) else ""
+    if name and attempts.begin(name) >= MAX_DEATHS:
+        from pipeline.isolated_augmentation import augment_isolated
+
+        return augment_isolated(batch, config, num_classes, on_rejection)
     from pipeline.augmentation import augment_samples
 
-    return augment_samples(batch, config, num_classes, partial(post_rejection, box))
+    images = augment_samples(batch, config, num_classes, on_rejection)
+    attempts.finish(name)
+    return images
 
 
 def open_stream(
@@ -203,17 +224,18 @@ def open_stream(
     context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
         object_store_memory=memory / 2 / num_streams
     )
+    attempts = SharedAttempts()
     with DataContext.current(context):
         # Reading and augmenting stay separate steps (they ask for different resources): a few pieces are
         # then no limit to the number of images that are decoded at the same time.
         samples = ray.data.read_datasource(
-            PieceSource(pieces, vocabulary, config, SharedAttempts()), num_cpus=0.25, override_num_blocks=len(pieces)
+            PieceSource(pieces, vocabulary, config, attempts), num_cpus=0.25, override_num_blocks=len(pieces)
         )
         images = samples.map_batches(
             augment_batch,
             batch_size=DECODE_BATCH,
             batch_format="numpy",
-            fn_kwargs={"config": config, "num_classes": len(vocabulary.classes), "box": box},
+            fn_kwargs={"config": config, "num_classes": len(vocabulary.classes), "box": box, "attempts": attempts},
             num_cpus=1,
         )
     return images.streaming_split(1)[0]

@@ -1,6 +1,8 @@
 """Parquet files that attack their reader: pages that unpack to gigabytes, lists of millions, footers that lie."""
 
+import shutil
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import parquet_pages
+from pipeline.attempts import MAX_DEATHS, AttemptCounter
 from pipeline.chunk_source import read_rows
 from pipeline.config import InputConfig
 from pipeline.errors import ShardError
@@ -22,6 +25,8 @@ from pipeline.shards import list_shards, read_chunks
 from tests.factories import make_parquet
 from tests.fakes import REPORTING
 from tests.hostile_files import find_page, write_list_bomb, write_page_bomb
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def read_samples(path, **options):
@@ -195,3 +200,17 @@ def test_bytes_that_are_no_page_header_are_told(content):
         return
     assert header.header_bytes <= len(content)
     assert min(header.page_bytes, header.unpacked_bytes) >= 0
+
+
+def test_file_that_aborts_the_process_of_whoever_reads_it_fails_by_name(tmp_path):
+    """Found by `benchmarks.hostile_shards`: a damaged footer, of which pyarrow 26 throws where nothing catches."""
+    shutil.copy(GOLDEN / "aborting.parquet", tmp_path / "hostile.parquet")
+    make_parquet(tmp_path / "later.parquet", {"image": [b"i"], "tags": ["cat"]})
+    shards = list_shards([str(tmp_path)])
+    attempts = AttemptCounter()
+    for _ in range(MAX_DEATHS):
+        attempts.begin(f"read {shards[0].uri}")
+    rows = [row.to_pylist()[0] for row in read_rows([ShardWork(shard=one) for one in shards], InputConfig(), attempts)]
+    ends = {row["shard_name"]: row["error"] for row in rows if row["is_end"]}
+    assert ends["hostile"].startswith(f"shard '{shards[0].uri}' ")
+    assert ends["later"] is None
