@@ -1,4 +1,4 @@
-"""Hosts on one machine: network namespaces on a bridge, each with its own name and its own folder for Ray's files.
+"""Hosts on one machine: network namespaces on a bridge, each with its own name, processes, and folder for Ray's files.
 
 Needs root and iproute2 (Linux). Everything has names that begin with a prefix of its own, addresses from one
 private subnet, and is gone when the network is closed: processes, namespaces, the bridge. Mounts are made in the mount
@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import IO
 
 MAX_HOSTS = 16
-ENTER = 'hostname "$1" && mount --bind "$2" "$3" && shift 3 && exec "$@"'
-"""What a process does on a host before it becomes the command: the host's name, the host's folder."""
+INIT = 'hostname "$1" && mount --bind "$2" "$3" && echo up && while :; do sleep 1 & wait; done'
+"""The first process of a host: it gives the host its name and its folder, and collects what is orphaned there."""
+NEW_NAMESPACES = ("--uts", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc")
+"""Processes, too: a driver that saw the nodes of other hosts would take one of them for its own."""
+START_LIMIT_S = 20.0
 POLL_S = 0.2
 END_LIMIT_S = 20.0
 
@@ -30,7 +33,7 @@ def find_obstacle() -> str | None:
         return (
             "network namespaces need root; run this as root, or in a container that has CAP_SYS_ADMIN and CAP_NET_ADMIN"
         )
-    for program, package in (("ip", "iproute2"), ("unshare", "util-linux"), ("mount", "mount")):
+    for program, package in (("ip", "iproute2"), ("nsenter", "util-linux"), ("mount", "mount")):
         if shutil.which(program) is None:
             return f"there is no program '{program}'; install {package}"
     return None
@@ -132,12 +135,9 @@ class Network:
         self, name: str, command: Sequence[str], variables: Mapping[str, str], *, log: str
     ) -> "subprocess.Popen[bytes]":
         """Start a command on a host; what it prints is appended to the log of that name."""
-        host = self.hosts[name]
         target = self.open_log(log)
-        entered = ("unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", ENTER, "sh")
-        places = (f"{self.prefix}-{name}", str(host.folder), str(self.ray_folder))
         process = subprocess.Popen(
-            ["ip", "netns", "exec", host.namespace, *entered, *places, *command],
+            ["nsenter", "--target", str(self._boot(name)), "--net", "--uts", "--mount", "--pid", *command],
             env=dict(variables),
             stdin=subprocess.DEVNULL,
             stdout=target,
@@ -145,6 +145,39 @@ class Network:
         )
         self._processes.append(process)
         return process
+
+    def _boot(self, name: str) -> int:
+        """Start the first process of a host if it is not there; give its id.
+
+        Raises:
+            RuntimeError: It did not come up.
+        """
+        if (first := self._find_init(name)) is not None:
+            return first
+        host = self.hosts[name]
+        places = (f"{self.prefix}-{name}", str(host.folder), str(self.ray_folder))
+        command = ["ip", "netns", "exec", host.namespace, "unshare", *NEW_NAMESPACES, "sh", "-c", INIT, "sh", *places]
+        num_ups = self.read_log(f"init-{name}").count("up")
+        self._processes.append(
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.open_log(f"init-{name}"))
+        )
+        deadline_s = time.monotonic() + START_LIMIT_S
+        while self.read_log(f"init-{name}").count("up") == num_ups or (first := self._find_init(name)) is None:
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"host '{name}' did not come up in {START_LIMIT_S:.0f} s")
+            time.sleep(0.02)
+        return first
+
+    def _find_init(self, name: str) -> int | None:
+        """Find the process that is the first one of its host."""
+        for process in self.list_processes(name, INIT):
+            try:
+                status = Path("/proc", str(process), "status").read_text()
+            except OSError:
+                continue
+            if any(line.startswith("NSpid:") and line.split()[2:] == ["1"] for line in status.splitlines()):
+                return process
+        return None
 
     def open_log(self, log: str) -> IO[bytes]:
         """Open a log to append to."""

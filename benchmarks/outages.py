@@ -38,8 +38,9 @@ import ray
 import tyro
 
 from benchmarks.host_stores import HOST, CephRgw, Disk, Moto, Store
-from benchmarks.labelling_cluster import LabellingCluster, Photos, Verdict
+from benchmarks.labelling_cluster import LabellingCluster, Photos
 from benchmarks.network_hosts import Network, find_obstacle
+from benchmarks.outage_table import Outcome, is_good, print_outcomes
 from pipeline.storage import join_uri
 
 VICTIM = "w1"
@@ -81,21 +82,6 @@ class Benchmark:
     """File for the outcomes."""
     keep: Path | None = None
     """Folder for the logs; none: they are removed."""
-
-
-@dataclass(kw_only=True)
-class Outcome:
-    """How a scenario went."""
-
-    scenario: str
-    exit_codes: list[int | None] = field(default_factory=list)
-    """Of each invocation of the command; None: it hung and was ended."""
-    elapsed_s: float = 0.0
-    verdict: Verdict = field(default_factory=Verdict)
-    last_words: list[str] = field(default_factory=list)
-    """Last lines of each invocation."""
-    error: str | None = None
-    """What kept the scenario from its end."""
 
 
 @dataclass(kw_only=True)
@@ -272,23 +258,6 @@ def run_scenario(name: str, job: Benchmark, cluster: LabellingCluster) -> Outcom
     return outcome
 
 
-def print_outcomes(outcomes: list[Outcome]) -> None:
-    """Print a table with a line a scenario."""
-    print(
-        f"\n{'scenario':14s}{'exit codes':>14s}{'seconds':>9s}{'lost':>6s}{'doubled':>9s}{'byte-equal':>12s}"
-        f"{'labelled':>12s}{'again':>7s}{'verify':>8s}"
-    )
-    for outcome in outcomes:
-        verdict = outcome.verdict
-        codes = ", ".join("hangs" if code is None else str(code) for code in outcome.exit_codes)
-        print(
-            f"{outcome.scenario:14s}{codes:>14s}{outcome.elapsed_s:>9.0f}{verdict.num_lost:>6d}"
-            f"{verdict.num_doubled:>9d}{f'{verdict.num_byte_equal} of {verdict.num_shards}':>12s}"
-            f"{f'{verdict.num_labelled} of {verdict.num_chunks}':>12s}{verdict.num_labelled_again:>7d}"
-            f"{verdict.verify_exit_code!s:>8s}"
-        )
-
-
 def open_store(kind: str, network: Network) -> Store:
     """Choose the store."""
     if kind == "rgw":
@@ -343,18 +312,6 @@ def main() -> int:
     if job.json is not None:
         job.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
     return 0 if all(is_good(outcome) for outcome in outcomes) else 1
-
-
-def is_good(outcome: Outcome) -> bool:
-    """Tell whether nothing was lost, doubled or torn, and the command succeeded in the end."""
-    verdict = outcome.verdict
-    wrong = verdict.num_lost + verdict.num_doubled + verdict.num_out_of_order + bool(verdict.verify_exit_code)
-    return (
-        not outcome.error
-        and outcome.exit_codes[-1:] == [0]
-        and not wrong
-        and verdict.num_byte_equal == verdict.num_shards
-    )
 
 
 if __name__ == "__main__":

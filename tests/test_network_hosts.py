@@ -57,7 +57,7 @@ def test_hosts_reach_each_other_until_a_link_is_down_and_leave_nothing_behind(fo
         network.set_link("a", is_up=True)
         assert network.start("b", fetch, variables, log="b").wait(60) == 0
         assert network.list_processes("a", "http.server")
-        assert network.list_processes("b") == []
+        assert network.list_processes("b", "http") == []
         assert network.send("a", signal.SIGSTOP, "http.server")
         prefix = network.prefix
     assert server.wait(60) == -signal.SIGKILL
