@@ -3,8 +3,10 @@
 import io
 import json
 import logging
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,13 +111,20 @@ def test_chart_shows_names_as_they_are(name):
     # The letters are drawn as paths; matplotlib writes the text beside them as a comment.
     shown = escape_controls(name).replace("&", "&amp;").replace("--", "- - ")
     assert picture.count(f"<!-- {shown} -->") == 3
-    assert ("DejaVuSans-24" in picture) == ("$" in name)
+    letters = "".join("x" if character in "$\\^_{}" else character for character in name)
+    plain = replace(chart, title=f"About {letters}", unit=letters, place=letters, curves={letters: chart.curves[name]})
+    assert picture.count("<use ") == draw(plain).count("<use ")
+
+
+def list_glyphs(picture):
+    return set(re.findall(r'href="(#DejaVuSans-\w+)"', picture))
 
 
 def test_numbers_at_a_logarithmic_axis_are_still_powers():
-    picture = draw(Chart(title="Loss", unit="", curves={"total": ([1.0, 2.0], [0.01, 100.0])}, is_logarithmic=True))
-    assert "mathdefault" in picture
-    assert "DejaVuSans-24" not in picture
+    chart = Chart(title="Loss", unit="", curves={"total": ([1.0, 2.0], [0.01, 100.0])}, is_logarithmic=True)
+    dollars = list_glyphs(draw(replace(chart, unit="x$"))) - list_glyphs(draw(replace(chart, unit="x")))
+    assert len(dollars) == 1
+    assert not dollars & list_glyphs(draw(chart))
 
 
 def test_vocabulary_with_hostile_names_is_refused_in_one_line(tmp_path):
