@@ -15,6 +15,8 @@ from ray._private.node import Node
 from pipeline.errors import ClusterError
 from pipeline.passwords import require_no_password
 
+logger = logging.getLogger(__name__)
+
 FORWARDED_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """What workers on other machines are told of the driver's S3. Credentials never travel: they have their own."""
 
@@ -60,12 +62,7 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
     environment = None if wanted == "local" else {"env_vars": _choose_variables()}
     if ray.is_initialized():
         return
-    # Ray's own lines only; what fails in a worker reaches the driver as an exception.
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    for handler in logging.getLogger("ray.data").handlers:
-        # Ray Data's plans and summaries still go to the log files of the session.
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            handler.setLevel(logging.ERROR)
+    _quieten_ray()
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if environment is not None:
         _try_twice(
@@ -81,6 +78,25 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
         what="a local Ray",
         advice="see whether this machine has memory, disk and CPU time to spare",
     )
+
+
+def _quieten_ray() -> None:
+    """Let Ray print nothing but what keeps it from starting; what fails reaches the driver as an exception.
+
+    The log files of Ray's session still hold all of it.
+    """
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            # A failed dataset is told with every frame, and by us in a line.
+            handler.setLevel(logging.CRITICAL + 1)
+    # Raylets report each worker that dies, with stacks of C++, to all drivers; no setting of Ray's keeps them silent.
+    ray._private.worker.print_to_stdstream = _log_report  # type: ignore[assignment]
+
+
+def _log_report(report: dict[str, Any], ignore_prefix: bool = False) -> None:
+    """Log what Ray would print, in place of `ray._private.worker.print_to_stdstream`."""
+    logger.debug("%s: %s", report.get("pid"), "\n".join(map(str, report.get("lines") or ())))
 
 
 def _try_twice(start: Callable[[], object], *, what: str, advice: str) -> None:

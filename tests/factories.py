@@ -25,7 +25,7 @@ from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.bundles import save_bundle
 from pipeline.commit import PartName, commit_part, encode_part, locate_manifest
 from pipeline.config import LabelConfig
-from pipeline.errors import ShardError
+from pipeline.errors import LabellingError
 from pipeline.masks import encode_class_maps, encode_mask, voc_palette
 from pipeline.parquet_reader import count_parquet_rows
 from pipeline.records import PART_SCHEMA, InputShard
@@ -166,7 +166,7 @@ def find_end_offset(shard: InputShard) -> int:
         if shard.is_parquet:
             return count_parquet_rows(shard)
         return next(item.offset for item in read_groups(shard, max_image_bytes=2**28) if isinstance(item, ArchiveEnd))
-    except (ShardError, OSError, RecursionError):
+    except (LabellingError, OSError, RecursionError):
         return 512
 
 

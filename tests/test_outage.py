@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import BundleError, ShardError, StorageError
+from pipeline.errors import BucketError, BundleError, ShardError, StorageError
 from pipeline.outage import Patience, Resumed, is_outage
 from pipeline.storage import list_objects, put_atomic
 from tests.fakes import Fault, FaultyNetwork
@@ -163,7 +163,7 @@ def test_what_a_real_client_raises_in_an_outage_is_told_as_one(s3_folder, s3_end
 
 
 def test_what_a_real_client_raises_of_a_bucket_that_is_not_there_is_no_outage(s3_folder):
-    with pytest.raises(OSError) as raised:
+    with pytest.raises(BucketError) as raised:
         put_atomic("s3://no-such-bucket-here/a", b"1")
     assert not is_outage(raised.value)
 
