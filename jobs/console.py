@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 import yaml
 
-from pipeline.errors import ClusterError, LabellingError, StorageError
+from pipeline.errors import ClusterError, LabellingError, StorageError, is_store_failure
 from pipeline.passwords import require_no_password
 from pipeline.printable import EscapingFormatter, escape_controls
 
@@ -98,6 +98,11 @@ def run_job(job: Callable[[], int]) -> int:
             raise
         print_lines(f"error: {error}", to_stderr=True)
         return EXIT_BAD_INPUT
+    except OSError as error:
+        if not is_store_failure(error):
+            raise
+        print_lines(f"error: {error}", to_stderr=True)
+        return EXIT_FAILED
 
 
 def print_lines(*lines: str, to_stderr: bool = False) -> None:

@@ -111,10 +111,15 @@ def _make_mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
+MAX_ALIASED = 100_000
+"""Values that stand in a YAML file by aliases alone."""
+
+
 class _BoundedLoader(yaml.SafeLoader):
-    """YAML's safe loader without what lets a small file become large: aliases are for single values only."""
+    """YAML's safe loader without what makes a small file large: aliases of nested values, or very many of them."""
 
     _depth = 0
+    _num_aliased = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self._depth >= MAX_DEPTH:
@@ -124,9 +129,18 @@ class _BoundedLoader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if is_alias and not isinstance(node, yaml.ScalarNode):
-            line = node.start_mark.line + 1
-            raise DocumentError(f"the list or mapping of line {line} is used again by an alias; write it out")
+            self._count_alias(node)
         return node
+
+    def _count_alias(self, node: yaml.CollectionNode) -> None:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else [(item,) for item in node.value]
+        self._num_aliased += len(pairs)
+        line = node.start_mark.line + 1
+        # A node without an end is one that contains its own alias.
+        if node.end_mark is None or not all(isinstance(item, yaml.ScalarNode) for pair in pairs for item in pair):
+            raise DocumentError(f"the nested list or mapping of line {line} is used again by an alias; write it out")
+        if self._num_aliased > MAX_ALIASED:
+            raise DocumentError(f"its aliases stand for more than {MAX_ALIASED} values; write them out")
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()

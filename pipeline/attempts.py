@@ -8,6 +8,10 @@ import ray
 MAX_DEATHS = 3
 """After so many workers died with a chunk in hand it is labelled in a child process."""
 
+MAX_DEATHS_IN_ALL = 10 * MAX_DEATHS
+"""After so many workers died with a chunk in hand its shard fails. Far more than `MAX_DEATHS`: an innocent chunk dies
+with each of those that share its worker, three times for each of them that kills."""
+
 ANSWER_TIMEOUT_S = 30.0
 
 
@@ -43,11 +47,11 @@ class AttemptCounter:
 class SharedAttempts:
     """Counts for all workers of a driver, in a small Ray actor beside it.
 
-    The counts end with the driver: a chunk that kills every worker costs `MAX_DEATHS` of them in each invocation.
+    The counts end with the wave: a chunk that kills every worker costs `MAX_DEATHS` of them in each.
     """
 
     def __init__(self) -> None:
-        """Start the actor on the node of the driver, which lives as long as the driver does."""
+        """Start the actor on the node of the driver, which lives as long as the wave does."""
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=True
         )

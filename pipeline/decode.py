@@ -97,7 +97,7 @@ def decode_image(
         if width * height > max_pixels:
             error = f"{width} x {height} pixels are {width * height}, limit {max_pixels}"
             return ImageRejection(reason=Reason.TOO_LARGE, error=error)
-        if excess := find_scan_excess(payload, width * height):
+        if excess := find_scan_excess(payload, width * height, max_pixels):
             return ImageRejection(reason=Reason.TOO_LARGE, error=f"the image takes too long to decode: {excess}")
         return _decode(image, min_short_side_px)
     except UNREADABLE_ERRORS as error:

@@ -292,10 +292,8 @@ def _fill(
                 continue
             return
 
-    rows = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    del dataset
     try:
-        for batch in rows:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for fields in cast(pa.Table, batch).to_pylist():
                 put(fields)
             if not is_wanted.is_set():

@@ -40,6 +40,10 @@ class ClusterError(LabellingError):
     """A Ray that does not start, or that cannot be reached."""
 
 
+class OutageError(StorageError):
+    """An outage of a store that another process met: what caused it does not travel."""
+
+
 class VocabularyError(LabellingError):
     """A vocabulary file that is not usable, or that does not fit the model."""
 

@@ -18,14 +18,15 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
-from pipeline.attempts import MAX_DEATHS, Attempts
-from pipeline.errors import ShardError, describe_exception
+from pipeline.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, Attempts
+from pipeline.errors import OutageError, ShardError, describe_exception
+from pipeline.outage import is_outage
 
-MAX_DEATHS_IN_ALL = 10 * MAX_DEATHS
-"""After so many deaths a shard is not read at all: they go on although a child process reads it."""
 CHILD_MEMORY_SHARE = 0.25
 """What the child process may take of the machine's memory, so that it, and not its neighbours, is what fails."""
 MIN_CHILD_MEMORY_BYTES = 4 * 2**30
+ITEM_TIMEOUT_S = 1500.0
+"""A child process that gives nothing for so long hangs. Its parent, which would leave it behind, has a longer limit."""
 EXIT_TIMEOUT_S = 10.0
 """How long a child process whose connection is closed may take to end: a core dump takes a moment."""
 
@@ -51,7 +52,14 @@ def read_guarded(
     if num_deaths >= MAX_DEATHS_IN_ALL:
         raise ShardError(f"shard '{uri}' cannot be read: {num_deaths} processes died with it; look at their logs")
     if num_deaths >= MAX_DEATHS:
-        yield from read_in_child(uri, read)
+        try:
+            yield from read_in_child(uri, read)
+        except OutageError:
+            # No death. The count stays where it was, so that the shard is read in a child process the next time, too.
+            attempts.finish(name)
+            for _ in range(MAX_DEATHS):
+                attempts.begin(name)
+            raise
         return
     try:
         yield from read()
@@ -82,21 +90,22 @@ def read_in_child(uri: str, read: Callable[[], Iterable[Item]]) -> Iterator[Item
                 return
             yield from items
         child.join(EXIT_TIMEOUT_S)
+        how = _describe_exit(child.exitcode)
     finally:
         receiver.close()
         # If it is still there, then it reads for nobody.
         child.kill()
         child.join()
     raise ShardError(
-        f"shard '{uri}' cannot be read: it ends the processes that read it ({_describe_exit(child.exitcode)}); look at "
+        f"shard '{uri}' cannot be read: it ends the processes that read it ({how}); look at "
         "the shard, copy it again or leave it out"
     )
 
 
 def _receive(receiver: Connection) -> tuple[Exception | None, list] | None:
-    """Receive from the child an error, an item, or no item at the end; None if it has died."""
+    """Receive from the child an error, an item, or no item at the end; None if it has died, or hangs."""
     try:
-        return receiver.recv()
+        return receiver.recv() if receiver.poll(ITEM_TIMEOUT_S) else None
     except (EOFError, ConnectionError):
         return None
 
@@ -117,7 +126,9 @@ def _serve(sender: Connection, read: bytes) -> None:
 
 
 def _make_portable(error: Exception) -> Exception:
-    """Give an error that can travel; some exceptions cannot be made of their own arguments."""
+    """Give an error that can travel; some exceptions are not made of their arguments, and none takes its cause."""
+    if is_outage(error):
+        return OutageError(str(error))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001 (whatever stands in the way, its words can travel)
@@ -126,6 +137,8 @@ def _make_portable(error: Exception) -> Exception:
 
 
 def _describe_exit(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
+    if exit_code is None:
+        return f"no item for {ITEM_TIMEOUT_S:.0f} s"
+    if exit_code < 0:
         return f"signal {signal.Signals(-exit_code).name}"
     return f"exit code {exit_code}"

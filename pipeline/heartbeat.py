@@ -43,11 +43,16 @@ class Heartbeat:
         self._looked_s: float | None = None
         self._seen: Driver | None = None
 
+    @property
+    def is_due(self) -> bool:
+        """Whether `beat` would ask the store."""
+        return self._looked_s is None or self._clock() - self._looked_s >= LOOK_PERIOD_S
+
     def beat(self) -> str | None:
         """Write a sign of life, if it is time. Gives a warning when another driver wrote one; once for each."""
-        now = self._clock()
-        if self._looked_s is not None and now - self._looked_s < LOOK_PERIOD_S:
+        if not self.is_due:
             return None
+        now = self._clock()
         self._looked_s = now
         other, silent_s = self._look(now)
         if self._last_s is None or now - self._last_s >= PERIOD_S:

@@ -38,20 +38,20 @@ def check_image(row: Mapping[str, Any], image: WalkedImage | None) -> Iterator[s
 def _check_size(row: Mapping[str, Any], image: WalkedImage) -> Iterator[str]:
     said = (row["width"], row["height"], row["exif_orientation"])
     try:
-        found = _measure(image.head)
+        found = _measure(image.head, image.is_whole)
     except Exception as error:  # noqa: BLE001 (Pillow has no exception of its own; what it cannot read is told below)
         if image.is_whole:
             yield f"has {said[0]} x {said[1]} pixels, its image cannot be opened: {type(error).__name__}: {error}"
         return
-    if said != found:
+    if said[:2] != found[:2] or found[2] not in (None, said[2]):
         yield (
             f"has {said[0]} x {said[1]} pixels in orientation {said[2]}, "
             f"its image {found[0]} x {found[1]} in orientation {found[2]}"
         )
 
 
-def _measure(payload: bytes) -> tuple[int, int, int]:
-    """Give width and height as stored, and the EXIF orientation."""
+def _measure(payload: bytes, is_whole: bool) -> tuple[int, int, int | None]:
+    """Give width and height as stored, and the EXIF orientation; None if it stands behind what was kept of the file."""
     # How large images may be is not for Pillow to say.
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(io.BytesIO(payload), formats=FORMATS) as image:
@@ -60,6 +60,8 @@ def _measure(payload: bytes) -> tuple[int, int, int]:
             # Of a PNG this decodes the image, behind whose pixels it may stand.
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         except Exception:  # noqa: BLE001 (broken EXIF has no orientation, and any exception of Pillow means that)
+            if not is_whole:
+                return width, height, None
             orientation = 1
         if not isinstance(orientation, int) or not 1 <= orientation <= 8:
             orientation = 1

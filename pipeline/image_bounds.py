@@ -12,6 +12,8 @@ MAX_SCANS = 100
 """Passes over all pixels of a JPEG; a progressive one takes ten, tools that look for the smallest file some dozens."""
 MAX_SCANNED_PIXELS = 1_500_000_000
 """Pixels times passes: about 10 ns each. A progressive JPEG of 100 million pixels needs 1,000 million."""
+USUAL_SCANS = 15
+"""A limit on pixels that is raised is one on passes, too: so many over the largest image."""
 MAX_SEGMENTS = 100_000
 """Segments and stray bytes before the pixels of a JPEG; depth maps and colour profiles take hundreds."""
 MAX_EXIF_SEGMENTS = 64
@@ -50,12 +52,13 @@ def find_excess(payload: bytes) -> str:
     return ""
 
 
-def find_scan_excess(payload: bytes, num_pixels: int) -> str:
+def find_scan_excess(payload: bytes, num_pixels: int, max_pixels: int) -> str:
     """Say how often a JPEG of so many pixels goes over them, if that is too often; empty if not."""
     num_scans = _count_scans(payload) if payload.startswith(b"\xff\xd8") else 0
-    if num_scans * num_pixels <= MAX_SCANNED_PIXELS:
+    limit = max(MAX_SCANNED_PIXELS, USUAL_SCANS * max_pixels)
+    if num_scans * num_pixels <= limit:
         return ""
-    return f"{num_scans} scans of {num_pixels} pixels, limit {MAX_SCANNED_PIXELS} in all"
+    return f"{num_scans} scans of {num_pixels} pixels, limit {limit} in all"
 
 
 def _find_jpeg_excess(payload: bytes) -> str:

@@ -6,7 +6,9 @@ This module and what it imports do without PyTorch: tasks that read start in a f
 """
 
 import hashlib
+import sys
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipeline.chunk_source import read_missing_chunks
@@ -51,6 +53,8 @@ def read_images(
             PartName(chunk_index=index, end_offset=end) for index, (_, end) in enumerate(chunks) if index not in wanted
         ]
         num_left = len(wanted)
+        # What was labelled was not too large, whatever limit it was labelled under.
+        config = replace(config, max_image_bytes=sys.maxsize)
         for piece in read_missing_chunks(ShardWork(shard=shard, committed=tuple(passed)), config):
             if not isinstance(piece, Chunk) or piece.index not in wanted:
                 break

@@ -157,6 +157,8 @@ def _plan(assignment: Assignment) -> Plan:
 
 def _beat(heartbeat: Heartbeat, notices: WaitNotices) -> None:
     """Write the heartbeat; warn if another driver is active. A store that fails for a moment does not end a run."""
+    if not heartbeat.is_due:
+        return
     try:
         warning = heartbeat.beat()
     except OSError as error:

@@ -1,6 +1,7 @@
 """The labelling actor: a row with a chunk in; its part is committed; a row with its counts out."""
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from pipeline.attempts import MAX_DEATHS, Attempts
+from pipeline.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, Attempts
 from pipeline.bundles import load_bundle
 from pipeline.chunk_source import to_samples
 from pipeline.commit import commit_chunk, describe_row
@@ -30,9 +31,6 @@ logger = logging.getLogger(__name__)
 COMMIT_TIMEOUT_S = 1800.0
 """A worker whose commit takes so long, beside all waits for the store, is ended: longer than any store's own tries
 (`storage.S3_OPTIONS`) may take."""
-MAX_DEATHS_IN_ALL = 10 * MAX_DEATHS
-"""After so many workers died with a chunk in hand its shard fails. Far more than `MAX_DEATHS`: an innocent chunk dies
-with each of those that share its worker, three times for each of them that kills."""
 MAX_NON_FINITE = 2
 """After so many chunks in a row for which the model gave non-finite values the actor ends itself before it commits the
 last of them: the next worker labels that one again, and what it finds then counts."""
@@ -75,12 +73,12 @@ class LabelOptions:
             raise ValueError(f"need num_actors and batch_size >= 1, got {self.num_actors} and {self.batch_size}")
         if self.device not in ("auto", "cuda", "cpu"):
             raise ValueError(f"device must be auto, cuda or cpu, got '{self.device}'")
-        if self.stall_timeout_s <= 0 or self.no_progress_timeout_s <= 0:
+        if not (self.stall_timeout_s > 0 and self.no_progress_timeout_s > 0):
             raise ValueError(
                 f"need stall_timeout_s and no_progress_timeout_s > 0, got {self.stall_timeout_s} and "
                 f"{self.no_progress_timeout_s}"
             )
-        if self.store_outage_s < 0:
+        if not self.store_outage_s >= 0:
             raise ValueError(f"need store_outage_s >= 0, got {self.store_outage_s}")
         if not 0 <= self.max_rejected_fraction <= 1:
             raise ValueError(f"need 0 <= max_rejected_fraction <= 1, got {self.max_rejected_fraction}")
@@ -129,8 +127,7 @@ class LabelChunks:
         self._attempts = attempts
         self._make_labeler = partial(WatchedLabeler, run, options)
         self._pulse = reporting.open()
-        with self._pulse.busy(f"loading model '{run.model_uri}'", COMMIT_TIMEOUT_S) as patience:
-            self._labeler = patience.call(self._make_labeler)
+        self._load()
         self._num_misses = 0
         self._num_non_finite = 0
 
@@ -168,6 +165,20 @@ class LabelChunks:
             committed = patience.call(lambda: commit_chunk(rows, fields, self._run))
         self._attempts.finish(chunk)
         return committed
+
+    def _load(self) -> None:
+        """Load the model; an actor whose processes die with that is given up, as Ray would start it again for ever."""
+        name = f"load {_name_actor()}"
+        num_deaths = self._attempts.begin(name)
+        if num_deaths >= MAX_DEATHS:
+            self._attempts.finish(name)
+            raise LabellingError(
+                f"{num_deaths} processes died while they loaded model '{self._run.model_uri}'; look at their logs "
+                "(memory of the machine or of the device?)"
+            )
+        with self._pulse.busy(f"loading model '{self._run.model_uri}'", COMMIT_TIMEOUT_S) as patience:
+            self._labeler = patience.call(self._make_labeler)
+        self._attempts.finish(name)
 
     def _give_up(self, chunk: str, fields: dict[str, Any], error: Exception) -> pa.Table:
         """Fail the shard of a chunk; what is the machine's or the store's fault is raised again."""
@@ -209,6 +220,12 @@ class LabelChunks:
         self._num_non_finite += 1
         if self._num_non_finite >= MAX_NON_FINITE:
             end_process(f"{self._num_non_finite} chunks in a row for which the model gave non-finite values")
+
+
+def _name_actor() -> str:
+    """Name the actor of this process, by one name in each process that Ray starts for it; the process if it is none."""
+    actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
+    return actor or f"process {os.getpid()}"
 
 
 def _log_to_worker_file() -> None:

@@ -93,6 +93,9 @@ class Ledger:
     def take(self, fields: dict[str, Any]) -> None:
         """Enter what became of a chunk, or how a shard ended: a row of `commit.COMMITTED_SCHEMA`."""
         name = fields["shard_name"]
+        if name not in self._parts:
+            # A read task that died was run again, and gives what it gave before.
+            return
         if fields["error"]:
             errors = self.unread_shards if fields["is_store_error"] else self.failed_shards
             errors[name] = fields["error"]
@@ -104,7 +107,10 @@ class Ledger:
         self._seal_if_complete(name)
 
     def _enter_chunk(self, name: str, fields: dict[str, Any]) -> None:
-        self._parts[name].add(PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"]))
+        part = PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"])
+        if part in self._parts[name]:
+            return
+        self._parts[name].add(part)
         if not self._shards[name].is_parquet:
             self._advance(name, fields["end_offset"])
         rejected = dict(fields["rejected"])

@@ -84,6 +84,8 @@ def check_mask(row: Mapping[str, Any], rules: MaskRules) -> Iterator[str]:
     if fault := _find_fault_of_png(payload, size, rules.palette):
         yield f"has a mask that {fault}"
         return
+    # Its size is that of the row, and how large images may be is not for Pillow to say.
+    Image.MAX_IMAGE_PIXELS = None
     try:
         with Image.open(io.BytesIO(payload), formats=["PNG"]) as image:
             image.load()

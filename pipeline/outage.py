@@ -16,7 +16,8 @@ import aiohttp
 import botocore.exceptions
 import tenacity
 
-from pipeline.errors import NO_SPACE
+from pipeline.errors import NO_SPACE, OutageError
+from pipeline.store_errors import list_causes
 
 logger = logging.getLogger(__name__)
 
@@ -56,47 +57,43 @@ NETWORK_FAILURES = (
     botocore.exceptions.ResponseStreamingError,
 )
 """What clients of stores raise without an answer of the server."""
-PASSING_STATUS = frozenset({408, 425, 429})
+PASSING_STATUS = frozenset({408, 409, 425, 429})
 """Answers of HTTP that ask for another try, besides all from 500 on."""
+
+PASSING_CODES = frozenset({"QuotaExceeded", "RequestTimeout", "SlowDown"})
+"""Answers of S3 that may become others, whatever their status is: space can be made in a store, too."""
 
 T = TypeVar("T")
 
 
 def is_outage(error: BaseException) -> bool:
-    """Tell whether an error comes from a store that may answer later, by the first of its causes that says so.
+    """Tell whether an error comes from a store that may answer later, by all that caused it.
 
     >>> is_outage(ConnectionRefusedError()), is_outage(OSError(errno.ENOSPC, "full")), is_outage(PermissionError())
     (True, True, False)
     """
-    for cause in list_causes(error):
-        verdict = _judge(cause)
-        if verdict is not None:
-            return verdict
-    return False
-
-
-def list_causes(error: BaseException) -> Iterator[BaseException]:
-    """List an error, the error that it was raised from, and so on."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__
-
-
-def _judge(error: BaseException) -> bool | None:
-    """Judge one error by itself; None when it says nothing of the store."""
-    if isinstance(error, REFUSALS):
+    causes = list(list_causes(error))
+    if any(isinstance(cause, REFUSALS) for cause in causes):
         return False
-    status = _find_status(error)
-    if status is not None:
-        return status >= 500 or status in PASSING_STATUS
-    if isinstance(error, NETWORK_FAILURES):
+    # The answer of a server says more than what its client made of it: s3fs makes an EIO of each code it does not know.
+    for cause in causes:
+        if _find_code(cause) in PASSING_CODES:
+            return True
+        if (status := _find_status(cause)) is not None:
+            return status >= 500 or status in PASSING_STATUS
+    return any(_is_passing(cause) for cause in causes)
+
+
+def _is_passing(error: BaseException) -> bool:
+    if isinstance(error, (*NETWORK_FAILURES, OutageError)):
         return True
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in PASSING
-    return None
+    return isinstance(error, OSError) and error.errno in PASSING
+
+
+def _find_code(error: Any) -> str | None:
+    """Find the code of S3 that an exception of botocore carries."""
+    response = getattr(error, "response", None)
+    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
 
 
 def _find_status(error: Any) -> int | None:

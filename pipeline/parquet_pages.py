@@ -161,7 +161,7 @@ class _ColumnPages:
         if header.unpacked_bytes > limit:
             raise HostilePageError(
                 f"column '{self.name}' holds a page that unpacks from {header.page_bytes} to {header.unpacked_bytes} "
-                f"bytes, limit {limit}; write it with smaller pages"
+                f"bytes, limit {limit}; write it with smaller pages or raise --inputs.max-image-bytes"
             )
         self._num_values += header.num_values
         if self._is_list and self._num_values > MAX_LIST_VALUES:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import ray
@@ -131,10 +132,15 @@ class Pulse:
             self._busy[id(work)] = work
         self._report(work)
         try:
-            yield Patience(limit_s=self._limit_s, on_wait=work.note_wait)
+            yield Patience(limit_s=self._limit_s, on_wait=partial(self._note_wait, work))
         finally:
             with self._lock:
                 del self._busy[id(work)]
+
+    def _note_wait(self, work: "_Work", what: str | None) -> None:
+        work.note_wait(what)
+        # At once: a driver that would hear of it later would tell of a wait that is over.
+        self._report(work, always=True)
 
     def close(self) -> None:
         """End the thread that reports."""

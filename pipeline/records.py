@@ -62,6 +62,8 @@ class Sample:
     """Encoded image; None when the sample has none."""
     image_name: str = ""
     """Suffix of the image's member, such as `jpg`; empty without an image."""
+    image_bytes: int = 0
+    """Size of the encoded image, whether it was read or not."""
     image_error: str = ""
     """Why the image was not read although there is one: it is too large; empty when it was."""
     tags: tuple[str, ...] = ()

@@ -33,6 +33,9 @@ from pipeline.row_maps import make_row_maps, measure_upright
 from pipeline.run import Run, open_run
 from pipeline.stats import compute_mask_stats, join_mask_stats
 
+REMASK_TIMEOUT_S = 1800.0
+"""A process that needs so long for the masks of one chunk, beside all waits for the store, is ended."""
+
 
 def open_remask(out_uri: str, kept: KeptRun, maps: MapConfig, *, writes: bool = True) -> Run:
     """Start a run that makes new masks of the kept maps of another, or take it up again.
@@ -109,7 +112,7 @@ def remask_row(row: pa.Table, run: Run, reporting: Reporting, attempts: Attempts
         return describe_row(fields)
     attempts = attempts or AttemptCounter()
     chunk = f"{fields['shard_name']}/{fields['chunk_index']:06d}"
-    with closing(reporting.open()) as pulse, pulse.busy(f"making masks of {chunk}") as patience:
+    with closing(reporting.open()) as pulse, pulse.busy(f"making masks of {chunk}", REMASK_TIMEOUT_S) as patience:
         try:
             if (num_deaths := attempts.begin(chunk)) >= MAX_DEATHS:
                 raise ShardError(f"{num_deaths} processes died with chunk {fields['chunk_index']}; look at their logs")
@@ -158,7 +161,9 @@ def _reject_non_finite(row: dict[str, Any]) -> dict[str, Any]:
     kept = ("key", "width", "height", "exif_orientation", "image_sha256", "tags_unknown", "class_ids")
     error = "the kept class maps of this image are not finite; label it again with a model whose weights are"
     rejected = {"status": str(Status.REJECTED), "reason": str(Reason.NOT_FINITE), "error": error}
-    return {name: row[name] for name in kept} | rejected
+    # Without the suggested ones, which a mask would have shown: a rejected row has the classes of its tags.
+    tagged = [number for number in row["class_ids"] if number not in (row["suggested_class_ids"] or ())]
+    return {name: row[name] for name in kept} | {"class_ids": tagged} | rejected
 
 
 def _remask(

@@ -45,6 +45,9 @@ def read_tags(
     missing = SampleTags()
     try:
         _require_small(key, "json", oversized)
+    except ValueError as error:
+        missing = SampleTags(error=_escape(str(error)))
+    try:
         if "json" in payloads:
             fields = _parse_object(f"{key}.json", payloads["json"])
             if tags_field in fields:

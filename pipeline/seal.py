@@ -20,11 +20,14 @@ from pipeline.commit import (
     read_part,
 )
 from pipeline.counts import LabelCounts
-from pipeline.errors import LabellingError, ManifestError, RejectionLimitError, is_store_failure
+from pipeline.errors import LabellingError, ManifestError, RejectionLimitError, describe_exception, is_store_failure
 from pipeline.pulse import Reporting
 from pipeline.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard, Reason, Status
 from pipeline.run import describe_shard, get_library_version
 from pipeline.storage import delete, read_bytes
+
+SEAL_TIMEOUT_S = 1800.0
+"""A process that needs so long to seal a shard, beside all waits for the store, is ended; the shard is sealed later."""
 
 
 def seal_shard(
@@ -87,11 +90,16 @@ def tell_refusal(publish: Callable[..., object], reporting: Reporting, **argumen
 
     An outage of the store is waited for: publishing again gives the same bytes.
     """
-    with closing(reporting.open()) as pulse, pulse.busy(f"sealing '{arguments['shard'].name}'") as patience:
+    with (
+        closing(reporting.open()) as pulse,
+        pulse.busy(f"sealing '{arguments['shard'].name}'", SEAL_TIMEOUT_S) as patience,
+    ):
         try:
             patience.call(partial(publish, **arguments))
         except (LabellingError, OSError) as error:
             return Refusal(str(error), is_store_failure(error))
+        except Exception as error:  # noqa: BLE001 (of whatever type: it is of this shard, and no other may wait for it)
+            return Refusal(f"shard '{arguments['shard'].name}' cannot be sealed: {describe_exception(error)}", False)
     return None
 
 

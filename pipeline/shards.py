@@ -115,7 +115,8 @@ def _group_samples(
             return
         samples.append(replace(item, is_continuation=True) if item.key in keys else item)
         keys.add(item.key)
-        num_bytes += len(item.image or b"")
+        # Of images that are too large to be read, too: where a chunk ends must not depend on what is too large.
+        num_bytes += item.image_bytes
 
 
 def _read_samples(shard: InputShard, config: InputConfig, start: int) -> Iterator[tuple[int, Sample | ArchiveEnd]]:
@@ -159,6 +160,7 @@ def _make_sample(group: MemberGroup, config: InputConfig) -> Sample:
         key=group.key,
         image=group.image,
         image_name=group.image_name,
+        image_bytes=group.image_bytes,
         image_error=group.image_error,
         tags=found.tags,
         class_numbers=found.class_numbers,

@@ -18,11 +18,11 @@ def describe_failure(error: BaseException) -> str:
     >>> describe_failure(OSError(5, "Input/output error")), describe_failure(PermissionError(None))
     ('[Errno 5] Input/output error', 'PermissionError')
     """
-    for cause in _list_causes(error):
+    for cause in list_causes(error):
         answer = _get_answer(cause)
         if answer is not None:
             return answer
-    for cause in _list_causes(error):
+    for cause in list_causes(error):
         text = str(cause).strip()
         if text and not NO_MESSAGE.match(text):
             return text
@@ -31,10 +31,10 @@ def describe_failure(error: BaseException) -> str:
 
 def is_bucket_missing(error: BaseException) -> bool:
     """Tell whether a store answered that there is no such bucket, whatever its client made of the answer."""
-    return any(_get_field(cause, "Error", "Code") == "NoSuchBucket" for cause in _list_causes(error))
+    return any(_get_field(cause, "Error", "Code") == "NoSuchBucket" for cause in list_causes(error))
 
 
-def _list_causes(error: BaseException) -> Iterator[BaseException]:
+def list_causes(error: BaseException) -> Iterator[BaseException]:
     """List an exception and those that led to it, each once."""
     seen: set[int] = set()
     cause: BaseException | None = error

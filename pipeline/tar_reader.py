@@ -36,6 +36,8 @@ class MemberGroup:
     """Where the first member's headers start in the archive, in bytes."""
     image: bytes | None = None
     image_name: str = ""
+    image_bytes: int = 0
+    """Size of the image's member, whether it was read or not."""
     image_error: str = ""
     """Why there is a name and no image."""
     tag_payloads: dict[str, bytes] = field(default_factory=dict)
@@ -239,6 +241,7 @@ def _read_payload(tape: _Tape, member: tarfile.TarInfo, suffix: str, group: Memb
         return
     if is_image:
         group.image_name = suffix
+        group.image_bytes = member.size
     limit = max_image_bytes if is_image else MAX_TAGS_BYTES
     if member.size > limit:
         if is_image:

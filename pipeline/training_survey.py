@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import ray
 from jaxtyping import UInt64
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from pipeline.attempts import AttemptCounter, Attempts, SharedAttempts
@@ -32,7 +33,7 @@ class SurveyFields(TypedDict):
     num_samples: int
     num_usable: int
     unusable: dict[str, int]
-    images_per_class: dict[str, int]
+    images_per_class: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], int]
     unknown_tags: dict[str, int]
     num_truncated_shards: int
     usable_per_shard: dict[str, int]
@@ -81,9 +82,7 @@ class Survey:
             num_samples=fields["num_samples"],
             num_usable=fields["num_usable"],
             unusable=Counter(fields["unusable"]),
-            images_per_class=Counter(
-                {int(key): number for key, number in fields["images_per_class"].items() if key.isdecimal()}
-            ),
+            images_per_class=Counter({int(key): number for key, number in fields["images_per_class"].items()}),
             unknown_tags=Counter(fields["unknown_tags"]),
             num_truncated_shards=fields["num_truncated_shards"],
             usable_per_shard=dict(fields["usable_per_shard"]),

@@ -56,7 +56,6 @@ class SilenceWatch:
     def hear(self) -> None:
         """Note that something came back: a chunk, the end of a shard, a seal."""
         self._heard_s = self.clock()
-        self.notices.note(None)
 
     def look(self) -> None:
         """Look at the workers, if it is time.
@@ -65,7 +64,7 @@ class SilenceWatch:
             WaveError: Nothing was heard for too long, and nothing that is waited for explains it.
         """
         now = self.clock()
-        if now - max(self._heard_s, self._looked_s) < LOOK_PERIOD_S:
+        if now - self._looked_s < LOOK_PERIOD_S:
             return
         self._looked_s = now
         signs = self.engine.look()
@@ -77,15 +76,18 @@ class SilenceWatch:
             return
         silent_s = now - self._heard_s
         if silent_s < LOOK_PERIOD_S:
+            self.notices.note(None)
             return
         missing, taken = signs.resources.describe_missing(), signs.resources.describe_taken()
+        # Tasks that reported once and are silent now hold what is taken themselves.
+        are_ours = signs.num_alive or (not signs.num_actors and signs.beats)
         if missing and not signs.num_alive:
             # A cluster that is still to grow is no failure.
             self._heard_s = now
             self.notices.note(f"no worker can start: {missing}")
         elif silent_s >= self.limit_s:
-            raise SilenceError(_describe_silence(silent_s, signs), may_be_others=bool(taken and not signs.num_alive))
-        elif taken and not signs.num_alive:
+            raise SilenceError(_describe_silence(silent_s, signs), may_be_others=bool(taken and not are_ours))
+        elif taken and not are_ours:
             self.notices.note(f"no worker can start: {taken}")
 
 
@@ -154,6 +156,7 @@ def run_wave(
         failure = WaveEnd(str(error), getattr(error, "may_be_others", False))
     if not stop.is_requested:
         engine.end_wave()
+        watch.hear()
     # A seal that is given up is no loss: the parts are there, and the next driver seals the shard.
     try:
         while ledger.has_seals and not (stop.is_requested and stop.remaining_s == 0):

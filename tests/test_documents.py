@@ -68,9 +68,8 @@ def test_json_that_cannot_be_used_is_refused_with_the_reason(payload, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (LAUGHS, "the list or mapping of line 1 is used again by an alias"),
+        (LAUGHS, "the nested list or mapping of line 2 is used again by an alias"),
         ("a: &a [*a]", "alias"),
-        ("<<: [&a {b: 1}, *a]", "alias"),
         ("- " * 100 + "a", "more than 64 deep"),
         ("[" * 5000, "more than 64 deep"),
         ("{a: " * 5000, "more than 64 deep"),
@@ -162,3 +161,16 @@ def test_fields_become_a_dataclass():
 def test_fields_of_another_type_are_refused_by_name(fields, message):
     with pytest.raises(DocumentError, match=message):
         check_fields(Whole, fields)
+
+
+def test_yaml_takes_flat_lists_and_mappings_by_alias_up_to_a_number():
+    text = b"base: &b [a, b]\nclasses: *b\nmore: &m {c: d}\nmerged: {<<: *m, e: f}"
+    assert parse_yaml(text) == {
+        "base": ["a", "b"],
+        "classes": ["a", "b"],
+        "more": {"c": "d"},
+        "merged": {"c": "d", "e": "f"},
+    }
+    many = b"a: &a [" + b"1, " * 999 + b"1]\nb: [" + b"*a, " * 101 + b"1]"
+    with pytest.raises(DocumentError, match="aliases stand for more than 100000 values"):
+        parse_yaml(many)

@@ -6,9 +6,10 @@ from functools import partial
 
 import pytest
 
-from pipeline.attempts import MAX_DEATHS, AttemptCounter
+from pipeline.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, AttemptCounter
 from pipeline.errors import ShardError, StorageError
-from pipeline.guarded_reads import MAX_DEATHS_IN_ALL, read_guarded
+from pipeline.guarded_reads import read_guarded
+from pipeline.outage import is_outage
 
 URI = "s3://bucket/a.tar"
 
@@ -17,6 +18,8 @@ def read_numbers(end=None):
     yield from range(3)
     if end == "unportable":
         raise UnportableError("one", "two")
+    if end == "outage":
+        raise StorageError("such a store") from ConnectionResetError()
     if isinstance(end, Exception):
         raise end
     if end is not None:
@@ -67,6 +70,15 @@ def test_shard_that_kills_the_child_too_gives_what_came_before_and_fails_by_name
 def test_errors_come_through_a_child_process_as_they_are(num_deaths, end):
     items, error = read(num_deaths, end)
     assert (items, type(error), str(error)) == ([0, 1, 2], type(end), str(end))
+
+
+def test_outage_that_a_child_process_meets_is_told_as_one_and_is_no_death():
+    attempts = count_deaths(MAX_DEATHS)
+    for _ in range(2):
+        with pytest.raises(StorageError, match="such a store") as raised:
+            list(read_guarded(URI, partial(read_numbers, "outage"), attempts))
+        assert is_outage(raised.value)
+    assert attempts.begin(f"read {URI}") == MAX_DEATHS
 
 
 def test_error_that_cannot_travel_is_told_in_its_words():

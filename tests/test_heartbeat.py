@@ -77,3 +77,13 @@ def test_end_leaves_the_sign_of_another_driver(make_heartbeat, tmp_path):
 def test_damaged_sign_decides_nothing(make_heartbeat, tmp_path, payload):
     put_atomic(join_uri(str(tmp_path), "driver.json"), payload)
     assert make_heartbeat(1).beat() is None
+
+
+def test_heartbeat_is_due_only_when_the_store_would_be_asked(tmp_path):
+    now = [1000.0]
+    heartbeat = Heartbeat(str(tmp_path), Driver(host="a", pid=1, started_s=1.0), clock=lambda: now[0])
+    assert heartbeat.is_due
+    heartbeat.beat()
+    assert not heartbeat.is_due
+    now[0] += LOOK_PERIOD_S
+    assert heartbeat.is_due

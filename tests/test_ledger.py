@@ -38,6 +38,16 @@ def test_offsets_of_chunks_count_as_progress_when_they_are_bytes(tmp_path, suffi
     assert ledger.show().counts.rejected_by_reason == {"download_failed": 1}
 
 
+def test_chunk_that_comes_twice_counts_once_and_one_of_a_sealed_shard_not_at_all(tmp_path):
+    ledger = make_ledger(tmp_path, "tar")
+    ledger.take(CHUNK)
+    ledger.take(CHUNK)
+    assert (ledger.num_chunks, ledger.counts.num_read) == (1, 4)
+    ledger.take({"shard_name": "a", "error": None, "is_end": True, "num_chunks": 1, "truncated_at": None})
+    ledger.take(CHUNK)
+    assert (ledger.num_chunks, ledger.counts.num_read) == (1, 4)
+
+
 @pytest.mark.parametrize(
     ("truncated_at", "told"), [(None, []), (3000, ["breaks off at byte 3000 of 5000", "the 2952 bytes behind it"])]
 )

@@ -64,6 +64,7 @@ def test_what_passes_is_an_outage_however_it_is_wrapped(error):
         make_answer(400),
         make_answer(403),
         make_answer(404),
+        make_answer(411),
         botocore.exceptions.NoCredentialsError(),
         BundleError("damaged"),
         ValueError("a defect"),
@@ -73,6 +74,17 @@ def test_what_passes_is_an_outage_however_it_is_wrapped(error):
 def test_what_does_not_pass_is_no_outage(error):
     assert not is_outage(error)
     assert not is_outage(wrap(error, StorageError))
+
+
+@pytest.mark.parametrize(("code", "status", "passes"), [("UserSuspended", 403, False), ("QuotaExceeded", 403, True)])
+def test_answer_of_a_server_counts_more_than_what_its_client_made_of_it(code, status, passes):
+    answer = botocore.exceptions.ClientError(
+        {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject"
+    )
+    # s3fs makes an EIO of each code it does not know.
+    error = OSError(errno.EIO, code)
+    error.__cause__ = answer
+    assert is_outage(wrap(error, StorageError)) == passes
 
 
 def test_errors_that_are_their_own_causes_are_judged():

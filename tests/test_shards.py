@@ -13,6 +13,7 @@ from pipeline.errors import ShardError
 from pipeline.records import Chunk, InputShard, ShardEnd
 from pipeline.shards import list_shards, read_chunks
 from pipeline.storage import join_uri, put_atomic
+from tests.factories import make_parquet, make_tar
 
 
 def make_archive(members, tar_format=tarfile.PAX_FORMAT):
@@ -296,3 +297,25 @@ def test_list_shards_without_a_usable_match_is_refused(tmp_path, pattern, messag
         put_atomic(str(tmp_path / name), b"x")
     with pytest.raises(ShardError, match=message):
         list_shards([str(tmp_path / pattern)])
+
+
+@pytest.mark.parametrize("suffix", ["tar", "parquet"])
+def test_chunks_end_where_they_end_whatever_is_too_large_to_be_read(tmp_path, suffix):
+    """Or a retry with a higher limit would look for its rows in other chunks."""
+    sizes = [100, 900, 100, 300, 2000, 100, 100, 100]
+    if suffix == "tar":
+        make_tar(tmp_path / "a.tar", {f"{n}": {"jpg": b"x" * size, "txt": b"cat"} for n, size in enumerate(sizes)})
+    else:
+        columns = {"image": [b"x" * size for size in sizes], "tags": [["cat"]] * len(sizes)}
+        make_parquet(tmp_path / "a.parquet", columns)
+    (shard,) = list_shards([str(tmp_path / f"a.{suffix}")])
+    ends = [
+        [
+            (piece.end_offset, len(piece.samples))
+            for piece in read_chunks(shard, InputConfig(max_chunk_bytes=1000, max_image_bytes=limit))
+            if isinstance(piece, Chunk)
+        ]
+        for limit in (1, 500, 1000, 10_000)
+    ]
+    assert [number for _, number in ends[0]] == [2, 3, 3]
+    assert all(end == ends[0] for end in ends)

@@ -166,7 +166,7 @@ def test_store_that_is_away_for_a_while_is_waited_for(inputs, expected, s3_serve
     while not store.find("photos/out/parts") and time.monotonic() < end_s:
         time.sleep(0.05)
     stop_server()
-    running.wait_for(r"waiting: .*s3://photos/.* cannot be reached")
+    running.wait_for(r"waiting: \d workers wait for a store: 's3://photos/.* cannot be reached")
     start_server()
     assert running.finish() == 0, running.printed
     assert "goes on after a wait of" in running.printed

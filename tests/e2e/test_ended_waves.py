@@ -1,0 +1,31 @@
+"""What a wave leaves behind when it ends: nothing, whoever still holds the handles of its actors."""
+
+import pytest
+import ray
+
+from pipeline.cluster_state import list_actors
+from pipeline.engine import RayEngine
+
+pytestmark = pytest.mark.ray
+
+
+@ray.remote(num_cpus=0.1, max_restarts=-1)
+class Worker:
+    def wait(self):
+        """Be there."""
+
+
+def test_actors_of_an_ended_wave_are_gone_although_their_handles_are_held(local_ray):
+    before = Worker.remote()
+    ray.get(before.wait.remote())
+    engine = RayEngine()
+    engine._actors_before = list_actors()
+    held = [Worker.remote() for _ in range(3)]
+    ray.get([worker.wait.remote() for worker in held])
+    assert len(list_actors() - engine._actors_before) == 3
+    engine.end_wave()
+    assert list_actors() == engine._actors_before
+    # The actors that were there before the wave are not its own.
+    ray.get(before.wait.remote())
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(held[0].wait.remote())
