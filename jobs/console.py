@@ -133,8 +133,10 @@ def _end_with_reader(stream: Any) -> Any:
     if stream is None or stream not in (sys.__stdout__, sys.__stderr__):
         return stream
     stream.flush()
+    pipe: Any = _PipeEnd(stream.fileno(), "wb", closefd=False)
     return io.TextIOWrapper(
-        io.BufferedWriter(_PipeEnd(stream.fileno(), "wb", closefd=False)),
+        # As Python itself does: nothing is kept back where PYTHONUNBUFFERED asks for that.
+        pipe if stream.write_through else io.BufferedWriter(pipe),
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering,

@@ -56,7 +56,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _end(cause: str, describe_loss: Callable[[], str]) -> None:
-    print(cause + describe_loss(), file=sys.stderr, flush=True)
     sys.stdout.flush()
+    print(cause + describe_loss(), file=sys.stderr, flush=True)
     # Every thread that asks Ray anything hangs by now.
     os._exit(EXIT_FAILED)

@@ -13,6 +13,8 @@ from pipeline.stop import Stop
 
 LOOK_PERIOD_S = 5.0
 """How often a driver that hears nothing looks at its workers."""
+START_TIMEOUT_S = 600.0
+"""Silence may last so long until a labelling actor runs: its process has to start and to load PyTorch."""
 NOTICE_PERIOD_S = 60.0
 """How often one wait is told of."""
 
@@ -79,13 +81,14 @@ class SilenceWatch:
             self.notices.note(None)
             return
         missing, taken = signs.resources.describe_missing(), signs.resources.describe_taken()
+        is_starting = signs.num_actors and not signs.num_alive
         # Tasks that reported once and are silent now hold what is taken themselves.
         are_ours = signs.num_alive or (not signs.num_actors and signs.beats)
         if missing and not signs.num_alive:
             # A cluster that is still to grow is no failure.
             self._heard_s = now
             self.notices.note(f"no worker can start: {missing}")
-        elif silent_s >= self.limit_s:
+        elif silent_s >= (max(self.limit_s, START_TIMEOUT_S) if is_starting else self.limit_s):
             raise SilenceError(_describe_silence(silent_s, signs), may_be_others=bool(taken and not are_ours))
         elif taken and not are_ours:
             self.notices.note(f"no worker can start: {taken}")

@@ -5,7 +5,7 @@ import pytest
 from pipeline.cluster_state import Resources
 from pipeline.engine import WaveSigns
 from pipeline.pulse import Beat
-from pipeline.wave import LOOK_PERIOD_S, NOTICE_PERIOD_S, SilenceError, SilenceWatch, WaitNotices
+from pipeline.wave import LOOK_PERIOD_S, NOTICE_PERIOD_S, START_TIMEOUT_S, SilenceError, SilenceWatch, WaitNotices
 from tests.fakes import SerialEngine
 
 LIMIT_S = 300.0
@@ -61,6 +61,13 @@ def test_wave_that_nothing_is_heard_of_ends_with_what_was_seen(watch, clock):
     assert not raised.value.may_be_others
 
 
+def test_actors_that_start_may_take_longer_than_those_that_run(watch, clock):
+    watch.engine.signs = WaveSigns(num_actors=4, num_alive=0, resources=FREE)
+    pass_time(watch, clock, START_TIMEOUT_S - LOOK_PERIOD_S)
+    with pytest.raises(SilenceError, match="for 600 s: 0 of 4 labelling actors alive"):
+        pass_time(watch, clock, LOOK_PERIOD_S)
+
+
 def test_chunks_that_come_keep_a_wave_alive(watch, clock):
     for _ in range(5):
         pass_time(watch, clock, LIMIT_S - LOOK_PERIOD_S)
@@ -88,7 +95,7 @@ def test_resources_that_others_hold_are_told_and_the_wave_is_tried_again_later(w
     taken = Resources(asked={"CPU": 2.0}, free={"CPU": 0.5}, largest={"CPU": 4.0})
     watch.engine.signs = WaveSigns(num_actors=2, resources=taken)
     with pytest.raises(SilenceError) as raised:
-        pass_time(watch, clock, LIMIT_S)
+        pass_time(watch, clock, START_TIMEOUT_S)
     assert raised.value.may_be_others
     assert warnings[0] == "waiting: no worker can start: it asks for 2 CPU, and 0.5 are free in the cluster"
 

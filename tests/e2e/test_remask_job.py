@@ -15,7 +15,15 @@ from pipeline.remask import open_remask
 from pipeline.run import open_run
 from pipeline.shards import list_shards
 from pipeline.vocabulary import Vocabulary
-from tests.factories import make_labelled_row, make_photo, make_rejected_row, make_run, make_tar, save_small_model
+from tests.factories import (
+    make_black_photo,
+    make_labelled_row,
+    make_photo,
+    make_rejected_row,
+    make_run,
+    make_tar,
+    save_small_model,
+)
 from tests.fakes import SerialEngine
 
 pytestmark = pytest.mark.ray
@@ -23,12 +31,16 @@ pytestmark = pytest.mark.ray
 
 def test_remask_job_gives_the_bytes_of_the_steps_without_ray_and_goes_on(local_ray, tmp_path, capsys):
     rng = np.random.default_rng(0)
-    rows = {}
+    rows, photo = {}, make_black_photo((30, 40))
     for number in range(3):
         keys = [f"{number}/photo{i}" for i in range(5)]
-        path = make_tar(tmp_path / "inputs" / f"{number:05d}.tar", {key: {"jpg": b"x"} for key in keys})
+        path = make_tar(tmp_path / "inputs" / f"{number:05d}.tar", {key: {"png": photo} for key in keys})
         (shard,) = list_shards([str(path)])
-        kept = [make_labelled_row(key, np.zeros((40, 30)), [1, 2], rng.random((2, 4, 3))) for key in keys[1:]]
+        maps = rng.random((4, 2, 4, 3))
+        kept = [
+            make_labelled_row(key, np.zeros((40, 30)), [1, 2], of_key, photo=photo)
+            for key, of_key in zip(keys[1:], maps, strict=True)
+        ]
         rows[shard] = [make_rejected_row(keys[0]), *kept]
     make_run(str(tmp_path / "kept"), ["cat", "dog"], rows, LabelConfig(maps=MapConfig(keep_maps=True)))
 
