@@ -210,7 +210,10 @@ def test_file_that_aborts_the_process_of_whoever_reads_it_fails_by_name(tmp_path
     attempts = AttemptCounter()
     for _ in range(MAX_DEATHS):
         attempts.begin(f"read {shards[0].uri}")
-    rows = [row.to_pylist()[0] for row in read_rows([ShardWork(shard=one) for one in shards], InputConfig(), attempts)]
+    rows = [
+        row.to_pylist()[0]
+        for row in read_rows([ShardWork(shard=one) for one in shards], InputConfig(), REPORTING, attempts)
+    ]
     ends = {row["shard_name"]: row["error"] for row in rows if row["is_end"]}
     assert ends["hostile"].startswith(f"shard '{shards[0].uri}' ")
     assert ends["later"] is None

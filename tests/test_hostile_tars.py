@@ -181,7 +181,8 @@ def test_image_of_gigabytes_is_never_held_in_memory(tmp_path, good, is_truncated
     if is_truncated:
         assert chunks == []
         return
-    samples = chunks[0].samples
+    # So many bytes close their chunk, whether they were read or not.
+    samples = [sample for chunk in chunks for sample in chunk.samples]
     assert [(sample.key, sample.image_error != "") for sample in samples] == [
         ("huge", True),
         ("a", False),
