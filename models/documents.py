@@ -79,8 +79,8 @@ def _load_yaml(text: str) -> Any:
 def check_fields(kind: Any, fields: Any) -> Any:
     """Make a dataclass, typed dictionary or other type of plain values.
 
-    Types are strict: text is no number, and what the type does not know is refused where it forbids it. The checks of
-    a dataclass at construction are made, too.
+    Types are strict: text is not a number, and what the type does not know is refused where it forbids it. The checks
+    of a dataclass at construction are made, too.
 
     Raises:
         DocumentError: A field is missing, unknown or wrong; all are named.

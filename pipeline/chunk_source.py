@@ -19,8 +19,7 @@ from pipeline.commit import PartName
 from pipeline.config import InputConfig
 from pipeline.errors import LabellingError, describe_exception, is_store_failure
 from pipeline.guarded_reads import read_guarded
-from pipeline.outage import Resumed
-from pipeline.pulse import READ_TIMEOUT_S, Pulse, Reporting
+from pipeline.pulse import Pulse, Reporting
 from pipeline.records import Chunk, InputShard, Sample, ShardEnd
 from pipeline.resume import ShardWork
 from pipeline.shards import read_chunks, require_unchanged
@@ -126,14 +125,7 @@ def _read_shard(work: ShardWork, config: InputConfig, attempts: Attempts, pulse:
         after = None if last is None else PartName(**last.select(["chunk_index", "end_offset"]).to_pylist()[0])
         return read_guarded(work.shard.uri, partial(_read_pieces, work, config, after), attempts)
 
-    rows = Resumed[pa.Table](start)
-    while True:
-        # Only busy while it reads: a reader whose rows nobody takes is no evidence that anything goes on.
-        with pulse.busy(f"reading '{work.shard.uri}'", READ_TIMEOUT_S) as patience:
-            row = patience.call(rows.advance)
-        if row is None:
-            return
-        yield row
+    return pulse.read(f"reading '{work.shard.uri}'", start)
 
 
 def _read_pieces(work: ShardWork, config: InputConfig, after: PartName | None) -> Iterator[pa.Table]:

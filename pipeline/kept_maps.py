@@ -22,8 +22,7 @@ from pipeline.errors import LabellingError, ManifestError, describe_exception, i
 from pipeline.guarded_reads import read_guarded
 from pipeline.kept_images import read_images
 from pipeline.manifests import Manifest, stream_manifest
-from pipeline.outage import Resumed
-from pipeline.pulse import READ_TIMEOUT_S, Pulse, Reporting
+from pipeline.pulse import Pulse, Reporting
 from pipeline.records import PART_SCHEMA, RUN_FILE, InputShard
 from pipeline.resume import ShardWork
 from pipeline.run import MapSource, Run, describe_shard, read_config, read_run
@@ -229,14 +228,7 @@ def _read_patiently(
         first_chunk = 0 if last is None else last["chunk_index"][0].as_py() + 1
         return read_guarded(uri, partial(read, first_chunk), attempts)
 
-    rows = Resumed[pa.Table](start)
-    while True:
-        # Only busy while it reads: a reader whose rows nobody takes is no evidence that anything goes on.
-        with pulse.busy(f"reading the manifest of '{uri}'", READ_TIMEOUT_S) as patience:
-            row = patience.call(rows.advance)
-        if row is None:
-            return
-        yield row
+    return pulse.read(f"reading the manifest of '{uri}'", start)
 
 
 def _describe_failure(shard: InputShard, manifest: InputShard, error: Exception) -> dict[str, object]:

@@ -9,15 +9,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import ray
 
-from pipeline.outage import Patience
+from pipeline.outage import Patience, Resumed
 from pipeline.watchdog import end_process
 
 BEAT_PERIOD_S = 5.0
@@ -25,6 +25,9 @@ ANSWER_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 1800.0
 """A read task that needs so long for one chunk, beside all waits for its store, is ended and started again: longer than
 any store's own tries (`storage.S3_OPTIONS`) may take."""
+
+
+Item = TypeVar("Item")
 
 
 class Beat(NamedTuple):
@@ -136,6 +139,22 @@ class Pulse:
         finally:
             with self._lock:
                 del self._busy[id(work)]
+
+    def read(self, doing: str, start: Callable[[Item | None], Iterator[Item]]) -> Iterator[Item]:
+        """Give what an iterator gives; go on behind its last item after an outage.
+
+        Args:
+            doing: What is read, for people.
+            start: Starts the iterator behind an item; None: from the beginning.
+        """
+        items = Resumed(start)
+        while True:
+            # Only busy while it reads: a reader whose items nobody takes is no evidence that anything goes on.
+            with self.busy(doing, READ_TIMEOUT_S) as patience:
+                item = patience.call(items.advance)
+            if item is None:
+                return
+            yield item
 
     def _note_wait(self, work: "_Work", what: str | None) -> None:
         work.note_wait(what)
