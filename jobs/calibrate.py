@@ -20,8 +20,8 @@ from jobs.cluster import use_endpoint
 from jobs.console import EXIT_OK, parse, print_lines, run_job
 from pipeline.errors import LabellingError
 from pipeline.evaluation.evaluate import open_truth
-from pipeline.kept_maps.source import KeptRun, open_kept_run
-from pipeline.remask import find_patch_size
+from pipeline.kept_maps.new_run import find_patch_size
+from pipeline.kept_maps.run import KeptRun, open_kept_run
 from pipeline.run.records import InputShard
 from pipeline.storage.storage import put_atomic
 from pipeline.thresholds.calibration import Calibration, describe_maps, encode_calibration

@@ -20,12 +20,13 @@ from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_OK, format_bytes, leave, parse, peek, print_config, run_job
 from jobs.driving import drive, print_warning
 from jobs.qualities import QUALITIES
-from pipeline.commit.plan import Plan, estimate_rest, plan_run
-from pipeline.commit.retry import open_retry, parse_reasons, plan_retry, replace_manifest
-from pipeline.driver.waves import WaitNotices
+from pipeline.commit.plan import Plan
+from pipeline.commit.retry import RetryOrder, open_retry, parse_reasons
+from pipeline.driver.estimate import estimate_rest
+from pipeline.driver.silence import WaitNotices
 from pipeline.inputs.shards import list_shards
-from pipeline.label import Assignment
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.label import label_run, plan_label_run
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.bundles import load_bundle, require_same_classes
 from pipeline.run.config import LabelConfig, MapKind, settle_config
 from pipeline.run.identity import Run, open_run
@@ -109,8 +110,8 @@ def label(job: LabelJob) -> int:
     if job.limit is not None and job.limit < 1:
         raise ValueError(f"need --limit >= 1, got {job.limit}")
     patience = Patience(limit_s=job.store_outage_s, on_wait=WaitNotices(print_warning).note)
-    run, assignment = _open(job, patience)
-    plan = patience.call(assignment.make_plan)
+    run, retry = _open(job, patience)
+    plan = patience.call(lambda: plan_label_run(run, retry, job.limit))
     _print_plan(plan, job)
     if job.dry_run:
         _print_estimate(run, plan, job)
@@ -119,10 +120,15 @@ def label(job: LabelJob) -> int:
         print(f"nothing to do: every shard is {'labelled again' if job.retry else 'published'} under {job.out}")
         return EXIT_OK
     connect(job.address, num_cpus=(os.cpu_count() or 1) + 1)
-    return drive(run, _choose_options(job), assignment, grace_s=job.grace_s)
+    options = _choose_options(job)
+    return drive(
+        run,
+        lambda hooks: label_run(run, options, retry=retry, limit=job.limit, hooks=hooks),
+        grace_s=job.grace_s,
+    )
 
 
-def _open(job: LabelJob, patience: Patience) -> tuple[Run, Assignment]:
+def _open(job: LabelJob, patience: Patience) -> tuple[Run, RetryOrder | None]:
     reasons = parse_reasons(job.retry) if job.retry is not None else None
     vocabulary = patience.call(lambda: load_vocabulary(job.vocabulary))
     model, bundle, digest = patience.call(lambda: load_bundle(job.model))
@@ -141,14 +147,8 @@ def _open(job: LabelJob, patience: Patience) -> tuple[Run, Assignment]:
         "shards": shards,
     }
     if reasons is None:
-        run = patience.call(lambda: open_run(**arguments, writes=not job.dry_run))
-        return run, Assignment(make_plan=lambda: plan_run(run, job.limit))
-    run, order = patience.call(lambda: open_retry(Run(**arguments, fingerprint=""), reasons))
-    return run, Assignment(
-        make_plan=lambda: plan_retry(run, order, job.limit),
-        publish=replace_manifest,
-        publish_arguments={"order": order},
-    )
+        return patience.call(lambda: open_run(**arguments, writes=not job.dry_run)), None
+    return patience.call(lambda: open_retry(Run(**arguments, fingerprint=""), reasons))
 
 
 def _calibrate(job: LabelJob, config: LabelConfig, model_digest: str, vocabulary: Vocabulary) -> LabelConfig:

@@ -20,11 +20,11 @@ from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_OK, leave, parse, print_config, run_job
 from jobs.driving import drive, print_warning
 from pipeline.commit.plan import Plan, plan_run
-from pipeline.driver.waves import WaitNotices
-from pipeline.kept_maps.source import KeptRun, open_kept_run
-from pipeline.label import Assignment
-from pipeline.labelling.label_actor import LabelOptions
-from pipeline.remask import open_remask
+from pipeline.driver.silence import WaitNotices
+from pipeline.driver.steps import DriverOptions
+from pipeline.kept_maps.new_run import open_remask
+from pipeline.kept_maps.run import KeptRun, open_kept_run
+from pipeline.remask import remask_run
 from pipeline.run.config import MapConfig, PixelRefinement
 from pipeline.storage.outage import DEFAULT_OUTAGE_S, Patience
 from pipeline.thresholds.calibration import describe_maps, use_calibration
@@ -103,8 +103,7 @@ def remask(job: RemaskJob) -> int:
     print_config({"labels": job.labels, "digest": kept.model_digest, "out": job.out}, run.config)
     if kept.num_unpublished:
         print_warning(f"{kept.num_unpublished} shards of '{job.labels}' are not published yet and are left out")
-    assignment = Assignment(make_plan=lambda: plan_run(run, job.limit))
-    plan = patience.call(assignment.make_plan)
+    plan = patience.call(lambda: plan_run(run, job.limit))
     _print_plan(plan)
     if job.dry_run:
         return EXIT_OK
@@ -112,13 +111,8 @@ def remask(job: RemaskJob) -> int:
         print(f"nothing to do: every shard is published under {job.out}")
         return EXIT_OK
     connect(job.address, num_cpus=(os.cpu_count() or 1) + 1)
-    # The limit held when the shards were labelled, and their rejected rows are carried over.
-    options = LabelOptions(
-        max_rejected_fraction=1.0,
-        no_progress_timeout_s=job.no_progress_timeout_s,
-        store_outage_s=job.store_outage_s,
-    )
-    return drive(run, options, assignment, grace_s=job.grace_s)
+    options = DriverOptions(no_progress_timeout_s=job.no_progress_timeout_s, store_outage_s=job.store_outage_s)
+    return drive(run, lambda hooks: remask_run(run, options, limit=job.limit, hooks=hooks), grace_s=job.grace_s)
 
 
 def _choose_maps(job: RemaskJob, kept: KeptRun) -> MapConfig:

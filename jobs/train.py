@@ -26,7 +26,6 @@ from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_FAILED, EXIT_OK, peek, print_config, print_lines, refuse_passwords, run_job
 from jobs.recipes import RECIPES
 from jobs.train_output import EventPrinter, print_surveys, warn
-from pipeline.driver.ray_failures import describe_failure
 from pipeline.errors import TrainingError
 from pipeline.inputs.shards import list_shards
 from pipeline.run.bundles import load_bundle
@@ -36,6 +35,7 @@ from pipeline.train import find_shortage, fit, is_finished, survey_run
 from pipeline.training.config import TrainConfig, WorkerConfig
 from pipeline.training.driver.run import TrainingRun, open_training
 from pipeline.training.worker.network import InitialModel, build_initial_model
+from pipeline.workers.ray_failures import describe_failure
 
 DATA_SLOTS = 2
 """CPU slots of a local Ray that training workers cannot take, so that reading and decoding always go on."""

@@ -23,9 +23,9 @@ from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_FAILED, EXIT_OK, parse, run_job
 from pipeline.audit.verdict import CONTENT_CHECKS, WARNINGS, Check, Finding, Verdict
 from pipeline.audit.verify import FOOTERS, FULL, judge_model, list_run, verify_run
-from pipeline.driver.ray_failures import describe_failure
 from pipeline.printable import escape_controls
 from pipeline.storage.storage import put_atomic
+from pipeline.workers.ray_failures import describe_failure
 
 PROGRESS_PERIOD_S = 5.0
 NUM_EXAMPLES_SHOWN = 3

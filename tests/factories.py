@@ -22,8 +22,9 @@ from scipy import ndimage
 
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
-from pipeline.commit.parts import PartName, commit_part, encode_part, locate_manifest
-from pipeline.commit.seal import seal_shard
+from pipeline.commit.names import PartName, locate_manifest
+from pipeline.commit.parts import commit_part, encode_part
+from pipeline.commit.seal import CompleteShard, seal_shard
 from pipeline.errors import LabellingError
 from pipeline.images.masks import encode_class_maps, encode_mask, voc_palette
 from pipeline.inputs.parquet_reader import count_parquet_rows
@@ -189,14 +190,8 @@ def make_run(
         part = PartName(chunk_index=0, end_offset=find_end_offset(shard))
         table = pa.Table.from_pylist(list(rows), schema=PART_SCHEMA)
         commit_part(out_uri, shard.name, part, encode_part(table, run.fingerprint, shard.name, 0))
-        seal_shard(
-            out_uri=out_uri,
-            fingerprint=run.fingerprint,
-            shard=shard,
-            parts=[part],
-            truncated_at=None,
-            max_rejected_fraction=1.0,
-        )
+        complete = CompleteShard(shard=shard, parts=(part,))
+        seal_shard(complete, out_uri=out_uri, fingerprint=run.fingerprint, max_rejected_fraction=1.0)
     return [locate_manifest(out_uri, shard.name) for shard in shards]
 
 

@@ -1,9 +1,9 @@
-"""Fakes at the edges: storage that fails on command, and an engine without a cluster."""
+"""Fakes at the edges: storage that fails on command, and an cluster without a cluster."""
 
 import http.client
 import ssl
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,16 +13,12 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import fsspec
-import pyarrow as pa
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.commit.plan import ShardWork
+from pipeline.commit.worker_reports import ChunkReport, Report, read_report
 from pipeline.driver.cluster import WaveSigns
-from pipeline.kept_maps.source import choose_inputs, pair_with_manifests, read_kept_rows, require_source
-from pipeline.labelling.chunk_source import read_rows
-from pipeline.labelling.label_actor import LabelChunks, LabelOptions
-from pipeline.remask import remask_row
-from pipeline.run.identity import Run
+from pipeline.driver.steps import Steps
 from pipeline.workers.attempts import AttemptCounter
 from pipeline.workers.pulse import MemoryBoard, Reporting
 
@@ -244,36 +240,26 @@ class FaultyStore(MemoryFileSystem):
 fsspec.register_implementation("faulty", FaultyStore, clobber=True)
 
 
-def remask(run: Run, work: Sequence[ShardWork]) -> Iterator[pa.Table]:
-    """Make and commit masks of kept maps, chunk by chunk."""
-    source = require_source(run)
-    pairs = pair_with_manifests(source, work)
-    for row in read_kept_rows(pairs, source.fingerprint, choose_inputs(run.config), REPORTING):
-        yield remask_row(row, run, REPORTING)
+class SerialCluster:
+    """Runs the steps of a run in this process, in a fixed order, nothing at the same time."""
 
-
-class SerialEngine:
-    """Does in this process, in a fixed order, what a cluster does: the same steps, nothing at the same time."""
+    max_wave_shards = 1_000
 
     def __init__(self) -> None:
         """Start with no chunk begun."""
         self.attempts = AttemptCounter()
         self.labelled: list[str] = []
 
-    def label_chunks(
-        self, run: Run, work: Sequence[ShardWork], options: LabelOptions
-    ) -> Generator[dict[str, Any], None, None]:
-        """Read, label and commit chunk by chunk; or make masks of kept maps."""
-        for committed in self._commit_from_images(run, work, options) if run.source is None else remask(run, work):
-            for fields in committed.to_pylist():
-                if not fields["is_end"]:
-                    self.labelled.append(f"{fields['shard_name']}/{fields['chunk_index']}")
-                yield fields
-
-    def _commit_from_images(self, run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Iterator[pa.Table]:
-        actor = LabelChunks(run, options, self.attempts, REPORTING)
-        for row in read_rows(work, run.config.inputs, REPORTING):
-            yield actor(row)
+    def run_chunks(
+        self, steps: Steps, work: Sequence[ShardWork], store_outage_s: float
+    ) -> Generator[Report | None, None, None]:
+        """Read, process and commit chunk by chunk."""
+        process = steps.workers.start(REPORTING, self.attempts)
+        for row in steps.plan_read(work, REPORTING, AttemptCounter()).read():
+            report = read_report(process(row))
+            if isinstance(report, ChunkReport):
+                self.labelled.append(f"{report.chunk.shard_name}/{report.chunk.part.chunk_index}")
+            yield report
 
     def look(self) -> WaveSigns:
         """See nothing: what is done is done in this process."""

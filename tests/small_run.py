@@ -5,16 +5,18 @@ from collections.abc import Callable
 
 import pytest
 
+from pipeline.driver.totals import RunSummary
+from pipeline.driver.waves import Hooks
 from pipeline.inputs.shards import list_shards
-from pipeline.label import LabelSummary, label_run
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.label import label_run
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.run.identity import Run, open_run
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.storage import list_objects, read_bytes
 from tests.factories import make_photo, make_tar, save_small_model
-from tests.fakes import FaultyStore, SerialEngine
+from tests.fakes import FaultyStore, SerialCluster
 
 NUM_PER_SHARD = 5
 CHUNK_SAMPLES = 2
@@ -65,11 +67,11 @@ def open_small_run(small_inputs) -> Callable[..., Run]:
 
 
 @pytest.fixture(scope="session")
-def label_small_run(open_small_run) -> Callable[..., LabelSummary]:
+def label_small_run(open_small_run) -> Callable[..., RunSummary]:
     """Open and label the run without a cluster."""
 
-    def label(out_uri: str, engine: SerialEngine | None = None, **arguments) -> LabelSummary:
-        return label_run(open_small_run(out_uri), OPTIONS, engine=engine or SerialEngine(), **arguments)
+    def label(out_uri: str, cluster: SerialCluster | None = None, **hooks) -> RunSummary:
+        return label_run(open_small_run(out_uri), OPTIONS, cluster=cluster or SerialCluster(), hooks=Hooks(**hooks))
 
     return label
 

@@ -18,7 +18,7 @@ import ray.exceptions
 from pipeline.audit.run import RunRecord, check_model, read_record
 from pipeline.audit.shard import AuditRules, PublishedShard, verify_footer, verify_shard
 from pipeline.audit.verdict import Check, Problem, Verdict, judge_shard
-from pipeline.commit.parts import PartName, locate_manifest, parse_part_name
+from pipeline.commit.names import PartName, locate_manifest, parse_part_name
 from pipeline.errors import ManifestError
 from pipeline.run.records import InputShard
 from pipeline.storage.storage import join_uri, list_folder, list_objects

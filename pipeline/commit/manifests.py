@@ -1,7 +1,12 @@
-"""Reading what a run published: its manifests, row by row."""
+"""Manifests: the commit of a shard. Published in one atomic put, read row by row.
 
+There is no marker beside a manifest: a shard whose manifest is there is done.
+"""
+
+import hashlib
 import io
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.documents import parse_json
-from pipeline.commit.parts import FOOTER_KEY
+from pipeline.commit.encoding import encode_parquet, parse_footer
+from pipeline.commit.names import locate_manifest
 from pipeline.errors import ManifestError
-from pipeline.storage.storage import ByteStream, join_uri, list_folder, open_stream, read_bytes
+from pipeline.run.records import MANIFEST_SCHEMA
+from pipeline.storage.storage import ByteStream, join_uri, list_folder, open_stream, put_atomic, read_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +77,38 @@ def stream_manifest(uri: str) -> Iterator[Manifest]:
 def _parse_manifest(uri: str, source: ByteStream) -> Manifest:
     try:
         file = pq.ParquetFile(source, page_checksum_verification=True)
-        footer = parse_json((file.schema_arrow.metadata or {})[FOOTER_KEY])
-        if not isinstance(footer, dict):
-            raise ValueError(f"its footer is {footer!r}")
+        footer = parse_footer(file)
     except (pa.ArrowInvalid, KeyError, ValueError) as error:
         raise ManifestError(f"'{uri}' is no manifest of this project: {error}; label the shard again") from error
     return Manifest(uri=uri, footer=footer, file=file)
+
+
+DIGEST_ROWS = 64
+"""Rows that are plain Python values at a time while their digest is computed."""
+
+
+def publish_manifest(out_uri: str, shard_name: str, tables: Sequence[pa.Table], footer: dict[str, Any]) -> None:
+    """Publish a manifest in one atomic put, in place of the one that may be there.
+
+    Args:
+        out_uri: Output folder of the run.
+        shard_name: Name of the shard.
+        tables: One a chunk, with the schema `MANIFEST_SCHEMA`; each becomes a row group.
+        footer: What the manifest says of itself; the digest of its rows is added.
+    """
+    footer = footer | {"rows_sha256": compute_rows_digest(tables)}
+    put_atomic(locate_manifest(out_uri, shard_name), encode_parquet(tables, MANIFEST_SCHEMA, footer))
+
+
+def compute_rows_digest(tables: Iterable[pa.Table]) -> str:
+    """Compute the digest of a manifest's rows: sha256 over one line of JSON a row, as 64 hex digits.
+
+    Columns stand in their order in the schema, bytes as hex digits, and numbers as Python writes them. It does not
+    depend on how Parquet stores the rows.
+    """
+    digest = hashlib.sha256()
+    for table in tables:
+        for batch in table.select(MANIFEST_SCHEMA.names).to_batches(max_chunksize=DIGEST_ROWS):
+            for row in batch.to_pylist():
+                digest.update(json.dumps(row, default=bytes.hex).encode() + b"\n")
+    return digest.hexdigest()

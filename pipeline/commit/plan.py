@@ -5,24 +5,13 @@ whenever it runs, whatever was committed meanwhile: it gets its part of the plan
 """
 
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from pipeline.commit.manifests import stream_manifest
-from pipeline.commit.parts import PartName, list_part_names, locate_manifest, locate_part
-from pipeline.errors import ManifestError, ShardError
-from pipeline.inputs.parquet_reader import count_parquet_rows
-from pipeline.inputs.shards import read_chunks
-from pipeline.run.config import InputConfig
+from pipeline.commit.names import PartName, list_part_names, locate_part
+from pipeline.errors import ManifestError
 from pipeline.run.identity import Run
-from pipeline.run.records import Chunk, InputShard
+from pipeline.run.records import InputShard
 from pipeline.storage.storage import join_uri, list_folder
-
-MAX_SAMPLED = 20
-"""Manifests of which an estimate reads the footers."""
-MAX_SAMPLED_INPUTS = 3
-"""Shards of which an estimate reads the first chunk, while nothing is published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,77 +88,6 @@ def plan_run(run: Run, limit: int | None = None) -> Plan:
         num_bytes_done=sum(shard.size_bytes for shard in sealed) + sum(item.num_bytes_done for item in work),
         leftover_parts=leftovers,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """About how much is left, by what the published shards hold a byte."""
-
-    num_rows: int
-    num_chunks: int
-    num_sampled: int
-    """Of how many this was worked out."""
-    basis: str
-    """Of what, in words."""
-
-
-def estimate_rest(run: Run, plan: Plan) -> Estimate | None:
-    """Estimate what is left; None if nothing tells.
-
-    Nobody knows how many samples a shard holds before it is read. So the footers of a few manifests are looked at, or
-    else the first chunks of a few inputs.
-    """
-    samples = _sample_published(run, plan)
-    basis = "published shards"
-    if not samples:
-        samples = _sample_inputs(run, plan)
-        basis = "shards whose first chunk was read"
-    num_bytes = sum(sample.num_bytes for sample in samples)
-    if not num_bytes:
-        return None
-    share = (plan.num_bytes - plan.num_bytes_done) / num_bytes
-    return Estimate(
-        num_rows=round(share * sum(sample.num_rows for sample in samples)),
-        num_chunks=round(share * sum(sample.num_chunks for sample in samples)),
-        num_sampled=len(samples),
-        basis=basis,
-    )
-
-
-class _Density(NamedTuple):
-    """How much some bytes of a shard hold."""
-
-    num_bytes: float
-    num_rows: int
-    num_chunks: float
-
-
-def _sample_published(run: Run, plan: Plan) -> list[_Density]:
-    samples = []
-    for shard in plan.sealed[:MAX_SAMPLED]:
-        with stream_manifest(locate_manifest(run.out_uri, shard.name)) as manifest:
-            counts, chunks = manifest.footer["counts"], manifest.footer["chunks"]
-            samples.append(_Density(shard.size_bytes, counts["num_read"], len(chunks)))
-    return samples
-
-
-def _sample_inputs(run: Run, plan: Plan) -> list[_Density]:
-    """Read the first chunk of a few shards; those that cannot be read tell nothing."""
-    samples = []
-    for item in plan.work[:MAX_SAMPLED_INPUTS]:
-        with suppress(ShardError):
-            samples.append(_sample_input(item.shard, run.config.inputs))
-    return samples
-
-
-def _sample_input(shard: InputShard, config: InputConfig) -> _Density:
-    piece = next(read_chunks(shard, config))
-    if not isinstance(piece, Chunk):
-        return _Density(shard.size_bytes, 0, 0)
-    if not shard.is_parquet:
-        return _Density(piece.end_offset, len(piece.samples), 1)
-    num_rows = count_parquet_rows(shard)
-    return _Density(shard.size_bytes, num_rows, num_rows / len(piece.samples))
 
 
 def _list_sealed(out_uri: str) -> Collection[str]:

@@ -9,22 +9,17 @@ command goes on after a crash and does nothing once it is done.
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.commit.manifests import Manifest, open_manifest, stream_manifest
-from pipeline.commit.parts import (
-    PartName,
-    count_rows,
-    list_part_names,
-    locate_manifest,
-    locate_part,
-    publish_manifest,
-    read_part,
-)
+from pipeline.commit.manifests import Manifest, open_manifest, publish_manifest, stream_manifest
+from pipeline.commit.names import PartName, list_part_names, locate_manifest, locate_part
+from pipeline.commit.parts import count_rows, read_part
 from pipeline.commit.plan import Plan, ShardWork
+from pipeline.commit.seal import CompleteShard
 from pipeline.errors import ManifestError, RunConflictError
 from pipeline.run.config import compute_fingerprint
 from pipeline.run.identity import Run, describe_identity, list_differences, read_run
@@ -114,7 +109,7 @@ def plan_retry(run: Run, order: RetryOrder, limit: int | None = None) -> Plan:
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         found = list(threads.map(lambda shard: _plan_shard(run, order, shard, parts.get(shard.name, [])), shards))
     work = tuple(item for item in found if isinstance(item, ShardWork))
-    sealed = tuple(shard for shard, item in zip(shards, found, strict=True) if item is True)
+    sealed = tuple(shard for shard, item in zip(shards, found, strict=True) if item is State.DONE)
     done = {shard.name for shard in shards} - {item.shard.name for item in work}
     return Plan(
         work=work,
@@ -130,9 +125,7 @@ def plan_retry(run: Run, order: RetryOrder, limit: int | None = None) -> Plan:
     )
 
 
-def replace_manifest(
-    *, out_uri: str, fingerprint: str, shard: InputShard, parts: Sequence[PartName], order: RetryOrder, **_: Any
-) -> None:
+def replace_manifest(complete: CompleteShard, *, out_uri: str, fingerprint: str, order: RetryOrder) -> None:
     """Put the rows that were labelled again into the manifest of their shard, then delete their parts.
 
     Doing it twice changes nothing. Parts that are gone because another driver of the same retry has done it meanwhile
@@ -141,8 +134,9 @@ def replace_manifest(
     Raises:
         ManifestError: The manifest or a part is not what its name promises.
     """
+    shard = complete.shard
     try:
-        _replace_manifest(out_uri, fingerprint, shard, parts, order)
+        _replace_manifest(out_uri, fingerprint, shard, complete.parts, order)
     except FileNotFoundError as error:
         if not _remembers(open_manifest(locate_manifest(out_uri, shard.name)), order):
             raise ManifestError(f"shard '{shard.name}': {error}; run the same command again") from error
@@ -175,22 +169,29 @@ def _replace_manifest(
     delete([locate_part(out_uri, shard.name, part, folder) for part in redone])
 
 
-def _plan_shard(run: Run, order: RetryOrder, shard: InputShard, parts: Sequence[PartName]) -> ShardWork | bool | None:
-    """Give what remains of a shard; True when nothing does, None when it is not published."""
+class State(Enum):
+    """Why a retry has no work in a shard."""
+
+    DONE = "done"
+    UNPUBLISHED = "unpublished"
+
+
+def _plan_shard(run: Run, order: RetryOrder, shard: InputShard, parts: Sequence[PartName]) -> ShardWork | State:
+    """The remaining work of a retry in a shard."""
     try:
         with stream_manifest(locate_manifest(run.out_uri, shard.name)) as manifest:
             return _plan_published(run, order, shard, manifest, parts)
     except FileNotFoundError:
-        return None
+        return State.UNPUBLISHED
 
 
 def _plan_published(
     run: Run, order: RetryOrder, shard: InputShard, manifest: Manifest, parts: Sequence[PartName]
-) -> ShardWork | bool:
+) -> ShardWork | State:
     _require_run(manifest, run.fingerprint, shard)
     rejected = manifest.footer["counts"]["rejected_by_reason"]
     if _remembers(manifest, order) or not any(rejected.get(reason) for reason in order.reasons):
-        return True
+        return State.DONE
     wanted: dict[int, tuple[int, ...]] = {}
     committed = list(parts)
     for chunk_index, (_, end_offset) in enumerate(manifest.footer["chunks"]):

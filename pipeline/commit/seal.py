@@ -5,20 +5,15 @@ This module and what it imports do without PyTorch: tasks that seal start in a f
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipeline.commit.parts import (
-    PartName,
-    count_rows,
-    locate_manifest,
-    locate_part,
-    publish_manifest,
-    read_footer,
-    read_part,
-)
+from pipeline.commit.manifests import publish_manifest
+from pipeline.commit.names import PartName, locate_manifest, locate_part
+from pipeline.commit.parts import count_rows, read_footer, read_part
 from pipeline.errors import LabellingError, ManifestError, RejectionLimitError, describe_exception, is_store_failure
 from pipeline.run.counts import LabelCounts
 from pipeline.run.identity import describe_shard, get_library_version
@@ -30,15 +25,21 @@ SEAL_TIMEOUT_S = 1800.0
 """A process that needs so long to seal a shard, beside all waits for the store, is ended; the shard is sealed later."""
 
 
-def seal_shard(
-    *,
-    out_uri: str,
-    fingerprint: str,
-    shard: InputShard,
-    parts: Sequence[PartName],
-    truncated_at: int | None,
-    max_rejected_fraction: float,
-) -> LabelCounts:
+@dataclass(frozen=True, kw_only=True)
+class CompleteShard:
+    """A shard of which every chunk is committed."""
+
+    shard: InputShard
+    parts: tuple[PartName, ...]
+    truncated_at: int | None = None
+    """Byte at which the archive is truncated; None: it ends as it should."""
+
+
+Publish = Callable[[CompleteShard], object]
+"""Publishes a complete shard. Publishing it again gives the same bytes."""
+
+
+def seal_shard(complete: CompleteShard, *, out_uri: str, fingerprint: str, max_rejected_fraction: float) -> LabelCounts:
     """Turn all parts of a shard into its manifest, then delete them.
 
     Sealing twice gives the same bytes. A crash between the put and the deletion leaves parts behind,
@@ -49,8 +50,9 @@ def seal_shard(
         ManifestError: The parts are not those of this shard and run, or the books do not balance.
         RejectionLimitError: Too large a share of the rows was rejected; the parts stay.
     """
+    shard, parts = complete.shard, sorted(complete.parts)
     try:
-        tables = _read_parts(out_uri, fingerprint, shard.name, sorted(parts))
+        tables = _read_parts(out_uri, fingerprint, shard.name, parts)
     except FileNotFoundError as error:
         sealed = _find_sealed(out_uri, fingerprint, shard)
         if sealed is None:
@@ -59,7 +61,7 @@ def seal_shard(
             ) from error
         delete([locate_part(out_uri, shard.name, part) for part in parts])
         return sealed
-    chunks = [[table.num_rows, part.end_offset] for table, part in zip(tables, sorted(parts), strict=True)]
+    chunks = [[table.num_rows, part.end_offset] for table, part in zip(tables, parts, strict=True)]
     tables = _number_rows(_reject_repeated_keys(tables))
     counts = count_rows(tables, num_bytes=shard.size_bytes)
     _require_balance(shard.name, counts, expected=sum(table.num_rows for table in tables))
@@ -67,7 +69,7 @@ def seal_shard(
     footer = {
         "fingerprint": fingerprint,
         "shard": describe_shard(shard),
-        "truncated_at": truncated_at,
+        "truncated_at": complete.truncated_at,
         "counts": counts.to_dict(),
         "chunks": chunks,
         "library_version": get_library_version(),
@@ -85,21 +87,19 @@ class Refusal(NamedTuple):
     """Whether it is that of a store, so that trying again may help."""
 
 
-def tell_refusal(publish: Callable[..., object], reporting: Reporting, **arguments: Any) -> Refusal | None:
-    """Publish a shard somewhere else; a refusal is an answer and not a failed task. None if all went well.
+def publish_shard(publish: Publish, complete: CompleteShard, reporting: Reporting) -> Refusal | None:
+    """Publish a shard from a task; None if it is published. A refusal is an answer and not a failed task.
 
-    An outage of the store is waited for: publishing again gives the same bytes.
+    An outage of the store is waited for.
     """
-    with (
-        closing(reporting.open()) as pulse,
-        pulse.busy(f"sealing '{arguments['shard'].name}'", SEAL_TIMEOUT_S) as patience,
-    ):
+    name = complete.shard.name
+    with closing(reporting.open()) as pulse, pulse.busy(f"sealing '{name}'", SEAL_TIMEOUT_S) as patience:
         try:
-            patience.call(partial(publish, **arguments))
+            patience.call(partial(publish, complete))
         except (LabellingError, OSError) as error:
             return Refusal(str(error), is_store_failure(error))
-        except Exception as error:  # noqa: BLE001 (of whatever type: it is of this shard, and no other may wait for it)
-            return Refusal(f"shard '{arguments['shard'].name}' cannot be sealed: {describe_exception(error)}", False)
+        except Exception as error:  # noqa: BLE001 (of any type: it concerns this shard, and no other may wait for it)
+            return Refusal(f"shard '{name}' cannot be sealed: {describe_exception(error)}", False)
     return None
 
 

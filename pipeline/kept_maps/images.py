@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.commit.manifests import Manifest
-from pipeline.commit.parts import PartName
+from pipeline.commit.names import PartName
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import ShardError
 from pipeline.inputs.shards import require_unchanged

@@ -13,15 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
-
-import ray
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from pipeline.storage.outage import Patience, Resumed
 from pipeline.workers.watchdog import end_process
 
 BEAT_PERIOD_S = 5.0
-ANSWER_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 1800.0
 """A read task that needs so long for one chunk, beside all waits for its store, is ended and started again: longer than
 any store's own tries (`storage.S3_OPTIONS`) may take."""
@@ -65,35 +62,6 @@ class MemoryBoard:
         """Read the last report of each worker. Ages come from one clock, that of the board."""
         now = time.monotonic()
         return {name: Beat(now - at_s, doing, wait) for name, (at_s, doing, wait) in self._beats.items()}
-
-
-class SharedBoard:
-    """A board for all workers of a wave: a small Ray actor on the node of the driver."""
-
-    def __init__(self) -> None:
-        """Start the actor, which lives as long as the wave does."""
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=True
-        )
-        remote_board: Any = ray.remote(num_cpus=0, max_restarts=-1)(MemoryBoard)
-        self._board = remote_board.options(scheduling_strategy=here).remote()
-
-    @property
-    def actor_id(self) -> str:
-        """The id of the actor, in hexadecimal."""
-        return str(self._board._actor_id.hex())
-
-    def beat(self, worker: str, doing: str, waiting_for: str | None) -> None:
-        """Report that a worker is busy. Nobody waits for the answer."""
-        self._board.beat.remote(worker, doing, waiting_for)
-
-    def read(self) -> dict[str, Beat]:
-        """Read the last report of each worker; none when the board does not answer."""
-        try:
-            beats: dict[str, Beat] = ray.get(self._board.read.remote(), timeout=ANSWER_TIMEOUT_S)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-            return {}
-        return beats
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from pipeline.audit.keys import compare_keys
 from pipeline.audit.shard import verify_shard
 from pipeline.audit.verdict import MAX_EXAMPLES, Check, Problem, judge_shard
 from pipeline.audit.verify import FULL, judge_model, list_run, verify_run
-from pipeline.commit.parts import FOOTER_KEY
+from pipeline.commit.encoding import FOOTER_KEY
 from pipeline.inputs.shards import list_shards
 from pipeline.run.identity import list_differences, read_run
 from pipeline.run.records import MANIFEST_SCHEMA

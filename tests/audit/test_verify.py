@@ -16,7 +16,10 @@ from jobs.verify import main
 from pipeline.audit.keys import compare_keys
 from pipeline.audit.verdict import Check, Problem, Verdict, judge_shard
 from pipeline.audit.verify import FOOTERS, FULL, list_run, verify_run
-from pipeline.commit.parts import FOOTER_KEY, PartName, commit_part, publish_manifest
+from pipeline.commit.encoding import FOOTER_KEY
+from pipeline.commit.manifests import publish_manifest
+from pipeline.commit.names import PartName
+from pipeline.commit.parts import commit_part
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import LabelConfig, MapConfig
 from pipeline.run.counts import LabelCounts

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.commit.parts import PartName, locate_manifest, locate_part
-from pipeline.commit.plan import ShardWork, estimate_rest, plan_run
+from pipeline.commit.names import PartName, locate_manifest, locate_part
+from pipeline.commit.plan import ShardWork, plan_run
+from pipeline.driver.estimate import estimate_rest
 from pipeline.errors import ManifestError
 from pipeline.inputs.shards import list_shards
 from pipeline.labelling.chunk_source import read_missing_chunks

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.commit.plan import ShardWork
-from pipeline.commit.seal import seal_shard
+from pipeline.commit.seal import CompleteShard, seal_shard
 from pipeline.errors import ShardError
 from pipeline.inputs.shards import describe_change, list_shards, read_chunks, require_unchanged
 from pipeline.labelling.chunk_source import read_rows
@@ -77,14 +77,8 @@ def test_archive_without_members_is_sealed_as_an_empty_manifest(tmp_path, num_by
     (shard,) = list_shards([str(tmp_path)])
     end = list_ends([shard])["a"]
     assert (end["num_chunks"], end["truncated_at"], end["error"]) == (0, None, None)
-    counts = seal_shard(
-        out_uri=str(tmp_path / "out"),
-        fingerprint="f",
-        shard=shard,
-        parts=[],
-        truncated_at=None,
-        max_rejected_fraction=0.0,
-    )
+    complete = CompleteShard(shard=shard, parts=())
+    counts = seal_shard(complete, out_uri=str(tmp_path / "out"), fingerprint="f", max_rejected_fraction=0.0)
     assert counts.num_read == 0
 
 

@@ -6,13 +6,15 @@ import pyarrow as pa
 import pytest
 
 from pipeline.commit.plan import ShardWork
+from pipeline.driver.totals import MAX_READS
+from pipeline.driver.waves import Hooks
 from pipeline.errors import StorageError
-from pipeline.label import MAX_READS, label_run
+from pipeline.label import label_run
 from pipeline.labelling import chunk_source
 from pipeline.run.config import InputConfig
 from pipeline.run.records import InputShard
 from pipeline.storage import outage
-from tests.fakes import REPORTING, FaultyStore, SerialEngine
+from tests.fakes import REPORTING, FaultyStore, SerialCluster
 from tests.small_run import OPTIONS, read_all
 
 DENIED = "'photos-0.tar' cannot be reached: access denied; check network, endpoint and credentials"
@@ -81,11 +83,11 @@ def test_seal_that_fails_for_a_moment_is_tried_again_in_the_same_invocation(labe
             raise failures.pop()
 
     FaultyStore.before_write = staticmethod(fail_once)
-    engine = SerialEngine()
-    summary = label_small_run("faulty://out", engine)
+    cluster = SerialCluster()
+    summary = label_small_run("faulty://out", cluster)
     assert failures == []
     assert (summary.failed_shards, summary.num_sealed, summary.num_shards_left) == ({}, 2, 0)
-    assert len(engine.labelled) == len(set(engine.labelled))
+    assert len(cluster.labelled) == len(set(cluster.labelled))
 
 
 def test_plan_whose_store_is_away_is_made_once_it_is_back(open_small_run, faulty_uri, monkeypatch):
@@ -102,7 +104,7 @@ def test_plan_whose_store_is_away_is_made_once_it_is_back(open_small_run, faulty
     monkeypatch.setattr(outage, "FIRST_DELAY_S", 0.01)
     warnings = []
     options = replace(OPTIONS, store_outage_s=60.0)
-    summary = label_run(run, options, engine=SerialEngine(), on_warning=warnings.append)
+    summary = label_run(run, options, cluster=SerialCluster(), hooks=Hooks(on_warning=warnings.append))
     assert summary.num_sealed == 2
     assert any(line.startswith("waiting: ") and "cannot be reached" in line for line in warnings)
     assert any(line.startswith("goes on after a wait of") for line in warnings)

@@ -16,10 +16,11 @@ from pipeline.errors import ManifestError, RunConflictError
 from pipeline.images import pixel_maps
 from pipeline.images.masks import decode_mask
 from pipeline.inputs.shards import list_shards
-from pipeline.kept_maps.source import open_kept_run
+from pipeline.kept_maps.new_run import open_remask
+from pipeline.kept_maps.run import open_kept_run
 from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
-from pipeline.remask import open_remask
+from pipeline.labelling.options import LabelOptions
+from pipeline.remask import remask_run
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.run.identity import open_run
@@ -35,7 +36,7 @@ from tests.factories import (
     make_tar,
     save_small_model,
 )
-from tests.fakes import SerialEngine
+from tests.fakes import SerialCluster
 
 OPTIONS = LabelOptions(gpus_per_actor=0.0, device="cpu", max_rejected_fraction=1.0)
 FROM_MODEL = ("presence", "presence_std", "raw_peak", "view_agreement", "head_agreement")
@@ -88,7 +89,7 @@ def label(inputs, out_uri, **maps):
         ),
         shards=list_shards([str(inputs / "photos-*.tar")]),
     )
-    label_run(run, OPTIONS, engine=SerialEngine())
+    label_run(run, OPTIONS, cluster=SerialCluster())
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def remask(kept_uri, out_uri, **maps):
     """Make new masks in this process; returns what was done."""
     kept = open_kept_run(str(kept_uri))
     run = open_remask(str(out_uri), kept, replace(kept.config.maps, **maps))
-    return label_run(run, OPTIONS, engine=SerialEngine())
+    return remask_run(run, cluster=SerialCluster())
 
 
 def read_rows(out_uri):
@@ -213,7 +214,7 @@ def test_source_that_changed_since_is_refused_and_named(inputs, tmp_path):
     run = open_remask(str(tmp_path / "out"), kept, kept.config.maps)
     manifest = tmp_path / "kept" / "labels" / "photos-1.parquet"
     manifest.write_bytes(manifest.read_bytes() + b" ")
-    summary = label_run(run, OPTIONS, engine=SerialEngine())
+    summary = remask_run(run, cluster=SerialCluster())
     assert list(summary.failed_shards) == ["photos-1"]
     assert "changed since it was listed" in summary.failed_shards["photos-1"]
     with pytest.raises(RunConflictError, match="shard 'labels/photos-1.parquet' changed"):
@@ -294,7 +295,7 @@ def test_row_of_maps_that_are_not_finite_is_rejected_and_no_other(tmp_path):
     make_run(labels, ("cat",), {shard: rows}, LabelConfig(maps=MapConfig(keep_maps=True)))
     kept = open_kept_run(labels)
     run = open_remask(str(tmp_path / "out"), kept, replace(kept.config.maps, background_threshold=0.2))
-    label_run(run, OPTIONS, engine=SerialEngine())
+    remask_run(run, cluster=SerialCluster())
     (manifest,) = list_manifests(run.out_uri)
     found = list(open_manifest(manifest).iterate_rows())
     assert [(row["key"], row["status"], row["reason"]) for row in found] == [

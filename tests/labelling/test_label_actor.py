@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pipeline.commit.parts import PartName, list_part_names
+from pipeline.commit.names import PartName, list_part_names
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import LabellingError
 from pipeline.labelling import label_actor
@@ -107,7 +107,7 @@ def test_chunk_of_which_nothing_can_be_labelled_fails_its_shard_and_no_other(ope
     actor = LabelChunks(run, OPTIONS, attempts, REPORTING)
     good, actor._labeler, actor._make_labeler = actor._labeler, BrokenLabeler(), BrokenLabeler
     (fields,) = actor(rows[0]).to_pylist()
-    assert (fields["shard_name"], fields["is_end"], fields["is_store_error"]) == ("photos-0", True, None)
+    assert (fields["shard_name"], fields["is_end"], fields["is_store_error"]) == ("photos-0", True, False)
     assert fields["error"].startswith("shard 'photos-0': labelling fails with every one of 2 images from 's0-0' on")
     assert attempts.begin("photos-0/000000") == 0
     # Should it have been the process and not the images, then it fails no third shard.

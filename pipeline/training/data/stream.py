@@ -31,8 +31,9 @@ from pipeline.training.data.scheduler_pace import pace_scheduler
 from pipeline.training.data.survey import find_unusable_reason
 from pipeline.training.events import post_rejection
 from pipeline.training.seeds import make_generator
-from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter, Attempts, SharedAttempts
+from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter, Attempts
 from pipeline.workers.guarded_reads import read_guarded
+from pipeline.workers.shared_state import SharedAttempts
 
 SAMPLE_SCHEMA = pa.schema(
     [

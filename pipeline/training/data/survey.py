@@ -18,8 +18,9 @@ from pipeline.inputs.shards import read_chunks, require_unchanged
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, Reason, Sample, ShardEnd
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.workers.attempts import AttemptCounter, Attempts, SharedAttempts
+from pipeline.workers.attempts import AttemptCounter, Attempts
 from pipeline.workers.guarded_reads import read_guarded
+from pipeline.workers.shared_state import SharedAttempts
 
 MAX_SURVEY_TASKS = 1000
 MAX_RETRIES = 20

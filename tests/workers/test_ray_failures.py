@@ -1,7 +1,7 @@
 import pytest
 import ray.exceptions
 
-from pipeline.driver.ray_failures import MAX_LENGTH, describe_failure
+from pipeline.workers.ray_failures import MAX_LENGTH, describe_failure
 
 CORE_STACK = """Check failed: status.ok()
 *** SIGSEGV received at time=1764162000 on cpu 3 ***
