@@ -24,6 +24,7 @@ from torch.nn import functional
 from models.attention import compute_class_to_patch
 from models.class_maps import ATTENTION_LAYERS, refine_class_maps, scale_min_max, take_classes
 from models.mctformer import MCTformer
+from pipeline.bundles import load_bundle
 from pipeline.evaluation.evaluate import (
     EvaluationCounts,
     count_best,
@@ -34,8 +35,8 @@ from pipeline.evaluation.evaluate import (
 )
 from pipeline.images.decode import DecodedImage, decode_image
 from pipeline.images.views import choose_grid, resize_rgb
-from pipeline.inputs.shards import Chunk, list_shards, read_chunks
-from pipeline.run.bundles import load_bundle
+from pipeline.inputs.chunks import read_chunks
+from pipeline.inputs.shards import Chunk, list_shards
 from pipeline.run.config import InputConfig
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary
 from pipeline.training.worker.step import normalise

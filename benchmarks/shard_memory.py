@@ -23,12 +23,12 @@ from PIL import Image
 
 from benchmarks.chaos import Benchmark as Inputs
 from benchmarks.chaos import make_inputs
+from pipeline.bundles import load_bundle
 from pipeline.commit.plan import ShardWork
 from pipeline.inputs.shards import list_shards
 from pipeline.labelling.chunk_source import read_rows
 from pipeline.labelling.label_actor import LabelChunks
 from pipeline.labelling.options import LabelOptions
-from pipeline.run.bundles import load_bundle
 from pipeline.run.config import LabelConfig, ViewConfig
 from pipeline.run.identity import open_run
 from pipeline.run.vocabulary import load_vocabulary

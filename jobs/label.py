@@ -20,6 +20,7 @@ from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_OK, format_bytes, leave, parse, peek, print_config, run_job
 from jobs.driving import drive, print_warning
 from jobs.qualities import QUALITIES
+from pipeline.bundles import load_bundle, require_same_classes
 from pipeline.commit.plan import Plan
 from pipeline.commit.retry import RetryOrder, open_retry, parse_reasons
 from pipeline.driver.estimate import estimate_rest
@@ -27,7 +28,6 @@ from pipeline.driver.silence import WaitNotices
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run, plan_label_run
 from pipeline.labelling.options import LabelOptions
-from pipeline.run.bundles import load_bundle, require_same_classes
 from pipeline.run.config import LabelConfig, MapKind, settle_config
 from pipeline.run.identity import Run, open_run
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary

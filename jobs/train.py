@@ -26,9 +26,9 @@ from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_FAILED, EXIT_OK, peek, print_config, print_lines, refuse_passwords, run_job
 from jobs.recipes import RECIPES
 from jobs.train_output import EventPrinter, print_surveys, warn
+from pipeline.bundles import load_bundle
 from pipeline.errors import TrainingError
 from pipeline.inputs.shards import list_shards
-from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig
 from pipeline.run.vocabulary import load_vocabulary
 from pipeline.train import find_shortage, fit, is_finished, survey_run

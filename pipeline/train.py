@@ -16,8 +16,8 @@ from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, Scalin
 from ray.train.torch import TorchTrainer
 
 from models.bundle import ModelBundle
+from pipeline.bundles import BUNDLE_FILES, save_bundle
 from pipeline.errors import TrainingError
-from pipeline.run.bundles import BUNDLE_FILES, save_bundle
 from pipeline.run.identity import get_library_version
 from pipeline.storage.arrow_filesystem import open_for_ray
 from pipeline.storage.storage import exists, join_uri

@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
+from pipeline.bundles import save_bundle
 from pipeline.commit.names import PartName, locate_manifest
 from pipeline.commit.parts import commit_part, encode_part
 from pipeline.commit.seal import CompleteShard, seal_shard
@@ -29,7 +30,6 @@ from pipeline.errors import LabellingError
 from pipeline.images.masks import encode_class_maps, encode_mask, voc_palette
 from pipeline.inputs.parquet_reader import count_parquet_rows
 from pipeline.inputs.tar_reader import ArchiveEnd, read_groups
-from pipeline.run.bundles import save_bundle
 from pipeline.run.config import LabelConfig
 from pipeline.run.identity import open_run
 from pipeline.run.records import PART_SCHEMA, InputShard

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 
 from pipeline.audit.shard import AuditRules, PublishedShard, verify_shard
 from pipeline.audit.verify import FULL, list_run, verify_run
+from pipeline.bundles import load_bundle
 from pipeline.commit.encoding import FOOTER_KEY
 from pipeline.images.masks import decode_mask
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
 from pipeline.labelling.options import LabelOptions
-from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.run.identity import open_run
 from pipeline.run.records import MANIFEST_SCHEMA

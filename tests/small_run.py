@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
+from pipeline.bundles import load_bundle
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
 from pipeline.labelling.options import LabelOptions
-from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.run.identity import Run, open_run
 from pipeline.run.vocabulary import Vocabulary

@@ -25,6 +25,11 @@ class ShardWork:
     """Places of the samples to label, by chunk; None: all."""
 
     @property
+    def end_offsets(self) -> dict[int, int]:
+        """Where each committed chunk ends, by its number."""
+        return {part.chunk_index: part.end_offset for part in self.committed}
+
+    @property
     def num_bytes_done(self) -> int:
         """Bytes of the archive up to the first chunk that is missing; 0 for Parquet, whose offsets are rows."""
         if self.shard.is_parquet:

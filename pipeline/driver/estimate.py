@@ -8,8 +8,8 @@ from pipeline.commit.manifests import stream_manifest
 from pipeline.commit.names import locate_manifest
 from pipeline.commit.plan import Plan
 from pipeline.errors import ShardError
+from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.parquet_reader import count_parquet_rows
-from pipeline.inputs.shards import read_chunks
 from pipeline.run.config import InputConfig
 from pipeline.run.identity import Run
 from pipeline.run.records import Chunk, InputShard

@@ -5,7 +5,7 @@ Neither this module nor the driver contains what is computed. `pipeline/label.py
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,12 +16,8 @@ from pipeline.workers.attempts import Attempts
 from pipeline.workers.planned_source import ReadPart
 from pipeline.workers.pulse import Reporting
 
-
-class PlanRead(Protocol):
-    """Plans one read task."""
-
-    def __call__(self, work: Sequence[ShardWork], reporting: Reporting, attempts: Attempts) -> ReadPart:
-        """A read of the missing chunks of some shards: one row a chunk, then one row for the end of each shard."""
+PlanRead = Callable[[Sequence[ShardWork], Reporting, Attempts], ReadPart]
+"""Plans the read of the missing chunks of some shards: one row a chunk, then one row for the end of each shard."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.commit.manifests import Manifest
-from pipeline.commit.names import PartName
-from pipeline.commit.plan import ShardWork
 from pipeline.errors import ShardError
-from pipeline.inputs.shards import require_unchanged
-from pipeline.labelling.chunk_source import read_missing_chunks
+from pipeline.inputs.chunks import read_missing_chunks, require_unchanged
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, Sample, Status
 
@@ -49,13 +46,11 @@ def read_images(
     try:
         require_unchanged(shard)
         chunks = manifest.footer["chunks"]
-        passed = [
-            PartName(chunk_index=index, end_offset=end) for index, (_, end) in enumerate(chunks) if index not in wanted
-        ]
+        passed = {index: end for index, (_, end) in enumerate(chunks) if index not in wanted}
         num_left = len(wanted)
         # What was labelled was not too large, whatever limit it was labelled under.
         config = replace(config, max_image_bytes=sys.maxsize)
-        for piece in read_missing_chunks(ShardWork(shard=shard, committed=tuple(passed)), config):
+        for piece in read_missing_chunks(shard, config, passed):
             if not isinstance(piece, Chunk) or piece.index not in wanted:
                 break
             rows = manifest.file.read_row_group(piece.index, columns=list(COLUMNS)).to_pylist()

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from pipeline.bundles import load_bundle
 from pipeline.errors import BundleError
 from pipeline.kept_maps.run import KeptRun
-from pipeline.run.bundles import load_bundle
 from pipeline.run.config import LabelConfig, MapConfig, PixelRefinement
 from pipeline.run.identity import Run, open_run
 

@@ -16,7 +16,7 @@ from pipeline.commit.names import PartName
 from pipeline.commit.plan import ShardWork
 from pipeline.commit.worker_reports import HEAD, ChunkId, ShardEndReport, ShardFailure, make_row
 from pipeline.errors import LabellingError, ManifestError, describe_exception, is_store_failure
-from pipeline.inputs.shards import require_unchanged
+from pipeline.inputs.chunks import require_unchanged
 from pipeline.kept_maps.images import read_images
 from pipeline.kept_maps.run import choose_inputs, pair_with_manifests, require_source
 from pipeline.run.config import InputConfig

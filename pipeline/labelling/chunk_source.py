@@ -16,7 +16,7 @@ from pipeline.commit.names import PartName
 from pipeline.commit.plan import ShardWork
 from pipeline.commit.worker_reports import HEAD, ChunkId, ShardEndReport, ShardFailure, make_row, read_head
 from pipeline.errors import LabellingError, describe_exception, is_store_failure
-from pipeline.inputs.shards import read_chunks, require_unchanged
+from pipeline.inputs.chunks import read_missing_chunks, require_unchanged
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, Sample, ShardEnd
 from pipeline.workers.attempts import AttemptCounter, Attempts
@@ -72,7 +72,8 @@ def _read_shard(work: ShardWork, config: InputConfig, attempts: Attempts, pulse:
 
 def _read_pieces(work: ShardWork, config: InputConfig, after: PartName | None) -> Iterator[pa.Table]:
     require_unchanged(work.shard)
-    for piece in read_missing_chunks(work, config, after):
+    first, start = (0, 0) if after is None else (after.chunk_index + 1, after.end_offset)
+    for piece in read_missing_chunks(work.shard, config, work.end_offsets, first_chunk=first, start_offset=start):
         if isinstance(piece, Chunk) and work.wanted is not None:
             piece = replace(piece, samples=tuple(piece.samples[n] for n in work.wanted[piece.index]))
         yield to_row(work.shard.name, piece)
@@ -89,31 +90,6 @@ def describe_failure(shard: InputShard, error: Exception) -> ShardFailure:
         said = str(error) if isinstance(error, OSError) else describe_exception(error)
         message = f"shard '{shard.uri}' cannot be read: {said}"
     return ShardFailure(shard_name=shard.name, error=message, is_store_error=is_store_failure(error))
-
-
-def read_missing_chunks(
-    work: ShardWork, config: InputConfig, after: PartName | None = None
-) -> Iterator[Chunk | ShardEnd]:
-    """Read the chunks of a shard that are not committed, then its end. What is committed is not read.
-
-    Args:
-        work: What remains of the shard.
-        config: How it is read.
-        after: Go on behind this chunk; None: from the first that is missing.
-    """
-    end_offsets = {part.chunk_index: part.end_offset for part in work.committed}
-    index, offset = (0, 0) if after is None else (after.chunk_index + 1, after.end_offset)
-    while True:
-        while index in end_offsets:
-            offset = end_offsets[index]
-            index += 1
-        for piece in read_chunks(work.shard, config, start_offset=offset, first_chunk=index):
-            yield piece
-            if isinstance(piece, ShardEnd):
-                return
-            index, offset = piece.index + 1, piece.end_offset
-            if index in end_offsets:
-                break
 
 
 def to_row(shard_name: str, piece: Chunk | ShardEnd) -> pa.Table:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import ray
 import torch
 
+from pipeline.bundles import load_bundle
 from pipeline.commit.parts import commit_chunk
 from pipeline.commit.worker_reports import REPORT_SCHEMA, ChunkId, ShardFailure, make_row, read_head
 from pipeline.errors import ChunkError, LabellingError, describe_exception, is_store_failure
@@ -18,7 +19,6 @@ from pipeline.labelling.isolation import label_isolated
 from pipeline.labelling.labeler import ChunkLabeler
 from pipeline.labelling.options import LabelOptions
 from pipeline.printable import EscapingFormatter
-from pipeline.run.bundles import load_bundle
 from pipeline.run.identity import Run
 from pipeline.run.records import Reason, Sample
 from pipeline.workers.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, Attempts

@@ -25,7 +25,7 @@ from pipeline.errors import ShardError
 from pipeline.evaluation.evaluate import FindTruth, decode_truth
 from pipeline.images.decode import DecodedImage, decode_image, turn_upright
 from pipeline.images.masks import build_palette, decode_class_maps, decode_mask
-from pipeline.inputs.shards import read_chunks
+from pipeline.inputs.chunks import read_chunks
 from pipeline.printable import show_in_page
 from pipeline.run.config import InputConfig
 from pipeline.run.counts import LabelCounts

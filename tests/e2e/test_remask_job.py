@@ -5,6 +5,7 @@ import pytest
 
 from jobs.remask import main
 from jobs.verify import main as verify
+from pipeline.bundles import load_bundle
 from pipeline.commit.manifests import open_manifest
 from pipeline.inputs.shards import list_shards
 from pipeline.kept_maps.new_run import open_remask
@@ -12,7 +13,6 @@ from pipeline.kept_maps.run import open_kept_run
 from pipeline.label import label_run
 from pipeline.labelling.options import LabelOptions
 from pipeline.remask import remask_run
-from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, PixelRefinement, ViewConfig
 from pipeline.run.identity import open_run
 from pipeline.run.vocabulary import Vocabulary

@@ -9,7 +9,8 @@ import pytest
 from pipeline.commit.plan import ShardWork
 from pipeline.commit.seal import CompleteShard, seal_shard
 from pipeline.errors import ShardError
-from pipeline.inputs.shards import describe_change, list_shards, read_chunks, require_unchanged
+from pipeline.inputs.chunks import describe_change, read_chunks, require_unchanged
+from pipeline.inputs.shards import list_shards
 from pipeline.labelling.chunk_source import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, ShardEnd

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import ShardError
 from pipeline.inputs import parquet_pages
+from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.parquet_pages import parse_page_header
 from pipeline.inputs.parquet_reader import MAX_KEY_LETTERS
 from pipeline.inputs.sample_tags import MAX_TAGS, MAX_TAGS_BYTES
-from pipeline.inputs.shards import list_shards, read_chunks
+from pipeline.inputs.shards import list_shards
 from pipeline.labelling.chunk_source import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk

@@ -9,8 +9,9 @@ import pytest
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import ShardError
 from pipeline.inputs import tar_reader
+from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.sample_tags import MAX_TAG_LETTERS, MAX_TAGS, MAX_TAGS_BYTES
-from pipeline.inputs.shards import list_shards, read_chunks
+from pipeline.inputs.shards import list_shards
 from pipeline.labelling.chunk_source import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, Reason

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import pipeline.inputs.parquet_reader
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import ShardError
-from pipeline.inputs.shards import list_shards, read_chunks
+from pipeline.inputs.chunks import read_chunks
+from pipeline.inputs.shards import list_shards
 from pipeline.labelling.chunk_source import read_rows, to_row, to_samples
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, ShardEnd

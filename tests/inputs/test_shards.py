@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ShardError
-from pipeline.inputs.shards import list_shards, read_chunks
+from pipeline.inputs.chunks import read_chunks
+from pipeline.inputs.shards import list_shards
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, ShardEnd
 from pipeline.storage.storage import join_uri, put_atomic

@@ -11,6 +11,7 @@ from PIL import Image
 
 from jobs import evaluate, report, verify
 from jobs.remask import main
+from pipeline.bundles import load_bundle
 from pipeline.commit.manifests import list_manifests, open_manifest
 from pipeline.errors import ManifestError, RunConflictError
 from pipeline.images import pixel_maps
@@ -21,7 +22,6 @@ from pipeline.kept_maps.run import open_kept_run
 from pipeline.label import label_run
 from pipeline.labelling.options import LabelOptions
 from pipeline.remask import remask_run
-from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.run.identity import open_run
 from pipeline.run.records import InputShard, Reason

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jobs import calibrate, remask, verify
+from pipeline.bundles import load_bundle
 from pipeline.commit.manifests import open_manifest
 from pipeline.driver.stop import Stop
 from pipeline.driver.waves import Hooks
@@ -20,7 +21,6 @@ from pipeline.kept_maps.new_run import open_remask
 from pipeline.kept_maps.run import open_kept_run
 from pipeline.label import label_run
 from pipeline.remask import remask_run
-from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, PixelRefinement, Resolution, ViewConfig
 from pipeline.run.identity import open_run
 from pipeline.run.vocabulary import Vocabulary

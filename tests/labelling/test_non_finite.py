@@ -21,6 +21,7 @@ from models.bundle import (
     load_backbone_weights,
 )
 from models.mctformer import Variant
+from pipeline.bundles import load_bundle, save_bundle
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import BundleError, CalibrationError
 from pipeline.images.class_mapper import ClassMapper
@@ -30,7 +31,6 @@ from pipeline.labelling.chunk_source import read_rows
 from pipeline.labelling.label_actor import LabelChunks
 from pipeline.labelling.labeler import ChunkLabeler
 from pipeline.labelling.options import LabelOptions
-from pipeline.run.bundles import load_bundle, save_bundle
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.run.identity import open_run
 from pipeline.run.records import Sample

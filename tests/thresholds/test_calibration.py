@@ -12,6 +12,7 @@ from sklearn.metrics import jaccard_score
 from jobs import evaluate, label, remask
 from jobs.calibrate import main
 from jobs.qualities import balanced
+from pipeline.bundles import load_bundle
 from pipeline.commit.manifests import open_manifest
 from pipeline.errors import CalibrationError
 from pipeline.evaluation.evaluate import open_truth
@@ -19,7 +20,6 @@ from pipeline.images.masks import decode_mask
 from pipeline.kept_maps.new_run import open_remask
 from pipeline.kept_maps.run import open_kept_run
 from pipeline.remask import remask_run
-from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, MapKind, ViewConfig, settle_config
 from pipeline.run.records import IGNORE_LABEL, InputShard
 from pipeline.storage.storage import put_atomic

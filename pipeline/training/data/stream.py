@@ -21,7 +21,7 @@ from ray.data import DataContext, DataIterator
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from pipeline.inputs.shards import read_chunks, require_unchanged
+from pipeline.inputs.chunks import read_chunks, require_unchanged
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard
 from pipeline.run.vocabulary import Vocabulary
