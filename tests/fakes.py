@@ -1,6 +1,7 @@
 """Fakes at the edges: storage that fails on command, and an engine without a cluster."""
 
 import http.client
+import io
 import ssl
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -196,13 +197,20 @@ class CrashError(BaseException):
 
 
 class FaultyStore(MemoryFileSystem):
-    """A memory store (`faulty://`) that calls `before_write` and `after_write` around every write, numbered from 0."""
+    """A memory store (`faulty://`) that fails on command.
+
+    It calls `before_write` and `after_write` around every write, numbered from 0, and `before_read` before it looks
+    anything up, lists a folder, opens a file or reads from one.
+    """
 
     protocol = "faulty"
     # Apart from `memory://`, which other tests use at the same time.
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
     writes: ClassVar[list[str]] = []
+    reads: ClassVar[list[tuple[int, int]]] = []
+    """Place and size of each read of an open file."""
+    before_read: ClassVar[Callable[[str], None]] = staticmethod(lambda name: None)
     before_write: ClassVar[Callable[[int, str], None]] = staticmethod(lambda number, name: None)
     after_write: ClassVar[Callable[[int, str], None]] = staticmethod(lambda number, name: None)
 
@@ -219,10 +227,36 @@ class FaultyStore(MemoryFileSystem):
 
     @classmethod
     def heal(cls) -> None:
-        """Let all writes pass from now on, numbered from 0 again."""
+        """Let everything pass from now on; number the writes from 0 again."""
         cls.writes = []
+        cls.reads = []
+        cls.before_read = staticmethod(lambda name: None)
         cls.before_write = staticmethod(lambda number, name: None)
         cls.after_write = staticmethod(lambda number, name: None)
+
+    def info(self, path: str, **arguments: Any) -> dict[str, Any]:
+        """Look a file or folder up."""
+        self.before_read(path)
+        return super().info(path, **arguments)
+
+    def find(self, path: str, *positional: Any, **arguments: Any) -> Any:
+        """List all files below a folder."""
+        self.before_read(path)
+        return super().find(path, *positional, **arguments)
+
+    def ls(self, path: str, *positional: Any, **arguments: Any) -> Any:
+        """List a folder."""
+        self.before_read(path)
+        return super().ls(path, *positional, **arguments)
+
+    def cat_file(self, path: str, *positional: Any, **arguments: Any) -> bytes:
+        """Read a file whole."""
+        self.before_read(path)
+        return super().cat_file(path, *positional, **arguments)
+
+    def _open(self, path: str, mode: str = "rb", **arguments: Any) -> Any:
+        opened = super()._open(path, mode, **arguments)
+        return FaultyFile(opened, path) if mode == "rb" else opened
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **arguments: Any) -> None:
         """Write a file whole."""
@@ -241,7 +275,53 @@ class FaultyStore(MemoryFileSystem):
         cls.after_write(number, path)
 
 
+class FaultyFile(io.RawIOBase):
+    """An open file of the store that fails on command; its reads are noted."""
+
+    def __init__(self, file: Any, path: str) -> None:
+        """Read from a file of the memory store."""
+        self.file, self.path = file, path
+        FaultyStore.before_read(path)
+
+    def readable(self) -> bool:
+        """Answer that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Answer that it can be read here and there."""
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read up to `size` bytes."""
+        FaultyStore.before_read(self.path)
+        start = self.file.tell()
+        payload: bytes = self.file.read(size)
+        FaultyStore.reads.append((start, len(payload)))
+        return payload
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to a position."""
+        return int(self.file.seek(offset, whence))
+
+    def tell(self) -> int:
+        """Return the position."""
+        return int(self.file.tell())
+
+
 fsspec.register_implementation("faulty", FaultyStore, clobber=True)
+
+
+def fail_reads(part_of_name: str, error: BaseException, num_times: int) -> list[str]:
+    """Let the store fail so many times before it reads what has a name; return the list of the failures."""
+    failed: list[str] = []
+
+    def fail(name: str) -> None:
+        if part_of_name in name and len(failed) < num_times:
+            failed.append(name)
+            raise error
+
+    FaultyStore.before_read = staticmethod(fail)
+    return failed
 
 
 def remask(run: Run, work: Sequence[ShardWork]) -> Iterator[pa.Table]:

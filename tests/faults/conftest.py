@@ -11,7 +11,7 @@ from pipeline.label import LabelSummary, label_run
 from pipeline.label_actor import LabelOptions
 from pipeline.run import Run, open_run
 from pipeline.shards import list_shards
-from pipeline.storage import list_objects, read_bytes
+from pipeline.storage import list_objects, put_atomic, read_bytes
 from pipeline.vocabulary import Vocabulary
 from tests.factories import make_photo, make_tar, save_small_model
 from tests.fakes import FaultyStore, SerialEngine
@@ -44,8 +44,10 @@ def small_inputs(tmp_path_factory):
 def open_small_run(small_inputs) -> Callable[..., Run]:
     """Open the run under an output folder, as the job does."""
 
-    def open_it(out_uri: str, check: bool = True, keep_maps: bool = False, **inputs) -> Run:
-        """With `check=False` it is not compared with the run that the folder holds."""
+    def open_it(
+        out_uri: str, check: bool = True, keep_maps: bool = False, inputs_uri: str | None = None, **inputs
+    ) -> Run:
+        """Open the run; with `check=False` it is not compared with the run that the folder holds."""
         _, _, digest = load_bundle(str(small_inputs / "model"))
         arguments = {
             "out_uri": out_uri,
@@ -57,7 +59,7 @@ def open_small_run(small_inputs) -> Callable[..., Run]:
                 views=ViewConfig(num_patches=16),
                 maps=MapConfig(keep_maps=keep_maps),
             ),
-            "shards": list_shards([str(small_inputs / "photos-*.tar")]),
+            "shards": list_shards([f"{inputs_uri or small_inputs}/photos-*.tar"]),
         }
         return open_run(**arguments) if check else Run(**arguments, fingerprint="")
 
@@ -80,6 +82,15 @@ def faulty_uri():
     FaultyStore.reset()
     yield "faulty://out"
     FaultyStore.reset()
+
+
+@pytest.fixture
+def faulty_inputs(small_inputs, faulty_uri):
+    """URI of a copy of the two shards in the store that fails on command."""
+    for path in small_inputs.glob("*.tar"):
+        put_atomic(f"faulty://in/{path.name}", path.read_bytes())
+    FaultyStore.heal()
+    return "faulty://in"
 
 
 def read_all(folder_uri: str) -> dict[str, bytes]:
