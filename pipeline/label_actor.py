@@ -18,7 +18,7 @@ from pipeline.chunk_source import to_samples
 from pipeline.commit import commit_chunk, describe_row
 from pipeline.errors import ChunkError, LabellingError, describe_exception, is_store_failure
 from pipeline.isolation import Labeler, label_isolated
-from pipeline.labeler import ChunkLabeler
+from pipeline.labeler import ChunkLabeler, limit_batch_size
 from pipeline.outage import DEFAULT_OUTAGE_S
 from pipeline.printable import EscapingFormatter
 from pipeline.pulse import Reporting
@@ -105,7 +105,7 @@ class WatchedLabeler:
             vocabulary=run.vocabulary,
             config=run.config,
             device=device,
-            batch_size=options.batch_size,
+            batch_size=limit_batch_size(options.batch_size, device),
             num_threads=num_cpus + 1,
             use_bf16=device.type == "cuda",
         )

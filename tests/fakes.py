@@ -6,6 +6,7 @@ import ssl
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import fsspec
 import pyarrow as pa
+import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.attempts import AttemptCounter
@@ -190,6 +192,35 @@ class _ProxyHandler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
+
+
+class HastyS3(s3fs.S3FileSystem):
+    """The client of S3, which waits a few seconds for an answer where the real one waits a minute."""
+
+    settings: ClassVar[dict[str, Any]] = {"read_timeout": 5}
+
+    def __init__(self, *positional: Any, config_kwargs: dict[str, Any], **arguments: Any) -> None:
+        """Override some of the settings."""
+        super().__init__(*positional, config_kwargs=config_kwargs | self.settings, **arguments)
+
+
+class OneTryS3(HastyS3):
+    """The client of S3, which tries each call once."""
+
+    retries = 1
+    settings: ClassVar[dict[str, Any]] = {"read_timeout": 5, "retries": {"mode": "standard", "max_attempts": 1}}
+
+
+@contextmanager
+def use_s3_client(client: type[s3fs.S3FileSystem]) -> Iterator[None]:
+    """Open `s3://` by another client for as long as the context lasts."""
+    usual = fsspec.get_filesystem_class("s3")
+    fsspec.register_implementation("s3", client, clobber=True)
+    client.clear_instance_cache()
+    try:
+        yield
+    finally:
+        fsspec.register_implementation("s3", usual, clobber=True)
 
 
 class CrashError(BaseException):

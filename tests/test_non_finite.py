@@ -147,7 +147,7 @@ def test_flag_costs_no_wait_for_the_device(num_images):
 
 
 def make_labeler(model, bundle, **arguments):
-    arguments = {"device": torch.device("cpu"), "batch_size": 4, "num_threads": 2, "use_bf16": False} | arguments
+    arguments = {"device": torch.device("cpu"), "batch_size": 1, "num_threads": 2, "use_bf16": False} | arguments
     return ChunkLabeler(model=model, bundle=bundle, vocabulary=VOCABULARY, config=CONFIG, **arguments)
 
 
