@@ -26,7 +26,7 @@ from pipeline.commit import PartName, commit_part, encode_part
 from pipeline.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.label import label_run
 from pipeline.label_actor import LabelOptions
-from pipeline.labeler import ChunkLabeler
+from pipeline.labeler import ChunkLabeler, limit_batch_size
 from pipeline.ledger import Progress
 from pipeline.records import Chunk
 from pipeline.run import Run, open_run
@@ -75,7 +75,7 @@ def run_loop(job: Benchmark, run: Run) -> tuple[int, float]:
         vocabulary=run.vocabulary,
         config=run.config,
         device=torch.device("cpu"),
-        batch_size=job.batch_size,
+        batch_size=limit_batch_size(job.batch_size, torch.device("cpu")),
         num_threads=job.num_cpus + 1,
         use_bf16=False,
     )

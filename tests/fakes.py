@@ -267,22 +267,22 @@ class FaultyStore(MemoryFileSystem):
 
     def info(self, path: str, **arguments: Any) -> dict[str, Any]:
         """Look a file or folder up."""
-        self.before_read(path)
+        type(self).before_read(path)
         return super().info(path, **arguments)
 
     def find(self, path: str, *positional: Any, **arguments: Any) -> Any:
         """List all files below a folder."""
-        self.before_read(path)
+        type(self).before_read(path)
         return super().find(path, *positional, **arguments)
 
     def ls(self, path: str, *positional: Any, **arguments: Any) -> Any:
         """List a folder."""
-        self.before_read(path)
+        type(self).before_read(path)
         return super().ls(path, *positional, **arguments)
 
     def cat_file(self, path: str, *positional: Any, **arguments: Any) -> bytes:
         """Read a file whole."""
-        self.before_read(path)
+        type(self).before_read(path)
         return super().cat_file(path, *positional, **arguments)
 
     def _open(self, path: str, mode: str = "rb", **arguments: Any) -> Any:
