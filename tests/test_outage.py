@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.errors import BucketError, BundleError, ShardError, StorageError
 from pipeline.outage import Patience, Resumed, is_outage
 from pipeline.storage import list_objects, put_atomic
-from tests.fakes import Fault, FaultyNetwork
+from tests.faulty_network import Fault, FaultyNetwork
 
 
 def make_answer(status):

@@ -24,7 +24,7 @@ from pipeline.storage import (
 )
 from pipeline.store_errors import describe_failure
 from tests.factories import make_certificate
-from tests.fakes import Fault, FaultyNetwork, HastyS3, OneTryS3, Refusal, use_s3_client
+from tests.faulty_network import Fault, FaultyNetwork, HastyS3, OneTryS3, Refusal, use_s3_client
 
 
 def test_unfinished_files_are_never_listed(tmp_path):
