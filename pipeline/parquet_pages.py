@@ -33,7 +33,9 @@ class PageLimits:
     """How large pages and lists may be."""
 
     max_page_bytes: int = MAX_PAGE_BYTES
+    """Of a page when it is unpacked, unless it takes an eighth of that in the file."""
     max_list_values: int = MAX_LIST_VALUES
+    """Of a column of lists in a row group."""
 
 
 class HostilePageError(Exception):
