@@ -182,9 +182,9 @@ class HastyS3(s3fs.S3FileSystem):
 
     settings: ClassVar[dict[str, Any]] = {"read_timeout": 5}
 
-    def __init__(self, *positional: Any, config_kwargs: dict[str, Any], **arguments: Any) -> None:
+    def __init__(self, *positional: Any, config_kwargs: dict[str, Any] | None = None, **arguments: Any) -> None:
         """Override some of the settings."""
-        super().__init__(*positional, config_kwargs=config_kwargs | self.settings, **arguments)
+        super().__init__(*positional, config_kwargs=(config_kwargs or {}) | self.settings, **arguments)
 
 
 class OneTryS3(HastyS3):
