@@ -47,7 +47,7 @@ from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.audit.verify import FULL, list_run, verify_run
 from pipeline.bundles import save_bundle
-from pipeline.driver.cluster import CALLS_PER_ACTOR
+from pipeline.label import CALLS_PER_ACTOR
 
 ROOT = Path(__file__).parents[1]
 MARK = "TAGMASK_CHAOS"

@@ -36,8 +36,9 @@ from pipeline.evaluation.evaluate import (
 from pipeline.images.decode import DecodedImage, decode_image
 from pipeline.images.views import choose_grid, resize_rgb
 from pipeline.inputs.chunks import read_chunks
-from pipeline.inputs.shards import Chunk, list_shards
+from pipeline.inputs.shards import list_shards
 from pipeline.run.config import InputConfig
+from pipeline.run.records import Chunk
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary
 from pipeline.training.worker.step import normalise
 

@@ -136,10 +136,14 @@ class RayCluster:
         finally:
             is_wanted.clear()
 
-    def _start_wave(self, steps: Steps, work: Sequence[ShardWork], store_outage_s: float) -> Dataset:
-        # The helpers of the wave before: its seals may have needed them until now.
+    def begin_wave(self) -> None:
+        """Note which actors are not of the wave that begins; end the helpers of the wave before."""
+        # Its seals may have needed them until now.
         end_actors(lambda: self._helpers & list_actors(), END_TIMEOUT_S)
         self._actors_before = list_actors()
+
+    def _start_wave(self, steps: Steps, work: Sequence[ShardWork], store_outage_s: float) -> Dataset:
+        self.begin_wave()
         board, attempts = SharedBoard(), SharedAttempts()
         # By their handles: Ray's table may not have them yet.
         self._helpers = {board.actor_id, attempts.actor_id}

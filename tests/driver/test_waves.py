@@ -63,7 +63,7 @@ def test_wave_that_nothing_is_heard_of_ends_with_what_was_seen(watch, clock):
     pass_time(watch, clock, LIMIT_S - LOOK_PERIOD_S)
     with pytest.raises(SilenceError) as raised:
         pass_time(watch, clock, LOOK_PERIOD_S)
-    assert "for 300 s: 3 of 4 labelling actors alive; no sign of any worker" in str(raised.value)
+    assert "for 300 s: 3 of 4 labelling actors alive; no report of any worker" in str(raised.value)
     assert "GPU: 1 asked for one worker, 2 free" in str(raised.value)
     assert not raised.value.may_be_others
 
@@ -85,7 +85,7 @@ def test_worker_that_is_busy_keeps_a_wave_alive_and_one_that_was_does_not(watch,
     watch.cluster.signs = WaveSigns(beats={"a:1": Beat(2.0, "reading 'a.tar'", None)}, num_alive=1, resources=FREE)
     pass_time(watch, clock, 10 * LIMIT_S)
     watch.cluster.signs = WaveSigns(beats={"a:1": Beat(900.0, "reading 'a.tar'", None)}, num_alive=1, resources=FREE)
-    with pytest.raises(SilenceError, match=r"the last sign 900 s ago \(reading 'a.tar'\)"):
+    with pytest.raises(SilenceError, match=r"the last report 900 s ago \(reading 'a.tar'\)"):
         pass_time(watch, clock, LIMIT_S + LOOK_PERIOD_S)
 
 
@@ -139,4 +139,4 @@ def test_wait_for_a_store_is_told_at_once_every_minute_and_when_it_is_over(watch
     watch.cluster.signs = WaveSigns(beats={"a:1": beat._replace(waiting_for=None)}, num_alive=2, resources=FREE)
     watch.hear()
     pass_time(watch, clock, 2 * LOOK_PERIOD_S)
-    assert warnings[3:] == ["goes on after a wait of 125 s"]
+    assert warnings[3:] == ["resumed after a wait of 125 s"]

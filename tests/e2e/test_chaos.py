@@ -13,9 +13,8 @@ from benchmarks.chaos import Benchmark, Playground, judge, make_inputs, read_man
 from jobs.qualities import balanced
 from pipeline.audit.verify import FULL, list_run, verify_run
 from pipeline.bundles import load_bundle
-from pipeline.driver.cluster import CALLS_PER_ACTOR
 from pipeline.inputs.shards import list_shards
-from pipeline.label import label_run
+from pipeline.label import CALLS_PER_ACTOR, label_run
 from pipeline.labelling.options import LabelOptions
 from pipeline.run.config import InputConfig, ViewConfig
 from pipeline.run.identity import open_run

@@ -184,7 +184,9 @@ def test_broken_shards_give_all_that_is_whole_and_the_rest_is_named(run_label, b
         assert re.search(f"error: shard '.*/{name}' .*{why}", printed)
     for name in ("cut.tar", "garbage.tar"):
         size = (broken_shards / name).stat().st_size
-        told = re.search(f"warning: .*{name}' breaks off at byte (\\d+) of {size}: .* the (\\d+) bytes behind", printed)
+        told = re.search(
+            f"warning: .*{name}' is truncated at byte (\\d+) of {size}: .* the (\\d+) bytes behind", printed
+        )
         assert 0 < int(told[2]) < size
     assert "4 shards are not published" in printed
 

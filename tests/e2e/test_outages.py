@@ -169,7 +169,7 @@ def test_store_that_is_away_for_a_while_is_waited_for(inputs, expected, s3_serve
     running.wait_for(r"waiting: \d workers wait for a store: 's3://photos/.* cannot be reached")
     start_server()
     assert running.finish() == 0, running.printed
-    assert "goes on after a wait of" in running.printed
+    assert "resumed after a wait of" in running.printed
     assert "ended early" not in running.printed
     found = {
         name.rpartition("/")[2]: pq.read_table(io.BytesIO(store.cat_file(name)))
@@ -209,7 +209,7 @@ def test_wave_whose_workers_are_frozen_is_ended_by_force_and_taken_up_again(inpu
     for process in frozen:
         os.kill(process, signal.SIGSTOP)
     running.wait_for(
-        r"this wave ended early.*no chunk and no sign of a worker for \d+ s: \d of 2 labelling actors alive"
+        r"this wave ended early.*no chunk and no report of a worker for \d+ s: \d of 2 labelling actors alive"
     )
     assert running.finish() == 0, running.printed
     assert not set(frozen) & set(list_workers(mark.encode()))

@@ -13,18 +13,16 @@ import timm
 import torch
 
 from models.bundle import (
-    CheckpointError,
     ModelBundle,
     compute_digest,
     decode_bundle,
     encode_bundle,
     import_authors_checkpoint,
     load_backbone_weights,
-    load_state_dict_file,
     load_timm_backbone,
 )
 from models.mctformer import MCTformer, MCTformerConfig, Variant
-from models.weights import MAX_HEADER_BYTES
+from models.weights import MAX_HEADER_BYTES, CheckpointError, load_state_dict_file
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("cat", "dog", "cow")
