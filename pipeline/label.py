@@ -55,7 +55,7 @@ def label_run(
         cluster: Where the steps run; None: the Ray cluster that this process is connected to.
 
     Raises:
-        WaveError: There is no progress any more; what is committed stays.
+        WaveError: Several waves made no progress; what is committed stays.
         StorageError: The output cannot be listed.
     """
     steps = Steps(

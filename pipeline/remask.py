@@ -47,7 +47,7 @@ def remask_run(
 
     Raises:
         ValueError: The run makes its masks from images.
-        WaveError: There is no progress any more; what is committed stays.
+        WaveError: Several waves made no progress; what is committed stays.
         StorageError: The output cannot be listed.
     """
     steps = Steps(

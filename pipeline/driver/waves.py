@@ -166,7 +166,7 @@ class Wave:
         return None
 
     def _finish_seals(self, watch: SilenceWatch, pause: Callable[[], None]) -> WaveEnd | None:
-        """Wait for the seals. One that is given up is no loss: the parts stay, and the next driver seals the shard."""
+        """Wait for the seals. An abandoned seal is no loss: the parts stay, and the next driver seals the shard."""
         try:
             while self.ledger.has_seals and not self._is_over:
                 if self.ledger.collect_seals(timeout_s=POLL_PERIOD_S):

@@ -1,4 +1,4 @@
-"""The labelling actor: a row with a chunk in; its part is committed; a row with its counts out."""
+"""The labelling actor: a chunk in, a committed part, the report of it out."""
 
 import logging
 import os
@@ -140,7 +140,7 @@ class LabelChunks:
         return make_row(report)
 
     def _load(self) -> None:
-        """Load the model; an actor whose processes die with that is given up, as Ray would start it again for ever."""
+        """Load the model. Give up an actor whose processes die while they load it: Ray would restart it without end."""
         name = f"load {_name_actor()}"
         num_deaths = self._attempts.begin(name)
         if num_deaths >= MAX_DEATHS:
