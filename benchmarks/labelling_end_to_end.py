@@ -20,12 +20,12 @@ import ray
 import torch
 import tyro
 
-from jobs.cluster import connect
+from jobs.cluster.connection import connect
 from pipeline.bundles import load_bundle
 from pipeline.commit import PartName, commit_part, encode_part
 from pipeline.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.label import label_run
-from pipeline.label_actor import LabelOptions
+from pipeline.label_options import LabelOptions
 from pipeline.labeler import ChunkLabeler
 from pipeline.ledger import Progress
 from pipeline.records import Chunk

@@ -18,11 +18,11 @@ from pathlib import Path
 import ray
 import tyro
 
-from jobs.cluster import connect
+from jobs.cluster.connection import connect
 from pipeline.commit import PartName, commit_part, encode_part
 from pipeline.kept_maps import KeptRun, open_kept_run
 from pipeline.label import label_run
-from pipeline.label_actor import LabelOptions
+from pipeline.label_options import LabelOptions
 from pipeline.ledger import Progress
 from pipeline.manifests import stream_manifest
 from pipeline.records import PART_SCHEMA

@@ -24,7 +24,7 @@ from benchmarks.chaos import make_inputs
 from pipeline.bundles import load_bundle
 from pipeline.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.label import label_run
-from pipeline.label_actor import LabelOptions
+from pipeline.label_options import LabelOptions
 from pipeline.ledger import Progress
 from pipeline.run import Run, open_run
 from pipeline.shards import list_shards

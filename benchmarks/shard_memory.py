@@ -27,7 +27,8 @@ from pipeline.attempts import AttemptCounter
 from pipeline.bundles import load_bundle
 from pipeline.chunk_source import read_rows
 from pipeline.config import LabelConfig, ViewConfig
-from pipeline.label_actor import LabelChunks, LabelOptions
+from pipeline.label_actor import LabelChunks
+from pipeline.label_options import LabelOptions
 from pipeline.pulse import MemoryBoard, Reporting
 from pipeline.resume import ShardWork
 from pipeline.run import open_run

@@ -21,7 +21,8 @@ from pipeline.chunk_source import ChunkSource
 from pipeline.cluster_state import Resources, count_alive, end_actors, list_actors, look_at_resources
 from pipeline.errors import WaveError
 from pipeline.kept_maps import KeptMapSource, require_source
-from pipeline.label_actor import LabelChunks, LabelOptions
+from pipeline.label_actor import LabelChunks
+from pipeline.label_options import LabelOptions
 from pipeline.pulse import Beat, Reporting, SharedBoard
 from pipeline.ray_failures import describe_failure
 from pipeline.remask import remask_row

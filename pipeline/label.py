@@ -16,7 +16,7 @@ from pipeline.counts import LabelCounts
 from pipeline.engine import MAX_READ_TASKS, MAX_SHARDS_PER_TASK, Engine, RayEngine
 from pipeline.errors import WaveError
 from pipeline.heartbeat import Driver, Heartbeat
-from pipeline.label_actor import LabelOptions
+from pipeline.label_options import LabelOptions
 from pipeline.ledger import Ledger, Progress
 from pipeline.outage import Patience
 from pipeline.resume import Plan, plan_run

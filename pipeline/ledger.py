@@ -12,7 +12,7 @@ import ray
 
 from pipeline.commit import PartName
 from pipeline.counts import LabelCounts
-from pipeline.label_actor import LabelOptions
+from pipeline.label_options import LabelOptions
 from pipeline.ray_failures import describe_failure
 from pipeline.records import InputShard
 from pipeline.resume import Plan, ShardWork

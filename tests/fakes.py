@@ -20,7 +20,8 @@ from pipeline.attempts import AttemptCounter
 from pipeline.chunk_source import read_rows
 from pipeline.engine import WaveSigns
 from pipeline.kept_maps import choose_inputs, pair_with_manifests, read_kept_rows, require_source
-from pipeline.label_actor import LabelChunks, LabelOptions
+from pipeline.label_actor import LabelChunks
+from pipeline.label_options import LabelOptions
 from pipeline.pulse import MemoryBoard, Reporting
 from pipeline.remask import remask_row
 from pipeline.resume import ShardWork

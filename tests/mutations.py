@@ -18,7 +18,7 @@ from pipeline.bundles import load_bundle
 from pipeline.commit import FOOTER_KEY
 from pipeline.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.label import label_run
-from pipeline.label_actor import LabelOptions
+from pipeline.label_options import LabelOptions
 from pipeline.masks import decode_mask
 from pipeline.records import MANIFEST_SCHEMA
 from pipeline.run import open_run

@@ -19,7 +19,7 @@ from pipeline.errors import CalibrationError
 from pipeline.evaluation import open_truth
 from pipeline.kept_maps import open_kept_run
 from pipeline.label import label_run
-from pipeline.label_actor import LabelOptions
+from pipeline.label_options import LabelOptions
 from pipeline.manifests import open_manifest
 from pipeline.map_samples import MapSample, read_samples
 from pipeline.masks import decode_mask

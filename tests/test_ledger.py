@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.counts import LabelCounts
-from pipeline.label_actor import LabelOptions
+from pipeline.label_options import LabelOptions
 from pipeline.ledger import Ledger
 from pipeline.records import InputShard
 from pipeline.resume import plan_run

@@ -29,7 +29,8 @@ from pipeline.chunk_source import read_rows
 from pipeline.class_mapper import ClassMapper
 from pipeline.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.errors import BundleError, CalibrationError
-from pipeline.label_actor import LabelChunks, LabelOptions
+from pipeline.label_actor import LabelChunks
+from pipeline.label_options import LabelOptions
 from pipeline.labeler import ChunkLabeler
 from pipeline.records import Sample
 from pipeline.resume import ShardWork

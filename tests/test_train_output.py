@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from jobs.train_output import EventPrinter, print_surveys
+from jobs.display.training import EventPrinter, print_surveys
 from pipeline.training_events import Resumed, compute_score
 from pipeline.training_survey import Survey
 from tests.test_training_log import make_epoch, make_step

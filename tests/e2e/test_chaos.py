@@ -15,7 +15,7 @@ from pipeline.bundles import load_bundle
 from pipeline.config import InputConfig, ViewConfig
 from pipeline.engine import CALLS_PER_ACTOR
 from pipeline.label import label_run
-from pipeline.label_actor import LabelOptions
+from pipeline.label_options import LabelOptions
 from pipeline.run import open_run
 from pipeline.shards import list_shards
 from pipeline.verify import FULL, list_run, verify_run

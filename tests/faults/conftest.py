@@ -8,7 +8,7 @@ import pytest
 from pipeline.bundles import load_bundle
 from pipeline.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.label import LabelSummary, label_run
-from pipeline.label_actor import LabelOptions
+from pipeline.label_options import LabelOptions
 from pipeline.run import Run, open_run
 from pipeline.shards import list_shards
 from pipeline.storage import list_objects, read_bytes
