@@ -20,13 +20,13 @@ import ray
 import torch
 import tyro
 
-from jobs.cluster import connect
+from jobs.cluster.connection import connect
 from pipeline.commit.parts import PartName, commit_part, encode_part
 from pipeline.driver.ledger import Progress
 from pipeline.inputs.shards import list_shards, read_chunks
 from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
 from pipeline.labelling.labeler import ChunkLabeler
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.run.identity import Run, open_run

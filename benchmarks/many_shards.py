@@ -26,7 +26,7 @@ from pipeline.audit.verify import FOOTERS, FULL, list_run, verify_run
 from pipeline.driver import cluster as engine
 from pipeline.driver.ledger import Progress
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import LabelConfig, ViewConfig
 from pipeline.run.identity import Run, open_run

@@ -18,14 +18,14 @@ from pathlib import Path
 import ray
 import tyro
 
-from jobs.cluster import connect
+from jobs.cluster.connection import connect
 from pipeline.commit.manifests import stream_manifest
 from pipeline.commit.parts import PartName, commit_part, encode_part
 from pipeline.commit.seal import seal_shard
 from pipeline.driver.ledger import Progress
 from pipeline.kept_maps.source import KeptRun, open_kept_run
 from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.labelling.options import LabelOptions
 from pipeline.remask import open_remask
 from pipeline.run.identity import open_run
 from pipeline.run.records import PART_SCHEMA

@@ -24,7 +24,7 @@ from benchmarks.chaos import make_inputs
 from pipeline.driver.ledger import Progress
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.run.identity import Run, open_run

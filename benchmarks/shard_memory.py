@@ -26,7 +26,8 @@ from benchmarks.chaos import make_inputs
 from pipeline.commit.plan import ShardWork
 from pipeline.inputs.shards import list_shards
 from pipeline.labelling.chunk_source import read_rows
-from pipeline.labelling.label_actor import LabelChunks, LabelOptions
+from pipeline.labelling.label_actor import LabelChunks
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import LabelConfig, ViewConfig
 from pipeline.run.identity import open_run

@@ -20,7 +20,7 @@ from pipeline.driver.ledger import Ledger, Progress
 from pipeline.driver.stop import Stop
 from pipeline.driver.waves import WaitNotices, run_wave
 from pipeline.errors import WaveError
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.counts import LabelCounts
 from pipeline.run.identity import Run
 from pipeline.storage.outage import Patience

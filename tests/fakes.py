@@ -20,7 +20,8 @@ from pipeline.commit.plan import ShardWork
 from pipeline.driver.cluster import WaveSigns
 from pipeline.kept_maps.source import choose_inputs, pair_with_manifests, read_kept_rows, require_source
 from pipeline.labelling.chunk_source import read_rows
-from pipeline.labelling.label_actor import LabelChunks, LabelOptions
+from pipeline.labelling.label_actor import LabelChunks
+from pipeline.labelling.options import LabelOptions
 from pipeline.remask import remask_row
 from pipeline.run.identity import Run
 from pipeline.workers.attempts import AttemptCounter

@@ -20,7 +20,7 @@ from pipeline.commit.parts import FOOTER_KEY
 from pipeline.images.masks import decode_mask
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.run.identity import open_run

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.inputs.shards import list_shards
 from pipeline.label import LabelSummary, label_run
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.run.identity import Run, open_run

@@ -22,7 +22,8 @@ from pipeline.driver.ray_failures import describe_failure
 from pipeline.errors import WaveError
 from pipeline.kept_maps.source import KeptMapSource, require_source
 from pipeline.labelling.chunk_source import ChunkSource
-from pipeline.labelling.label_actor import LabelChunks, LabelOptions
+from pipeline.labelling.label_actor import LabelChunks
+from pipeline.labelling.options import LabelOptions
 from pipeline.remask import remask_row
 from pipeline.run.identity import Run
 from pipeline.workers.attempts import Attempts, SharedAttempts

@@ -14,7 +14,7 @@ from pipeline.commit.parts import PartName
 from pipeline.commit.plan import Plan, ShardWork
 from pipeline.commit.seal import Refusal, seal_shard, tell_refusal
 from pipeline.driver.ray_failures import describe_failure
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.counts import LabelCounts
 from pipeline.run.identity import Run
 from pipeline.run.records import InputShard

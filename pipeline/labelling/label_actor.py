@@ -4,7 +4,6 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,11 +16,11 @@ from pipeline.errors import ChunkError, LabellingError, describe_exception, is_s
 from pipeline.labelling.chunk_source import to_samples
 from pipeline.labelling.isolation import label_isolated
 from pipeline.labelling.labeler import ChunkLabeler
+from pipeline.labelling.options import LabelOptions
 from pipeline.printable import EscapingFormatter
 from pipeline.run.bundles import load_bundle
 from pipeline.run.identity import Run
 from pipeline.run.records import Reason, Sample
-from pipeline.storage.outage import DEFAULT_OUTAGE_S
 from pipeline.workers.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, Attempts
 from pipeline.workers.pulse import Reporting
 from pipeline.workers.watchdog import Watchdog, end_process
@@ -37,51 +36,6 @@ last of them: the next worker labels that one again, and what it finds then coun
 MAX_MISSES = 2
 """After so many chunks in a row that failed in the actor and not in a child process the actor ends itself: what it
 holds, such as the context of its GPU, is broken, and every chunk would cost the start of a child process."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelOptions:
-    """How a run is executed. Nothing here changes the bytes that come out."""
-
-    gpus_per_actor: float = 1.0
-    """GPUs of a labelling actor: 1, a fraction to share one, 0 to label on CPUs."""
-    cpus_per_actor: float = 1.0
-    """CPUs of a labelling actor: for decoding and encoding, and on CPUs for the model too."""
-    num_actors: int = 1
-    """Labelling actors, each with its own copy of the model."""
-    device: str = "auto"
-    """cuda, cpu, or auto: cuda when the actor holds a GPU."""
-    batch_size: int = 16
-    """Images of one shape in a forward pass."""
-    max_rejected_fraction: float = 0.5
-    """A shard with a larger share of rejected rows is not published; no_known_tag and download_failed do not count."""
-    stall_timeout_s: float = 300.0
-    """A worker that shows no progress on a chunk for so long is ended and its chunk tried again."""
-    no_progress_timeout_s: float = 300.0
-    """A wave of which the driver hears nothing for so long is ended by force and taken up again."""
-    store_outage_s: float = DEFAULT_OUTAGE_S
-    """For how long a store that is away, or a disk that is full, is waited for."""
-
-    def __post_init__(self) -> None:
-        if self.gpus_per_actor < 0 or self.cpus_per_actor <= 0:
-            raise ValueError(
-                f"need gpus_per_actor >= 0 and cpus_per_actor > 0, got {self.gpus_per_actor} and {self.cpus_per_actor}"
-            )
-        if self.gpus_per_actor > 1 and not float(self.gpus_per_actor).is_integer():
-            raise ValueError(f"need gpus_per_actor to be a fraction or a whole number, got {self.gpus_per_actor}")
-        if self.num_actors < 1 or self.batch_size < 1:
-            raise ValueError(f"need num_actors and batch_size >= 1, got {self.num_actors} and {self.batch_size}")
-        if self.device not in ("auto", "cuda", "cpu"):
-            raise ValueError(f"device must be auto, cuda or cpu, got '{self.device}'")
-        if not (self.stall_timeout_s > 0 and self.no_progress_timeout_s > 0):
-            raise ValueError(
-                f"need stall_timeout_s and no_progress_timeout_s > 0, got {self.stall_timeout_s} and "
-                f"{self.no_progress_timeout_s}"
-            )
-        if not self.store_outage_s >= 0:
-            raise ValueError(f"need store_outage_s >= 0, got {self.store_outage_s}")
-        if not 0 <= self.max_rejected_fraction <= 1:
-            raise ValueError(f"need 0 <= max_rejected_fraction <= 1, got {self.max_rejected_fraction}")
 
 
 class WatchedLabeler:

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.commit.plan import plan_run
 from pipeline.driver.ledger import Ledger
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.counts import LabelCounts
 from pipeline.run.records import InputShard
 from tests.commit.test_plan import make_run

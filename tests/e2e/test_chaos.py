@@ -15,7 +15,7 @@ from pipeline.audit.verify import FULL, list_run, verify_run
 from pipeline.driver.cluster import CALLS_PER_ACTOR
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, ViewConfig
 from pipeline.run.identity import open_run

@@ -9,7 +9,7 @@ from pipeline.commit.manifests import open_manifest
 from pipeline.inputs.shards import list_shards
 from pipeline.kept_maps.source import open_kept_run
 from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.labelling.options import LabelOptions
 from pipeline.remask import open_remask
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, PixelRefinement, ViewConfig
@@ -49,7 +49,7 @@ def test_remask_job_gives_the_bytes_of_the_steps_without_ray_and_goes_on(local_r
     assert [path.name for path in (tmp_path / "out" / "labels").iterdir()] == ["00000.parquet"]
     assert main(flags) == 0
     assert "labelled 8 and rejected 2 of 10 images" in capsys.readouterr().out
-    assert verify(["--out", f"{tmp_path}/out"]) == 0
+    assert verify(["--labels", f"{tmp_path}/out"]) == 0
 
     source = open_kept_run(f"{tmp_path}/kept")
     maps = MapConfig(keep_maps=True, foreground_threshold=0.6)
@@ -92,7 +92,7 @@ def test_remask_job_reads_the_images_that_refine_maps_and_names_a_shard_that_is_
     assert "00001.tar' does not exist" in capsys.readouterr().err
     (tmp_path / "gone.tar").rename(tmp_path / "inputs" / "00001.tar")
     assert main(flags) == 0
-    assert verify(["--out", f"{tmp_path}/out"]) == 0
+    assert verify(["--labels", f"{tmp_path}/out"]) == 0
 
     source = open_kept_run(f"{tmp_path}/kept")
     maps = MapConfig(keep_maps=True, pixel_refinement=PixelRefinement.PAR, pixel_side_px=64)

@@ -27,8 +27,9 @@ from pipeline.images.class_mapper import ClassMapper
 from pipeline.inputs.shards import list_shards
 from pipeline.labelling import label_actor
 from pipeline.labelling.chunk_source import read_rows
-from pipeline.labelling.label_actor import LabelChunks, LabelOptions
+from pipeline.labelling.label_actor import LabelChunks
 from pipeline.labelling.labeler import ChunkLabeler
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.bundles import load_bundle, save_bundle
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.run.identity import open_run

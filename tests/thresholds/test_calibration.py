@@ -18,7 +18,7 @@ from pipeline.evaluation.evaluate import open_truth
 from pipeline.images.masks import decode_mask
 from pipeline.kept_maps.source import open_kept_run
 from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.labelling.options import LabelOptions
 from pipeline.remask import open_remask
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, MapKind, ViewConfig, settle_config

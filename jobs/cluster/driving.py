@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 import ray.exceptions
 
-from jobs.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
-from jobs.head_watch import watch_head
-from jobs.progress import ProgressPrinter
+from jobs.cluster.head_watch import watch_head
+from jobs.command_line.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
+from jobs.display.progress import ProgressPrinter
 from pipeline.driver.ray_failures import describe_failure
 from pipeline.driver.stop import Stop
 from pipeline.errors import WaveError
 from pipeline.label import Assignment, LabelSummary, label_run
-from pipeline.labelling.label_actor import LabelOptions
+from pipeline.labelling.options import LabelOptions
 from pipeline.run.identity import Run
 from pipeline.run.records import Reason
 

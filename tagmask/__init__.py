@@ -1,0 +1,1 @@
+"""The command `tagmask`. Its code is in `jobs`, `pipeline` and `models`."""
