@@ -12,9 +12,9 @@ from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
-from pipeline.labelling.options import LabelOptions
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.run.identity import Run, open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.storage import list_objects, put_atomic, read_bytes
 from tests.factories import make_photo, make_tar, save_small_model

@@ -11,10 +11,11 @@ from pipeline.driver.cluster import POLL_PERIOD_S, Cluster, RayCluster
 from pipeline.driver.heartbeat import Heartbeat
 from pipeline.driver.ledger import Ledger, Progress
 from pipeline.driver.silence import SilenceError, SilenceWatch, WaitNotices, WaveEnd
-from pipeline.driver.steps import DriverOptions, Steps
+from pipeline.driver.steps import Steps
 from pipeline.driver.stop import Stop
 from pipeline.driver.totals import RunSummary, Totals
 from pipeline.errors import WaveError
+from pipeline.run.options import DriverOptions
 from pipeline.storage.outage import Patience
 from pipeline.storage.storage import delete
 

@@ -17,9 +17,9 @@ from pipeline.errors import ChunkError, LabellingError, describe_exception, is_s
 from pipeline.labelling.chunk_source import to_samples
 from pipeline.labelling.isolation import Labeler, label_isolated
 from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
-from pipeline.labelling.options import LabelOptions
 from pipeline.printable import EscapingFormatter
 from pipeline.run.identity import Run
+from pipeline.run.options import LabelOptions
 from pipeline.run.records import Reason, Sample
 from pipeline.workers.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, Attempts
 from pipeline.workers.pulse import Reporting

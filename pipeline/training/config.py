@@ -263,17 +263,11 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerConfig:
-    """Where a run computes, and how often it tells and saves. May change between the attempts of one run."""
+class ExecutionConfig:
+    """How a run is executed, by however many workers. May change between the attempts of one run."""
 
-    num_workers: int = 1
-    """Training processes; each holds a copy of the model and an equal share of every batch."""
-    min_workers: int | None = None
-    """Fewest with which the run goes on while nodes are missing; None: it waits for all."""
     cpus_per_worker: float = 1.0
     """CPU slots of a worker. Those that workers leave free in the cluster read and decode."""
-    gpus_per_worker: float = 0.0
-    """GPUs of a worker; 0 trains on the CPU."""
     max_failures: int = 3
     """How often lost workers are replaced before the run gives up. Once that is used up, the count starts again
     whenever a checkpoint has been added since the last start."""
@@ -288,16 +282,35 @@ class WorkerConfig:
     """Compile the network with torch.compile: minutes at the start, faster steps on a GPU."""
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "checkpoint_steps", "log_steps"):
+        for name in ("checkpoint_steps", "log_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
-        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
-            raise ValueError(f"need 1 <= min_workers <= num_workers, got {self.min_workers} and {self.num_workers}")
         if self.cpus_per_worker <= 0:
             raise ValueError(f"need cpus_per_worker > 0, got {self.cpus_per_worker}")
-        for name in ("gpus_per_worker", "max_failures", "resize_interval_s"):
+        for name in ("max_failures", "resize_interval_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"need {name} >= 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig(ExecutionConfig):
+    """Where a run computes, and how often it tells and saves."""
+
+    num_workers: int = 1
+    """Training processes; each holds a copy of the model and an equal share of every batch."""
+    min_workers: int | None = None
+    """Fewest with which the run goes on while nodes are missing; None: it waits for all."""
+    gpus_per_worker: float = 0.0
+    """GPUs of a worker; 0 trains on the CPU."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_workers < 1:
+            raise ValueError(f"need num_workers >= 1, got {self.num_workers}")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(f"need 1 <= min_workers <= num_workers, got {self.min_workers} and {self.num_workers}")
+        if self.gpus_per_worker < 0:
+            raise ValueError(f"need gpus_per_worker >= 0, got {self.gpus_per_worker}")
 
 
 def describe_train_config(config: TrainConfig) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from pipeline.audit.verify import FULL, list_run, verify_run
 from pipeline.bundles import load_bundle
 from pipeline.inputs.shards import list_shards
 from pipeline.label import CALLS_PER_ACTOR, label_run
-from pipeline.labelling.options import LabelOptions
 from pipeline.run.config import InputConfig, ViewConfig
 from pipeline.run.identity import open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.vocabulary import load_vocabulary
 from tests.fakes import SerialCluster
 

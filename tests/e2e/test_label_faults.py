@@ -83,7 +83,7 @@ def test_images_that_kill_or_hang_their_worker_are_rejected_and_the_rest_is_labe
 def test_run_told_to_stop_says_how_to_go_on_and_goes_on(inputs, environment, tmp_path):  # noqa: F811
     shard = make_shard(tmp_path / "photos.tar", [b"SLOW"] * 60)
     # One actor, so that no machine has enough cores to be done within the time of grace.
-    command = make_command(inputs, tmp_path / "out", shard, "--num-actors", "1")
+    command = make_command(inputs, tmp_path / "out", shard, "--workers", "1")
     running = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -174,7 +174,7 @@ def test_same_commands_run_under_a_job_server_and_stop_with_its_jobs(inputs, job
     """Submitted, stopped, and submitted again."""
     shard = make_shard(tmp_path / "photos.tar", [b"SLOW"] * 40)
     # Absolute paths: the job runs in a copy of the working folder.
-    words = ["python", *make_command(inputs, tmp_path / "out", shard, "--num-actors", "1")[1:]]
+    words = ["python", *make_command(inputs, tmp_path / "out", shard, "--workers", "1")[1:]]
     runtime_env = {"working_dir": str(ROOT), "excludes": [".venv", ".git", ".work", "demo"]}
     runtime_env["env_vars"] = {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
     job = submit(job_server, words, runtime_env)

@@ -47,7 +47,7 @@ def inputs(tmp_path_factory):
 def list_arguments(inputs, out, *flags, shards="photos-{00000..00002}.tar"):
     return [
         *("--shards", f"{inputs}/{shards}", "--vocabulary", f"{inputs}/vocabulary.json"),
-        *("--model", f"{inputs}/model", "--out", str(out), "--gpus-per-actor", "0"),
+        *("--model", f"{inputs}/model", "--out", str(out), "--gpus-per-worker", "0"),
         *("--views.num-patches", "16", "--inputs.max-chunk-samples", "4", *flags),
     ]
 
@@ -202,7 +202,7 @@ def test_broken_shards_give_all_that_is_whole_and_the_rest_is_named(run_label, b
     rejected = {row["key"]: row["reason"] for row in read_rows(out) if row["status"] == "rejected"}
     assert rejected["p1"] == "download_failed"
 
-    assert verify.main(["--out", str(out)]) == 1
+    assert verify.main(["--labels", str(out)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "the books do not balance: shard not begun"
     assert [line.split()[3] for line in lines if line.startswith("input truncated (warning)")] == ["2"]
@@ -225,7 +225,7 @@ def test_retry_labels_rejected_rows_again_under_a_raised_limit(run_label, inputs
     assert "labelled 5 and rejected 0 of 5 images" in run_label(out, *retry)
     assert {row["reason"] for row in read_rows(out)} == {None, "no_known_tag"}
     assert "nothing to do: every shard is labelled again" in run_label(out, *retry)
-    assert verify.main(["--out", str(out)]) == 0
+    assert verify.main(["--labels", str(out)]) == 0
 
 
 @pytest.mark.parametrize(

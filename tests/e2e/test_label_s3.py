@@ -58,9 +58,9 @@ def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(inputs, s3_folde
             put_atomic(join_uri(s3_folder, path.relative_to(inputs).as_posix()), path.read_bytes())
     out = join_uri(s3_folder, "masks")
     arguments = [
-        *("--shards", join_uri(s3_folder, "photos-{00000..00002}.tar"), "--out", out, "--gpus-per-actor", "0"),
+        *("--shards", join_uri(s3_folder, "photos-{00000..00002}.tar"), "--out", out, "--gpus-per-worker", "0"),
         *("--vocabulary", join_uri(s3_folder, "vocabulary.json"), "--model", join_uri(s3_folder, "model")),
-        *("--views.num-patches", "16", "--inputs.max-chunk-samples", "4", "--num-actors", "1"),
+        *("--views.num-patches", "16", "--inputs.max-chunk-samples", "4", "--workers", "1"),
     ]
     with FaultyNetwork(s3_endpoint) as network:
         done = run_job("label", *arguments, "--endpoint-url", network.url, RAY_TMPDIR=str(ray_folder))
@@ -99,7 +99,7 @@ def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(inputs, s3_folde
             for request in network.requests
             if request.kind in ("put", "delete") and "run.json" not in request.path
         ]
-        verified = run_job("verify", "--out", out, "--endpoint-url", network.url)
+        verified = run_job("verify", "--labels", out, "--endpoint-url", network.url)
         assert verified.returncode == 0, verified.stdout + verified.stderr
     assert list(ray_folder.rglob("worker-*.err"))
     assert find_secret(ray_folder) == []

@@ -47,7 +47,7 @@ def make_command(inputs, out, *flags, folder=None):
     return [
         *(sys.executable, "-m", "jobs.label", "--shards", f"{folder}/photos-*.tar"),
         *("--vocabulary", f"{folder}/vocabulary.json", "--model", f"{folder}/model", "--out", str(out)),
-        *("--gpus-per-actor", "0", "--views.num-patches", "16", "--inputs.max-chunk-samples", "4", *flags),
+        *("--gpus-per-worker", "0", "--views.num-patches", "16", "--inputs.max-chunk-samples", "4", *flags),
     ]
 
 
@@ -128,7 +128,7 @@ def test_full_disk_is_waited_for_and_then_the_run_goes_on(inputs, expected, tmp_
 def test_wave_that_fails_leaves_its_cpus_to_the_next_one(inputs, expected, tmp_path):
     with small_disk(tmp_path / "disk") as enlarge:
         # Nobody waits for space, so the wave fails; the cluster has just the CPUs that one pool and its readers need.
-        running = Running(make_command(inputs, tmp_path / "disk" / "out", "--store-outage", "0"))
+        running = Running(make_command(inputs, tmp_path / "disk" / "out", "--store-outage-s", "0"))
         running.wait_for(r"this wave ended early")
         enlarge()
         assert running.finish() == 0, running.printed
@@ -200,7 +200,7 @@ def list_workers(mark):
 
 def test_wave_whose_workers_are_frozen_is_ended_by_force_and_taken_up_again(inputs, expected, tmp_path):
     out, mark = tmp_path / "out", str(tmp_path)
-    running = Running(make_command(inputs, out, "--no-progress-timeout", "8"), TAGMASK_TEST_JOB=mark)
+    running = Running(make_command(inputs, out, "--no-progress-timeout-s", "8"), TAGMASK_TEST_JOB=mark)
     end_s = time.monotonic() + 150
     while not list((out / "parts").rglob("*.parquet")) and time.monotonic() < end_s:
         time.sleep(0.01)
@@ -219,7 +219,7 @@ def test_wave_whose_workers_are_frozen_is_ended_by_force_and_taken_up_again(inpu
 
 
 def test_gpus_that_are_not_there_yet_are_waited_for(inputs, tmp_path):
-    flags = ("--gpus-per-actor", "1", "--num-actors", "1", "--no-progress-timeout", "1")
+    flags = ("--gpus-per-worker", "1", "--workers", "1", "--no-progress-timeout-s", "1")
     running = Running(make_command(inputs, tmp_path / "out", *flags))
     running.wait_for(r"waiting: no worker can start: it asks for 1 GPU, and no node of the cluster has more than 0")
     running.process.send_signal(signal.SIGTERM)
@@ -230,7 +230,7 @@ def test_gpus_that_are_not_there_yet_are_waited_for(inputs, tmp_path):
 def test_job_whose_cluster_dies_says_what_stays(inputs, tmp_path):
     out = tmp_path / "out"
     environment = {"RAY_gcs_rpc_server_reconnect_timeout_s": "20", "TAGMASK_TEST_JOB": str(tmp_path)}
-    flags = ("--gpus-per-actor", "1", "--num-actors", "1")
+    flags = ("--gpus-per-worker", "1", "--workers", "1")
     running = Running(make_command(inputs, out, *flags), **environment)
     running.wait_for(r"waiting: no worker can start")
     for folder in Path("/proc").glob("[0-9]*"):

@@ -229,7 +229,7 @@ def test_stopped_run_goes_on_and_leaves_the_bytes_of_a_calm_one(refined_uri, tmp
     for number in range(3):
         name = f"labels/photos-{number}.parquet"
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
-    assert verify.main(["--out", f"{tmp_path}/out"]) == 0
+    assert verify.main(["--labels", f"{tmp_path}/out"]) == 0
 
 
 def test_model_that_is_gone_or_another_is_named(inputs, tmp_path):

@@ -24,9 +24,9 @@ from pipeline.inputs.shards import list_shards
 from pipeline.labelling.chunk_source import read_rows
 from pipeline.labelling.label_actor import LabelChunks
 from pipeline.labelling.labeler import ChunkLabeler
-from pipeline.labelling.options import LabelOptions
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.run.identity import open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.records import Sample
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.storage import list_objects, read_bytes

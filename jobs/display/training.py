@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.console import format_duration, print_lines
+from jobs.command_line.console import format_duration, print_lines
 from pipeline.train import TrainingOutcome
 from pipeline.training.data.survey import Survey
 from pipeline.training.events import EpochRecord, RejectedImage, Resumed
