@@ -21,12 +21,12 @@ settings.load_profile("tagmask")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def pytest_xdist_auto_num_workers():
+def pytest_xdist_auto_num_workers() -> int:
     """Count the workers of `pytest -n auto`: one more than cores, as tests that use Ray wait half of their time."""
     return len(os.sched_getaffinity(0)) + 1
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Move tests that use Ray to the front: they take longest, and the short ones fill the gaps at the end."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
