@@ -17,7 +17,7 @@ demo: $(VENV)/.stamp
 	$(IN_VENV) python -m jobs.demo --out demo
 
 test: $(VENV)/.stamp
-	$(IN_VENV) python -m pytest
+	$(IN_VENV) python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.stamp
 	$(IN_VENV) ruff format --check .

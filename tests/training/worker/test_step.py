@@ -86,6 +86,7 @@ def test_batch_in_passes_gives_the_step_of_the_whole_batch(network):
     passes = make_step(network, replace(CONFIG, optimizer=replace(CONFIG.optimizer, accumulation=3)))
     results = [step.take(make_batch(), score_soft_margin, None) for step in (whole, passes)]
     assert results[0].losses == pytest.approx(results[1].losses, rel=1e-4)
+    assert results[0].grad_norm == pytest.approx(results[1].grad_norm, rel=1e-4)
     assert_close(whole.network, passes.network)
 
 
