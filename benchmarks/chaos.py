@@ -45,9 +45,9 @@ from benchmarks.cluster_host import ClusterHost
 from jobs import label
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
-from pipeline.bundles import save_bundle
-from pipeline.engine import CALLS_PER_ACTOR
-from pipeline.verify import FULL, list_run, verify_run
+from pipeline.audit.verify import FULL, list_run, verify_run
+from pipeline.driver.cluster import CALLS_PER_ACTOR
+from pipeline.run.bundles import save_bundle
 
 ROOT = Path(__file__).parents[1]
 MARK = "TAGMASK_CHAOS"

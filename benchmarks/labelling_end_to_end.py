@@ -21,17 +21,17 @@ import torch
 import tyro
 
 from jobs.cluster import connect
-from pipeline.bundles import load_bundle
-from pipeline.commit import PartName, commit_part, encode_part
-from pipeline.config import InputConfig, LabelConfig, ViewConfig
+from pipeline.commit.parts import PartName, commit_part, encode_part
+from pipeline.driver.ledger import Progress
+from pipeline.inputs.shards import list_shards, read_chunks
 from pipeline.label import label_run
-from pipeline.label_actor import LabelOptions
-from pipeline.labeler import ChunkLabeler
-from pipeline.ledger import Progress
-from pipeline.records import Chunk
-from pipeline.run import Run, open_run
-from pipeline.shards import list_shards, read_chunks
-from pipeline.vocabulary import load_vocabulary
+from pipeline.labelling.label_actor import LabelOptions
+from pipeline.labelling.labeler import ChunkLabeler
+from pipeline.run.bundles import load_bundle
+from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
+from pipeline.run.identity import Run, open_run
+from pipeline.run.records import Chunk
+from pipeline.run.vocabulary import load_vocabulary
 
 
 @dataclass(frozen=True)

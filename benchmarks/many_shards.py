@@ -21,15 +21,16 @@ import tyro
 
 from benchmarks.chaos import Benchmark as Inputs
 from benchmarks.chaos import make_inputs
-from pipeline import engine, label
-from pipeline.bundles import load_bundle
-from pipeline.config import LabelConfig, ViewConfig
-from pipeline.label_actor import LabelOptions
-from pipeline.ledger import Progress
-from pipeline.run import Run, open_run
-from pipeline.shards import list_shards
-from pipeline.verify import FOOTERS, FULL, list_run, verify_run
-from pipeline.vocabulary import load_vocabulary
+from pipeline import label
+from pipeline.audit.verify import FOOTERS, FULL, list_run, verify_run
+from pipeline.driver import cluster as engine
+from pipeline.driver.ledger import Progress
+from pipeline.inputs.shards import list_shards
+from pipeline.labelling.label_actor import LabelOptions
+from pipeline.run.bundles import load_bundle
+from pipeline.run.config import LabelConfig, ViewConfig
+from pipeline.run.identity import Run, open_run
+from pipeline.run.vocabulary import load_vocabulary
 
 ROOT = Path(__file__).parents[1]
 

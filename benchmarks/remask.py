@@ -19,16 +19,16 @@ import ray
 import tyro
 
 from jobs.cluster import connect
-from pipeline.commit import PartName, commit_part, encode_part
-from pipeline.kept_maps import KeptRun, open_kept_run
+from pipeline.commit.manifests import stream_manifest
+from pipeline.commit.parts import PartName, commit_part, encode_part
+from pipeline.commit.seal import seal_shard
+from pipeline.driver.ledger import Progress
+from pipeline.kept_maps.source import KeptRun, open_kept_run
 from pipeline.label import label_run
-from pipeline.label_actor import LabelOptions
-from pipeline.ledger import Progress
-from pipeline.manifests import stream_manifest
-from pipeline.records import PART_SCHEMA
+from pipeline.labelling.label_actor import LabelOptions
 from pipeline.remask import open_remask
-from pipeline.run import open_run
-from pipeline.seal import seal_shard
+from pipeline.run.identity import open_run
+from pipeline.run.records import PART_SCHEMA
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,14 +21,14 @@ import tyro
 
 from benchmarks.chaos import Benchmark as Inputs
 from benchmarks.chaos import make_inputs
-from pipeline.bundles import load_bundle
-from pipeline.config import InputConfig, LabelConfig, ViewConfig
+from pipeline.driver.ledger import Progress
+from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
-from pipeline.label_actor import LabelOptions
-from pipeline.ledger import Progress
-from pipeline.run import Run, open_run
-from pipeline.shards import list_shards
-from pipeline.vocabulary import load_vocabulary
+from pipeline.labelling.label_actor import LabelOptions
+from pipeline.run.bundles import load_bundle
+from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
+from pipeline.run.identity import Run, open_run
+from pipeline.run.vocabulary import load_vocabulary
 
 ROOT = Path(__file__).parents[1]
 

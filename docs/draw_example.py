@@ -12,12 +12,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.evaluation import open_truth
-from pipeline.manifests import list_manifests, open_manifest
-from pipeline.masks import build_palette
-from pipeline.report import make_examples
-from pipeline.run import read_config, read_run
-from pipeline.vocabulary import parse_vocabulary
+from pipeline.commit.manifests import list_manifests, open_manifest
+from pipeline.evaluation.evaluate import open_truth
+from pipeline.images.masks import build_palette
+from pipeline.reports.label_report import make_examples
+from pipeline.run.identity import read_config, read_run
+from pipeline.run.vocabulary import parse_vocabulary
 
 PANEL_PX = (240, 180)
 MARGIN_PX = 6

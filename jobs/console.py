@@ -13,8 +13,8 @@ import tyro
 import yaml
 
 from pipeline.errors import ClusterError, LabellingError, StorageError, is_store_failure
-from pipeline.passwords import require_no_password
 from pipeline.printable import EscapingFormatter, escape_controls
+from pipeline.storage.secrets import require_no_password
 
 EXIT_OK = 0
 EXIT_FAILED = 1

@@ -10,13 +10,13 @@ import ray.exceptions
 from jobs.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
 from jobs.head_watch import watch_head
 from jobs.progress import ProgressPrinter
+from pipeline.driver.ray_failures import describe_failure
+from pipeline.driver.stop import Stop
 from pipeline.errors import WaveError
 from pipeline.label import Assignment, LabelSummary, label_run
-from pipeline.label_actor import LabelOptions
-from pipeline.ray_failures import describe_failure
-from pipeline.records import Reason
-from pipeline.run import Run
-from pipeline.stop import Stop
+from pipeline.labelling.label_actor import LabelOptions
+from pipeline.run.identity import Run
+from pipeline.run.records import Reason
 
 GO_ON = "what is committed stays, run the same command again"
 

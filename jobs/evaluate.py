@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from jobs.console import EXIT_OK, parse, print_lines, run_job
-from pipeline.boundaries import score_boundaries
+from pipeline.commit.manifests import list_manifests
 from pipeline.errors import LabellingError
-from pipeline.evaluation import (
+from pipeline.evaluation.boundaries import score_boundaries
+from pipeline.evaluation.evaluate import (
     NUM_THRESHOLDS,
     EvaluationCounts,
     FindTruth,
@@ -33,12 +34,11 @@ from pipeline.evaluation import (
     score_curve,
     score_masks,
 )
-from pipeline.evaluation_report import find_best, make_rank_table, make_score_table, render_evaluation
-from pipeline.manifests import list_manifests
-from pipeline.report import Table
-from pipeline.run import read_config, read_run
-from pipeline.storage import put_atomic
-from pipeline.trust import ScoredImage, bin_by_quality, rank_columns
+from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
+from pipeline.reports.evaluation_report import find_best, make_rank_table, make_score_table, render_evaluation
+from pipeline.reports.label_report import Table
+from pipeline.run.identity import read_config, read_run
+from pipeline.storage.storage import put_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 from jobs.console import EXIT_OK, parse, print_lines, run_job
 from models.bundle import import_authors_checkpoint
 from models.mctformer import Variant
-from pipeline.bundles import save_bundle
-from pipeline.vocabulary import load_vocabulary
+from pipeline.run.bundles import save_bundle
+from pipeline.run.vocabulary import load_vocabulary
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

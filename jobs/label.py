@@ -20,18 +20,18 @@ from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_OK, format_bytes, leave, parse, peek, print_config, run_job
 from jobs.driving import drive, print_warning
 from jobs.qualities import QUALITIES
-from pipeline.bundles import load_bundle, require_same_classes
-from pipeline.calibration import MASK_FIELDS, describe_maps, use_calibration
-from pipeline.config import LabelConfig, MapKind, settle_config
+from pipeline.commit.plan import Plan, estimate_rest, plan_run
+from pipeline.commit.retry import open_retry, parse_reasons, plan_retry, replace_manifest
+from pipeline.driver.waves import WaitNotices
+from pipeline.inputs.shards import list_shards
 from pipeline.label import Assignment
-from pipeline.label_actor import LabelOptions
-from pipeline.outage import DEFAULT_OUTAGE_S, Patience
-from pipeline.resume import Plan, estimate_rest, plan_run
-from pipeline.retry import open_retry, parse_reasons, plan_retry, replace_manifest
-from pipeline.run import Run, open_run
-from pipeline.shards import list_shards
-from pipeline.vocabulary import Vocabulary, load_vocabulary
-from pipeline.wave import WaitNotices
+from pipeline.labelling.label_actor import LabelOptions
+from pipeline.run.bundles import load_bundle, require_same_classes
+from pipeline.run.config import LabelConfig, MapKind, settle_config
+from pipeline.run.identity import Run, open_run
+from pipeline.run.vocabulary import Vocabulary, load_vocabulary
+from pipeline.storage.outage import DEFAULT_OUTAGE_S, Patience
+from pipeline.thresholds.calibration import MASK_FIELDS, describe_maps, use_calibration
 
 
 @dataclass(frozen=True, kw_only=True)

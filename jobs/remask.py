@@ -19,15 +19,15 @@ import tyro
 from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_OK, leave, parse, print_config, run_job
 from jobs.driving import drive, print_warning
-from pipeline.calibration import describe_maps, use_calibration
-from pipeline.config import MapConfig, PixelRefinement
-from pipeline.kept_maps import KeptRun, open_kept_run
+from pipeline.commit.plan import Plan, plan_run
+from pipeline.driver.waves import WaitNotices
+from pipeline.kept_maps.source import KeptRun, open_kept_run
 from pipeline.label import Assignment
-from pipeline.label_actor import LabelOptions
-from pipeline.outage import DEFAULT_OUTAGE_S, Patience
+from pipeline.labelling.label_actor import LabelOptions
 from pipeline.remask import open_remask
-from pipeline.resume import Plan, plan_run
-from pipeline.wave import WaitNotices
+from pipeline.run.config import MapConfig, PixelRefinement
+from pipeline.storage.outage import DEFAULT_OUTAGE_S, Patience
+from pipeline.thresholds.calibration import describe_maps, use_calibration
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,16 +26,16 @@ from jobs.cluster import connect, use_endpoint
 from jobs.console import EXIT_FAILED, EXIT_OK, peek, print_config, print_lines, refuse_passwords, run_job
 from jobs.recipes import RECIPES
 from jobs.train_output import EventPrinter, print_surveys, warn
-from pipeline.bundles import load_bundle
-from pipeline.config import InputConfig
+from pipeline.driver.ray_failures import describe_failure
 from pipeline.errors import TrainingError
-from pipeline.ray_failures import describe_failure
-from pipeline.shards import list_shards
-from pipeline.training import find_shortage, fit, is_finished, survey_run
-from pipeline.training_config import TrainConfig, WorkerConfig
-from pipeline.training_model import InitialModel, build_initial_model
-from pipeline.training_run import TrainingRun, open_training
-from pipeline.vocabulary import load_vocabulary
+from pipeline.inputs.shards import list_shards
+from pipeline.run.bundles import load_bundle
+from pipeline.run.config import InputConfig
+from pipeline.run.vocabulary import load_vocabulary
+from pipeline.train import find_shortage, fit, is_finished, survey_run
+from pipeline.training.config import TrainConfig, WorkerConfig
+from pipeline.training.driver.run import TrainingRun, open_training
+from pipeline.training.worker.network import InitialModel, build_initial_model
 
 DATA_SLOTS = 2
 """CPU slots of a local Ray that training workers cannot take, so that reading and decoding always go on."""

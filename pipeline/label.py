@@ -12,19 +12,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.counts import LabelCounts
-from pipeline.engine import MAX_READ_TASKS, MAX_SHARDS_PER_TASK, Engine, RayEngine
+from pipeline.commit.plan import Plan, plan_run
+from pipeline.commit.seal import seal_shard
+from pipeline.driver.cluster import MAX_READ_TASKS, MAX_SHARDS_PER_TASK, Engine, RayEngine
+from pipeline.driver.heartbeat import Driver, Heartbeat
+from pipeline.driver.ledger import Ledger, Progress
+from pipeline.driver.stop import Stop
+from pipeline.driver.waves import WaitNotices, run_wave
 from pipeline.errors import WaveError
-from pipeline.heartbeat import Driver, Heartbeat
-from pipeline.label_actor import LabelOptions
-from pipeline.ledger import Ledger, Progress
-from pipeline.outage import Patience
-from pipeline.resume import Plan, plan_run
-from pipeline.run import Run
-from pipeline.seal import seal_shard
-from pipeline.stop import Stop
-from pipeline.storage import delete
-from pipeline.wave import WaitNotices, run_wave
+from pipeline.labelling.label_actor import LabelOptions
+from pipeline.run.counts import LabelCounts
+from pipeline.run.identity import Run
+from pipeline.storage.outage import Patience
+from pipeline.storage.storage import delete
 
 logger = logging.getLogger(__name__)
 

@@ -18,20 +18,20 @@ import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from pipeline.attempts import MAX_DEATHS, AttemptCounter, Attempts
-from pipeline.bundles import load_bundle
-from pipeline.commit import commit_chunk, describe_row
-from pipeline.config import LabelConfig, MapConfig, PixelRefinement
-from pipeline.decode import place_on_stored_pixels
+from pipeline.commit.parts import commit_chunk, describe_row
 from pipeline.errors import BundleError, LabellingError, ShardError, describe_exception, is_store_failure
-from pipeline.kept_maps import KeptRun, decode_rows, require_source
-from pipeline.masks import build_palette, encode_mask, name_mask_file
-from pipeline.pixel_maps import draw_mask, enlarge_mask, take_class_scales
-from pipeline.pulse import Reporting
-from pipeline.records import PART_SCHEMA, Reason, Status
-from pipeline.row_maps import make_row_maps, measure_upright
-from pipeline.run import Run, open_run
-from pipeline.stats import compute_mask_stats, join_mask_stats
+from pipeline.images.decode import place_on_stored_pixels
+from pipeline.images.masks import build_palette, encode_mask, name_mask_file
+from pipeline.images.pixel_maps import draw_mask, enlarge_mask, take_class_scales
+from pipeline.images.stats import compute_mask_stats, join_mask_stats
+from pipeline.kept_maps.row_maps import make_row_maps, measure_upright
+from pipeline.kept_maps.source import KeptRun, decode_rows, require_source
+from pipeline.run.bundles import load_bundle
+from pipeline.run.config import LabelConfig, MapConfig, PixelRefinement
+from pipeline.run.identity import Run, open_run
+from pipeline.run.records import PART_SCHEMA, Reason, Status
+from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter, Attempts
+from pipeline.workers.pulse import Reporting
 
 REMASK_TIMEOUT_S = 1800.0
 """A process that needs so long for the masks of one chunk, beside all waits for the store, is ended."""

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
+pytest_plugins = ["tests.small_run"]
+
 # How long an example takes says nothing on a shared machine.
 settings.register_profile("tagmask", deadline=None)
 settings.load_profile("tagmask")

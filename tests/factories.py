@@ -22,17 +22,17 @@ from scipy import ndimage
 
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
-from pipeline.bundles import save_bundle
-from pipeline.commit import PartName, commit_part, encode_part, locate_manifest
-from pipeline.config import LabelConfig
+from pipeline.commit.parts import PartName, commit_part, encode_part, locate_manifest
+from pipeline.commit.seal import seal_shard
 from pipeline.errors import LabellingError
-from pipeline.masks import encode_class_maps, encode_mask, voc_palette
-from pipeline.parquet_reader import count_parquet_rows
-from pipeline.records import PART_SCHEMA, InputShard
-from pipeline.run import open_run
-from pipeline.seal import seal_shard
-from pipeline.tar_reader import ArchiveEnd, read_groups
-from pipeline.vocabulary import Vocabulary
+from pipeline.images.masks import encode_class_maps, encode_mask, voc_palette
+from pipeline.inputs.parquet_reader import count_parquet_rows
+from pipeline.inputs.tar_reader import ArchiveEnd, read_groups
+from pipeline.run.bundles import save_bundle
+from pipeline.run.config import LabelConfig
+from pipeline.run.identity import open_run
+from pipeline.run.records import PART_SCHEMA, InputShard
+from pipeline.run.vocabulary import Vocabulary
 
 
 def make_photo(rng_seed: int, size: tuple[int, int] | None = None, image_format: str = "JPEG") -> bytes:

@@ -16,15 +16,15 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline.attempts import AttemptCounter
-from pipeline.chunk_source import read_rows
-from pipeline.engine import WaveSigns
-from pipeline.kept_maps import choose_inputs, pair_with_manifests, read_kept_rows, require_source
-from pipeline.label_actor import LabelChunks, LabelOptions
-from pipeline.pulse import MemoryBoard, Reporting
+from pipeline.commit.plan import ShardWork
+from pipeline.driver.cluster import WaveSigns
+from pipeline.kept_maps.source import choose_inputs, pair_with_manifests, read_kept_rows, require_source
+from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.label_actor import LabelChunks, LabelOptions
 from pipeline.remask import remask_row
-from pipeline.resume import ShardWork
-from pipeline.run import Run
+from pipeline.run.identity import Run
+from pipeline.workers.attempts import AttemptCounter
+from pipeline.workers.pulse import MemoryBoard, Reporting
 
 REPORTING = Reporting(board=MemoryBoard(), store_outage_s=0.0)
 """Nobody waits for a store that is away."""

@@ -14,18 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.bundles import load_bundle
-from pipeline.commit import FOOTER_KEY
-from pipeline.config import InputConfig, LabelConfig, MapConfig, ViewConfig
+from pipeline.audit.shard import AuditRules, PublishedShard, verify_shard
+from pipeline.audit.verify import FULL, list_run, verify_run
+from pipeline.commit.parts import FOOTER_KEY
+from pipeline.images.masks import decode_mask
+from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
-from pipeline.label_actor import LabelOptions
-from pipeline.masks import decode_mask
-from pipeline.records import MANIFEST_SCHEMA
-from pipeline.run import open_run
-from pipeline.shard_audit import AuditRules, PublishedShard, verify_shard
-from pipeline.shards import list_shards
-from pipeline.verify import FULL, list_run, verify_run
-from pipeline.vocabulary import Vocabulary
+from pipeline.labelling.label_actor import LabelOptions
+from pipeline.run.bundles import load_bundle
+from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
+from pipeline.run.identity import open_run
+from pipeline.run.records import MANIFEST_SCHEMA
+from pipeline.run.vocabulary import Vocabulary
 from tests.factories import make_mask_png, make_photo, make_tar, save_small_model
 from tests.fakes import SerialEngine
 

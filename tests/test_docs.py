@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from jobs.command_line.commands import COMMANDS
-from pipeline.config import InputConfig
+
+from pipeline.run.config import InputConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -42,7 +42,7 @@ def test_below_jobs_nothing_prints_or_reads_the_environment(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_storage_opens_uris(path):
-    if path.name == "storage.py":
+    if path.parent.name == "storage":
         return
     assert "fsspec" not in {name.split(".")[0] for name in list_imports(ast.parse(path.read_text()))}
 
@@ -63,7 +63,10 @@ def test_top_level_has_what_its_readers_look_for():
     assert not list(ROOT.glob("*.py"))
 
 
-@pytest.mark.parametrize("module", ["chunk_source", "commit", "kept_images", "kept_maps", "retry", "shard_audit"])
+@pytest.mark.parametrize(
+    "module",
+    ["labelling.chunk_source", "commit.parts", "kept_maps.images", "kept_maps.source", "commit.retry", "audit.shard"],
+)
 def test_what_cpu_tasks_import_does_without_torch(module):
     """A worker that reads or commits starts in seconds less, and takes hundreds of megabytes less."""
     program = f"import sys, pipeline.{module}; sys.exit('torch' in sys.modules)"

@@ -11,15 +11,15 @@ import pytest
 
 from benchmarks.chaos import Benchmark, Playground, judge, make_inputs, read_manifests, run_schedule
 from jobs.qualities import balanced
-from pipeline.bundles import load_bundle
-from pipeline.config import InputConfig, ViewConfig
-from pipeline.engine import CALLS_PER_ACTOR
+from pipeline.audit.verify import FULL, list_run, verify_run
+from pipeline.driver.cluster import CALLS_PER_ACTOR
+from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
-from pipeline.label_actor import LabelOptions
-from pipeline.run import open_run
-from pipeline.shards import list_shards
-from pipeline.verify import FULL, list_run, verify_run
-from pipeline.vocabulary import load_vocabulary
+from pipeline.labelling.label_actor import LabelOptions
+from pipeline.run.bundles import load_bundle
+from pipeline.run.config import InputConfig, ViewConfig
+from pipeline.run.identity import open_run
+from pipeline.run.vocabulary import load_vocabulary
 from tests.fakes import SerialEngine
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]

@@ -3,8 +3,8 @@
 import pytest
 import ray
 
-from pipeline.cluster_state import list_actors
-from pipeline.engine import RayEngine
+from pipeline.driver.cluster import RayEngine
+from pipeline.driver.cluster_state import list_actors
 
 pytestmark = pytest.mark.ray
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage import join_uri, list_objects, put_atomic, read_bytes
+from pipeline.storage.storage import join_uri, list_objects, put_atomic, read_bytes
 from tests.e2e.test_label_job import NUM_PER_SHARD, ROOT, inputs  # noqa: F401 (a fixture)
 from tests.fakes import FaultyNetwork
 

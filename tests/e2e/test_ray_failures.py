@@ -5,9 +5,9 @@ import pytest
 import ray
 import ray.exceptions
 
+from pipeline.driver.ray_failures import describe_failure
 from pipeline.errors import ShardError
-from pipeline.ray_failures import describe_failure
-from tests.test_ray_failures import assert_is_short
+from tests.driver.test_ray_failures import assert_is_short
 
 
 @pytest.mark.ray

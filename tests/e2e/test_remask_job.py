@@ -5,16 +5,16 @@ import pytest
 
 from jobs.remask import main
 from jobs.verify import main as verify
-from pipeline.bundles import load_bundle
-from pipeline.config import InputConfig, LabelConfig, MapConfig, PixelRefinement, ViewConfig
-from pipeline.kept_maps import open_kept_run
+from pipeline.commit.manifests import open_manifest
+from pipeline.inputs.shards import list_shards
+from pipeline.kept_maps.source import open_kept_run
 from pipeline.label import label_run
-from pipeline.label_actor import LabelOptions
-from pipeline.manifests import open_manifest
+from pipeline.labelling.label_actor import LabelOptions
 from pipeline.remask import open_remask
-from pipeline.run import open_run
-from pipeline.shards import list_shards
-from pipeline.vocabulary import Vocabulary
+from pipeline.run.bundles import load_bundle
+from pipeline.run.config import InputConfig, LabelConfig, MapConfig, PixelRefinement, ViewConfig
+from pipeline.run.identity import open_run
+from pipeline.run.vocabulary import Vocabulary
 from tests.factories import (
     make_black_photo,
     make_labelled_row,

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from benchmarks.cluster_host import ClusterHost
-from pipeline.training_log import read_records
+from pipeline.training.driver.log import read_records
 from tests.e2e.test_train_job import NUM_DECODABLE, ROOT, inputs, make_command  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]

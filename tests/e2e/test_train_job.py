@@ -19,10 +19,10 @@ import ray
 from PIL import Image
 
 from jobs.train import main
-from pipeline.bundles import load_bundle
 from pipeline.errors import TrainingError
-from pipeline.training_log import EVENTS_FILE, read_records
-from pipeline.training_run import read_place
+from pipeline.run.bundles import load_bundle
+from pipeline.training.driver.log import EVENTS_FILE, read_records
+from pipeline.training.driver.run import read_place
 from tests.e2e.conftest import SESSION_MARK
 from tests.factories import make_tar
 

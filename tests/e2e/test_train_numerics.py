@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jobs.train import main
-from pipeline.training_log import read_records
+from pipeline.training.driver.log import read_records
 from tests.e2e.test_train_job import inputs, make_command  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]

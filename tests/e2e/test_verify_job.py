@@ -5,10 +5,10 @@ import os
 import pytest
 
 from jobs.verify import main
-from pipeline import verify
-from pipeline.shards import list_shards
-from pipeline.verdict import Check
-from pipeline.verify import FULL, Depth, list_run, verify_run
+from pipeline.audit import verify
+from pipeline.audit.verdict import Check
+from pipeline.audit.verify import FULL, Depth, list_run, verify_run
+from pipeline.inputs.shards import list_shards
 from tests.factories import make_rejected_row, make_run, make_tar
 
 pytestmark = pytest.mark.ray
@@ -48,7 +48,7 @@ def test_process_that_ends_is_the_verdict_on_its_shard_and_the_others_go_on(loca
         """End the process as a signal would; in a worker the module is as it should be."""
         if any(item.shard.name == "1" for item in group):
             os._exit(1)
-        from pipeline.verify import verify_group
+        from pipeline.audit.verify import verify_group
 
         return verify_group(group, rules, depth)
 

@@ -1,0 +1,256 @@
+"""The labelling actor: a row with a chunk in; its part is committed; a row with its counts out."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+import torch
+
+from pipeline.commit.parts import commit_chunk, describe_row
+from pipeline.errors import ChunkError, LabellingError, describe_exception, is_store_failure
+from pipeline.labelling.chunk_source import to_samples
+from pipeline.labelling.isolation import label_isolated
+from pipeline.labelling.labeler import ChunkLabeler
+from pipeline.printable import EscapingFormatter
+from pipeline.run.bundles import load_bundle
+from pipeline.run.identity import Run
+from pipeline.run.records import Reason, Sample
+from pipeline.storage.outage import DEFAULT_OUTAGE_S
+from pipeline.workers.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, Attempts
+from pipeline.workers.pulse import Reporting
+from pipeline.workers.watchdog import Watchdog, end_process
+
+logger = logging.getLogger(__name__)
+
+COMMIT_TIMEOUT_S = 1800.0
+"""A worker whose commit takes so long, beside all waits for the store, is ended: longer than any store's own tries
+(`storage.S3_OPTIONS`) may take."""
+MAX_NON_FINITE = 2
+"""After so many chunks in a row for which the model gave non-finite values the actor ends itself before it commits the
+last of them: the next worker labels that one again, and what it finds then counts."""
+MAX_MISSES = 2
+"""After so many chunks in a row that failed in the actor and not in a child process the actor ends itself: what it
+holds, such as the context of its GPU, is broken, and every chunk would cost the start of a child process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions:
+    """How a run is executed. Nothing here changes the bytes that come out."""
+
+    gpus_per_actor: float = 1.0
+    """GPUs of a labelling actor: 1, a fraction to share one, 0 to label on CPUs."""
+    cpus_per_actor: float = 1.0
+    """CPUs of a labelling actor: for decoding and encoding, and on CPUs for the model too."""
+    num_actors: int = 1
+    """Labelling actors, each with its own copy of the model."""
+    device: str = "auto"
+    """cuda, cpu, or auto: cuda when the actor holds a GPU."""
+    batch_size: int = 16
+    """Images of one shape in a forward pass."""
+    max_rejected_fraction: float = 0.5
+    """A shard with a larger share of rejected rows is not published; no_known_tag and download_failed do not count."""
+    stall_timeout_s: float = 300.0
+    """A worker that shows no progress on a chunk for so long is ended and its chunk tried again."""
+    no_progress_timeout_s: float = 300.0
+    """A wave of which the driver hears nothing for so long is ended by force and taken up again."""
+    store_outage_s: float = DEFAULT_OUTAGE_S
+    """For how long a store that is away, or a disk that is full, is waited for."""
+
+    def __post_init__(self) -> None:
+        if self.gpus_per_actor < 0 or self.cpus_per_actor <= 0:
+            raise ValueError(
+                f"need gpus_per_actor >= 0 and cpus_per_actor > 0, got {self.gpus_per_actor} and {self.cpus_per_actor}"
+            )
+        if self.gpus_per_actor > 1 and not float(self.gpus_per_actor).is_integer():
+            raise ValueError(f"need gpus_per_actor to be a fraction or a whole number, got {self.gpus_per_actor}")
+        if self.num_actors < 1 or self.batch_size < 1:
+            raise ValueError(f"need num_actors and batch_size >= 1, got {self.num_actors} and {self.batch_size}")
+        if self.device not in ("auto", "cuda", "cpu"):
+            raise ValueError(f"device must be auto, cuda or cpu, got '{self.device}'")
+        if not (self.stall_timeout_s > 0 and self.no_progress_timeout_s > 0):
+            raise ValueError(
+                f"need stall_timeout_s and no_progress_timeout_s > 0, got {self.stall_timeout_s} and "
+                f"{self.no_progress_timeout_s}"
+            )
+        if not self.store_outage_s >= 0:
+            raise ValueError(f"need store_outage_s >= 0, got {self.store_outage_s}")
+        if not 0 <= self.max_rejected_fraction <= 1:
+            raise ValueError(f"need 0 <= max_rejected_fraction <= 1, got {self.max_rejected_fraction}")
+
+
+class WatchedLabeler:
+    """A model on its device, as one process holds it, and a watchdog that ends the process when it hangs."""
+
+    def __init__(self, run: Run, options: LabelOptions) -> None:
+        """Load the model and pin the device that Ray gave to this process."""
+        device = choose_device(options)
+        num_cpus = max(1, int(options.cpus_per_actor))
+        torch.set_num_threads(num_cpus)
+        model, bundle, digest = load_bundle(run.model_uri)
+        if digest != run.model_digest:
+            raise LabellingError(
+                f"model '{run.model_uri}' changed while it was used (digest {digest}, expected {run.model_digest}); "
+                "label with a new --out"
+            )
+        self._watchdog = Watchdog(options.stall_timeout_s)
+        self._labeler = ChunkLabeler(
+            model=model,
+            bundle=bundle,
+            vocabulary=run.vocabulary,
+            config=run.config,
+            device=device,
+            batch_size=options.batch_size,
+            num_threads=num_cpus + 1,
+            use_bf16=device.type == "cuda",
+        )
+
+    def label(self, samples: Sequence[Sample]) -> pa.Table:
+        """Label the samples of a chunk: one row each, in order."""
+        name = f"{len(samples)} images from '{samples[0].key}' on" if samples else "no images"
+        with self._watchdog.watch(name) as tick:
+            return self._labeler.label_chunk(samples, on_progress=tick)
+
+
+class LabelChunks:
+    """The labelling actor: holds the model on its device for as long as it lives."""
+
+    def __init__(self, run: Run, options: LabelOptions, attempts: Attempts, reporting: Reporting) -> None:
+        """Load the model and pin the device that Ray gave to this actor."""
+        _log_to_worker_file()
+        self._run = run
+        self._attempts = attempts
+        self._make_labeler = partial(WatchedLabeler, run, options)
+        self._pulse = reporting.open()
+        self._load()
+        self._num_misses = 0
+        self._num_non_finite = 0
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        """Label one chunk and commit it; the end of a shard passes through.
+
+        A chunk with which workers die even while a child process labels it, or while it is committed, fails its shard.
+
+        Args:
+            row: One row of `chunk_source.CHUNK_SCHEMA`, or none.
+
+        Returns:
+            A row of `commit.COMMITTED_SCHEMA`, or none.
+        """
+        fields: dict[str, Any] = row.drop_columns(["samples"]).to_pylist()[0] if row.num_rows else {}
+        if not fields or fields["is_end"]:
+            return describe_row(fields)
+        if self._num_misses >= MAX_MISSES:
+            end_process(f"{self._num_misses} chunks in a row, which a child process labelled without trouble")
+        chunk = f"{fields['shard_name']}/{fields['chunk_index']:06d}"
+        num_deaths = self._attempts.begin(chunk)
+        if num_deaths >= MAX_DEATHS_IN_ALL:
+            error = (
+                f"shard '{fields['shard_name']}': {num_deaths} workers died with chunk {fields['chunk_index']}, also "
+                "when a child process labelled it; look at their logs (memory?), then run the same command again"
+            )
+            return describe_row(fields | {"is_end": True, "error": error})
+        try:
+            with self._pulse.busy(f"labelling {chunk}"):
+                rows = self._label(chunk, to_samples(row), num_deaths)
+        except Exception as error:  # noqa: BLE001 (whatever images provoke is their shard's alone)
+            return self._give_up(chunk, fields, error)
+        self._watch_non_finite(rows, num_deaths)
+        with self._pulse.busy(f"committing {chunk}", COMMIT_TIMEOUT_S) as patience:
+            committed = patience.call(lambda: commit_chunk(rows, fields, self._run))
+        self._attempts.finish(chunk)
+        return committed
+
+    def _load(self) -> None:
+        """Load the model; an actor whose processes die with that is given up, as Ray would start it again for ever."""
+        name = f"load {_name_actor()}"
+        num_deaths = self._attempts.begin(name)
+        if num_deaths >= MAX_DEATHS:
+            self._attempts.finish(name)
+            raise LabellingError(
+                f"{num_deaths} processes died while they loaded model '{self._run.model_uri}'; look at their logs "
+                "(memory of the machine or of the device?)"
+            )
+        with self._pulse.busy(f"loading model '{self._run.model_uri}'", COMMIT_TIMEOUT_S) as patience:
+            self._labeler = patience.call(self._make_labeler)
+        self._attempts.finish(name)
+
+    def _give_up(self, chunk: str, fields: dict[str, Any], error: Exception) -> pa.Table:
+        """Fail the shard of a chunk; what is the machine's or the store's fault is raised again."""
+        is_of_chunk = isinstance(error, ChunkError) or not isinstance(error, LabellingError)
+        if not is_of_chunk or is_store_failure(error):
+            raise error
+        # If it is this process after all, then no other shard should fail by it.
+        self._num_misses += 1
+        self._attempts.finish(chunk)
+        said = str(error) if isinstance(error, LabellingError) else describe_exception(error)
+        return describe_row(fields | {"is_end": True, "error": f"shard '{fields['shard_name']}': {said}"})
+
+    def _label(self, chunk: str, samples: Sequence[Sample], num_deaths: int) -> pa.Table:
+        started_s = time.monotonic()
+        if num_deaths >= MAX_DEATHS:
+            logger.warning("%s: %d workers died with it, it is labelled in a child process", chunk, num_deaths)
+            rows = label_isolated(self._make_labeler, samples)
+        else:
+            try:
+                rows = self._labeler.label(samples)
+                self._num_misses = 0
+            except Exception:  # one image must not hold up a shard: in a child process it is found, and rejected
+                logger.exception("%s: labelling failed, it is taken up again in a child process", chunk)
+                rows = label_isolated(self._make_labeler, samples)
+                if Reason.CRASHED not in rows["reason"].to_pylist():
+                    self._num_misses += 1
+        logger.info("%s: labelled %d images in %.2f s", chunk, len(samples), time.monotonic() - started_s)
+        return rows
+
+    def _watch_non_finite(self, rows: pa.Table, num_deaths: int) -> None:
+        """End this process after chunks in a row with non-finite values: its memory or its device may be broken.
+
+        A chunk with which a worker died before does not count, as this is another process. So a chunk ends one worker
+        at most for such images, and the next one commits it with them.
+        """
+        if Reason.NOT_FINITE not in rows["reason"].to_pylist() or num_deaths > 0:
+            self._num_non_finite = 0
+            return
+        self._num_non_finite += 1
+        if self._num_non_finite >= MAX_NON_FINITE:
+            end_process(f"{self._num_non_finite} chunks in a row for which the model gave non-finite values")
+
+
+def _name_actor() -> str:
+    """Name the actor of this process, by one name in each process that Ray starts for it; the process if it is none."""
+    actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
+    return actor or f"process {os.getpid()}"
+
+
+def _log_to_worker_file() -> None:
+    """Show which chunk this worker is at in its log file, where Ray keeps what a worker prints."""
+    if ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None:
+        package = logging.getLogger("pipeline")
+        package.setLevel(logging.INFO)
+        handler = logging.StreamHandler()
+        handler.setFormatter(EscapingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        package.addHandler(handler)
+
+
+def choose_device(options: LabelOptions) -> torch.device:
+    """Choose the device of an actor. Ray shows it only the GPUs that are its own, so it is the first.
+
+    Raises:
+        LabellingError: A GPU is wanted and PyTorch sees none.
+    """
+    wants_cuda = options.device == "cuda" or (options.device == "auto" and options.gpus_per_actor > 0)
+    if not wants_cuda:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise LabellingError(
+            "a labelling actor holds a GPU but PyTorch sees no CUDA device there; "
+            "check the driver, or give --gpus-per-actor 0 to label on CPUs"
+        )
+    torch.cuda.set_device(0)
+    return torch.device("cuda", 0)
