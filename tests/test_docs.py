@@ -59,9 +59,10 @@ def list_flags(command: str) -> frozenset[str]:
     """Flags of a command, as its own parser lists them."""
     module = importlib.import_module(f"jobs.{command.replace('-', '_')}")
     printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setenv("COLUMNS", "80")
-        module.main(["--help-all"])
+        with pytest.raises(SystemExit):
+            module.main(["--help-all"])
     options = (match[1].partition("  ")[0] for match in OPTION.finditer(printed.getvalue()))
     flags = {flag for option in options for flag in FLAG.findall(option)}
     assert {"--out", "--labels"} & flags
@@ -146,6 +147,14 @@ def test_navigation_of_the_site_has_every_page_once() -> None:
     navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
     docs = ROOT / "docs"
     assert sorted(flatten(navigation)) == sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
+
+
+def test_api_pages_cover_every_folder_of_the_packages() -> None:
+    written = " ".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    named = set(re.findall(r"^::: ([\w.]+)$", written, re.M))
+    folders = {f"pipeline.{path.parent.name}" for path in (ROOT / "pipeline").glob("*/__init__.py")}
+    modules = {f"pipeline.{name}" for name in ("label", "remask", "train", "errors")}
+    assert named == folders | modules | {"models"}
 
 
 def test_readme_is_short() -> None:
