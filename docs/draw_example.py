@@ -25,9 +25,15 @@ CAPTION_PX = 26
 NUM_COLOURS = 160
 
 
-def main(demo: Path, key: str, out: Path) -> None:
-    """Draw photo, class maps, mask and truth of one photo of the demo side by side."""
-    masks, photos = str(demo / "masks"), demo / "photos"
+def draw_example(masks: str, photos: Path, key: str, out: Path) -> None:
+    """Draw one photo beside its class maps, its mask and the true mask.
+
+    Args:
+        masks: Labelling run with kept maps.
+        photos: Folder that holds `photos-*.tar` and `truth/`.
+        key: Key of the photo.
+        out: PNG to write.
+    """
     run = read_run(masks)
     vocabulary = parse_vocabulary(run["vocabulary"])
     palette = build_palette(vocabulary.colours, vocabulary.classes)
@@ -67,4 +73,4 @@ def draw_panels(panels: list[tuple[str, Image.Image]], heading: str) -> Image.Im
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    draw_example(sys.argv[1], Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))

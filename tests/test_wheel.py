@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("jobs", "models", "pipeline")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = tuple(pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"])
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,5 @@ def test_installed_modules_import_from_a_foreign_folder(installed: Path, tmp_pat
 
 
 def test_version_of_the_project_is_the_newest_of_the_changelog() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     headings = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")]
-    assert headings[0].startswith(f"## [{project['version']}]")
+    assert headings[0].startswith(f"## [{PROJECT['project']['version']}]")
