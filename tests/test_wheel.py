@@ -75,6 +75,18 @@ def test_installed_modules_import_from_a_foreign_folder(installed: Path, tmp_pat
     assert all(Path(file).is_relative_to(installed) for file in files)
 
 
+def test_installed_command_runs_beside_folders_that_have_the_names_of_its_packages(
+    installed: Path, tmp_path: Path
+) -> None:
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise ImportError('a folder of the user')")
+    assert (
+        run(str(installed / "bin" / "tagmask"), "--version", cwd=tmp_path)
+        == f"tagmask {PROJECT['project']['version']}\n"
+    )
+
+
 def test_version_of_the_project_is_the_newest_of_the_changelog() -> None:
     headings = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")]
     assert headings[0].startswith(f"## [{PROJECT['project']['version']}]")
