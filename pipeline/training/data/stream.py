@@ -18,8 +18,6 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 from ray.data import DataContext, DataIterator
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.inputs.shards import read_chunks, require_unchanged
 from pipeline.run.config import InputConfig
@@ -33,6 +31,7 @@ from pipeline.training.events import post_rejection
 from pipeline.training.seeds import make_generator
 from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter, Attempts, SharedAttempts
 from pipeline.workers.guarded_reads import read_guarded
+from pipeline.workers.planned_source import PlannedSource, ReadPart
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -50,45 +49,17 @@ ROWS_PER_YIELD = 16
 DECODE_BATCH = 16
 
 
-class PieceSource(Datasource):
-    """The samples of pieces, a task each, in the order of the pieces."""
-
-    def __init__(
-        self, pieces: Sequence[Piece], vocabulary: Vocabulary, config: TrainConfig, attempts: Attempts | None = None
-    ) -> None:
-        """Read `pieces`; those of training are shuffled within the run's window."""
-        super().__init__()
-        self._pieces = tuple(pieces)
-        self._vocabulary = vocabulary
-        self._config = config
-        self._attempts = attempts
-
-    def get_name(self) -> str:
-        """Name the source in Ray's progress and metrics."""
-        return "TrainingSamples"
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Say how much there is to read, in bytes."""
-        return sum(shard.size_bytes for piece in self._pieces for shard in piece.group.shards)
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
-    ) -> list[ReadTask]:
-        """Give one task a piece, whatever parallelism Ray wishes for."""
-        return [
-            ReadTask(
-                partial(read_piece, piece, self._vocabulary, self._config, self._attempts),
-                BlockMetadata(
-                    num_rows=piece.stop - piece.start,
-                    size_bytes=sum(shard.size_bytes for shard in piece.group.shards),
-                    input_files=None,
-                    exec_stats=None,
-                ),
-                schema=SAMPLE_SCHEMA,
-                per_task_row_limit=per_task_row_limit,
-            )
-            for piece in self._pieces
-        ]
+def list_parts(
+    pieces: Sequence[Piece], vocabulary: Vocabulary, config: TrainConfig, attempts: Attempts | None = None
+) -> list[ReadPart]:
+    """Plan one read task per piece; samples of training pieces are shuffled within the run's window."""
+    return [
+        ReadPart(
+            read=partial(read_piece, piece, vocabulary, config, attempts),
+            num_bytes=sum(shard.size_bytes for shard in piece.group.shards),
+        )
+        for piece in pieces
+    ]
 
 
 def read_piece(
@@ -228,8 +199,9 @@ def open_stream(
     with DataContext.current(context):
         # Reading and augmenting stay separate steps (they ask for different resources): a few pieces are
         # then no limit to the number of images that are decoded at the same time.
+        parts = list_parts(pieces, vocabulary, config, attempts)
         samples = ray.data.read_datasource(
-            PieceSource(pieces, vocabulary, config, attempts), num_cpus=0.25, override_num_blocks=len(pieces)
+            PlannedSource("TrainingSamples", parts, SAMPLE_SCHEMA), num_cpus=0.25, override_num_blocks=len(pieces)
         )
         images = samples.map_batches(
             augment_batch,

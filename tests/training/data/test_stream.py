@@ -18,7 +18,7 @@ from pipeline.training.config import AugmentConfig, ModelConfig, TrainConfig
 from pipeline.training.data.augmentation import augment_image, augment_samples, make_variation
 from pipeline.training.data.batch_feeder import BatchFeeder, make_batch
 from pipeline.training.data.epoch_order import VALIDATION, group_shards, list_pieces
-from pipeline.training.data.stream import PieceSource, rebatch, shuffle_in_window
+from pipeline.training.data.stream import list_parts, rebatch, shuffle_in_window
 from pipeline.training.data.survey import Survey, digest_keys, group_evenly, survey_shards
 from pipeline.training.seeds import derive_seed
 from tests.factories import make_photo, make_tar
@@ -47,8 +47,8 @@ def list_pieces_of(shards, epoch, window=4, share=None):
 
 
 def read_keys(pieces):
-    source = PieceSource(pieces, VOCABULARY, CONFIG)
-    return [key for task in source.get_read_tasks(1) for table in task() for key in table["key"].to_pylist()]
+    parts = list_parts(pieces, VOCABULARY, CONFIG)
+    return [key for part in parts for table in part.read() for key in table["key"].to_pylist()]
 
 
 def test_survey_counts_images_of_each_class_unknown_tags_and_unusable_samples(shards):
