@@ -5,7 +5,7 @@ patch-to-patch part with a few maps. Both come from the queries and keys of each
 the rows are formed for the wanted classes alone, and the product is attention with the maps as values.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,8 +13,7 @@ from timm.layers import Attention
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from models.mctformer import MCTformerOutput
+from models.output import MCTformerOutput
 
 
 class Attended(NamedTuple):
@@ -36,7 +35,7 @@ def attend(attention: Attention, tokens: Float[Tensor, "b t d"]) -> Attended:
 
 
 def compute_class_to_patch(
-    output: "MCTformerOutput", num_layers: int, class_index: Int[Tensor, "b k"]
+    output: MCTformerOutput, num_layers: int, class_index: Int[Tensor, "b k"]
 ) -> Float[Tensor, "b k gh gw"]:
     """Compute how much each wanted class token attends to each patch: sum over the last layers, mean over heads.
 
@@ -58,7 +57,7 @@ def compute_class_to_patch(
 
 
 def propagate(
-    output: "MCTformerOutput", maps: Float[Tensor, "b k gh gw"], num_layers: int | None = None
+    output: MCTformerOutput, maps: Float[Tensor, "b k gh gw"], num_layers: int | None = None
 ) -> Float[Tensor, "b k gh gw"]:
     """Multiply maps by the patch affinity: head-mean attention between patches, summed over layers.
 
@@ -83,7 +82,7 @@ def propagate(
 
 
 def _propagate_slice(
-    output: "MCTformerOutput", maps: Float[Tensor, "b k n"], num_patches: int, num_layers: int
+    output: MCTformerOutput, maps: Float[Tensor, "b k n"], num_patches: int, num_layers: int
 ) -> Float[Tensor, "b k n"]:
     k = maps.shape[1]
     _, num_heads, num_tokens, head_dim = output.queries[0].shape

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from models.attention import compute_class_to_patch, propagate
 from models.fusion import Fusion
-from models.mctformer import MCTformerOutput, Variant
+from models.mctformer import Variant
+from models.output import MCTformerOutput
 
 ATTENTION_LAYERS = {Variant.V1: 3, Variant.V2: 3, Variant.PLUS: 12}
 """Last layers whose class-to-patch attention the authors use."""

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.class_maps import compute_evidence
-from models.mctformer import MCTformerOutput, Variant
+from models.mctformer import Variant
+from models.output import MCTformerOutput
 from models.seed_loss import (
     compute_attention_losses,
     compute_seed_losses,

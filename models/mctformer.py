@@ -8,7 +8,7 @@ differ in that attention is never formed: the forward pass returns queries and k
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from models.attention import attend
 from models.documents import STRICT
+from models.output import MCTformerOutput
 
 LAYER_NORM_EPS = 1e-6
 MAX_SIZE = 2**16
@@ -88,24 +89,6 @@ class MCTformerConfig:
     def describe(self) -> dict[str, Any]:
         """Give the configuration as plain values."""
         return asdict(self) | {"variant": str(self.variant)}
-
-
-class MCTformerOutput(NamedTuple):
-    """What the model says, and the taps that class maps and losses need; t = c + gh * gw tokens."""
-
-    class_logits: Float[Tensor, "b c"]
-    """Mean over the embedding of each class token."""
-    patch_logits: Float[Tensor, "b c"] | None
-    """Pooled patch CAM; None for V1."""
-    patch_cam: Float[Tensor, "b c gh gw"] | None
-    """Class scores of the patch tokens, before ReLU; None for V1."""
-    class_tokens: Float[Tensor, "l b c d"]
-    """After each block."""
-    queries: tuple[Float[Tensor, "b heads t hd"], ...]
-    """Of each layer, class tokens first."""
-    keys: tuple[Float[Tensor, "b heads t hd"], ...]
-    grid: tuple[int, int]
-    """Rows and columns of patches."""
 
 
 class MCTformer(nn.Module):

@@ -23,7 +23,8 @@ from torch.nn import functional
 
 from models.class_maps import compute_evidence, refine_class_maps, scale_min_max
 from models.fusion import Fusion
-from models.mctformer import MCTformerOutput, Variant
+from models.mctformer import Variant
+from models.output import MCTformerOutput
 
 TINY = 1e-9
 """Added to attention before its logarithm; an even share of 10,000 patches is 1e-4."""

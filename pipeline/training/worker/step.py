@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from models.losses import ScoreTags, SeedTerm, compute_loss
-from models.mctformer import MCTformer, MCTformerOutput, Variant
+from models.mctformer import MCTformer, Variant
+from models.output import MCTformerOutput
 from pipeline.training.config import Precision, TrainConfig
 from pipeline.training.data.batch_feeder import TrainingBatch
 from pipeline.training.worker.schedule import make_optimizer, update_average

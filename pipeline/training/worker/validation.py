@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from models.losses import compute_loss
-from models.mctformer import MCTformerOutput, Variant
+from models.mctformer import Variant
+from models.output import MCTformerOutput
 from pipeline.training.config import ModelConfig
 from pipeline.training.data.batch_feeder import TrainingBatch
 from pipeline.training.worker.metrics import compute_ranking_metrics
