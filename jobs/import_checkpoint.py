@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.console import EXIT_OK, parse, print_lines, run_job
-from models.bundle import import_authors_checkpoint
+from models.importers import import_authors_checkpoint
 from models.mctformer import Variant
 from pipeline.run.bundles import save_bundle
 from pipeline.run.vocabulary import load_vocabulary

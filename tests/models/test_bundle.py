@@ -18,11 +18,9 @@ from models.bundle import (
     compute_digest,
     decode_bundle,
     encode_bundle,
-    import_authors_checkpoint,
-    load_backbone_weights,
     load_state_dict_file,
-    load_timm_backbone,
 )
+from models.importers import import_authors_checkpoint, load_backbone_weights, load_timm_backbone
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from models.weights import MAX_HEADER_BYTES
 
@@ -196,7 +194,7 @@ def test_timm_backbone_gives_sizes_input_statistics_and_weights(tmp_path):
 
 def test_backbone_that_cannot_be_downloaded_is_answered_with_what_to_do(tmp_path):
     program = (
-        "from models.bundle import CheckpointError, load_timm_backbone\n"
+        "from models.importers import CheckpointError, load_timm_backbone\n"
         "try:\n    load_timm_backbone('vit_tiny_patch16_224', pretrained=True)\n"
         "except CheckpointError as error:\n    print(error)"
     )

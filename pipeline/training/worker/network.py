@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from models.bundle import load_backbone_weights, load_timm_backbone
+from models.importers import load_backbone_weights, load_timm_backbone
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.training.config import ModelConfig
 from pipeline.training.seeds import derive_seed
