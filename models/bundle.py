@@ -1,7 +1,4 @@
-"""Models as files: our bundle, the authors' checkpoints, timm's backbones.
-
-Whatever is loaded, every key that finds no place is named, and so is every weight that finds no key.
-"""
+"""Model bundle: a network, its classes and its input statistics as two files, `model.safetensors` and `model.json`."""
 
 import hashlib
 import json
@@ -27,7 +24,7 @@ BUNDLE_FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ModelBundle:
-    """What a model is, besides its weights."""
+    """Description of a model, without its weights."""
 
     __pydantic_config__ = STRICT
 
@@ -35,15 +32,18 @@ class ModelBundle:
     class_names: tuple[str, ...]
     """In the order of the class tokens."""
     input_mean: tuple[float, float, float]
-    """Per channel, for pixels in [0, 1]."""
+    """Of each channel, for pixels in [0, 1]."""
     input_std: tuple[float, float, float]
+    """Likewise."""
     backbone: str = ""
     """timm name of the backbone that training started from; empty without one."""
     recipe: dict[str, Any] = field(default_factory=dict)
+    """Configuration of the training run."""
     metrics: dict[str, Any] = field(default_factory=dict)
+    """Best epoch, rule of its choice, and history."""
     library_version: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Fingerprint of the training run (shards, vocabulary, configuration), and versions of the libraries."""
+    """Fingerprints of the training run and of its data, and versions of the libraries."""
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, self.input_mean)):
@@ -58,7 +58,7 @@ class ModelBundle:
 
 
 def encode_bundle(model: MCTformer, bundle: ModelBundle) -> dict[str, bytes]:
-    """Encode a model as the files of a bundle. Equal models give equal bytes.
+    """Encode a model as the files of a bundle; equal models have equal bytes.
 
     Raises:
         CheckpointError: A weight is not finite.
@@ -73,10 +73,10 @@ def encode_bundle(model: MCTformer, bundle: ModelBundle) -> dict[str, bytes]:
 
 
 def decode_bundle(files: Mapping[str, bytes]) -> tuple[MCTformer, ModelBundle]:
-    """Decode the files of a bundle: the model in evaluation mode, and what it is.
+    """Decode the files of a bundle: the model in evaluation mode, and its description.
 
     Raises:
-        CheckpointError: A file cannot be read, or the weights are not those of the configuration.
+        CheckpointError: A file is damaged, or the weights do not fit the configuration.
     """
     bundle = _parse_description(files["model.json"])
     weights = decode_weights(files["model.safetensors"])
@@ -86,14 +86,14 @@ def decode_bundle(files: Mapping[str, bytes]) -> tuple[MCTformer, ModelBundle]:
 
 
 def make_empty_model(config: MCTformerConfig) -> MCTformer:
-    """Make a model that has shapes and no memory yet: whether its weights fit is known before it takes any."""
+    """Build a model on the meta device: weights can be checked against its shapes before it has memory."""
     with torch.device("meta"):
         return MCTformer(config)
 
 
 def _parse_description(payload: bytes) -> ModelBundle:
     try:
-        # Figures of a training run may be NaN; nothing is computed from them.
+        # The metrics of a training run may be NaN; nothing is computed from them.
         fields = parse_json(payload, allow_non_finite=True)
         if not isinstance(fields, dict) or fields.pop("format", None) != BUNDLE_FORMAT:
             raise DocumentError("it has the format of another version")
@@ -104,7 +104,7 @@ def _parse_description(payload: bytes) -> ModelBundle:
 
 
 def compute_digest(files: Mapping[str, bytes]) -> str:
-    """Compute the name of a bundle: sha256 over its files, as 64 hex digits."""
+    """Compute the digest of a bundle: SHA-256 over its files, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name} {len(files[name])}\n".encode())

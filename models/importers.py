@@ -1,4 +1,7 @@
-"""Weights of others: checkpoints of the authors' code, backbones of timm."""
+"""Importers of foreign weights: checkpoints of the authors' code, and timm's backbones.
+
+Errors name every key without a place in the model, and every weight of the model without a key.
+"""
 
 import difflib
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from models.weights import (
 )
 
 AUTHORS_UNUSED = ("norm.weight", "norm.bias")
-"""The authors' models hold a final norm that their forward pass leaves out."""
+"""Weights of the final norm, which the authors' models have and their forward pass does not use."""
 
 
 def import_authors_checkpoint(
@@ -32,18 +35,21 @@ def import_authors_checkpoint(
     input_std: tuple[float, float, float],
     num_heads: int | None = None,
 ) -> tuple[MCTformer, ModelBundle]:
-    """Import a checkpoint of the authors' code; sizes are read from its shapes.
+    """Import a checkpoint of the authors' code; infer the sizes from its shapes.
 
     Args:
         path: `.pth` with a state dict, alone or under `model`; or safetensors.
-        variant: Which of the authors' models it is.
-        class_names: In the order of its class tokens.
-        input_mean: That the model was trained with.
+        variant: Of the authors' models.
+        class_names: In the order of the class tokens.
+        input_mean: Of each channel, as in training, for pixels in [0, 1].
         input_std: Likewise.
         num_heads: Attention heads; None: one per 64 of the width, as in every ViT and DeiT.
 
+    Returns:
+        The model in evaluation mode, and its description.
+
     Raises:
-        CheckpointError: Keys or shapes do not fit; all are named.
+        CheckpointError: Keys or shapes do not fit; the message names all of them.
     """
     weights = load_state_dict_file(path)
     config = _infer_config(weights, variant, num_heads)
@@ -61,16 +67,16 @@ def import_authors_checkpoint(
 
 
 def load_backbone_weights(model: MCTformer, weights: StateDict) -> tuple[str, ...]:
-    """Load timm's ViT or DeiT weights into a fresh model.
+    """Load the weights of timm's ViT or DeiT into a new model.
 
-    The class token and its position are repeated for every class; the table of positions is resized to
-    the model's grid.
+    The class token and its position embedding are repeated for every class. The position embeddings of the patches are
+    resized to the model's grid.
 
     Returns:
-        Keys that have no place in the model by design: the classifier and the final norm.
+        Keys that the model does not use by design: the classifier and the final norm.
 
     Raises:
-        CheckpointError: Any other key without place, weight without key, or shape that does not fit.
+        CheckpointError: Another key has no place, a weight has no key, or a shape does not fit.
     """
     unused = tuple(name for name in weights if name.startswith(("head.", "head_dist.", "norm.", "fc_norm.")))
     fitted = {name: tensor for name, tensor in weights.items() if name not in unused}
@@ -101,7 +107,7 @@ def load_backbone_weights(model: MCTformer, weights: StateDict) -> tuple[str, ..
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A timm model to start from."""
+    """A timm model that training starts from: its sizes, input statistics and weights."""
 
     name: str
     patch_size: int
@@ -112,34 +118,25 @@ class Backbone:
     input_mean: tuple[float, float, float]
     input_std: tuple[float, float, float]
     weights: dict[str, Tensor]
-    """Empty when random weights were asked for."""
+    """Empty for random weights."""
 
 
 def load_timm_backbone(name: str, *, pretrained: bool = False, weights_path: Path | None = None) -> Backbone:
-    """Look up a timm ViT: its sizes, its input statistics, and its weights.
+    """Load a timm ViT: its sizes, input statistics and weights.
 
     Args:
         name: Such as `vit_tiny_patch16_224` or `deit_small_patch16_224`.
-        pretrained: Let timm fetch the published weights.
-        weights_path: Take the weights from this file instead.
+        pretrained: Download the published weights with timm.
+        weights_path: File of the weights; replaces the download.
 
     Raises:
-        CheckpointError: timm knows no such model, it is no plain ViT, or its weights cannot be downloaded.
+        CheckpointError: timm has no such model, it is not a plain ViT, or its weights cannot be downloaded.
     """
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
         raise CheckpointError(f"timm has no model '{name}'; names near it: {near or 'none'}")
-    # timm's models declare no attributes, and only plain ViTs have the ones that follow.
-    network: Any
-    try:
-        network = timm.create_model(name, pretrained=pretrained and weights_path is None, num_classes=0)
-    except Exception as error:  # what a failed download raises depends on the client library and its version
-        if not pretrained or weights_path is not None:
-            raise
-        raise CheckpointError(
-            f"the weights of timm's '{name}' cannot be downloaded ({_name_first_line(error)}); "
-            "give them as a file, or `none` for random ones"
-        ) from error
+    is_download = pretrained and weights_path is None
+    network = _create_timm_model(name, is_download)
     try:
         block = network.blocks[0]
         sizes = {
@@ -150,14 +147,29 @@ def load_timm_backbone(name: str, *, pretrained: bool = False, weights_path: Pat
             "mlp_ratio": block.mlp.fc1.out_features / network.embed_dim,
         }
     except (AttributeError, TypeError, IndexError) as error:
-        raise CheckpointError(f"timm's '{name}' is no plain ViT ({error}); choose a vit_* or deit_* model") from error
+        raise CheckpointError(
+            f"timm's '{name}' is not a plain ViT ({error}); choose a vit_* or deit_* model"
+        ) from error
     weights: dict[str, Tensor] = {}
     if weights_path is not None:
         weights = load_state_dict_file(weights_path)
-    elif pretrained:
+    elif is_download:
         weights = dict(network.state_dict())
     mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
     return Backbone(name=name, input_mean=tuple(mean), input_std=tuple(std), weights=weights, **sizes)
+
+
+def _create_timm_model(name: str, is_download: bool) -> Any:
+    """Create a timm model; the type declares no attributes, and only plain ViTs have those that are read."""
+    try:
+        return timm.create_model(name, pretrained=is_download, num_classes=0)
+    except Exception as error:  # what a failed download raises depends on the client library and its version
+        if not is_download:
+            raise
+        raise CheckpointError(
+            f"the weights of timm's '{name}' cannot be downloaded ({_read_first_line(error)}); "
+            "give them as a file, or `none` for random ones"
+        ) from error
 
 
 def _fit_positions(positions: Float[Tensor, "1 n d"], side: int) -> Float[Tensor, "1 m d"]:
@@ -177,10 +189,13 @@ def _infer_config(weights: StateDict, variant: Variant, num_heads: int | None) -
         side = round(num_patches**0.5)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise CheckpointError(
-            f"this is no MCTformer {variant} checkpoint: {error} is missing or misshapen; it has {_name_some(weights)}"
+            f"this is not a checkpoint of MCTformer {variant}: {error} is missing or has another shape; it has "
+            f"{_list_some_keys(weights)}"
         ) from error
     if side * side != num_patches:
-        raise CheckpointError(f"the table of positions has {num_patches} patches, which is no square; is it {variant}?")
+        raise CheckpointError(
+            f"the position embeddings have {num_patches} patches, which is not a square number; is it {variant}?"
+        )
     try:
         return MCTformerConfig(
             variant=variant,
@@ -193,13 +208,13 @@ def _infer_config(weights: StateDict, variant: Variant, num_heads: int | None) -
             mlp_ratio=hidden / max(1, width),
         )
     except ValueError as error:
-        raise CheckpointError(f"the shapes of the weights are those of no model: {error}; is it {variant}?") from error
+        raise CheckpointError(f"the shapes of the weights fit no model: {error}; is it {variant}?") from error
 
 
-def _name_first_line(error: Exception) -> str:
+def _read_first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _name_some(weights: StateDict, most: int = 6) -> str:
+def _list_some_keys(weights: StateDict, most: int = 6) -> str:
     names = list(weights)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more keys" if len(names) > most else "")

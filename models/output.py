@@ -1,4 +1,4 @@
-"""What the network returns: scores, and the taps that class maps and losses need."""
+"""Output of the network: scores, and the tensors that class maps and losses need."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class MCTformerOutput(NamedTuple):
-    """What the model says, and the taps that class maps and losses need; t = c + gh * gw tokens."""
+    """Scores of the classes, and the tensors that class maps and losses need; t = c + gh * gw tokens."""
 
     class_logits: Float[Tensor, "b c"]
     """Mean over the embedding of each class token."""

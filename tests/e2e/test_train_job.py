@@ -227,7 +227,7 @@ def test_run_goes_on_with_fewer_workers_and_sees_every_image_once(inputs, killed
     assert main(make_command(inputs, out, "--workers", "1")) == 0
     printed = capsys.readouterr().out
     assert "1 workers" in printed
-    assert ("the rest of the epoch is divided anew" in printed) == (num_seen > 0)
+    assert ("the rest of the epoch is resharded" in printed) == (num_seen > 0)
     history = load_bundle(str(out / "bundle"))[1].metrics["history"]
     assert [record["num_images"] for record in history] == [NUM_DECODABLE] * NUM_EPOCHS
     assert {record["num_workers"] for record in history} == {1, 2}

@@ -120,7 +120,7 @@ def test_wrong_number_of_class_names_is_refused(tmp_path):
 
 def test_checkpoint_of_another_variant_is_refused(tmp_path):
     save_as_authors(make_model(Variant.V2), tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="no MCTformer plus checkpoint"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of MCTformer plus"):
         import_authors_checkpoint(tmp_path / "a.pth", variant=Variant.PLUS, class_names=CLASSES, **STATISTICS)
 
 

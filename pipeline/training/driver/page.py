@@ -1,4 +1,4 @@
-"""The records of a training run as a page: curves and a table of the epochs, in one file that needs no network."""
+"""HTML page of a training run: curves and a table of the epochs, in one file without external resources."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -11,7 +11,7 @@ from pipeline.reports.charts import Chart, draw
 
 
 def list_charts(records: Sequence[dict[str, Any]]) -> list[Chart]:
-    """Make the charts of a run; those without a point are left out."""
+    """Make the charts of a run; omit those without a point."""
     steps = [record for record in records if record["kind"] == "step"]
     epochs = [record for record in records if record["kind"] == "epoch"]
     validated = [record for record in epochs if record["validation"]]
@@ -57,7 +57,7 @@ def list_charts(records: Sequence[dict[str, Any]]) -> list[Chart]:
 
 
 def list_rows(records: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Make the rows of the table, one an epoch."""
+    """Make the rows of the table, one per epoch."""
     rows = []
     for record in (record for record in records if record["kind"] == "epoch"):
         validation, patches = record["validation"] or {}, record["patch_validation"] or {}
@@ -81,7 +81,7 @@ def list_rows(records: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def render_training_page(title: str, records: Sequence[dict[str, Any]]) -> str:
-    """Render the page."""
+    """Render the page as HTML."""
     source = files("pipeline.training.driver").joinpath("templates/training.html.j2").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, finalize=show_in_page, trim_blocks=True, lstrip_blocks=True)
     charts = [draw(chart) for chart in list_charts(records)]

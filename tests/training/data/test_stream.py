@@ -243,6 +243,4 @@ def test_feeder_gives_batches_in_order_then_the_error_that_ended_them():
 
 def test_feeder_that_is_closed_lets_its_thread_end():
     feeder = BatchFeeder(iter([make_batch({}, batch_size=1, image_size=4, num_classes=2)] * 100), depth=1)
-    feeder.close()
-    feeder._thread.join(timeout=10)
-    assert not feeder._thread.is_alive()
+    assert feeder.close(timeout_s=10)
