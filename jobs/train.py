@@ -32,8 +32,9 @@ from pipeline.inputs.shards import list_shards
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig
 from pipeline.run.vocabulary import load_vocabulary
-from pipeline.train import find_shortage, fit, is_finished, survey_run
+from pipeline.train import fit, is_finished, survey_run
 from pipeline.training.config import TrainConfig, WorkerConfig
+from pipeline.training.driver.resources import find_shortage
 from pipeline.training.driver.run import TrainingRun, open_training
 from pipeline.training.worker.network import InitialModel, build_initial_model
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.console import format_duration, print_lines
-from pipeline.train import TrainingOutcome
 from pipeline.training.data.survey import Survey
+from pipeline.training.driver.outcome import TrainingOutcome
 from pipeline.training.events import EpochRecord, Event, RejectedImage, Resumed, StepRecord
 
 MOST_UNKNOWN_TAGS = 10
@@ -79,10 +79,11 @@ class EventPrinter:
             print_lines(
                 f"  going on in epoch {event.epoch} after {event.step} steps, {event.num_workers} workers{division}",
             )
-        elif isinstance(event, dict) and event["kind"] == "step":
-            self._print_step(event)
         elif isinstance(event, dict):
-            self._print_epoch(event)
+            if event["kind"] == "step":
+                self._print_step(event)
+            else:
+                self._print_epoch(event)
 
     def _print_step(self, record: StepRecord) -> None:
         now = time.monotonic()

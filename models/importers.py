@@ -56,7 +56,7 @@ def import_authors_checkpoint(
     if config.num_classes != len(class_names):
         raise CheckpointError(
             f"'{path}' has {config.num_classes} class tokens, got {len(class_names)} class names "
-            f"({', '.join(class_names)}); give the classes it was trained on"
+            f"({', '.join(class_names)}); pass the classes that it was trained on"
         )
     model = make_empty_model(config)
     unused = {Variant.V1: (*AUTHORS_UNUSED, "head.weight", "head.bias"), Variant.V2: AUTHORS_UNUSED}

@@ -202,7 +202,7 @@ class OptimizerConfig:
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(
                 f"need 0 <= warmup_epochs < epochs, got {self.warmup_epochs} and {self.epochs}; "
-                "give a shorter warm-up with a short run"
+                "set a shorter warm-up for a short run"
             )
         if self.base_lr <= 0 or self.min_lr < 0 or self.warmup_lr < 0:
             raise ValueError(

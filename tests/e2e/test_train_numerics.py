@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 def train_plainly(inputs, out, *flags):  # noqa: F811
-    """Train for an epoch without anything random but the order; gives loss and norm of the gradient of each step."""
+    """Train for an epoch with random order only; return loss and gradient norm of each step."""
     calm = ("--drop-path", "0", "--random-erasing", "0", "--epochs", "1", "--warmup-epochs", "0", "--workers", "1")
     assert main(make_command(inputs, out, *calm, *flags)) == 0
     steps = [record for record in read_records(str(out)) if record["kind"] == "step"]
@@ -23,7 +23,7 @@ def plain(inputs, tmp_path_factory, local_ray):  # noqa: F811
     return train_plainly(inputs, tmp_path_factory.mktemp("plain") / "out", "--accumulation", "1")
 
 
-def test_batch_in_several_passes_gives_the_steps_of_a_whole_batch(inputs, plain, tmp_path):  # noqa: F811
+def test_batch_in_several_passes_has_the_steps_of_a_whole_batch(inputs, plain, tmp_path):  # noqa: F811
     in_passes = train_plainly(inputs, tmp_path / "out", "--accumulation", "3")
     np.testing.assert_allclose(in_passes, plain, rtol=1e-4)
 

@@ -71,7 +71,7 @@ def make_variation(image_size: int, augment: AugmentConfig | None) -> Variation:
 def augment_image(
     payload: bytes, variation: Variation, rng_seed: int, max_pixels: int
 ) -> UInt8[np.ndarray, "3 s s"] | ImageRejection:
-    """Decode and transform an image; equal arguments give equal pixels.
+    """Decode and transform an image; equal arguments have equal results.
 
     Seeds the random generators of the whole process: `random`, NumPy and PyTorch.
     """

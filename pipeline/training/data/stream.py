@@ -119,12 +119,12 @@ def iterate_usable(
     """
     for shard in shards:
         require_unchanged(shard)
-        read = partial(_read_usable, shard, vocabulary, inputs, epoch)
+        read = partial(_read_usable_samples, shard, vocabulary, inputs, epoch)
         for rows in read_guarded(shard.uri, read, attempts or AttemptCounter(), reader=reader):
             yield from rows
 
 
-def _read_usable(
+def _read_usable_samples(
     shard: InputShard, vocabulary: Vocabulary, inputs: InputConfig, epoch: int
 ) -> Iterator[list[EncodedSample]]:
     """Read the usable samples of each chunk."""

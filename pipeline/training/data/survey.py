@@ -248,7 +248,7 @@ def require_usable(survey: Survey, vocabulary: Vocabulary) -> None:
     reasons = ", ".join(f"{reason} {number}" for reason, number in survey.unusable.most_common()) or "no samples"
     raise ValueError(
         f"none of the {survey.num_samples} training samples can be used ({reasons}); their most frequent tags: "
-        f"{unknown}; the vocabulary knows {', '.join(vocabulary.classes)}; give one that fits these shards"
+        f"{unknown}; the vocabulary has {', '.join(vocabulary.classes)}; use one that fits these shards"
     )
 
 

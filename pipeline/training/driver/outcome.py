@@ -80,8 +80,8 @@ def _load_finished(run: TrainingRun, result: Result) -> TrainingState:
     num_done = len(latest.progress.history) if latest else 0
     if latest is None or num_done < run.config.optimizer.epochs:
         raise TrainingError(
-            f"training ended in epoch {num_done + 1} of {run.config.optimizer.epochs}; give the same command again to "
-            "go on"
+            f"training ended in epoch {num_done + 1} of {run.config.optimizer.epochs}; run the same command again to "
+            "continue"
         )
     return latest
 

@@ -36,5 +36,5 @@ def describe_failure(failure: NonFiniteLoss) -> str:
     what = "gradient of the loss" if failure.is_gradient else "loss"
     return (
         f"the {what} is not finite in epoch {failure.epoch}, step {failure.step}; images of the batch: {named}{more}; "
-        "lower base_lr or set clip_norm, and give another --out"
+        "lower base_lr or set clip_norm, and use another --out"
     )

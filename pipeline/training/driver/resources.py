@@ -43,8 +43,8 @@ def find_shortage(workers: WorkerConfig, num_slots: float, num_gpus: float) -> s
         if num_gpus < num_wanted:
             return (
                 f"the cluster has {num_gpus:g} GPUs and {_count_workers(least)} of {workers.gpus_per_worker:g} each "
-                f"want {num_wanted:g}, so training waits until they join; give fewer --workers, a larger cluster, or "
-                "--gpus-per-worker 0 to train on CPUs"
+                f"need {num_wanted:g}, so training waits until they join; set fewer --workers, use a larger cluster, "
+                "or set --gpus-per-worker 0 to train on CPUs"
             )
         fitting = min(fitting, num_gpus / workers.gpus_per_worker)
     num_starting = max(least, min(workers.num_workers, math.floor(fitting)))
@@ -52,7 +52,7 @@ def find_shortage(workers: WorkerConfig, num_slots: float, num_gpus: float) -> s
         return None
     return (
         f"the cluster has {num_slots:g} CPU slots: {_count_workers(num_starting)} would leave none to read and decode "
-        "images, and training waits until there is one; give fewer --workers or a larger cluster"
+        "images, so training waits until there is one; set fewer --workers or use a larger cluster"
     )
 
 

@@ -111,7 +111,7 @@ def open_training(
         _require_same(run)
     elif exists(join_uri(out_uri, CHECKPOINT_FOLDER, SNAPSHOT_FILE)):
         raise RunConflictError(
-            f"'{out_uri}' has checkpoints but no {TRAIN_FILE} with the identity of their run; give another --out"
+            f"'{out_uri}' has checkpoints but no {TRAIN_FILE} with the identity of their run; use another --out"
         )
     return run
 
@@ -134,14 +134,14 @@ def _require_same(run: TrainingRun) -> None:
         if not isinstance(existing, dict):
             raise DocumentError(f"need a mapping, got {show_value(existing)}")
     except DocumentError as error:
-        raise RunConflictError(f"'{uri}' is not the record of a training run: {error}; give another --out") from error
+        raise RunConflictError(f"'{uri}' is not the record of a training run: {error}; use another --out") from error
     if existing.get("fingerprint") != run.fingerprint:
         before, now = existing.get("library_version"), get_library_version()
-        other = f" (begun by version {before}, this is {now})" if before != now else ""
+        other = f" (started by version {before}, this is {now})" if before != now else ""
         changes = "; ".join(_list_run_changes(existing, run.identity))
         raise RunConflictError(
-            f"'{run.out_uri}' holds another training run{other}: {changes}; give the same command as before, or "
-            "another --out"
+            f"'{run.out_uri}' belongs to another training run{other}: {changes}; run the same command as before, or "
+            "use another --out"
         )
 
 
@@ -173,13 +173,13 @@ def read_place(out_uri: str) -> tuple[int, int]:
     except FileNotFoundError:
         return 0, 0
     except DocumentError as error:
-        raise TrainingError(f"'{uri}' is not Ray Train's record of checkpoints: {error}; give another --out") from error
+        raise TrainingError(f"'{uri}' is not Ray Train's record of checkpoints: {error}; use another --out") from error
     if latest is None:
         return 0, 0
     name = latest["checkpoint_dir_name"]
     match = re.fullmatch(r"epoch-(\d{1,9})(?:-(\d{1,18}))?", name)
     if match is None:
-        raise TrainingError(f"'{uri}' names the checkpoint '{name}' of another program; give another --out")
+        raise TrainingError(f"'{uri}' names the checkpoint '{name}' of another program; use another --out")
     return int(match[1]), int(match[2] or 0)
 
 

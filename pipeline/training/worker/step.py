@@ -137,7 +137,7 @@ class TrainingStep:
         for number, places in enumerate(torch.arange(len(batch.weights)).tensor_split(num_passes)):
             weights = batch.weights[places].to(self._device)
             images = self._erase(self._normalise(batch.images[places]))
-            with self._sync_if(number == num_passes - 1):
+            with self._limit_sync(number == num_passes - 1):
                 parts = compute_loss(
                     self._run_network(self._module, images),
                     batch.image_labels[places].to(self._device),
@@ -199,7 +199,7 @@ class TrainingStep:
 
         return AveragedModel(self.network, multi_avg_fn=update)
 
-    def _sync_if(self, is_last: bool) -> AbstractContextManager[object]:
+    def _limit_sync(self, is_last: bool) -> AbstractContextManager[object]:
         """Context of a pass: workers exchange gradients in the last pass of a step only."""
         if is_last or self._num_workers == 1:
             return torch.enable_grad()

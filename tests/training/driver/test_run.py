@@ -30,7 +30,7 @@ def open_at(out, **changes):
     return open_training(out_uri=str(out), **(arguments | changes))
 
 
-def test_training_run_of_the_same_command_is_taken_up_again(tmp_path):
+def test_training_run_of_the_same_command_is_resumed(tmp_path):
     run = open_at(tmp_path)
     claim(run)
     claim(run)
@@ -51,7 +51,7 @@ def test_folder_that_another_run_took_meanwhile_is_refused(tmp_path):
 
 def test_training_run_of_another_configuration_is_refused_with_the_fields_that_differ(tmp_path):
     claim(open_at(tmp_path))
-    with pytest.raises(RunConflictError, match="config.rng_seed was 0, is 7; give the same command"):
+    with pytest.raises(RunConflictError, match="config.rng_seed was 0, is 7; run the same command"):
         open_at(tmp_path, config=TrainConfig(model=TINY, rng_seed=7))
 
 
@@ -87,7 +87,7 @@ def test_place_is_read_from_the_checkpoint_that_ray_resumes_from(tmp_path):
 
 def test_folder_with_checkpoints_of_a_run_that_is_not_described_is_refused(tmp_path):
     put_atomic(join_uri(str(tmp_path), CHECKPOINT_FOLDER, SNAPSHOT_FILE), b"{}")
-    with pytest.raises(RunConflictError, match="holds checkpoints, but no train.json that says of which run"):
+    with pytest.raises(RunConflictError, match="has checkpoints but no train.json with the identity of their run"):
         open_at(tmp_path)
 
 
@@ -107,7 +107,7 @@ def test_training_run_of_a_version_without_some_setting_is_refused_with_both_ver
     del record["config"]["optimizer"]["head_lr_factor"]
     place.write_text(json.dumps(record))
     with pytest.raises(
-        RunConflictError, match=r"begun by version 0\.0\.1, this is .*head_lr_factor was absent, is 1.0"
+        RunConflictError, match=r"started by version 0\.0\.1, this is .*head_lr_factor was absent, is 1.0"
     ):
         open_at(tmp_path)
 

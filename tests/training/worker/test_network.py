@@ -17,7 +17,7 @@ def test_initial_weights_depend_on_the_seed_alone():
     assert not torch.equal(first, other)
 
 
-def test_class_tokens_can_be_told_apart_at_the_start():
+def test_initial_class_tokens_differ_by_the_given_spread():
     weights = ModelConfig(backbone="vit_tiny_patch16_224", backbone_weights="none", image_size=32)
     plain, spread = (
         build_initial_model(replace(weights, token_spread=value), ("cat", "dog"), 0).network for value in (0.0, 1.0)

@@ -66,7 +66,7 @@ def test_step_changes_the_weights_as_a_plain_loop_does(network):
     assert result.grad_norm == pytest.approx(norm.item(), rel=1e-4)
 
 
-def test_images_of_weight_0_have_no_say(network):
+def test_images_of_weight_zero_have_no_effect(network):
     whole, part = make_step(network), make_step(network)
     four = make_batch()
     five = TrainingBatch(
@@ -89,7 +89,7 @@ def test_batch_in_passes_gives_the_step_of_the_whole_batch(network):
     assert_close(whole.network, passes.network)
 
 
-def test_loss_that_is_no_number_leaves_the_weights_alone(network):
+def test_non_finite_loss_leaves_the_weights_unchanged(network):
     with torch.no_grad():
         network.head.bias.fill_(torch.inf)
     step = make_step(network)
@@ -98,7 +98,7 @@ def test_loss_that_is_no_number_leaves_the_weights_alone(network):
     assert all(torch.equal(one, other) for one, other in zip(before, list_weights(step.network), strict=True))
 
 
-def test_gradient_that_is_no_number_leaves_the_weights_alone(network):
+def test_non_finite_gradient_leaves_the_weights_unchanged(network):
     step = make_step(network)
     step.network.head.weight.register_hook(lambda gradient: gradient * torch.nan)
     before = list_weights(step.network)
@@ -106,7 +106,7 @@ def test_gradient_that_is_no_number_leaves_the_weights_alone(network):
     assert all(torch.equal(one, other) for one, other in zip(before, list_weights(step.network), strict=True))
 
 
-def test_averaged_network_is_what_predicts(network):
+def test_averaged_network_predicts(network):
     config = replace(CONFIG, optimizer=replace(CONFIG.optimizer, ema_decay=0.9))
     step = make_step(network, config)
     for _ in range(3):
@@ -118,7 +118,7 @@ def test_averaged_network_is_what_predicts(network):
 
 
 @pytest.mark.parametrize("from_average", [True, False])
-def test_seeds_come_from_the_averaged_network_if_asked(from_average):
+def test_seeds_are_made_by_the_averaged_network_if_set(from_average):
     config = replace(
         CONFIG,
         model=replace(CONFIG.model, patch_size=8),
@@ -142,7 +142,7 @@ def test_seeds_come_from_the_averaged_network_if_asked(from_average):
     assert all(parameter.grad is None for parameter in step.average.module.parameters())
 
 
-def test_network_that_teaches_drops_no_layers():
+def test_network_that_makes_seeds_drops_no_layers():
     model = replace(CONFIG.model, drop_path=0.5)
     config = replace(
         CONFIG,
@@ -155,7 +155,7 @@ def test_network_that_teaches_drops_no_layers():
     step.average.module.register_forward_hook(lambda module, inputs, output: modes.append(module.training))
     step.update(make_batch(), score_soft_margin, SeedTerm(0.5, 0.3, 0.5))
     step.update(make_batch(), score_soft_margin, SeedTerm(0.0, 0.3, 0.5))
-    assert modes == [False], "it looks at each batch once, with all layers, and not before its maps teach"
+    assert modes == [False], "it runs once for each batch with a seed loss, in evaluation mode"
     assert step.network.training
 
 
