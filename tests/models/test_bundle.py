@@ -12,17 +12,10 @@ import safetensors.torch
 import timm
 import torch
 
-from models.bundle import (
-    CheckpointError,
-    ModelBundle,
-    compute_digest,
-    decode_bundle,
-    encode_bundle,
-    load_state_dict_file,
-)
+from models.bundle import ModelBundle, compute_digest, decode_bundle, encode_bundle
 from models.importers import import_authors_checkpoint, load_backbone_weights, load_timm_backbone
 from models.mctformer import MCTformer, MCTformerConfig, Variant
-from models.weights import MAX_HEADER_BYTES
+from models.weights import MAX_HEADER_BYTES, CheckpointError, load_state_dict_file
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("cat", "dog", "cow")
@@ -194,7 +187,8 @@ def test_timm_backbone_has_sizes_input_statistics_and_weights(tmp_path):
 
 def test_backbone_that_cannot_be_downloaded_is_refused_with_the_remedy(tmp_path):
     program = (
-        "from models.importers import CheckpointError, load_timm_backbone\n"
+        "from models.importers import load_timm_backbone\n"
+        "from models.weights import CheckpointError\n"
         "try:\n    load_timm_backbone('vit_tiny_patch16_224', pretrained=True)\n"
         "except CheckpointError as error:\n    print(error)"
     )

@@ -66,8 +66,7 @@ class BatchFeeder:
         """Seconds that the callers of `take` have waited in total."""
         self._queue: queue.Queue[TrainingBatch | _Failure | None] = queue.Queue(depth)
         self._is_wanted = True
-        self._thread = threading.Thread(target=self._fill_queue, args=(batches,), name="batches", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._fill_queue, args=(batches,), name="batches", daemon=True).start()
 
     def take(self) -> TrainingBatch:
         """Remove and return the next batch.
@@ -85,11 +84,9 @@ class BatchFeeder:
             raise item.error
         return item
 
-    def close(self, timeout_s: float | None = 0.0) -> bool:
-        """Stop the thread; wait for its end for at most `timeout_s`. Return whether it has ended."""
+    def close(self) -> None:
+        """Stop the thread; do not wait for its end."""
         self._is_wanted = False
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
 
     def _fill_queue(self, batches: Iterator[TrainingBatch]) -> None:
         try:

@@ -1,5 +1,6 @@
 import io
 import json
+import threading
 from itertools import pairwise
 from pathlib import Path
 
@@ -242,5 +243,9 @@ def test_feeder_returns_batches_in_order_then_raises_the_error_of_the_iterator()
 
 
 def test_closed_feeder_ends_its_thread():
+    before = set(threading.enumerate())
     feeder = BatchFeeder(iter([make_batch({}, batch_size=1, image_size=4, num_classes=2)] * 100), depth=1)
-    assert feeder.close(timeout_s=10)
+    (thread,) = set(threading.enumerate()) - before
+    feeder.close()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
