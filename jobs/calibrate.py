@@ -19,7 +19,7 @@ import numpy as np
 from jobs.cluster import use_endpoint
 from jobs.console import EXIT_OK, parse, print_lines, run_job
 from pipeline.errors import LabellingError
-from pipeline.evaluation.evaluate import open_truth
+from pipeline.evaluation.truth import open_truth
 from pipeline.kept_maps.source import KeptRun, open_kept_run
 from pipeline.remask import find_patch_size
 from pipeline.run.records import InputShard

@@ -24,7 +24,8 @@ from jobs.console import EXIT_OK, format_duration, parse, run_job
 from jobs.demo_photos import write_collection
 from models.mctformer import MCTformer
 from pipeline.commit.manifests import list_manifests, open_manifest
-from pipeline.evaluation.evaluate import EvaluationCounts, count_pixels, make_empty_counts, open_truth, score_masks
+from pipeline.evaluation.scores import EvaluationCounts, count_pixels, make_empty_counts, score_masks
+from pipeline.evaluation.truth import open_truth
 from pipeline.images.masks import decode_mask
 from pipeline.reports.label_report import Table, build_report
 from pipeline.run.bundles import load_bundle, save_bundle

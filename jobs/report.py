@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.console import EXIT_OK, format_bytes, parse, print_lines, run_job
-from pipeline.evaluation.evaluate import open_truth
+from pipeline.evaluation.truth import open_truth
 from pipeline.reports.label_report import build_report
 from pipeline.storage.storage import put_atomic
 

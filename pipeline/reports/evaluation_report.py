@@ -7,8 +7,9 @@ import numpy as np
 
 from pipeline.commit.manifests import open_manifest
 from pipeline.evaluation.boundaries import score_boundaries
-from pipeline.evaluation.evaluate import NUM_THRESHOLDS, EvaluationCounts, FindTruth, Scores
 from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
+from pipeline.evaluation.scores import NUM_THRESHOLDS, EvaluationCounts, Scores
+from pipeline.evaluation.truth import FindTruth
 from pipeline.images.masks import build_palette
 from pipeline.reports.charts import Chart, draw
 from pipeline.reports.label_report import Example, Table, make_examples, render_page

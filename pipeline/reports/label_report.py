@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from pipeline.commit.manifests import Manifest, list_manifests, open_manifest
 from pipeline.errors import ShardError
-from pipeline.evaluation.evaluate import FindTruth, decode_truth
+from pipeline.evaluation.truth import FindTruth, decode_truth
 from pipeline.images.decode import DecodedImage, decode_image, turn_upright
 from pipeline.images.masks import build_palette, decode_class_maps, decode_mask
 from pipeline.inputs.shards import read_chunks

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from pipeline.evaluation.evaluate import NUM_THRESHOLDS, count_best, make_empty_counts, score_confusion, score_curve
+from pipeline.evaluation.scores import NUM_THRESHOLDS, count_best, make_empty_counts, score_confusion, score_curve
 from pipeline.run.records import IGNORE_LABEL
 from pipeline.thresholds.samples import MapSample
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pipeline.commit.manifests import Manifest, stream_manifest
-from pipeline.evaluation.evaluate import FindTruth, decode_truth
+from pipeline.evaluation.truth import FindTruth, decode_truth
 from pipeline.images.decode import turn_upright
 from pipeline.kept_maps.images import read_images
 from pipeline.kept_maps.row_maps import make_row_maps

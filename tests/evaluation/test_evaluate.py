@@ -19,16 +19,16 @@ from torch.nn import functional
 from jobs.evaluate import main
 from models.class_maps import scale_min_max
 from pipeline.errors import LabellingError, ManifestError
-from pipeline.evaluation.evaluate import (
+from pipeline.evaluation.evaluate import evaluate_manifest
+from pipeline.evaluation.scores import (
     NUM_THRESHOLDS,
     EvaluationCounts,
     count_pixels,
-    evaluate_manifest,
     make_empty_counts,
-    open_truth,
     score_curve,
     score_masks,
 )
+from pipeline.evaluation.truth import open_truth
 from pipeline.images.masks import decode_class_maps, label_pixels
 from pipeline.run.records import IGNORE_LABEL, InputShard
 from pipeline.storage.storage import join_uri, put_atomic

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from jobs.report import main
 from pipeline.errors import LabellingError
-from pipeline.evaluation.evaluate import open_truth
+from pipeline.evaluation.truth import open_truth
 from pipeline.inputs.shards import list_shards
 from pipeline.reports.label_report import MAX_SIDE_PX, Table, build_report
 from pipeline.run.records import InputShard

@@ -14,7 +14,7 @@ from jobs.calibrate import main
 from jobs.qualities import balanced
 from pipeline.commit.manifests import open_manifest
 from pipeline.errors import CalibrationError
-from pipeline.evaluation.evaluate import open_truth
+from pipeline.evaluation.truth import open_truth
 from pipeline.images.masks import decode_mask
 from pipeline.kept_maps.source import open_kept_run
 from pipeline.label import label_run
