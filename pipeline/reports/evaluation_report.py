@@ -12,7 +12,8 @@ from pipeline.evaluation.scores import NUM_THRESHOLDS, EvaluationCounts, Scores
 from pipeline.evaluation.truth import FindTruth
 from pipeline.images.masks import build_palette
 from pipeline.reports.charts import Chart, draw
-from pipeline.reports.label_report import Example, Table, make_examples, render_page
+from pipeline.reports.page import Example, Table, render_page
+from pipeline.reports.pictures import make_examples
 from pipeline.run.config import InputConfig
 from pipeline.run.identity import read_config, read_run
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary

@@ -12,7 +12,9 @@ from jobs.report import main
 from pipeline.errors import LabellingError
 from pipeline.evaluation.truth import open_truth
 from pipeline.inputs.shards import list_shards
-from pipeline.reports.label_report import MAX_SIDE_PX, Table, build_report
+from pipeline.reports.label_report import build_report
+from pipeline.reports.page import Table
+from pipeline.reports.pictures import MAX_SIDE_PX
 from pipeline.run.records import InputShard
 from pipeline.storage.storage import join_uri, put_atomic
 from tests.factories import (
