@@ -27,12 +27,11 @@ from models.mctformer import MCTformer
 from pipeline.evaluation.scores import EvaluationCounts, count_best, make_empty_counts, score_curve
 from pipeline.evaluation.truth import decode_truth, open_truth
 from pipeline.images.decode import DecodedImage, decode_image
-from pipeline.images.views import choose_grid, resize_rgb
+from pipeline.images.frames import choose_grid, normalise, resize_rgb
 from pipeline.inputs.shards import Chunk, list_shards, read_chunks
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary
-from pipeline.training.worker.step import normalise
 
 
 @dataclass(frozen=True, kw_only=True)

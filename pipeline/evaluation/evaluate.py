@@ -23,8 +23,8 @@ from pipeline.evaluation.boundaries import count_boundaries
 from pipeline.evaluation.quality_ranks import IMAGE_COLUMNS, ScoredImage, score_image
 from pipeline.evaluation.scores import EvaluationCounts, count_best, count_pixels, make_empty_counts
 from pipeline.evaluation.truth import FindTruth, decode_truth
-from pipeline.images.decode import place_on_stored_pixels
 from pipeline.images.masks import decode_class_maps, decode_mask
+from pipeline.images.orientation import place_on_stored_pixels, turn_size
 from pipeline.images.pixel_maps import take_class_scales
 from pipeline.run.records import Status
 
@@ -98,8 +98,7 @@ def count_by_threshold(
     class_scales: Sequence[float] | None = None,
 ) -> Int[np.ndarray, "c_plus_1 c_plus_1 bins"]:
     """Count pixels by true class, best class, and number of thresholds exceeded, from the kept maps."""
-    is_turned = row["exif_orientation"] >= 5
-    upright_size = truth.shape[::-1] if is_turned else truth.shape
+    upright_size = turn_size(truth.shape, row["exif_orientation"])
     best, best_class = _find_best(row, upright_size, class_scales)
     best = place_on_stored_pixels(best, row["exif_orientation"])
     best_class = place_on_stored_pixels(best_class, row["exif_orientation"])

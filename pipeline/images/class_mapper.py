@@ -16,6 +16,7 @@ from torch import Tensor
 from models.bundle import ModelBundle
 from models.class_maps import Evidence, compute_evidence, flag_finite, refine_class_maps, scale_min_max
 from models.mctformer import MCTformer, MCTformerOutput
+from pipeline.images.frames import normalise
 from pipeline.images.pixel_maps import (
     draw_mask,
     enlarge_maps,
@@ -106,8 +107,7 @@ class ClassMapper:
         self._config = config
         self._device = device
         self._use_bf16 = use_bf16
-        self._mean = torch.tensor(bundle.input_mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(bundle.input_std, device=device).view(1, 3, 1, 1)
+        self._input_mean, self._input_std = bundle.input_mean, bundle.input_std
 
     @torch.inference_mode()
     def find(
@@ -129,7 +129,7 @@ class ClassMapper:
             in_float32: Run all of the model in float32, also where bfloat16 is used otherwise.
         """
         images = torch.from_numpy(frames).to(self._device, non_blocking=True).permute(0, 3, 1, 2)
-        images = (images.float() / 255 - self._mean) / self._std
+        images = normalise(images, self._input_mean, self._input_std)
         views = list_views(self._config.views)
         outputs: Iterable[MCTformerOutput] = (self._run(images, view, in_float32) for view in views)
         if self._config.maps.draw_suggestions:

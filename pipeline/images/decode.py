@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
 from pipeline.images.bounds import find_excess, find_scan_excess
+from pipeline.images.orientation import ORIENTATIONS, turn_size, turn_upright
 from pipeline.run.records import Reason
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -40,18 +41,6 @@ UNREADABLE_ERRORS = (
 """What Pillow raises for bytes that are no image: it has no exception of its own, and its parsers pass on what
 Python raises when a field is not what they expect. 800,000 damaged images of all our formats raised nothing else.
 Not MemoryError, which speaks of the machine and not of the image."""
-
-# Per EXIF orientation: swap the axes of the stored pixels, then step through rows and columns like this.
-_UPRIGHT_STEPS = {
-    1: (False, 1, 1),
-    2: (False, 1, -1),
-    3: (False, -1, -1),
-    4: (False, -1, 1),
-    5: (True, 1, 1),
-    6: (True, 1, -1),
-    7: (True, -1, -1),
-    8: (True, -1, 1),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,31 +105,12 @@ def open_image(payload: bytes, formats: Sequence[str]) -> Image.Image:
     return Image.open(io.BytesIO(payload), formats=list(formats))
 
 
-def place_on_stored_pixels(
-    upright: Shaped[np.ndarray, "upright_h upright_w"], exif_orientation: int
-) -> Shaped[np.ndarray, "stored_h stored_w"]:
-    """Turn an array in the frame of the upright image back to the frame of the stored pixels.
-
-    >>> place_on_stored_pixels(np.array([[1, 2, 3]]), 6).tolist()
-    [[3], [2], [1]]
-
-    Raises:
-        ValueError: The orientation is not 1 to 8.
-    """
-    if exif_orientation not in _UPRIGHT_STEPS:
-        raise ValueError(f"need an exif_orientation from 1 to 8, got {exif_orientation}")
-    swap, row_step, column_step = _UPRIGHT_STEPS[exif_orientation]
-    turned = upright[::row_step, ::column_step]
-    return np.ascontiguousarray(turned.swapaxes(0, 1) if swap else turned)
-
-
 def _decode(image: Image.Image, min_short_side_px: int | None) -> DecodedImage:
     width, height = image.size
     if image.format == "TIFF":
         # Pillow turns a TIFF upright while it loads it, and then forgets that it did.
         orientation = _read_orientation(image)
-        swap = _UPRIGHT_STEPS[orientation][0]
-        stored_height, stored_width = (width, height) if swap else (height, width)
+        stored_height, stored_width = turn_size((height, width), orientation)
         pixels = _to_rgb(image)
     else:
         if min_short_side_px is not None:
@@ -158,21 +128,13 @@ def _decode(image: Image.Image, min_short_side_px: int | None) -> DecodedImage:
     )
 
 
-def turn_upright(
-    stored: Shaped[np.ndarray, "h w ..."], exif_orientation: int
-) -> Shaped[np.ndarray, "upright_h upright_w ..."]:
-    """Turn stored pixels as the EXIF orientation (1 to 8) says."""
-    swap, row_step, column_step = _UPRIGHT_STEPS[exif_orientation]
-    return (stored.swapaxes(0, 1) if swap else stored)[::row_step, ::column_step]
-
-
 def _read_orientation(image: Image.Image) -> int:
     """Read the EXIF orientation. Broken EXIF is no reason to lose an image that has its pixels."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except UNREADABLE_ERRORS:
         return 1
-    return orientation if isinstance(orientation, int) and orientation in _UPRIGHT_STEPS else 1
+    return orientation if isinstance(orientation, int) and orientation in ORIENTATIONS else 1
 
 
 def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

@@ -15,8 +15,9 @@ from torch.nn import functional
 from pipeline.commit.manifests import Manifest
 from pipeline.errors import ShardError
 from pipeline.evaluation.truth import FindTruth, decode_truth
-from pipeline.images.decode import DecodedImage, decode_image, turn_upright
+from pipeline.images.decode import DecodedImage, decode_image
 from pipeline.images.masks import decode_class_maps, decode_mask
+from pipeline.images.orientation import turn_upright
 from pipeline.inputs.shards import read_chunks
 from pipeline.reports.page import Example, Picture
 from pipeline.run.config import InputConfig

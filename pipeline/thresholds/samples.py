@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 
 from pipeline.commit.manifests import Manifest, stream_manifest
 from pipeline.evaluation.truth import FindTruth, decode_truth
-from pipeline.images.decode import turn_upright
+from pipeline.images.orientation import turn_upright
 from pipeline.kept_maps.images import read_images
 from pipeline.kept_maps.row_maps import make_row_maps
 from pipeline.kept_maps.source import KEPT_COLUMNS

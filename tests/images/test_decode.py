@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.images.decode import DecodedImage, ImageRejection, decode_image, place_on_stored_pixels
+from pipeline.images.decode import DecodedImage, ImageRejection, decode_image
+from pipeline.images.orientation import place_on_stored_pixels
 from pipeline.run.records import Reason
 
 MAX_PIXELS = 100_000_000

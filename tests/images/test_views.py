@@ -4,16 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.images.views import (
-    View,
-    choose_grid,
-    fit_native_size,
-    list_bucket_grids,
-    list_views,
-    make_view,
-    resize_rgb,
-    return_to_frame,
-)
+from pipeline.images.frames import choose_grid, fit_native_size, list_bucket_grids, resize_rgb
+from pipeline.images.views import View, list_views, make_view, return_to_frame
 from pipeline.run.config import ViewConfig
 
 PATCH_SIZE = 16

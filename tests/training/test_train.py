@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jobs.recipes import RECIPES
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.errors import RunConflictError, TrainingError
+from pipeline.images.frames import normalise
 from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.storage import join_uri, put_atomic
@@ -35,7 +36,6 @@ from pipeline.training.worker.schedule import (
     set_learning_rate,
     update_average,
 )
-from pipeline.training.worker.step import normalise
 from tests.training.driver.test_log import make_epoch
 
 OPTIMIZER = OptimizerConfig(epochs=10, batch_size=64, warmup_epochs=2.0)

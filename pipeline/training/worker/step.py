@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from models.losses import ScoreTags, SeedTerm, compute_loss
 from models.mctformer import MCTformer, MCTformerOutput, Variant
+from pipeline.images.frames import normalise
 from pipeline.training.config import Precision, TrainConfig
 from pipeline.training.data.batch_feeder import TrainingBatch
 from pipeline.training.worker.schedule import make_optimizer, update_average
@@ -45,15 +46,6 @@ class StepResult(NamedTuple):
     """Before clipping; NaN after a fault."""
     fault: Fault | None = None
     """The weights are as before the step if there is one."""
-
-
-def normalise(
-    images: UInt8[Tensor, "b 3 h w"], mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> Float[Tensor, "b 3 h w"]:
-    """Scale pixels to [0, 1], then to the mean and spread that the network expects."""
-    offset = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    spread = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
-    return (images.float() / 255 - offset) / spread
 
 
 class TrainingStep:
