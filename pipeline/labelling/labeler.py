@@ -173,7 +173,7 @@ class ChunkLabeler:
         guides = [image.guide for image in batch if image.guide is not None]
         try:
             found: list[ImageEvidence | None] = [
-                *self._mapper.find(
+                *self._mapper.find_evidence(
                     np.stack([image.frame for image in batch]),
                     [image.class_ids for image in batch],
                     [image.upright_size for image in batch],
