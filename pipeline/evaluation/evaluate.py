@@ -1,11 +1,8 @@
-"""Manifests against true masks: intersection over union per class, at the threshold used and at all others.
+"""Pixel counts and scored images of a manifest against true masks.
 
-What is counted is pixels by (true class, predicted class), and for the curve by (true class, best class,
-how good it is): every threshold follows from sums over these, each pixel counted once.
+rows of a manifest + true masks by key -> counts at the thresholds of the run and at all others, IoU of each image
 
-A pixel whose truth is 255 is not counted. A pixel that the mask leaves open (255) is no class: it misses
-its true class, and its share is reported. A rejected sample has no mask and is not judged; how many
-there were is reported too.
+A rejected sample has no mask and is not scored; the number of rejected samples is counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +32,7 @@ COLUMNS = (
 
 
 class ManifestScores(NamedTuple):
-    """What one manifest adds to an evaluation."""
+    """Counts and scored images of one manifest."""
 
     counts: EvaluationCounts
     images: list[ScoredImage]
@@ -44,16 +41,16 @@ class ManifestScores(NamedTuple):
 def evaluate_manifest(
     uri: str, find_truth: FindTruth, num_classes: int, class_scales: Sequence[float] | None = None
 ) -> ManifestScores:
-    """Count the pixels of one manifest, and score its images one by one.
+    """Count the pixels of a manifest and score each of its images.
 
     Args:
         uri: Of the manifest.
-        find_truth: Gives the true mask of a key, where there is one.
-        num_classes: Of the run.
+        find_truth: From key to encoded true mask, or None.
+        num_classes: Of the run, without the background.
         class_scales: Of the run, for the curve over thresholds.
 
     Raises:
-        LabellingError: A true mask has another size than its image, or classes that the run does not have.
+        LabellingError: A true mask cannot be read, differs in size from its image, or has classes that the run lacks.
     """
     counts, images = make_empty_counts(num_classes), []
     for row in open_manifest(uri).iterate_rows(COLUMNS):
@@ -97,7 +94,14 @@ def count_by_threshold(
     num_classes: int,
     class_scales: Sequence[float] | None = None,
 ) -> Int[np.ndarray, "c_plus_1 c_plus_1 bins"]:
-    """Count pixels by true class, best class, and number of thresholds exceeded, from the kept maps."""
+    """Count pixels by true class, best class, and number of thresholds below its kept map.
+
+    Args:
+        truth: On the stored pixels of the image.
+        row: Of the image, with kept maps.
+        num_classes: Of the run, without the background.
+        class_scales: Of the run; None: 1 for each class.
+    """
     upright_size = turn_size(truth.shape, row["exif_orientation"])
     best, best_class = _find_best(row, upright_size, class_scales)
     best = place_on_stored_pixels(best, row["exif_orientation"])

@@ -1,4 +1,10 @@
-"""Pixel counts of masks against true masks, and the scores that follow from them."""
+"""Pixel counts of masks against true masks, and the scores that follow from them.
+
+Pixels are counted by (true class, class of the mask), and for the curve by (true class, best class, value of its map).
+The scores at every threshold follow from sums of these counts.
+
+A pixel whose truth is 255 is not counted. A pixel that the mask ignores (255) has no class: it misses its true class.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,26 +17,26 @@ from pipeline.evaluation.boundaries import NUM_COUNTS
 from pipeline.run.records import IGNORE_LABEL
 
 NUM_THRESHOLDS = 100
-"""The curve has the thresholds 0, 0.01 .. 0.99."""
+"""Thresholds of the curve: 0, 0.01 .. 0.99."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationCounts:
-    """What was counted; c classes besides the background. Merging is associative and commutative."""
+    """Counts of images and pixels; c classes without the background. Merging is associative and commutative."""
 
     confusion: Int[np.ndarray, "c_plus_1 c_plus_2"]
-    """Pixels by true class and class of the mask; the last column are pixels that the mask leaves open."""
+    """Pixels by true class and class of the mask; the last column counts pixels that the mask ignores."""
     histogram: Int[np.ndarray, "c_plus_1 c_plus_1 bins"]
-    """Pixels by true class, best class, and number of thresholds that the best map exceeds."""
+    """Pixels by true class, best class, and number of thresholds below the best map."""
     boundaries: Int[np.ndarray, "c 4"]
-    """Pixels on and near edges, by class: `pipeline.evaluation.boundaries.NUM_COUNTS`."""
+    """Pixels on and near edges, by class; columns are described at `boundaries.NUM_COUNTS`."""
     num_images: int = 0
     num_without_truth: int = 0
     num_rejected: int = 0
     num_without_maps: int = 0
 
     def merge(self, other: "EvaluationCounts") -> "EvaluationCounts":
-        """Add up two counts."""
+        """Sum of two counts."""
         return EvaluationCounts(
             confusion=self.confusion + other.confusion,
             histogram=self.histogram + other.histogram,
@@ -43,23 +49,23 @@ class EvaluationCounts:
 
 
 class Scores(NamedTuple):
-    """How good masks are."""
+    """IoU, precision and recall of masks, by class and overall."""
 
     iou: Float[np.ndarray, " c_plus_1"]
-    """Per class, the background first; NaN where a class is neither in truth nor in any mask."""
+    """Per class, background first; NaN for a class that neither truth nor masks contain."""
     mean_iou: float
-    """Over the classes that have an IoU."""
+    """Mean over the classes that have an IoU."""
     precision: Float[np.ndarray, " c_plus_1"]
-    """Share of the pixels of a class in the masks that are right; NaN where no mask shows it."""
+    """Per class; NaN for a class that no mask contains."""
     recall: Float[np.ndarray, " c_plus_1"]
-    """Share of the true pixels of a class that the masks find; NaN where no truth shows it."""
+    """Per class; NaN for a class that no truth contains."""
     pixel_accuracy: float
     open_fraction: float
-    """Share of the counted pixels that the masks leave open."""
+    """Share of the counted pixels that the masks ignore."""
 
 
 def make_empty_counts(num_classes: int) -> EvaluationCounts:
-    """Make counts of nothing."""
+    """Counts that are all zero."""
     side = num_classes + 1
     return EvaluationCounts(
         confusion=np.zeros((side, side + 1), np.int64),
@@ -69,15 +75,17 @@ def make_empty_counts(num_classes: int) -> EvaluationCounts:
 
 
 def score_masks(counts: EvaluationCounts) -> Scores:
-    """Score the masks as they are, at the thresholds of the run."""
+    """Scores of the masks at the thresholds of their run."""
     return score_confusion(counts.confusion)
 
 
 def score_curve(counts: EvaluationCounts) -> list[Scores]:
-    """Score the kept maps at each threshold t: the best class where its map exceeds t, else background.
+    """Scores of the kept class maps at each threshold.
+
+    The mask at a threshold has the best class where its map exceeds the threshold, else background.
 
     Raises:
-        ManifestError: Some labelled image has no kept maps.
+        ManifestError: A labelled image has no kept maps.
     """
     if counts.num_without_maps:
         raise ManifestError(
@@ -94,7 +102,7 @@ def score_curve(counts: EvaluationCounts) -> list[Scores]:
 
 
 def score_confusion(confusion: Int[np.ndarray, "c_plus_1 c_plus_2"]) -> Scores:
-    """Score masks by their pixels by true class and class of the mask; the last column are pixels left open."""
+    """Compute IoU, precision and recall from a confusion matrix, whose last column counts ignored pixels of masks."""
     predicted = confusion[:, :-1]
     hits = np.diag(predicted)
     union = confusion.sum(1) + predicted.sum(0) - hits
@@ -117,7 +125,7 @@ def _divide(numbers: Int[np.ndarray, " n"], totals: Int[np.ndarray, " n"]) -> Fl
 def count_pixels(
     truth: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"], num_classes: int
 ) -> Int[np.ndarray, "c_plus_1 c_plus_2"]:
-    """Count pixels by true class and class of the mask; ignored pixels of the mask go to the last column."""
+    """Count pixels by true class and class of the mask; the last column counts ignored pixels of the mask."""
     side = num_classes + 1
     counted = truth != IGNORE_LABEL
     predicted = np.where(mask == IGNORE_LABEL, side, mask).astype(np.int64)
@@ -131,8 +139,15 @@ def count_best(
     best_class: Int[np.ndarray, "h w"],
     num_classes: int,
 ) -> Int[np.ndarray, "c_plus_1 c_plus_1 bins"]:
-    """Count pixels by true class, best class, and number of thresholds that the best class map exceeds."""
-    # How many of 0, 0.01 .. 0.99 lie below the value; in single precision, in which masks are made.
+    """Count pixels by true class, best class, and number of thresholds below the best class map.
+
+    Args:
+        truth: Class of each pixel; 255 is ignored.
+        best: Highest class map of each pixel, in [0, 1].
+        best_class: Class of that map.
+        num_classes: Without the background.
+    """
+    # In single precision, as masks are made.
     thresholds = (np.arange(NUM_THRESHOLDS) / NUM_THRESHOLDS).astype(np.float32)
     num_exceeded = np.searchsorted(thresholds, best, side="left")
     side, num_bins = num_classes + 1, NUM_THRESHOLDS + 1
