@@ -19,6 +19,7 @@ import numpy as np
 from jobs.cluster import use_endpoint
 from jobs.console import EXIT_OK, parse, print_lines, run_job
 from pipeline.errors import LabellingError
+from pipeline.evaluation.sampling import take_evenly
 from pipeline.evaluation.truth import open_truth
 from pipeline.kept_maps.source import KeptRun, open_kept_run
 from pipeline.remask import find_patch_size
@@ -27,7 +28,7 @@ from pipeline.storage.storage import put_atomic
 from pipeline.thresholds.calibration import Calibration, describe_maps, encode_calibration
 from pipeline.thresholds.choice import NUM_DEVIATIONS, choose_threshold, count_values, find_band
 from pipeline.thresholds.fit import PixelTable, fit_by_class, fit_common, make_table, score_thresholds, to_scales
-from pipeline.thresholds.samples import ImageSource, MapSample, read_samples, spread
+from pipeline.thresholds.samples import ImageSource, MapSample, read_samples
 
 MIN_FITTED = 10
 """Images below which a fit says nothing."""
@@ -124,7 +125,7 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
     pairs = list(zip(kept.source.manifests, kept.shards, strict=True))
     most = sys.maxsize
     if find_truth is None:
-        pairs = spread(pairs, job.max_images)
+        pairs = take_evenly(pairs, job.max_images)
         most = -(-job.max_images // len(pairs))
 
     def read(pair: tuple[InputShard, InputShard]) -> list[MapSample]:

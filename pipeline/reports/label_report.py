@@ -1,4 +1,4 @@
-"""Committed manifests as one page: figures, and pictures of photo, class maps, mask and truth.
+"""Report of a labelling run: figures, and pictures of photo, class maps, mask and truth.
 
 manifests -> a sample of them -> figures; picked rows + their photos from the input shards -> HTML
 """
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.commit.manifests import Manifest, list_manifests, open_manifest
+from pipeline.evaluation.sampling import take_evenly
 from pipeline.evaluation.truth import FindTruth
 from pipeline.images.masks import build_palette
 from pipeline.reports.page import Table, render_page
@@ -22,13 +23,13 @@ from pipeline.run.records import Status
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
 
 MAX_MANIFESTS = 32
-"""Figures and pictures come from at most this many manifests, spread evenly over the run."""
+"""Largest number of manifests for figures and pictures, taken evenly over the run."""
 NUM_UNKNOWN_TAGS = 20
 
 
 @dataclass(kw_only=True)
 class _Figures:
-    """What is added up over the sampled manifests."""
+    """Sums over the sampled manifests."""
 
     num_images: Counter[int] = field(default_factory=Counter)
     sums: Counter[tuple[int, str]] = field(default_factory=Counter)
@@ -58,24 +59,24 @@ def build_report(
     tables: Sequence[Table] = (),
     title: str = "tagmask",
 ) -> str:
-    """Make the page of a labelling run.
+    """Build the page of a labelling run.
 
     Args:
         labels_uri: Output of jobs.label.
-        find_truth: Gives the true mask of a key, where there is one.
-        num_images: Pictures in the gallery.
-        rng_seed: Which ones.
+        find_truth: From key to encoded true mask, or None.
+        num_images: Images in the gallery.
+        rng_seed: Decides which images.
         tables: Shown first.
         title: Of the page.
 
     Returns:
-        HTML that needs no other file.
+        HTML without links to other files.
     """
     run = read_run(labels_uri)
     vocabulary = parse_vocabulary(run["vocabulary"])
     inputs = read_config(labels_uri, run).inputs
     uris = list_manifests(labels_uri)
-    manifests = [open_manifest(uri) for uri in _spread(uris, MAX_MANIFESTS)]
+    manifests = [open_manifest(uri) for uri in take_evenly(uris, MAX_MANIFESTS)]
     figures = _Figures()
     rng = np.random.default_rng(rng_seed)
     picked = _pick_rows(manifests, figures, num_images, rng)
@@ -93,15 +94,10 @@ def build_report(
     )
 
 
-def _spread(uris: Sequence[str], most: int) -> list[str]:
-    places = np.unique(np.linspace(0, len(uris) - 1, min(most, len(uris))).astype(int))
-    return [uris[place] for place in places]
-
-
 def _pick_rows(
     manifests: Sequence[Manifest], figures: _Figures, num_images: int, rng: np.random.Generator
 ) -> list[tuple[Manifest, list[dict[str, Any]]]]:
-    """Add up the figures, and pick rows so that every class is shown about equally often."""
+    """Sum the figures, and pick rows so that every class is shown about equally often."""
     columns = ["key", "index", "status", "class_ids", "tags_unknown", "classes"]
     candidates: list[tuple[int, dict[str, Any]]] = []
     for place, manifest in enumerate(manifests):

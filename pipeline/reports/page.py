@@ -1,4 +1,4 @@
-"""A page that needs no other file: tables, charts and galleries, from one template."""
+"""HTML page of tables, charts and galleries, without links to other files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pipeline.run.vocabulary import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of text for the page."""
+    """Table of text."""
 
     title: str
     header: tuple[str, ...]
@@ -23,7 +23,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One picture as the page embeds it."""
+    """Embedded picture."""
 
     caption: str
     source: str
@@ -32,7 +32,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One image of the gallery."""
+    """Pictures of one image in a gallery."""
 
     key: str
     tags: str
@@ -48,13 +48,13 @@ def render_page(
     vocabulary: Vocabulary,
     charts: Sequence[str] = (),
 ) -> str:
-    """Render a page that needs no other file.
+    """Render a page as HTML.
 
     Args:
         title: Of the page.
         tables: Shown first.
-        galleries: Examples by heading; without heading if it is empty.
-        vocabulary: Gives the colours of the legend.
+        galleries: Examples by heading; an empty heading is not shown.
+        vocabulary: With the colours of the legend.
         charts: SVG, shown between tables and galleries.
     """
     palette = build_palette(vocabulary.colours, vocabulary.classes)
