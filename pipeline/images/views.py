@@ -1,8 +1,4 @@
-"""Sizes, scales and flips at which the model sees an image, and the way back to the image's frame.
-
-At native resolution an image keeps its size. In buckets it is scaled into one of a few shapes of the same
-token budget, so that whole batches have one shape.
-"""
+"""Views: scales and flips of a frame, and the way of their maps back to the frame."""
 
 from typing import NamedTuple
 
@@ -11,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.images.pixel_maps import resize_maps
 from pipeline.run.config import ViewConfig
 
 
@@ -24,7 +21,7 @@ class View(NamedTuple):
 
 
 def list_views(config: ViewConfig) -> tuple[View, ...]:
-    """List the views of a configuration: every scale, each followed by its flip if flips are on."""
+    """List the views of a configuration: each scale, followed by its flip if flips are on."""
     flips = (False, True) if config.flip else (False,)
     return tuple(View(scale, flip) for scale in config.scales for flip in flips)
 
@@ -32,13 +29,13 @@ def list_views(config: ViewConfig) -> tuple[View, ...]:
 def make_view(
     images: Float[Tensor, "b 3 h w"], view: View, patch_size: int, *, snap_to_patches: bool = False
 ) -> Float[Tensor, "b 3 view_h view_w"]:
-    """Scale and flip images. At scale 1 every pixel stays what it is.
+    """Scale and flip images. At scale 1 pixels do not change.
 
     Args:
         images: All of one size, that of the frame.
-        view: What to make.
-        patch_size: Patch side in pixels; no side of a view gets smaller.
-        snap_to_patches: Round the sides of a scaled view to whole patches, so that buckets stay buckets.
+        view: Scale and flip.
+        patch_size: Patch side in pixels, which is the smallest side of a view.
+        snap_to_patches: Round the sides of a scaled view to whole patches, as those of buckets are.
     """
     if view.scale != 1.0:
         height, width = images.shape[-2:]
@@ -51,9 +48,8 @@ def make_view(
 def return_to_frame(
     maps: Float[Tensor, "b k gh gw"], view: View, size: tuple[int, int]
 ) -> Float[Tensor, "b k frame_h frame_w"]:
-    """Bring maps of a view back to the frame: resized bilinearly to (height, width), then flipped back."""
-    if tuple(maps.shape[-2:]) != tuple(size):
-        maps = functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+    """Resize maps of a view to the frame (height, width), then undo its flip."""
+    maps = resize_maps(maps, size)
     return torch.flip(maps, dims=(-1,)) if view.flip else maps
 
 
