@@ -107,8 +107,8 @@ def compute_quality(stabilities: Sequence[float | None]) -> float:
     """Quality of a mask in [0, 1]: the stability of its least stable class.
 
     A class map with a steep edge has nearly the same mask at all thresholds near the chosen one; a map that fades out
-    has no clear edge. A mask is as good as its worst class. No other measure here, and no product or mean of them that was
-    tried, correlates better with the true IoU for both of two different models (docs/measurements.md).
+    has no clear edge. A mask is as good as its worst class. No other measure here, and no tried product or mean
+    of them, correlates better with the true IoU for both of two different models (docs/measurements.md).
 
     Args:
         stabilities: Of the classes to draw; None for a class without evidence, which counts as 0.
