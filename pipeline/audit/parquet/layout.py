@@ -1,7 +1,7 @@
-"""A Parquet file byte by byte: pages with checksums, one behind the other, from its first bytes to its footer.
+"""Layout of a Parquet file, checked byte by byte: contiguous pages with checksums, from its first bytes to its footer.
 
-Readers look at no more than they need, each at something else. Here every byte has a meaning that is held against
-another one: what no page and no field accounts for is refused. Nothing of Arrow is used to parse.
+Each reader checks only what it needs. Here every byte is accounted for: bytes of no page and no field are refused.
+Arrow does not parse anything.
 """
 
 import zlib
@@ -19,7 +19,7 @@ from pipeline.storage.storage import ByteStream
 
 MAGIC = b"PAR1"
 TAIL_BYTES = 64 * 2**10
-"""What is fetched of the end of a file at once: most footers are smaller."""
+"""Bytes read from the end of a file in one request; most footers are smaller."""
 MAX_FOOTER_BYTES = 256 * 2**20
 MAX_PAGE_BYTES = 2**30
 """Our writer closes a page at 1 MiB; a single value may be larger."""
@@ -30,12 +30,12 @@ BYTE_ARRAY = 6
 CODECS = {0: None, 1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
 
 Footer = Mapping[str, Any]
-"""`FileMetaData` as `thrift_compact` decodes it."""
+"""`FileMetaData`, decoded by `thrift_compact`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where everything is in a file, as its footer says."""
+    """Footer and size of a file."""
 
     footer: Footer
     num_bytes: int
@@ -43,20 +43,20 @@ class Layout:
 
     @property
     def metadata(self) -> dict[bytes, bytes]:
-        """Texts that the file carries, by their names."""
+        """Key-value metadata of the file."""
         return {entry["key"]: entry.get("value", b"") for entry in self.footer.get("key_value_metadata", [])}
 
     @property
     def groups(self) -> Sequence[Mapping[str, Any]]:
-        """Describe the row groups."""
+        """Description of each row group."""
         return self.footer["row_groups"]
 
 
 def read_layout(stream: ByteStream, uri: str) -> Layout:
-    """Read the footer of a file and check that it agrees with itself.
+    """Read the footer of a file and check its consistency.
 
     Raises:
-        ManifestError: The file is no Parquet file as our writer makes them.
+        ManifestError: The file is not a Parquet file of our writer.
     """
     num_bytes = stream.seek(0, 2)
     tail = _read_at(stream, max(0, num_bytes - TAIL_BYTES), min(num_bytes, TAIL_BYTES))
@@ -78,13 +78,13 @@ def read_layout(stream: ByteStream, uri: str) -> Layout:
 
 
 def require_pages(stream: ByteStream, layout: Layout, group_index: int, uri: str) -> list[list[Mapping[str, Any]]]:
-    """Read all pages of a row group and check each of them, a column in memory at a time.
+    """Read and check all pages of a row group, with one column in memory.
 
     Returns:
-        Of each column the headers of its data pages.
+        The headers of the data pages of each column.
 
     Raises:
-        ManifestError: A page has no checksum or another one, or is not what the footer says.
+        ManifestError: A page lacks its checksum, or contradicts its checksum or the footer.
     """
     found = []
     for place, chunk in enumerate(layout.groups[group_index]["columns"]):
@@ -102,10 +102,10 @@ def require_pages(stream: ByteStream, layout: Layout, group_index: int, uri: str
 
 
 def require_head(stream: ByteStream, uri: str) -> None:
-    """Check the first bytes of a file, which readers may look at or not.
+    """Check the first bytes of a file, which some readers ignore.
 
     Raises:
-        ManifestError: They are those of no Parquet file.
+        ManifestError: They are not those of a Parquet file.
     """
     stream.seek(0)
     if stream.read(len(MAGIC)) != MAGIC:
@@ -129,7 +129,7 @@ def _get_start(column: Mapping[str, Any]) -> int:
 
 
 def _require_agreement(footer: Footer, footer_offset: int) -> None:
-    """Check that row groups and columns fill the file and that their sums are right."""
+    """Check that row groups and columns fill the file, and check their sums."""
     _require(footer["version"] == 2, f"its format version is {footer['version']}")
     leaves = [element for element in footer["schema"] if "num_children" not in element]
     _require(len(footer.get("column_orders", [])) == len(leaves), "it has not one column order for each column")
@@ -234,7 +234,7 @@ def _split_byte_arrays(plain: bytes) -> Iterator[bytes]:
 
 
 def _check_encodings(column: Mapping[str, Any], kinds: Mapping[tuple[int, int], int]) -> None:
-    """Check that a column names the encodings that its pages have, and no other."""
+    """Check that a column lists exactly the encodings of its pages."""
     for page_type, encoding in kinds:
         allowed = (PLAIN,) if page_type == DICTIONARY_PAGE else (PLAIN, RLE, RLE_DICTIONARY)
         _require(encoding in allowed, f"pages of type {page_type} have the encoding {encoding}")
