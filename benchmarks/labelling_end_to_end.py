@@ -26,7 +26,7 @@ from pipeline.driver.ledger import Progress
 from pipeline.inputs.shards import list_shards, read_chunks
 from pipeline.label import label_run
 from pipeline.labelling.label_actor import LabelOptions
-from pipeline.labelling.labeler import ChunkLabeler
+from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.run.identity import Run, open_run
@@ -75,7 +75,7 @@ def run_loop(job: Benchmark, run: Run) -> tuple[int, float]:
         vocabulary=run.vocabulary,
         config=run.config,
         device=torch.device("cpu"),
-        batch_size=job.batch_size,
+        batch_size=limit_batch_size(job.batch_size, torch.device("cpu")),
         num_threads=job.num_cpus + 1,
         use_bf16=False,
     )

@@ -98,7 +98,7 @@ def remask(job: RemaskJob) -> int:
         raise ValueError(f"need --limit >= 1, got {job.limit}")
     patience = Patience(limit_s=job.store_outage_s, on_wait=WaitNotices(print_warning).note)
     kept = patience.call(lambda: open_kept_run(job.labels))
-    maps = _choose_maps(job, kept)
+    maps = choose_maps(job, kept)
     run = patience.call(lambda: open_remask(job.out, kept, maps, writes=not job.dry_run))
     print_config({"labels": job.labels, "digest": kept.model_digest, "out": job.out}, run.config)
     if kept.num_unpublished:
@@ -121,7 +121,8 @@ def remask(job: RemaskJob) -> int:
     return drive(run, options, assignment, grace_s=job.grace_s)
 
 
-def _choose_maps(job: RemaskJob, kept: KeptRun) -> MapConfig:
+def choose_maps(job: RemaskJob, kept: KeptRun) -> MapConfig:
+    """Choose the settings of the new masks: those of the kept run, changed by the options or a calibration."""
     changed = job.maps.apply(kept.config.maps)
     if job.calibration is None:
         return changed

@@ -1,6 +1,8 @@
 """Storage backends for the tests: a local disk, memory, and S3 over HTTP."""
 
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -15,7 +17,7 @@ settings.load_profile("tagmask")
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint():
+def s3_endpoint() -> Iterator[str]:
     """A pretended S3 that answers over HTTP on a free port."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -25,7 +27,7 @@ def s3_endpoint():
 
 
 @pytest.fixture
-def s3_folder(s3_endpoint, monkeypatch):
+def s3_folder(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """URI of an empty folder in a bucket of the pretended S3."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
@@ -39,10 +41,10 @@ def s3_folder(s3_endpoint, monkeypatch):
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
-def folder_uri(request, tmp_path):
+def folder_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URI of an empty folder, once on every backend."""
     if request.param == "local":
         return str(tmp_path / "run")
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}/run"
-    return request.getfixturevalue("s3_folder")
+    return str(request.getfixturevalue("s3_folder"))

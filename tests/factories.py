@@ -87,7 +87,7 @@ def make_overflowing_model() -> tuple[MCTformer, ModelBundle]:
     model = MCTformer(config).eval()
     with torch.no_grad():
         model.patch_embed.proj.weight.abs_().add_(1).mul_(1e37)
-        model.patch_embed.proj.bias.zero_()
+        torch.nn.init.zeros_(model.get_parameter("patch_embed.proj.bias"))
     return model, ModelBundle(config=config, class_names=("cat", "dog"), input_mean=(0.0,) * 3, input_std=(1.0,) * 3)
 
 

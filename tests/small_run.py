@@ -1,7 +1,9 @@
 """A small run whose every byte is known: two shards, a few chunks, a model of two blocks."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.run.identity import Run, open_run
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import list_objects, read_bytes
+from pipeline.storage.storage import list_objects, put_atomic, read_bytes
 from tests.factories import make_photo, make_tar, save_small_model
 from tests.fakes import FaultyStore, SerialEngine
 
@@ -22,7 +24,7 @@ OPTIONS = LabelOptions(gpus_per_actor=0.0, device="cpu")
 
 
 @pytest.fixture(scope="session")
-def small_inputs(tmp_path_factory):
+def small_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards of five photos, one without a known tag, and a model bundle."""
     folder = tmp_path_factory.mktemp("small")
     for shard in range(2):
@@ -41,13 +43,15 @@ def small_inputs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def open_small_run(small_inputs) -> Callable[..., Run]:
+def open_small_run(small_inputs: Path) -> Callable[..., Run]:
     """Open the run under an output folder, as the job does."""
 
-    def open_it(out_uri: str, check: bool = True, keep_maps: bool = False, **inputs) -> Run:
-        """With `check=False` it is not compared with the run that the folder holds."""
+    def open_it(
+        out_uri: str, check: bool = True, keep_maps: bool = False, inputs_uri: str | None = None, **inputs: Any
+    ) -> Run:
+        """Open the run; with `check=False` it is not compared with the run that the folder holds."""
         _, _, digest = load_bundle(str(small_inputs / "model"))
-        arguments = {
+        arguments: dict[str, Any] = {
             "out_uri": out_uri,
             "model_uri": str(small_inputs / "model"),
             "model_digest": digest,
@@ -57,7 +61,7 @@ def open_small_run(small_inputs) -> Callable[..., Run]:
                 views=ViewConfig(num_patches=16),
                 maps=MapConfig(keep_maps=keep_maps),
             ),
-            "shards": list_shards([str(small_inputs / "photos-*.tar")]),
+            "shards": list_shards([f"{inputs_uri or small_inputs}/photos-*.tar"]),
         }
         return open_run(**arguments) if check else Run(**arguments, fingerprint="")
 
@@ -65,21 +69,30 @@ def open_small_run(small_inputs) -> Callable[..., Run]:
 
 
 @pytest.fixture(scope="session")
-def label_small_run(open_small_run) -> Callable[..., LabelSummary]:
+def label_small_run(open_small_run: Callable[..., Run]) -> Callable[..., LabelSummary]:
     """Open and label the run without a cluster."""
 
-    def label(out_uri: str, engine: SerialEngine | None = None, **arguments) -> LabelSummary:
+    def label(out_uri: str, engine: SerialEngine | None = None, **arguments: Any) -> LabelSummary:
         return label_run(open_small_run(out_uri), OPTIONS, engine=engine or SerialEngine(), **arguments)
 
     return label
 
 
 @pytest.fixture
-def faulty_uri():
+def faulty_uri() -> Iterator[str]:
     """URI of an empty folder in the store that fails on command."""
     FaultyStore.reset()
     yield "faulty://out"
     FaultyStore.reset()
+
+
+@pytest.fixture
+def faulty_inputs(small_inputs: Path, faulty_uri: str) -> str:
+    """URI of a copy of the two shards in the store that fails on command."""
+    for path in small_inputs.glob("*.tar"):
+        put_atomic(f"faulty://in/{path.name}", path.read_bytes())
+    FaultyStore.heal()
+    return "faulty://in"
 
 
 def read_all(folder_uri: str) -> dict[str, bytes]:

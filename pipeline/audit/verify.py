@@ -32,15 +32,20 @@ MAX_GROUPS_IN_FLIGHT = 2_000
 class Depth:
     """How much of a run is read."""
 
-    reads_rows: bool
-    """False: footers only."""
+    judge: Callable[[PublishedShard, AuditRules], Verdict]
+    """Judges a shard."""
     num_shards_in_process: int
     """Up to so many shards, starting Ray takes longer than the audit."""
     num_shards_per_task: int
 
 
-FULL = Depth(reads_rows=True, num_shards_in_process=8, num_shards_per_task=1)
-FOOTERS = Depth(reads_rows=False, num_shards_in_process=500, num_shards_per_task=200)
+def judge_by_footer(item: PublishedShard, rules: AuditRules) -> Verdict:
+    """Judge a shard by its footer, whatever the rules for its rows are."""
+    return verify_footer(item)
+
+
+FULL = Depth(judge=verify_shard, num_shards_in_process=8, num_shards_per_task=1)
+FOOTERS = Depth(judge=judge_by_footer, num_shards_in_process=500, num_shards_per_task=200)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +133,7 @@ def verify_group(group: Sequence[PublishedShard], rules: AuditRules, depth: Dept
     """Judge some published shards."""
     verdict = Verdict()
     for item in group:
-        verdict = verdict.merge(verify_shard(item, rules) if depth.reads_rows else verify_footer(item))
+        verdict = verdict.merge(depth.judge(item, rules))
     return verdict
 
 

@@ -135,10 +135,13 @@ class RayEngine:
         finally:
             is_wanted.clear()
 
-    def _start_wave(self, run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Dataset:
-        # Those of the wave before: its seals may have needed them until now.
+    def begin_wave(self) -> None:
+        """Note which actors are not of the wave that begins; end those that the seals of the last one may need."""
         end_actors(lambda: self._helpers & list_actors(), END_TIMEOUT_S)
         self._actors_before = list_actors()
+
+    def _start_wave(self, run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Dataset:
+        self.begin_wave()
         board, attempts = SharedBoard(), SharedAttempts()
         # By their handles: Ray's table may not have them yet.
         self._helpers = {board.actor_id, attempts.actor_id}

@@ -6,6 +6,7 @@ takes 33 kB in the file. Nothing is read twice for it: what pyarrow fetches pass
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -25,6 +26,16 @@ MAX_HEADER_BYTES = 2**20
 MAX_DEPTH = 8
 
 _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageLimits:
+    """How large pages and lists may be."""
+
+    max_page_bytes: int = MAX_PAGE_BYTES
+    """Of a page when it is unpacked, unless it takes an eighth of that in the file."""
+    max_list_values: int = MAX_LIST_VALUES
+    """Of a column of lists in a row group."""
 
 
 class HostilePageError(Exception):
@@ -141,33 +152,34 @@ def _unzigzag(value: int) -> int:
 class _ColumnPages:
     """Where the pages of a column in a row group stand, and up to where they are checked."""
 
-    def __init__(self, column: pq.ColumnChunkMetaData, *, is_list: bool) -> None:
+    def __init__(self, column: pq.ColumnChunkMetaData, limits: PageLimits, *, is_list: bool) -> None:
         start = column.data_page_offset
         if column.dictionary_page_offset is not None and 0 < column.dictionary_page_offset < start:
             start = column.dictionary_page_offset
         self.name = column.path_in_schema
         self.next_header = start
         self.stop = start + column.total_compressed_size
+        self._limits = limits
         self._is_list = is_list
         self._num_values = 0
 
-    def check(self, header: PageHeader, max_page_bytes: int) -> None:
+    def check(self, header: PageHeader) -> None:
         """Enter the next page.
 
         Raises:
             HostilePageError: It should not be unpacked.
         """
-        limit = max(max_page_bytes, MAX_PAGE_BYTES, MAX_PAGE_RATIO * header.page_bytes)
+        limit = max(self._limits.max_page_bytes, MAX_PAGE_RATIO * header.page_bytes)
         if header.unpacked_bytes > limit:
             raise HostilePageError(
                 f"column '{self.name}' holds a page that unpacks from {header.page_bytes} to {header.unpacked_bytes} "
                 f"bytes, limit {limit}; write it with smaller pages or raise --inputs.max-image-bytes"
             )
         self._num_values += header.num_values
-        if self._is_list and self._num_values > MAX_LIST_VALUES:
+        if self._is_list and self._num_values > self._limits.max_list_values:
             raise HostilePageError(
-                f"column '{self.name}' holds {self._num_values} values in one row group, limit {MAX_LIST_VALUES}; "
-                "write smaller row groups"
+                f"column '{self.name}' holds {self._num_values} values in one row group, limit "
+                f"{self._limits.max_list_values}; write smaller row groups"
             )
         self.next_header += header.header_bytes + header.page_bytes
         if self.next_header > self.stop:
@@ -177,10 +189,10 @@ class _ColumnPages:
 class PageGuard(io.RawIOBase):
     """A Parquet file that is read through here: the headers of its pages are checked as they come by."""
 
-    def __init__(self, stream: ByteStream, max_value_bytes: int) -> None:
-        """Let pages through that hold at least one value of `max_value_bytes`."""
+    def __init__(self, stream: ByteStream, limits: PageLimits) -> None:
+        """Let pages through that are within the limits."""
         self._stream = stream
-        self._max_value_bytes = max_value_bytes
+        self._limits = limits
         self._columns: list[_ColumnPages] = []
 
     def expect(self, file: pq.ParquetFile, group: int, names: Sequence[str]) -> None:
@@ -188,7 +200,7 @@ class PageGuard(io.RawIOBase):
         metadata = file.metadata.row_group(group)
         columns = [(metadata.column(place), file.schema.column(place)) for place in range(metadata.num_columns)]
         self._columns = [
-            _ColumnPages(column, is_list=schema.max_repetition_level > 0)
+            _ColumnPages(column, self._limits, is_list=schema.max_repetition_level > 0)
             for column, schema in columns
             if any(f"{column.path_in_schema}.".startswith(f"{name}.") for name in names)
         ]
@@ -221,7 +233,7 @@ class PageGuard(io.RawIOBase):
         stop = start + len(content)
         for column in self._columns:
             while start < column.stop and column.next_header < min(stop, column.stop):
-                column.check(self._read_header(column, start, content), self._max_value_bytes)
+                column.check(self._read_header(column, start, content))
         return content
 
     def _read_header(self, column: _ColumnPages, start: int, content: bytes) -> PageHeader:

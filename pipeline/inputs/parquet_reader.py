@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ShardError, is_store_failure
-from pipeline.inputs.parquet_pages import HostilePageError, PageGuard
+from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
 from pipeline.inputs.sample_tags import find_download_error, read_tag_cell
 from pipeline.run.config import InputConfig
 from pipeline.run.records import InputShard, Sample, tell_image_size
@@ -47,17 +47,33 @@ class _Columns:
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
-def read_parquet_samples(shard: InputShard, config: InputConfig, start_row: int = 0) -> Iterator[tuple[int, Sample]]:
+def read_parquet_samples(
+    shard: InputShard,
+    config: InputConfig,
+    start_row: int = 0,
+    *,
+    limits: PageLimits = PageLimits(),  # noqa: B008 (frozen)
+    buffer_bytes: int = BUFFER_BYTES,
+) -> Iterator[tuple[int, Sample]]:
     """Read the samples of a Parquet file from a row on, each with the number of its row.
 
     Row groups that end before that row, and columns that are not needed, are not read.
+
+    Args:
+        shard: The file.
+        config: How it is read.
+        start_row: The first row that is wanted.
+        limits: A larger page is refused, unless it holds an image that `config` allows.
+        buffer_bytes: What is fetched of a column at a time.
 
     Raises:
         ShardError: There is no such file, it is damaged, or a column is missing or of a wrong type.
         StorageError: The store failed.
     """
     with _open(shard) as stream:
-        yield from _read_rows(shard, PageGuard(stream, config.max_image_bytes), config, start_row)
+        # A page holds at least one value.
+        limits = replace(limits, max_page_bytes=max(limits.max_page_bytes, config.max_image_bytes))
+        yield from _read_rows(shard, PageGuard(stream, limits), config, start_row, buffer_bytes)
 
 
 def count_parquet_rows(shard: InputShard) -> int:
@@ -90,9 +106,9 @@ def _open(shard: InputShard) -> Iterator[ByteStream]:
 
 
 def _read_rows(
-    shard: InputShard, stream: PageGuard, config: InputConfig, start_row: int
+    shard: InputShard, stream: PageGuard, config: InputConfig, start_row: int, buffer_bytes: int
 ) -> Iterator[tuple[int, Sample]]:
-    file = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+    file = pq.ParquetFile(stream, buffer_size=buffer_bytes, pre_buffer=False, page_checksum_verification=True)
     columns = _choose_columns(shard, file.schema_arrow, config)
     stop_row = 0
     for group in range(file.num_row_groups):

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,8 +15,8 @@ import torch
 from pipeline.commit.parts import commit_chunk, describe_row
 from pipeline.errors import ChunkError, LabellingError, describe_exception, is_store_failure
 from pipeline.labelling.chunk_source import to_samples
-from pipeline.labelling.isolation import label_isolated
-from pipeline.labelling.labeler import ChunkLabeler
+from pipeline.labelling.isolation import Labeler, label_isolated
+from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
 from pipeline.printable import EscapingFormatter
 from pipeline.run.bundles import load_bundle
 from pipeline.run.identity import Run
@@ -24,7 +24,7 @@ from pipeline.run.records import Reason, Sample
 from pipeline.storage.outage import DEFAULT_OUTAGE_S
 from pipeline.workers.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, Attempts
 from pipeline.workers.pulse import Reporting
-from pipeline.workers.watchdog import Watchdog, end_process
+from pipeline.workers.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class WatchedLabeler:
             vocabulary=run.vocabulary,
             config=run.config,
             device=device,
-            batch_size=options.batch_size,
+            batch_size=limit_batch_size(options.batch_size, device),
             num_threads=num_cpus + 1,
             use_bf16=device.type == "cuda",
         )
@@ -120,12 +120,32 @@ class WatchedLabeler:
 class LabelChunks:
     """The labelling actor: holds the model on its device for as long as it lives."""
 
-    def __init__(self, run: Run, options: LabelOptions, attempts: Attempts, reporting: Reporting) -> None:
-        """Load the model and pin the device that Ray gave to this actor."""
+    def __init__(
+        self,
+        run: Run,
+        options: LabelOptions,
+        attempts: Attempts,
+        reporting: Reporting,
+        *,
+        make_labeler: Callable[[Run, LabelOptions], Labeler] = WatchedLabeler,
+        commit_timeout_s: float = COMMIT_TIMEOUT_S,
+    ) -> None:
+        """Load the model and pin the device that Ray gave to this actor.
+
+        Args:
+            run: Which model labels, and where the parts go.
+            options: How it is executed.
+            attempts: Counts the processes that died with a chunk.
+            reporting: To whom it reports, and how it ends itself.
+            make_labeler: Called here, and in the child processes that take up what fails here.
+            commit_timeout_s: An actor whose load or commit takes longer beside all waits for the store ends itself.
+        """
         _log_to_worker_file()
         self._run = run
         self._attempts = attempts
-        self._make_labeler = partial(WatchedLabeler, run, options)
+        self._make_labeler = partial(make_labeler, run, options)
+        self._commit_timeout_s = commit_timeout_s
+        self._end_process = reporting.end_process
         self._pulse = reporting.open()
         self._load()
         self._num_misses = 0
@@ -146,7 +166,7 @@ class LabelChunks:
         if not fields or fields["is_end"]:
             return describe_row(fields)
         if self._num_misses >= MAX_MISSES:
-            end_process(f"{self._num_misses} chunks in a row, which a child process labelled without trouble")
+            self._end_process(f"{self._num_misses} chunks in a row, which a child process labelled without trouble")
         chunk = f"{fields['shard_name']}/{fields['chunk_index']:06d}"
         num_deaths = self._attempts.begin(chunk)
         if num_deaths >= MAX_DEATHS_IN_ALL:
@@ -161,7 +181,7 @@ class LabelChunks:
         except Exception as error:  # noqa: BLE001 (whatever images provoke is their shard's alone)
             return self._give_up(chunk, fields, error)
         self._watch_non_finite(rows, num_deaths)
-        with self._pulse.busy(f"committing {chunk}", COMMIT_TIMEOUT_S) as patience:
+        with self._pulse.busy(f"committing {chunk}", self._commit_timeout_s) as patience:
             committed = patience.call(lambda: commit_chunk(rows, fields, self._run))
         self._attempts.finish(chunk)
         return committed
@@ -176,7 +196,7 @@ class LabelChunks:
                 f"{num_deaths} processes died while they loaded model '{self._run.model_uri}'; look at their logs "
                 "(memory of the machine or of the device?)"
             )
-        with self._pulse.busy(f"loading model '{self._run.model_uri}'", COMMIT_TIMEOUT_S) as patience:
+        with self._pulse.busy(f"loading model '{self._run.model_uri}'", self._commit_timeout_s) as patience:
             self._labeler = patience.call(self._make_labeler)
         self._attempts.finish(name)
 
@@ -219,7 +239,7 @@ class LabelChunks:
             return
         self._num_non_finite += 1
         if self._num_non_finite >= MAX_NON_FINITE:
-            end_process(f"{self._num_non_finite} chunks in a row for which the model gave non-finite values")
+            self._end_process(f"{self._num_non_finite} chunks in a row for which the model gave non-finite values")
 
 
 def _name_actor() -> str:

@@ -68,6 +68,15 @@ class ReadyImage:
         return (self.frame.size + (0 if self.guide is None else self.guide.size)) // 3
 
 
+def limit_batch_size(batch_size: int, device: torch.device) -> int:
+    """Limit the images of one shape in a forward pass to what a device takes.
+
+    A CPU takes one at a time: its kernels round by the size of the batch, so single pixels would depend on the images
+    beside them.
+    """
+    return 1 if device.type == "cpu" else batch_size
+
+
 class ChunkLabeler:
     """Labels chunks with one model on one device."""
 
@@ -91,8 +100,7 @@ class ChunkLabeler:
             vocabulary: Its classes are the model's, in the same order.
             config: Decides the bytes; the remaining arguments only decide the speed.
             device: Where the model and the class maps live.
-            batch_size: Images of one shape in a forward pass on an accelerator. A CPU takes one at a time: its kernels
-                round by the size of the batch, so single pixels would depend on the images beside them.
+            batch_size: Images of one shape in a forward pass, as `limit_batch_size` allows.
             num_threads: Threads that decode images and encode masks.
             use_bf16: Run the blocks under bfloat16 autocast; maps stay float32.
         """
@@ -100,7 +108,7 @@ class ChunkLabeler:
         self._config = config
         self._vocabulary = vocabulary
         self._patch_size = model.config.patch_size
-        self._batch_size = 1 if device.type == "cpu" else batch_size
+        self._batch_size = batch_size
         self._window = self._batch_size + 2 * num_threads
         self._palette = build_palette(vocabulary.colours, vocabulary.classes)
         self._mapper = ClassMapper(

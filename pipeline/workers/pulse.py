@@ -98,10 +98,14 @@ class SharedBoard:
 
 @dataclass(frozen=True, kw_only=True)
 class Reporting:
-    """To whom workers report, and how long they wait for a store. Travels to each of them."""
+    """To whom workers report, how long they wait for a store, and how they end. Travels to each of them."""
 
     board: Board
     store_outage_s: float
+    beat_period_s: float = BEAT_PERIOD_S
+    """Seconds between two reports of a worker that is busy."""
+    end_process: Callable[[str], None] = end_process
+    """Called with what a process hangs in, or why it is of no more use: ends the process."""
 
     def open(self) -> "Pulse":
         """Start to report from this process."""
@@ -115,6 +119,8 @@ class Pulse:
         """Report to a board; nothing is said before the worker is busy."""
         self._board = reporting.board
         self._limit_s = reporting.store_outage_s
+        self._period_s = reporting.beat_period_s
+        self._end_process = reporting.end_process
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         self._lock = threading.Lock()
         self._busy: dict[int, _Work] = {}
@@ -166,19 +172,19 @@ class Pulse:
         self._closed.set()
 
     def _beat(self) -> None:
-        while not self._closed.wait(BEAT_PERIOD_S):
+        while not self._closed.wait(self._period_s):
             with self._lock:
                 working = list(self._busy.values())
             for work in working:
                 if work.limit_s is not None and time.monotonic() - work.since_s > work.limit_s:
-                    end_process(work.doing)
+                    self._end_process(work.doing)
             if working:
                 # One that waits for a store is what a driver has to know of.
                 self._report(max(working, key=lambda work: work.waiting_for is not None), always=True)
 
     def _report(self, work: "_Work", *, always: bool = False) -> None:
         now = time.monotonic()
-        if not always and now - self._last_s < BEAT_PERIOD_S:
+        if not always and now - self._last_s < self._period_s:
             return
         self._last_s = now
         self._board.beat(self._worker, work.doing, work.waiting_for)

@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.verify import main
-from pipeline.audit import shard as shard_audit
 from pipeline.audit.keys import compare_keys
 from pipeline.audit.shard import verify_shard
 from pipeline.audit.verdict import MAX_EXAMPLES, Check, Problem, judge_shard
@@ -230,14 +229,14 @@ def test_error_of_any_type_is_the_verdict_on_its_shard_and_the_others_go_on(tmp_
         make_tar(tmp_path / "in" / f"{name}.tar", {name: {"jpg": b"1"}})
     shards = list_shards([str(tmp_path / "in")])
     make_run(str(tmp_path / "out"), ["cat"], {shard: [make_rejected_row(shard.name)] for shard in shards})
-    require_pages = shard_audit.require_pages
+    read_row_group, failures = pq.ParquetFile.read_row_group, [error]
 
-    def fail(stream, layout, index, uri):
-        if uri.endswith("a.parquet"):
-            raise error
-        return require_pages(stream, layout, index, uri)
+    def fail_once(*positional, **arguments):
+        if failures:
+            raise failures.pop()
+        return read_row_group(*positional, **arguments)
 
-    monkeypatch.setattr(shard_audit, "require_pages", fail)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail_once)
     verdict = verify_run(list_run(str(tmp_path / "out")), FULL)
     assert verdict.failed_checks == [Check.AUDIT_FAILED]
     assert type(error).__name__ in verdict.findings[Check.AUDIT_FAILED].examples[0].text

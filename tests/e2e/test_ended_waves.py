@@ -19,12 +19,13 @@ def test_actors_of_an_ended_wave_are_gone_although_their_handles_are_held(local_
     before = Worker.remote()
     ray.get(before.wait.remote())
     engine = RayEngine()
-    engine._actors_before = list_actors()
+    actors_before = list_actors()
+    engine.begin_wave()
     held = [Worker.remote() for _ in range(3)]
     ray.get([worker.wait.remote() for worker in held])
-    assert len(list_actors() - engine._actors_before) == 3
+    assert len(list_actors() - actors_before) == 3
     engine.end_wave()
-    assert list_actors() == engine._actors_before
+    assert list_actors() == actors_before
     # The actors that were there before the wave are not its own.
     ray.get(before.wait.remote())
     with pytest.raises(ray.exceptions.RayActorError):

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.storage.storage import join_uri, list_objects, put_atomic, read_bytes
 from tests.e2e.test_label_job import NUM_PER_SHARD, ROOT, inputs  # noqa: F401 (a fixture)
-from tests.fakes import FaultyNetwork
+from tests.faulty_network import FaultyNetwork
 
 pytestmark = pytest.mark.ray
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline.storage.storage import join_uri, list_objects, put_atomic, read_bytes
 from tests.e2e.test_label_s3 import make_environment, run_job
 from tests.e2e.test_train_job import NUM_DECODABLE, ROOT, inputs, make_command, wait_for_place  # noqa: F401 (a fixture)
-from tests.fakes import FaultyNetwork
+from tests.faulty_network import FaultyNetwork
 
 pytestmark = pytest.mark.ray
 

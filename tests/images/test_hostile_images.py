@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.images import bounds as image_bounds
-from pipeline.images.bounds import MAX_SCANS, find_excess, find_scan_excess
+from pipeline.images.bounds import MAX_SCANNED_PIXELS, MAX_SCANS, find_excess, find_scan_excess
 from pipeline.images.decode import DecodedImage, decode_image
 from pipeline.run.records import Reason
 from tests.factories import make_photo
@@ -64,18 +63,18 @@ def test_image_out_of_all_proportion_is_rejected_with_what_is(kind):
     assert error in rejection.error
 
 
-def test_scans_are_limited_by_the_pixels_that_they_go_over(monkeypatch):
-    payload = make_scan_bomb(photo(), 40)
-    assert isinstance(decode_image(payload, max_pixels=10**8), DecodedImage)
-    num_scans, num_pixels = 50, 48 * 48
-    monkeypatch.setattr(image_bounds, "MAX_SCANNED_PIXELS", num_scans * num_pixels - 1)
+def test_scans_are_limited_by_the_pixels_that_they_go_over():
+    assert isinstance(decode_image(make_scan_bomb(photo(), 80), max_pixels=10**8), DecodedImage)
+    plain = io.BytesIO()
+    Image.new("RGB", (4200, 4000)).save(plain, "JPEG")
+    payload, num_pixels = make_scan_bomb(plain.getvalue(), 80), 4200 * 4000
     rejection = decode_image(payload, max_pixels=num_pixels)
-    # A limit on pixels that is raised is one on passes, too.
-    assert isinstance(decode_image(payload, max_pixels=10**8), DecodedImage)
     assert rejection.error == (
-        f"the image takes too long to decode: {num_scans} scans of {num_pixels} pixels, limit "
-        f"{num_scans * num_pixels - 1} in all"
+        f"the image takes too long to decode: 90 scans of {num_pixels} pixels, limit {MAX_SCANNED_PIXELS} in all"
     )
+    assert find_scan_excess(payload, num_pixels, max_pixels=10**8) != ""
+    # A limit on pixels that is raised is one on passes, too.
+    assert find_scan_excess(payload, num_pixels, max_pixels=101 * 10**6) == ""
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt"])
@@ -94,7 +93,7 @@ def test_image_in_another_is_no_scan_of_it():
     payload = photo() + film
     payload = payload[:2] + thumbnail + payload[2:]
     assert find_excess(payload) == ""
-    assert find_scan_excess(payload, image_bounds.MAX_SCANNED_PIXELS, 10**8) == ""
+    assert find_scan_excess(payload, MAX_SCANNED_PIXELS, 10**8) == ""
     assert isinstance(decode_image(payload, max_pixels=10**8), DecodedImage)
 
 

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import ShardError
-from pipeline.inputs import parquet_pages
-from pipeline.inputs.parquet_pages import parse_page_header
-from pipeline.inputs.parquet_reader import MAX_KEY_LETTERS
+from pipeline.inputs.parquet_pages import PageLimits, parse_page_header
+from pipeline.inputs.parquet_reader import MAX_KEY_LETTERS, read_parquet_samples
 from pipeline.inputs.sample_tags import MAX_TAGS, MAX_TAGS_BYTES
 from pipeline.inputs.shards import list_shards, read_chunks
 from pipeline.labelling.chunk_source import read_rows
@@ -40,11 +39,10 @@ def read_samples(path, **options):
 
 
 @pytest.mark.parametrize("use_dictionary", [False, True])
-def test_page_that_unpacks_to_a_gigabyte_is_refused_before_it_is(tmp_path, monkeypatch, use_dictionary):
+def test_page_that_unpacks_to_a_gigabyte_is_refused_before_it_is(tmp_path, use_dictionary):
     write_page_bomb(tmp_path / "hostile.parquet", 300 * 2**20, use_dictionary=use_dictionary)
     make_parquet(tmp_path / "good.parquet", {"image": [b"i"], "tags": ["cat"]})
     assert (tmp_path / "hostile.parquet").stat().st_size < 100_000
-    monkeypatch.setattr("pipeline.inputs.parquet_reader.BUFFER_BYTES", 2**20)
     original = pa.default_memory_pool()
     pool = pa.proxy_memory_pool(original)
     work = [ShardWork(shard=shard) for shard in list_shards([str(tmp_path)])]
@@ -83,38 +81,44 @@ def test_one_large_value_that_many_rows_refer_to_is_copied_for_one_row_at_a_time
     assert peak_bytes < 2**26
 
 
-def test_ordinary_pages_of_hundreds_of_megabytes_are_read(tmp_path, monkeypatch):
+def test_ordinary_pages_of_hundreds_of_megabytes_are_read(tmp_path):
     """As pyarrow writes them: 1024 images a page, whatever they take; here with limits of a thousandth."""
-    monkeypatch.setattr(parquet_pages, "MAX_PAGE_BYTES", 2**18)
+    limits, config = PageLimits(max_page_bytes=2**18), InputConfig(max_image_bytes=2000)
     rng = np.random.default_rng(0)
     images = [rng.bytes(2000) for _ in range(1500)]
     for options in ({}, {"use_dictionary": False}, {"data_page_version": "2.0"}, {"compression": "none"}):
         path = make_parquet(tmp_path / "a.parquet", {"image": images, "tags": ["cat"] * 1500}, 1500, **options)
-        assert [sample.image for sample in read_samples(path, max_image_bytes=2000)] == images
+        samples = read_parquet_samples(list_shards([str(path)])[0], config, limits=limits)
+        assert [sample.image for _, sample in samples] == images
 
 
 @pytest.mark.parametrize("buffer_bytes", [100, 1000, 10_000])
-def test_page_is_found_wherever_the_pieces_end_that_are_fetched(tmp_path, monkeypatch, buffer_bytes):
-    monkeypatch.setattr("pipeline.inputs.parquet_reader.BUFFER_BYTES", buffer_bytes)
-    monkeypatch.setattr(parquet_pages, "MAX_PAGE_BYTES", 2**15)
+def test_page_is_found_wherever_the_pieces_end_that_are_fetched(tmp_path, buffer_bytes):
+    def read_images(path):
+        config, limits = InputConfig(max_image_bytes=1000), PageLimits(max_page_bytes=2**15)
+        (shard,) = list_shards([str(path)])
+        samples = read_parquet_samples(shard, config, limits=limits, buffer_bytes=buffer_bytes)
+        return [sample.image for _, sample in samples]
+
     rng = np.random.default_rng(0)
     images = [rng.bytes(300) for _ in range(100)]
     options = {"data_page_size": 1000, "write_batch_size": 4, "use_dictionary": False}
     good = make_parquet(tmp_path / "good.parquet", {"image": images, "tags": ["cat"] * 100}, 50, **options)
-    assert [sample.image for sample in read_samples(good, max_image_bytes=1000)] == images
+    assert read_images(good) == images
     images[77] = bytes(2**16)
     hostile = make_parquet(tmp_path / "hostile.parquet", {"image": images, "tags": ["cat"] * 100}, 50, **options)
     with pytest.raises(ShardError, match="holds a page that unpacks from"):
-        read_samples(hostile, max_image_bytes=1000)
+        read_images(hostile)
 
 
-def test_list_of_millions_in_one_row_is_not_made_into_tags(tmp_path, monkeypatch):
+def test_list_of_millions_in_one_row_is_not_made_into_tags(tmp_path):
     write_list_bomb(tmp_path / "a.parquet", 3_000_000)
     (sample,) = read_samples(tmp_path / "a.parquet")
     assert sample.tags_error == f"column 'tags' holds 3000000 tags, limit {MAX_TAGS}"
-    monkeypatch.setattr(parquet_pages, "MAX_LIST_VALUES", 1_000_000)
+    (shard,) = list_shards([str(tmp_path / "a.parquet")])
+    limits = PageLimits(max_list_values=1_000_000)
     with pytest.raises(ShardError, match="column 'tags.list.element' holds .* values in one row group, limit 1000000"):
-        read_samples(tmp_path / "a.parquet")
+        list(read_parquet_samples(shard, InputConfig(), limits=limits))
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])

@@ -1,7 +1,6 @@
 """Parquet files as samples: the same as from tars, read in pieces, and refused when they do not fit."""
 
 import errno
-import io
 
 import numpy as np
 import pyarrow as pa
@@ -10,18 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import pipeline.inputs.parquet_reader
 from pipeline.commit.plan import ShardWork
-from pipeline.errors import ShardError
+from pipeline.errors import ShardError, StorageError
+from pipeline.inputs.parquet_reader import read_parquet_samples
 from pipeline.inputs.shards import list_shards, read_chunks
 from pipeline.labelling.chunk_source import read_rows, to_row, to_samples
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, ShardEnd
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import join_uri, open_random, put_atomic
+from pipeline.storage.storage import join_uri, put_atomic
 from pipeline.training.data.survey import survey_shards
 from tests.factories import make_parquet, make_photo, make_tar
-from tests.fakes import REPORTING
+from tests.fakes import REPORTING, FaultyStore
 
 TAGS = (["cat"], ["dog", "cat"], ["film"])
 
@@ -45,36 +44,17 @@ def make_bulk(path, num_rows, row_group_size, image_bytes=100, **columns):
     return make_parquet(path, {"image": images, "tags": [["cat"]] * num_rows} | columns, row_group_size)
 
 
-class CountingFile(io.RawIOBase):
-    """Notes which bytes of a file are read."""
-
-    def __init__(self, file, reads):
-        self.file, self.reads = file, reads
-
-    def read(self, size=-1):
-        start = self.file.tell()
-        payload = self.file.read(size)
-        self.reads.append((start, len(payload)))
-        return payload
-
-    def readable(self):
-        return True
-
-    def seek(self, *place):
-        return self.file.seek(*place)
-
-    def tell(self):
-        return self.file.tell()
-
-
 @pytest.fixture
-def reads(monkeypatch):
-    """Places and sizes of the reads that reach storage."""
-    noted = []
-    monkeypatch.setattr(
-        pipeline.inputs.parquet_reader, "open_random", lambda uri: CountingFile(open_random(uri), noted)
-    )
-    return noted
+def faulty_file():
+    """URI of a Parquet file in the store that notes its reads, and fails on command; a function puts a file there."""
+    FaultyStore.reset()
+
+    def put(path):
+        put_atomic("faulty://in/a.parquet", path.read_bytes())
+        return "faulty://in/a.parquet"
+
+    yield put
+    FaultyStore.reset()
 
 
 def test_samples_of_a_parquet_file_are_those_of_a_tar_with_the_same_photos(tmp_path):
@@ -123,36 +103,38 @@ def test_chunks_do_not_depend_on_the_row_groups(tmp_path):
     assert read_pieces(make_bulk(tmp_path / "b.parquet", 50, 7), **limits) == expected
 
 
-def test_resume_does_not_read_the_row_groups_before_its_row(tmp_path, reads):
+def test_resume_does_not_read_the_row_groups_before_its_row(tmp_path, faulty_file):
     path = make_bulk(tmp_path / "a.parquet", 100, 10, image_bytes=20_000)
     footer = pq.read_metadata(path)
-    read_pieces(path)
-    whole = sum(size for _, size in reads)
-    reads.clear()
-    _, end = read_pieces(path, start_offset=75, first_chunk=3)
+    uri = faulty_file(path)
+    read_pieces(uri)
+    whole = sum(size for _, size in FaultyStore.reads)
+    FaultyStore.heal()
+    _, end = read_pieces(uri, start_offset=75, first_chunk=3)
     assert end.num_chunks == 4
     starts = [footer.row_group(group).column(0).dictionary_page_offset or 0 for group in range(10)]
-    assert min(start for start, _ in reads) >= starts[7] > 0
-    assert sum(size for _, size in reads) < 0.4 * whole
+    assert min(start for start, _ in FaultyStore.reads) >= starts[7] > 0
+    assert sum(size for _, size in FaultyStore.reads) < 0.4 * whole
 
 
-def test_columns_that_are_not_needed_are_not_read(tmp_path, reads):
+def test_columns_that_are_not_needed_are_not_read(tmp_path, faulty_file):
     rng = np.random.default_rng(1)
     other = [rng.bytes(50_000) for _ in range(40)]
     path = make_bulk(tmp_path / "a.parquet", 40, 20, image_bytes=1000, depth=other)
-    read_pieces(path)
+    read_pieces(faulty_file(path))
     # The footer is read with up to 64 KiB of what stands before it.
-    assert sum(size for _, size in reads) < 200_000 < path.stat().st_size
+    assert sum(size for _, size in FaultyStore.reads) < 200_000 < path.stat().st_size
 
 
-def test_row_group_is_fetched_in_pieces(tmp_path, reads, monkeypatch):
-    monkeypatch.setattr(pipeline.inputs.parquet_reader, "BUFFER_BYTES", 100_000)
+def test_row_group_is_fetched_in_pieces(tmp_path, faulty_file):
     columns = {"image": [bytes([number]) * 10_000 for number in range(200)], "tags": ["cat"] * 200}
     # A page is the least that can be read.
     pages = {"data_page_size": 50_000, "write_batch_size": 4, "use_dictionary": False, "compression": "none"}
     path = make_parquet(tmp_path / "a.parquet", columns, 200, **pages)
-    assert [sample.image for sample in read_samples(path)] == columns["image"]
-    assert max(size for _, size in reads) < 300_000 < path.stat().st_size
+    (shard,) = list_shards([faulty_file(path)])
+    samples = read_parquet_samples(shard, InputConfig(), buffer_bytes=100_000)
+    assert [sample.image for _, sample in samples] == columns["image"]
+    assert max(size for _, size in FaultyStore.reads) < 300_000 < path.stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -338,16 +320,21 @@ def test_page_that_does_not_fit_its_checksum_is_refused(tmp_path):
         read_samples(path)
 
 
-def test_error_of_the_store_is_not_blamed_on_the_file(tmp_path, monkeypatch):
-    path = make_bulk(tmp_path / "a.parquet", 40, 10)
+def test_error_of_the_store_is_not_blamed_on_the_file(tmp_path, faulty_file):
+    uri = faulty_file(make_bulk(tmp_path / "a.parquet", 40, 10))
+    (shard,) = list_shards([uri])
+    for num_reads in range(4):
+        FaultyStore.heal()
+        samples = read_parquet_samples(shard, InputConfig())
+        # From the opening, of the footer, of columns.
+        FaultyStore.before_read = staticmethod(lambda name, num_reads=num_reads: fail_after(num_reads))
+        with pytest.raises(StorageError, match="the network is down"):
+            list(samples)
 
-    class FailingFile(CountingFile):
-        def read(self, size=-1):
-            raise OSError(errno.EIO, "the network is down")
 
-    monkeypatch.setattr(pipeline.inputs.parquet_reader, "open_random", lambda uri: FailingFile(open_random(uri), []))
-    with pytest.raises(OSError, match="the network is down"):
-        read_samples(path)
+def fail_after(num_reads):
+    if len(FaultyStore.reads) >= num_reads:
+        raise OSError(errno.EIO, "the network is down")
 
 
 def test_file_is_read_from_every_store(folder_uri, tmp_path):

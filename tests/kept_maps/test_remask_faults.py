@@ -5,18 +5,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import remask as remask_module
 from pipeline.commit.plan import ShardWork
-from pipeline.errors import StorageError
-from pipeline.kept_maps import source as kept_maps
 from pipeline.kept_maps.source import open_kept_run, pair_with_manifests, read_kept_rows, require_source
-from pipeline.label import label_run
-from pipeline.remask import open_remask
+from pipeline.label import MAX_READS, label_run
+from pipeline.remask import open_remask, remask_row
+from pipeline.storage.storage import put_atomic
 from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter
-from tests.fakes import REPORTING, CrashError, FaultyStore, SerialEngine
+from tests.fakes import REPORTING, CrashError, FaultyStore, SerialEngine, fail_reads
 from tests.small_run import OPTIONS, read_all
 
 OUT = "faulty://out"
@@ -87,37 +86,38 @@ def test_manifest_with_a_damaged_page_fails_its_shard_and_no_other(kept_uri, fau
 
 
 @pytest.mark.parametrize("num_failures", [2, 100])
-def test_manifest_that_its_store_does_not_give_is_tried_three_times(kept_uri, faulty_uri, monkeypatch, num_failures):
-    read_shard, failed = kept_maps._read_shard, []
-
-    def read_or_fail(work, *arguments):
-        if work.shard.name == "photos-0" and len(failed) < num_failures:
-            failed.append(work)
-            raise StorageError("'photos-0.parquet' cannot be reached: access denied")
-        yield from read_shard(work, *arguments)
-
-    monkeypatch.setattr(kept_maps, "_read_shard", read_or_fail)
-    summary = label_run(open_lower(kept_uri), OPTIONS, engine=SerialEngine())
+def test_manifest_that_its_store_does_not_give_is_tried_three_times(kept_uri, faulty_uri, num_failures):
+    for name, payload in read_all(kept_uri).items():
+        put_atomic(f"faulty://kept{name}", payload)
+    FaultyStore.heal()
+    run = open_lower("faulty://kept")
+    failed = fail_reads("kept/labels/photos-0.parquet", PermissionError("access denied"), num_failures)
+    summary = label_run(run, OPTIONS, engine=SerialEngine())
+    assert len(failed) == min(num_failures, MAX_READS)
     assert summary.num_sealed == (2 if num_failures == 2 else 1)
     assert list(summary.failed_shards.values()) == (
-        [] if num_failures == 2 else ["'photos-0.parquet' cannot be reached: access denied (tried 3 times)"]
+        []
+        if num_failures == 2
+        else [
+            "'faulty://kept/labels/photos-0.parquet' cannot be reached: access denied; check network, endpoint and "
+            "credentials (tried 3 times)"
+        ]
     )
 
 
-@pytest.mark.parametrize("place", ["kept_maps._require_chunks", "remask.decode_rows"])
+@pytest.mark.parametrize(
+    ("module", "name"), [(pq.ParquetFile, "read_row_group"), (pa.ipc, "open_stream")], ids=["reading", "drawing"]
+)
 @pytest.mark.parametrize("error", [RecursionError, MemoryError, KeyError])
-def test_shard_with_whose_maps_anything_is_raised_fails_alone(kept_uri, faulty_uri, monkeypatch, place, error):
-    module, name = place.split(".")
-    module = {"kept_maps": kept_maps, "remask": remask_module}[module]
-    original, calls = getattr(module, name), []
+def test_shard_with_whose_maps_anything_is_raised_fails_alone(kept_uri, faulty_uri, monkeypatch, module, name, error):
+    original, failures = getattr(module, name), [error("such a thing")]
 
-    def fail(*arguments):
-        calls.append(arguments)
-        if len(calls) == 1:
-            raise error("such a thing")
-        return original(*arguments)
+    def fail_once(*positional, **arguments):
+        if failures:
+            raise failures.pop()
+        return original(*positional, **arguments)
 
-    monkeypatch.setattr(module, name, fail)
+    monkeypatch.setattr(module, name, fail_once)
     summary = label_run(open_lower(kept_uri), OPTIONS, engine=SerialEngine())
     assert list(summary.failed_shards) == ["photos-0"]
     assert error.__name__ in summary.failed_shards["photos-0"]
@@ -131,5 +131,5 @@ def test_chunk_with_whose_maps_processes_die_fails_its_shard(kept_uri, faulty_ur
     attempts = AttemptCounter()
     for _ in range(MAX_DEATHS):
         attempts.begin("photos-0/000000")
-    (fields,) = remask_module.remask_row(row, run, REPORTING, attempts).to_pylist()
+    (fields,) = remask_row(row, run, REPORTING, attempts).to_pylist()
     assert fields["error"] == "shard 'photos-0': 3 processes died with chunk 0; look at their logs"

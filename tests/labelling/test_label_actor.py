@@ -3,26 +3,19 @@
 import os
 import signal
 import threading
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from pipeline.commit.parts import PartName, list_part_names
 from pipeline.commit.plan import ShardWork
-from pipeline.errors import LabellingError
-from pipeline.labelling import label_actor
+from pipeline.errors import LabellingError, StorageError
 from pipeline.labelling.chunk_source import read_rows
-from pipeline.labelling.label_actor import LabelChunks
-from pipeline.workers import pulse
-from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter
-from tests.fakes import REPORTING
+from pipeline.labelling.label_actor import MAX_MISSES, LabelChunks, WatchedLabeler
+from pipeline.workers.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, AttemptCounter
+from tests.fakes import REPORTING, FaultyStore
 from tests.small_run import OPTIONS
-
-
-class StillbornLabeler:
-    """Dies before it has seen anything."""
-
-    def __init__(self):
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class BrokenLabeler:
@@ -32,15 +25,50 @@ class BrokenLabeler:
         raise ArithmeticError("this process is broken")
 
 
+class RecoveringLabeler:
+    """Fails on the first chunks."""
+
+    def __init__(self, num_failures, run, options):
+        self.labeler, self.num_failures = WatchedLabeler(run, options), num_failures
+
+    def label(self, samples):
+        self.num_failures -= 1
+        return (BrokenLabeler() if self.num_failures >= 0 else self.labeler).label(samples)
+
+
+def die():
+    """Die as a process does that the kernel ends."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_by_process(actor_pid, make_in_actor, make_in_child, run, options):
+    """Make one labeler in the process of the actor, and another in its child processes."""
+    return (make_in_actor if os.getpid() == actor_pid else make_in_child)(run, options)
+
+
+def make_broken(run, options):
+    """Make a labeler that fails on everything."""
+    return BrokenLabeler()
+
+
+def make_stillborn(run, options):
+    """Die before anything is labelled."""
+    die()
+
+
+def choose_labelers(make_in_actor, make_in_child=WatchedLabeler):
+    """Make one labeler here, and another in child processes."""
+    return partial(make_by_process, os.getpid(), make_in_actor, make_in_child)
+
+
 @pytest.mark.parametrize("trouble", ["an exception", "three deaths"])
 def test_chunk_that_fails_in_the_actor_is_labelled_in_a_child_process(open_small_run, tmp_path, trouble):
     run = open_small_run(str(tmp_path / "out"))
     row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
     attempts = AttemptCounter()
-    actor = LabelChunks(run, OPTIONS, attempts, REPORTING)
-    expected = actor(row)
+    expected = LabelChunks(run, OPTIONS, attempts, REPORTING)(row)
     # Not even called once the chunk has killed three workers.
-    actor._labeler = BrokenLabeler()
+    actor = LabelChunks(run, OPTIONS, attempts, REPORTING, make_labeler=choose_labelers(make_broken))
     if trouble == "three deaths":
         for _ in range(MAX_DEATHS):
             attempts.begin("photos-0/000000")
@@ -61,15 +89,15 @@ def test_chunk_is_committed_when_the_call_that_labelled_it_ends(open_small_run, 
     assert sum(map(len, list_part_names(run.out_uri).values())) == len(rows) - 1
 
 
-def test_error_of_a_commit_is_raised_and_leaves_no_part(open_small_run, tmp_path, monkeypatch):
-    run = open_small_run(str(tmp_path / "out"))
+def test_error_of_a_commit_is_raised_and_leaves_no_part(open_small_run, faulty_uri):
+    run = open_small_run(faulty_uri)
     row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
 
-    def refuse(uri, payload):
-        raise PermissionError(f"'{uri}': access denied")
+    def refuse(number, name):
+        raise PermissionError("access denied")
 
-    monkeypatch.setattr("pipeline.commit.parts.put_atomic", refuse)
-    with pytest.raises(PermissionError, match="access denied"):
+    FaultyStore.before_write = staticmethod(refuse)
+    with pytest.raises(StorageError, match="access denied"):
         LabelChunks(run, OPTIONS, AttemptCounter(), REPORTING)(row)
     assert list_part_names(run.out_uri) == {}
 
@@ -78,7 +106,7 @@ def test_chunk_that_kills_workers_whatever_is_done_fails_its_shard(open_small_ru
     run = open_small_run(str(tmp_path / "out"))
     row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
     attempts = AttemptCounter()
-    for _ in range(label_actor.MAX_DEATHS_IN_ALL):
+    for _ in range(MAX_DEATHS_IN_ALL):
         attempts.begin("photos-0/000000")
     (fields,) = LabelChunks(run, OPTIONS, attempts, REPORTING)(row).to_pylist()
     assert fields["is_end"]
@@ -86,35 +114,33 @@ def test_chunk_that_kills_workers_whatever_is_done_fails_its_shard(open_small_ru
     assert list_part_names(run.out_uri) == {}
 
 
-def test_actor_that_cannot_label_what_a_child_process_can_ends_itself(open_small_run, tmp_path, monkeypatch):
+def test_actor_that_cannot_label_what_a_child_process_can_ends_itself(open_small_run, tmp_path):
     run = open_small_run(str(tmp_path / "out"))
     rows = list(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
-    actor = LabelChunks(run, OPTIONS, AttemptCounter(), REPORTING)
-    actor._labeler = BrokenLabeler()
     ended = []
-    monkeypatch.setattr(label_actor, "end_process", ended.append)
-    for row in rows[: label_actor.MAX_MISSES]:
+    reporting = replace(REPORTING, end_process=ended.append)
+    actor = LabelChunks(run, OPTIONS, AttemptCounter(), reporting, make_labeler=choose_labelers(make_broken))
+    for row in rows[:MAX_MISSES]:
         actor(row)
     assert ended == []
-    actor(rows[label_actor.MAX_MISSES])
+    actor(rows[MAX_MISSES])
     assert ended == ["2 chunks in a row, which a child process labelled without trouble"]
 
 
-def test_chunk_of_which_nothing_can_be_labelled_fails_its_shard_and_no_other(open_small_run, tmp_path, monkeypatch):
+def test_chunk_of_which_nothing_can_be_labelled_fails_its_shard_and_no_other(open_small_run, tmp_path):
     run = open_small_run(str(tmp_path / "out"))
     rows = list(read_rows([ShardWork(shard=shard) for shard in run.shards], run.config.inputs, REPORTING))
-    attempts = AttemptCounter()
-    actor = LabelChunks(run, OPTIONS, attempts, REPORTING)
-    good, actor._labeler, actor._make_labeler = actor._labeler, BrokenLabeler(), BrokenLabeler
+    attempts, ended = AttemptCounter(), []
+    reporting = replace(REPORTING, end_process=ended.append)
+    make_labeler = choose_labelers(partial(RecoveringLabeler, MAX_MISSES), make_broken)
+    actor = LabelChunks(run, OPTIONS, attempts, reporting, make_labeler=make_labeler)
     (fields,) = actor(rows[0]).to_pylist()
     assert (fields["shard_name"], fields["is_end"], fields["is_store_error"]) == ("photos-0", True, None)
     assert fields["error"].startswith("shard 'photos-0': labelling fails with every one of 2 images from 's0-0' on")
     assert attempts.begin("photos-0/000000") == 0
     # Should it have been the process and not the images, then it fails no third shard.
     actor(rows[1])
-    ended = []
-    monkeypatch.setattr(label_actor, "end_process", ended.append)
-    actor._labeler = good
+    assert ended == []
     (fields,) = actor(rows[-2]).to_pylist()
     assert len(ended) == 1
     assert (fields["shard_name"], fields["error"]) == ("photos-1", None)
@@ -123,24 +149,24 @@ def test_chunk_of_which_nothing_can_be_labelled_fails_its_shard_and_no_other(ope
 def test_child_that_cannot_start_is_not_blamed_on_the_shard(open_small_run, tmp_path):
     run = open_small_run(str(tmp_path / "out"))
     row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
-    actor = LabelChunks(run, OPTIONS, AttemptCounter(), REPORTING)
-    actor._labeler, actor._make_labeler = BrokenLabeler(), StillbornLabeler
+    make_labeler = choose_labelers(make_broken, make_stillborn)
+    actor = LabelChunks(run, OPTIONS, AttemptCounter(), REPORTING, make_labeler=make_labeler)
     with pytest.raises(LabellingError, match="cannot be started"):
         actor(row)
 
 
-def test_commit_that_hangs_is_noticed(open_small_run, tmp_path, monkeypatch):
-    run = open_small_run(str(tmp_path / "out"))
+def test_commit_that_hangs_is_noticed(open_small_run, faulty_uri):
+    run = open_small_run(faulty_uri)
     row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
-    stalled, is_noticed = [], threading.Event()
+    is_noticed = threading.Event()
 
     def notice(name):
-        stalled.append(name)
-        is_noticed.set()
+        # Under the same limit the model is loaded.
+        if name == "committing photos-0/000000":
+            is_noticed.set()
 
-    monkeypatch.setattr(pulse, "end_process", notice)
-    monkeypatch.setattr(pulse, "BEAT_PERIOD_S", 0.05)
-    monkeypatch.setattr(label_actor, "COMMIT_TIMEOUT_S", 0.2)
-    monkeypatch.setattr("pipeline.commit.parts.put_atomic", lambda uri, payload: is_noticed.wait(60))
-    LabelChunks(run, OPTIONS, AttemptCounter(), REPORTING)(row)
-    assert stalled[0] == "committing photos-0/000000"
+    reporting = replace(REPORTING, beat_period_s=0.05, end_process=notice)
+    actor = LabelChunks(run, OPTIONS, AttemptCounter(), reporting, commit_timeout_s=0.2)
+    FaultyStore.before_write = staticmethod(lambda number, name: is_noticed.wait(60))
+    actor(row)
+    assert is_noticed.is_set()

@@ -10,7 +10,7 @@ from PIL import Image
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.images.masks import decode_class_maps, decode_mask
-from pipeline.labelling.labeler import ChunkLabeler
+from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, MapKind, PixelRefinement, Resolution, ViewConfig
 from pipeline.run.records import PART_SCHEMA, Sample
 from pipeline.run.vocabulary import Vocabulary
@@ -28,7 +28,7 @@ def make_model(variant=Variant.V2):
     return MCTformer(config).eval()
 
 
-def make_labeler(*, variant=Variant.V2, batch_size=4, most_images=None, **maps):
+def make_labeler(*, variant=Variant.V2, batch_size=4, is_limited=True, most_images=None, **maps):
     config = LabelConfig(
         inputs=InputConfig(max_image_pixels=1_000_000),
         views=ViewConfig(
@@ -50,7 +50,7 @@ def make_labeler(*, variant=Variant.V2, batch_size=4, most_images=None, **maps):
         vocabulary=VOCABULARY,
         config=config,
         device=torch.device("cpu"),
-        batch_size=batch_size,
+        batch_size=limit_batch_size(batch_size, torch.device("cpu")) if is_limited else batch_size,
         num_threads=2,
         use_bf16=False,
     )
@@ -235,11 +235,10 @@ def test_model_without_patch_cam_says_so_when_it_is_asked_for():
 def test_batch_that_does_not_fit_into_memory_is_halved():
     samples = [Sample(key=f"k{i}", image=make_photo(3 * i), image_name="jpg", tags=("cat",)) for i in range(8)]
     halving, small = (
-        make_labeler(most_images=2, **BY_PIXELS),
-        make_labeler(**BY_PIXELS),
+        # As on a GPU: a CPU takes one image at a time.
+        make_labeler(batch_size=8, is_limited=False, most_images=2, **BY_PIXELS),
+        make_labeler(batch_size=2, is_limited=False, **BY_PIXELS),
     )
-    # As on a GPU: a CPU takes one image at a time.
-    halving._batch_size, small._batch_size = 8, 2
     halved, expected = (labeler.label_chunk(samples).to_pylist() for labeler in (halving, small))
     assert [row["status"] for row in halved] == ["labelled"] * 8
     assert [row["mask"] for row in halved] == [row["mask"] for row in expected]

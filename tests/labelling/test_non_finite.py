@@ -25,7 +25,6 @@ from pipeline.commit.plan import ShardWork
 from pipeline.errors import BundleError, CalibrationError
 from pipeline.images.class_mapper import ClassMapper
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling import label_actor
 from pipeline.labelling.chunk_source import read_rows
 from pipeline.labelling.label_actor import LabelChunks, LabelOptions
 from pipeline.labelling.labeler import ChunkLabeler
@@ -148,7 +147,7 @@ def test_flag_costs_no_wait_for_the_device(num_images):
 
 
 def make_labeler(model, bundle, **arguments):
-    arguments = {"device": torch.device("cpu"), "batch_size": 4, "num_threads": 2, "use_bf16": False} | arguments
+    arguments = {"device": torch.device("cpu"), "batch_size": 1, "num_threads": 2, "use_bf16": False} | arguments
     return ChunkLabeler(model=model, bundle=bundle, vocabulary=VOCABULARY, config=CONFIG, **arguments)
 
 
@@ -200,14 +199,14 @@ class Ended(Exception):  # noqa: N818 (an end, no error)
     """Stands for the end of the process of an actor."""
 
 
-def test_two_chunks_in_a_row_end_a_worker_and_the_run_still_ends_with_rejected_rows(poisoned_run, monkeypatch):
+def test_two_chunks_in_a_row_end_a_worker_and_the_run_still_ends_with_rejected_rows(poisoned_run):
     def end(name):
         raise Ended(name)
 
-    monkeypatch.setattr(label_actor, "end_process", end)
+    reporting = replace(REPORTING, end_process=end)
     options, attempts = LabelOptions(gpus_per_actor=0.0, device="cpu"), AttemptCounter()
     deaths = []
-    actor = LabelChunks(poisoned_run, options, attempts, REPORTING)
+    actor = LabelChunks(poisoned_run, options, attempts, reporting)
     rows = list(read_rows([ShardWork(shard=poisoned_run.shards[0])], CONFIG.inputs, REPORTING))[:-1]
     for number, row in enumerate(rows):
         for _ in range(10):
@@ -216,7 +215,7 @@ def test_two_chunks_in_a_row_end_a_worker_and_the_run_still_ends_with_rejected_r
                 break
             except Ended:
                 deaths.append(number)
-                actor = LabelChunks(poisoned_run, options, attempts, REPORTING)
+                actor = LabelChunks(poisoned_run, options, attempts, reporting)
     # The second and the fourth of the chunks with such images cost a worker each; black ones in between would not.
     assert deaths == [1, 3]
     names = [item.uri for item in list_objects(f"{poisoned_run.out_uri}/parts")]

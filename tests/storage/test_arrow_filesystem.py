@@ -14,7 +14,7 @@ from ray.train.v2._internal.execution.storage import StorageContext, delete_fs_p
 from pipeline.errors import BucketError
 from pipeline.storage.arrow_filesystem import open_for_ray
 from pipeline.storage.storage import join_uri, list_objects, put_atomic, read_bytes
-from tests.fakes import Fault, FaultyNetwork
+from tests.faulty_network import Fault, FaultyNetwork
 
 ROOT = Path(__file__).parents[2]
 ODD_NAMES = ["a b", "a#b?c", "50% +1", "%20", "ü羊", "a'b\"c", "[x]*", "a=b&c;d", "~tilde", "a:b@c"]

@@ -1,6 +1,7 @@
 """Outages are told from refusals by their cause, and waited for; everything else is raised at once."""
 
 import errno
+import os
 import threading
 import time
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.errors import BucketError, BundleError, ShardError, StorageError
 from pipeline.storage.outage import Patience, Resumed, is_outage
 from pipeline.storage.storage import list_objects, put_atomic
-from tests.fakes import Fault, FaultyNetwork
+from tests.faulty_network import Fault, FaultyNetwork
 
 
 def make_answer(status):
@@ -181,10 +182,10 @@ def test_what_a_real_client_raises_of_a_bucket_that_is_not_there_is_no_outage(s3
 
 
 def test_full_disk_tells_what_is_written_and_how_much_is_free(tmp_path, monkeypatch):
-    def refuse(path, payload):
+    def refuse(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pipeline.storage.storage.put_file", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(
         StorageError, match=r"new/a' cannot be written: No space left on device, \d+ of \d+ bytes"
     ) as raised:

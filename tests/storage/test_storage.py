@@ -3,12 +3,12 @@
 import itertools
 import traceback
 from contextlib import closing
+from pathlib import Path
 
 import fsspec
 import pytest
 
 from pipeline.errors import BucketError, StorageError
-from pipeline.storage import storage, stored_objects
 from pipeline.storage.storage import (
     create_if_absent,
     delete,
@@ -24,7 +24,7 @@ from pipeline.storage.storage import (
 )
 from pipeline.storage.store_errors import describe_failure
 from tests.factories import make_certificate
-from tests.fakes import Fault, FaultyNetwork, Refusal
+from tests.faulty_network import Fault, FaultyNetwork, HastyS3, OneTryS3, Refusal, use_s3_client
 
 
 def test_unfinished_files_are_never_listed(tmp_path):
@@ -36,14 +36,15 @@ def test_unfinished_files_are_never_listed(tmp_path):
 def test_file_that_goes_while_it_is_listed_is_left_out(tmp_path, monkeypatch, list_it):
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"x")
-    describe = stored_objects.describe_local
+    is_file = Path.is_file
 
-    def delete_and_describe(uri, path):
+    def look_and_delete(path):
+        found = is_file(path)
         if path.name == "a":
-            path.unlink()
-        return describe(uri, path)
+            path.unlink(missing_ok=True)
+        return found
 
-    monkeypatch.setattr(stored_objects, "describe_local", delete_and_describe)
+    monkeypatch.setattr(Path, "is_file", look_and_delete)
     assert [item.uri for item in list_it(str(tmp_path))] == [str(tmp_path / "b")]
 
 
@@ -57,10 +58,7 @@ def test_failed_put_leaves_nothing_behind(tmp_path):
 @pytest.fixture
 def network(s3_folder, s3_endpoint, monkeypatch):
     """The pretended S3 behind a network that fails on command."""
-    hasty = storage.S3_OPTIONS["config_kwargs"] | {"read_timeout": 5}
-    monkeypatch.setattr(storage, "S3_OPTIONS", {"config_kwargs": hasty})
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    with FaultyNetwork(s3_endpoint) as network:
+    with FaultyNetwork(s3_endpoint) as network, use_s3_client(HastyS3):
         monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
         yield network
 
@@ -111,19 +109,16 @@ def test_create_if_absent_waits_for_a_write_under_way(s3_folder, network):
 
 
 def test_put_that_never_gets_through_is_an_error(s3_folder, network):
-    storage.S3_OPTIONS["config_kwargs"]["retries"] = {"mode": "standard", "max_attempts": 1}
     network.choose = lambda method, path: Fault.RESET if method == "PUT" else None
-    with pytest.raises(StorageError, match="run/a' cannot be reached") as caught:
+    with use_s3_client(OneTryS3), pytest.raises(StorageError, match="run/a' cannot be reached") as caught:
         put_atomic(join_uri(s3_folder, "a"), b"x")
     assert isinstance(caught.value, OSError)
 
 
 @pytest.mark.parametrize("open_file", [open_stream, open_random])
-def test_stream_that_breaks_while_it_is_read_names_its_uri(s3_folder, network, monkeypatch, open_file):
-    monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "retries", 1)
+def test_stream_that_breaks_while_it_is_read_names_its_uri(s3_folder, network, open_file):
     put_atomic(join_uri(s3_folder, "a"), bytes(100))
-    storage.S3_OPTIONS["config_kwargs"]["retries"] = {"mode": "standard", "max_attempts": 1}
-    with closing(open_file(join_uri(s3_folder, "a"))) as stream:
+    with use_s3_client(OneTryS3), closing(open_file(join_uri(s3_folder, "a"))) as stream:
         network.choose = lambda method, path: Fault.RESET if method == "GET" else None
         with pytest.raises(StorageError, match="run/a' cannot be reached"):
             stream.read(10)

@@ -112,7 +112,7 @@ def test_fit_finds_the_thresholds_that_made_the_truth(collection, tmp_path, caps
     flags = ["--labels", f"{collection}/run", "--truth", f"{collection}/truth"]
     assert evaluate.main([*flags, "--json", f"{tmp_path}/before.json"]) == 0
     kept = open_kept_run(f"{collection}/run")
-    maps = remask._choose_maps(remask.RemaskJob(labels="", out="", calibration=uri), kept)
+    maps = remask.choose_maps(remask.RemaskJob(labels="", out="", calibration=uri), kept)
     label_run(open_remask(f"{tmp_path}/out", kept, maps), LabelOptions(), engine=SerialEngine())
     flags[1] = f"{tmp_path}/out"
     assert evaluate.main([*flags, "--json", f"{tmp_path}/after.json"]) == 0

@@ -1,5 +1,6 @@
 import io
 import json
+import threading
 from itertools import pairwise
 from pathlib import Path
 
@@ -242,7 +243,9 @@ def test_feeder_gives_batches_in_order_then_the_error_that_ended_them():
 
 
 def test_feeder_that_is_closed_lets_its_thread_end():
+    before = set(threading.enumerate())
     feeder = BatchFeeder(iter([make_batch({}, batch_size=1, image_size=4, num_classes=2)] * 100), depth=1)
+    (thread,) = set(threading.enumerate()) - before
     feeder.close()
-    feeder._thread.join(timeout=10)
-    assert not feeder._thread.is_alive()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
