@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch.nn import functional
 
-from models.class_maps import scale_min_max
 from pipeline.commit.manifests import open_manifest
 from pipeline.evaluation.boundaries import count_boundaries
 from pipeline.evaluation.quality_ranks import IMAGE_COLUMNS, ScoredImage, score_image
@@ -22,7 +20,7 @@ from pipeline.evaluation.scores import EvaluationCounts, count_best, count_pixel
 from pipeline.evaluation.truth import FindTruth, decode_truth
 from pipeline.images.masks import decode_class_maps, decode_mask
 from pipeline.images.orientation import place_on_stored_pixels, turn_size
-from pipeline.images.pixel_maps import take_class_scales
+from pipeline.images.pixel_maps import enlarge_maps, take_class_scales
 from pipeline.run.records import Status
 
 COLUMNS = (
@@ -102,7 +100,7 @@ def count_by_threshold(
         num_classes: Of the run, without the background.
         class_scales: Of the run; None: 1 for each class.
     """
-    upright_size = turn_size(truth.shape, row["exif_orientation"])
+    upright_size = turn_size((truth.shape[0], truth.shape[1]), row["exif_orientation"])
     best, best_class = _find_best(row, upright_size, class_scales)
     best = place_on_stored_pixels(best, row["exif_orientation"])
     best_class = place_on_stored_pixels(best_class, row["exif_orientation"])
@@ -110,12 +108,11 @@ def count_by_threshold(
 
 
 def _find_best(
-    row: Mapping[str, Any], size: tuple[int, ...], class_scales: Sequence[float] | None
+    row: Mapping[str, Any], upright_size: tuple[int, int], class_scales: Sequence[float] | None
 ) -> tuple[Float[np.ndarray, "h w"], Int[np.ndarray, "h w"]]:
-    maps = torch.from_numpy(np.array(decode_class_maps(row["class_maps"])))[None]
-    scaled = scale_min_max(functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False))[0]
-    scales = take_class_scales(class_scales, row["class_ids"])
+    """Highest class map of each pixel of the upright image, and its class; doubtful classes have no evidence."""
+    grid = torch.from_numpy(np.array(decode_class_maps(row["class_maps"])))[None]
+    maps = enlarge_maps([grid], upright_size, take_class_scales(class_scales, row["class_ids"]), max_pixels=None)
     is_doubtful = torch.isin(torch.tensor(row["class_ids"]), torch.tensor(row["doubtful_class_ids"] or []))
-    weights = ~is_doubtful if scales is None else scales * ~is_doubtful
-    best, index = (scaled * weights[:, None, None]).max(0)
+    best, index = (maps * ~is_doubtful[:, None, None]).max(0)
     return best.numpy(), np.asarray(row["class_ids"], np.int64)[index.numpy()]
