@@ -1,9 +1,9 @@
-"""Proof from the outside that the books of a labelling run balance: every sample of every input is a row, once.
+"""Audit of a labelling run: each sample of each input is exactly one row.
 
-run.json says what was to be labelled, the listing what is published; each manifest is then held against its
-input, which is read again. Nothing that the labelling job remembered or counted is believed.
+run.json names the inputs and the listing the manifests. Each manifest is compared with its input, which is read again.
+No count of the labelling job is taken for granted.
 
-run.json, listing -> of each shard: footer, pages, rows, masks, beside the samples of its input -> verdict
+run.json, listing -> for each shard: footer, pages, rows, masks, and the samples of its input -> verdict
 """
 
 from collections import Counter, deque
@@ -25,22 +25,22 @@ from pipeline.storage.storage import join_uri, list_folder, list_objects
 
 NUM_THREADS = 8
 MAX_GROUPS_IN_FLIGHT = 2_000
-"""Ray tasks that may wait or run at once; the driver makes no more before some come back."""
+"""Largest number of Ray tasks that wait or run at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Depth:
-    """How much of a run is read."""
+    """Extent of an audit."""
 
     judge: Callable[[PublishedShard, AuditRules], Verdict]
-    """Judges a shard."""
+    """Audit of one shard."""
     num_shards_in_process: int
-    """Up to so many shards, starting Ray takes longer than the audit."""
+    """Largest number of shards for which the audit is faster than the start of Ray."""
     num_shards_per_task: int
 
 
 def judge_by_footer(item: PublishedShard, rules: AuditRules) -> Verdict:
-    """Judge a shard by its footer, whatever the rules for its rows are."""
+    """Audit a shard by its footer alone, without rules for rows."""
     return verify_footer(item)
 
 
@@ -50,28 +50,28 @@ FOOTERS = Depth(judge=judge_by_footer, num_shards_in_process=500, num_shards_per
 
 @dataclass(frozen=True, kw_only=True)
 class RunListing:
-    """What an output folder holds, against what its run.json promises."""
+    """Listing of an output folder, compared with its run.json."""
 
     record: RunRecord
     published: tuple[PublishedShard, ...]
     verdict: Verdict
-    """What run.json and the listing alone show: shards without manifest, files that do not belong."""
+    """Problems of run.json and the listing: shards without manifest, foreign files."""
 
     @property
     def fingerprint(self) -> str:
-        """Name of the run."""
+        """Fingerprint of the run."""
         return self.record.fingerprint
 
     def needs_ray(self, depth: Depth) -> bool:
-        """Tell whether the audit is too large for threads of this process."""
+        """True if the audit is too large for threads of this process."""
         return len(self.published) > depth.num_shards_in_process
 
 
 def list_run(out_uri: str) -> RunListing:
-    """List a run once and hold it against its run.json.
+    """List a run and compare it with its run.json.
 
     Raises:
-        ManifestError: There is no run, or run.json is not of this version's making.
+        ManifestError: There is no run, or this version cannot read its run.json.
     """
     record = read_record(out_uri)
     shards = record.shards
@@ -89,7 +89,7 @@ def list_run(out_uri: str) -> RunListing:
 
 
 def judge_model(listing: RunListing) -> tuple[Verdict, str]:
-    """Judge the model that run.json names, and say why it could not be looked at; empty if it could."""
+    """Verdict on the model of run.json, and a reason why it could not be checked; empty if it was checked."""
     fault, obstacle = check_model(listing.record)
     problems = [Problem(Check.OTHER_MODEL, 0, fault)] if fault else []
     return judge_shard(-1, problems, is_input=False), obstacle
@@ -130,7 +130,7 @@ def _check_parts(shard_name: str, parts: Sequence[PartName], *, is_published: bo
 
 
 def verify_group(group: Sequence[PublishedShard], rules: AuditRules, depth: Depth) -> Verdict:
-    """Judge some published shards."""
+    """Audit some published shards."""
     verdict = Verdict()
     for item in group:
         verdict = verdict.merge(depth.judge(item, rules))
@@ -144,18 +144,18 @@ def verify_run(
     sample_fraction: float = 1.0,
     on_progress: Callable[[Verdict], None] = lambda verdict: None,
 ) -> Verdict:
-    """Judge a whole run: in threads when it is small, else as Ray tasks, for which Ray has to be connected.
+    """Audit a run: in threads if it is small, else as Ray tasks, for which Ray has to be connected.
 
-    The driver keeps the listing, one total, and a bounded number of tasks.
+    The driver keeps the listing, one sum, and a bounded number of tasks.
 
     Args:
         listing: Of the run.
-        depth: How much is read.
+        depth: Extent of the audit.
         sample_fraction: Share of the rows whose masks are decoded and whose images are read.
-        on_progress: Called with the verdict so far.
+        on_progress: Called with each partial verdict.
 
     Raises:
-        ray.exceptions.RayError: Ray failed; nothing is known of the run.
+        ray.exceptions.RayError: Ray failed, and there is no verdict.
     """
     rules = AuditRules(record=replace(listing.record, shards=()), sample_fraction=sample_fraction)
     size = depth.num_shards_per_task
@@ -177,7 +177,7 @@ def _verify_in_threads(
 
 
 def _verify_with_ray(groups: Sequence[Sequence[PublishedShard]], rules: AuditRules, depth: Depth) -> Iterator[Verdict]:
-    # Ray's types know no remote functions made this way.
+    # The types of Ray do not cover remote functions made this way.
     verify_remotely: Any = ray.remote(num_cpus=1)(verify_group)
     shared = ray.put(rules)
     pending: dict[Any, Sequence[PublishedShard]] = {}
@@ -195,14 +195,14 @@ def _verify_with_ray(groups: Sequence[Sequence[PublishedShard]], rules: AuditRul
             ray.exceptions.OutOfMemoryError,
             ray.exceptions.RayTaskError,
         ) as error:
-            # One shard ends its process. Which of several it is shows when each has a process of its own.
+            # One shard ended its process. A process for each shard of the group shows which one.
             if len(group) > 1:
                 waiting.extend([item] for item in group)
             else:
-                yield _blame_process(group[0], error)
+                yield _judge_dead_process(group[0], error)
 
 
-def _blame_process(item: PublishedShard, error: Exception) -> Verdict:
+def _judge_dead_process(item: PublishedShard, error: Exception) -> Verdict:
     said = " ".join(str(error).split())
     problem = Problem(Check.AUDIT_FAILED, 0, f"{item.shard.name}: the process that read it ended: {said}")
     return judge_shard(item.position, [problem])
