@@ -15,11 +15,10 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from pipeline.audit.names import MANIFESTS_FOLDER, PARTS_FOLDER, locate_manifest, parse_chunk_index
 from pipeline.audit.run import RunRecord, check_model, read_record
 from pipeline.audit.shard import AuditRules, PublishedShard, verify_footer, verify_shard
 from pipeline.audit.verdict import Check, Problem, Verdict, judge_shard
-from pipeline.commit.parts import PartName, locate_manifest, parse_part_name
-from pipeline.errors import ManifestError
 from pipeline.run.records import InputShard
 from pipeline.storage.storage import join_uri, list_folder, list_objects
 
@@ -75,7 +74,7 @@ def list_run(out_uri: str) -> RunListing:
     """
     record = read_record(out_uri)
     shards = record.shards
-    manifest_uris = {item.uri for item in list_folder(join_uri(out_uri, "labels"))}
+    manifest_uris = {item.uri for item in list_folder(join_uri(out_uri, MANIFESTS_FOLDER))}
     published = tuple(
         PublishedShard(position=position, shard=shard, manifest_uri=uri, fingerprint=record.fingerprint)
         for position, shard in enumerate(shards)
@@ -96,17 +95,18 @@ def judge_model(listing: RunListing) -> tuple[Verdict, str]:
 
 
 def _judge_listing(out_uri: str, shards: Sequence[InputShard], published: set[str], foreign: set[str]) -> Verdict:
-    parts: dict[str, list[PartName]] = {shard.name: [] for shard in shards}
+    chunks: dict[str, list[int]] = {shard.name: [] for shard in shards}
     foreign = set(foreign)
-    for item in list_objects(join_uri(out_uri, "parts")):
+    for item in list_objects(join_uri(out_uri, PARTS_FOLDER)):
         shard_name, file_name = item.uri.rsplit("/", 2)[-2:]
-        try:
-            parts[shard_name].append(parse_part_name(file_name))
-        except (KeyError, ManifestError):
+        chunk_index = parse_chunk_index(file_name)
+        if chunk_index is None or shard_name not in chunks:
             foreign.add(item.uri)
+        else:
+            chunks[shard_name].append(chunk_index)
     verdict = Verdict()
     for position, shard in enumerate(shards):
-        problems = list(_check_parts(shard.name, parts[shard.name], is_published=shard.name in published))
+        problems = list(_check_parts(shard.name, chunks[shard.name], is_published=shard.name in published))
         is_judged_here = shard.name not in published
         if problems or is_judged_here:
             verdict = verdict.merge(judge_shard(position, problems, is_input=is_judged_here))
@@ -115,17 +115,16 @@ def _judge_listing(out_uri: str, shards: Sequence[InputShard], published: set[st
     return verdict
 
 
-def _check_parts(shard_name: str, parts: Sequence[PartName], *, is_published: bool) -> Iterator[Problem]:
+def _check_parts(shard_name: str, chunk_indices: Sequence[int], *, is_published: bool) -> Iterator[Problem]:
     if is_published:
-        if parts:
-            yield Problem(Check.LEFTOVER_PARTS, 0, f"{shard_name}: {len(parts)} parts")
+        if chunk_indices:
+            yield Problem(Check.LEFTOVER_PARTS, 0, f"{shard_name}: {len(chunk_indices)} parts")
         return
-    if not parts:
+    if not chunk_indices:
         yield Problem(Check.SHARD_NOT_BEGUN, 0, shard_name)
         return
-    yield Problem(Check.SHARD_IN_PROGRESS, 0, f"{shard_name}: {len(parts)} parts")
-    times = Counter(part.chunk_index for part in parts)
-    for chunk_index in sorted(index for index, number in times.items() if number > 1):
+    yield Problem(Check.SHARD_IN_PROGRESS, 0, f"{shard_name}: {len(chunk_indices)} parts")
+    for chunk_index in sorted(index for index, number in Counter(chunk_indices).items() if number > 1):
         yield Problem(Check.RIVAL_PARTS, 0, f"{shard_name}: chunk {chunk_index}")
 
 
