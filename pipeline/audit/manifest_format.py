@@ -1,4 +1,4 @@
-"""Check that a Parquet file has the format of a manifest: its columns, their types, and its metadata.
+"""Format of a manifest: its name, its columns and their types, and its metadata.
 
 Each file repeats its schema for different readers: in Parquet's format, in Arrow's, and as text in both.
 """
@@ -18,7 +18,10 @@ import pyarrow.parquet as pq
 from pipeline.audit.parquet.layout import Layout, read_layout
 from pipeline.errors import ManifestError
 from pipeline.run.records import MANIFEST_SCHEMA
+from pipeline.storage.storage import join_uri
 
+MANIFESTS_FOLDER, PARTS_FOLDER = "labels", "parts"
+_PART_NAME = re.compile(r"(\d+)-(\d+)\.parquet")
 FOOTER_KEY = b"tagmask"
 ARROW_KEY = b"ARROW:schema"
 CREATED_BY = re.compile(rb"parquet-cpp-arrow version \d+\.\d+\.\d+(-SNAPSHOT)?")
@@ -26,6 +29,21 @@ CREATED_BY = re.compile(rb"parquet-cpp-arrow version \d+\.\d+\.\d+(-SNAPSHOT)?")
 
 FOOTER_FIELDS = ("fingerprint", "shard", "truncated_at", "counts", "chunks", "library_version")
 OPTIONAL_FOOTER_FIELDS = ("retries", "rows_sha256")
+
+
+def locate_manifest(out_uri: str, shard_name: str) -> str:
+    """URI of the manifest of a shard."""
+    return join_uri(out_uri, MANIFESTS_FOLDER, f"{shard_name}.parquet")
+
+
+def parse_chunk_index(file_name: str) -> int | None:
+    """Index of the chunk of a part; None if this is not the name of a part.
+
+    >>> parse_chunk_index("000003-00000000001024.parquet"), parse_chunk_index("notes.txt")
+    (3, None)
+    """
+    match = _PART_NAME.fullmatch(file_name)
+    return int(match[1]) if match else None
 
 
 def parse_footer(layout: Layout, uri: str) -> dict[str, Any]:

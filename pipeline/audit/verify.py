@@ -15,7 +15,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from pipeline.audit.names import MANIFESTS_FOLDER, PARTS_FOLDER, locate_manifest, parse_chunk_index
+from pipeline.audit.manifest_format import MANIFESTS_FOLDER, PARTS_FOLDER, locate_manifest, parse_chunk_index
 from pipeline.audit.run import RunRecord, check_model, read_record
 from pipeline.audit.shard import AuditRules, PublishedShard, verify_footer, verify_shard
 from pipeline.audit.verdict import Check, Problem, Verdict, judge_shard
