@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.images.pixel_maps import enlarge_maps, enlarge_refined_maps, refine_maps
+from pipeline.images.pixel_maps import MAX_MAP_PIXELS, enlarge_maps, enlarge_refined_maps, refine_maps
 
 
 def make_inputs(rng_seed=0, grids=((4, 5), (6, 7)), guide=(24, 30), num_images=1):
@@ -80,3 +80,13 @@ def test_image_gets_equal_bytes_alone_and_in_any_batch():
         one = slice(index, index + 1)
         alone = refine_maps([grid[one].clone() for grid in maps], guides[one].clone(), 3)
         assert torch.equal(alone, together[one])
+
+
+def test_maps_of_a_huge_image_are_limited_unless_its_own_size_is_wanted():
+    maps, _ = make_inputs(grids=((3, 4),))
+    huge = (1600, 3600)
+    limited = enlarge_maps(maps, huge)
+    assert 0.99 * MAX_MAP_PIXELS < limited[0].numel() <= MAX_MAP_PIXELS
+    assert enlarge_maps(maps, huge, max_pixels=None).shape == (2, *huge)
+    small = (160, 360)
+    assert torch.equal(enlarge_maps(maps, small, max_pixels=None), enlarge_maps(maps, small))
