@@ -29,8 +29,8 @@ def check_footer(shard: InputShard, footer: Mapping[str, Any], layout: Layout) -
     elif not counts.num_labelled + counts.num_rejected == counts.num_read == num_rows:
         yield Problem(Check.WRONG_COUNTS, 0, f"{name}: its footer counts {footer['counts']}, it has {num_rows} rows")
     elif counts.num_bytes != shard.size_bytes:
-        said = f"{name}: its footer says {counts.num_bytes} bytes, its input has {shard.size_bytes}"
-        yield Problem(Check.WRONG_COUNTS, 0, said)
+        text = f"{name}: its footer states {counts.num_bytes} bytes, its input has {shard.size_bytes}"
+        yield Problem(Check.WRONG_COUNTS, 0, text)
     yield from (Problem(Check.WRONG_FOOTER, 0, f"{name}: {fault}") for fault in _find_footer_faults(footer, layout))
     if footer.get("truncated_at") is not None:
         yield Problem(Check.TRUNCATED_INPUT, 0, f"{name}: at byte {footer['truncated_at']}")
@@ -54,13 +54,13 @@ def _find_footer_faults(footer: Mapping[str, Any], layout: Layout) -> Iterator[s
         yield f"it has the fields {unknown}"
     truncated_at = footer.get("truncated_at")
     if not isinstance(truncated_at, int | None) or isinstance(truncated_at, bool):
-        yield f"it says truncated_at {truncated_at!r}"
+        yield f"it states truncated_at {truncated_at!r}"
     if not isinstance(footer.get("library_version", ""), str):
-        yield f"it says library_version {footer['library_version']!r}"
+        yield f"it states library_version {footer['library_version']!r}"
     if "rows_sha256" in footer and not SHA256.fullmatch(str(footer["rows_sha256"])):
-        yield f"it says rows_sha256 {footer['rows_sha256']!r}"
+        yield f"it states rows_sha256 {footer['rows_sha256']!r}"
     if "retries" in footer and not _are_retries(footer["retries"]):
-        yield f"it says retries {footer['retries']!r}"
+        yield f"it states retries {footer['retries']!r}"
     if "chunks" in footer:
         yield from _check_chunks(footer["chunks"], [group["num_rows"] for group in layout.groups])
 

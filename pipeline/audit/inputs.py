@@ -71,8 +71,8 @@ class InputReader:
             return
         was, now = (shard.size_bytes, shard.etag), (found.size_bytes, found.etag)
         if shard.etag != UNKNOWN_ETAG and was != now:
-            said = f"was {was[0]} bytes, etag {was[1]}; is {now[0]} bytes, etag {now[1]}"
-            self.problem = Problem(Check.INPUT_CHANGED, 0, f"{shard.uri}: {said}")
+            text = f"was {was[0]} bytes, etag {was[1]}; is {now[0]} bytes, etag {now[1]}"
+            self.problem = Problem(Check.INPUT_CHANGED, 0, f"{shard.uri}: {text}")
             return
         if shard.uri.lower().endswith(PARQUET_SUFFIX):
             self._stream = open_random(shard.uri)
@@ -85,8 +85,8 @@ class InputReader:
         try:
             return act()
         except Exception as error:  # noqa: BLE001 (a hostile input makes tarfile, Arrow and stores raise any exception)
-            said = " ".join(str(error).split())
-            self.problem = Problem(Check.INPUT_UNREADABLE, 0, f"{self._shard.uri}: {type(error).__name__}: {said}")
+            text = " ".join(str(error).split())
+            self.problem = Problem(Check.INPUT_UNREADABLE, 0, f"{self._shard.uri}: {type(error).__name__}: {text}")
             return None
 
 
@@ -114,8 +114,8 @@ def compare_rows(
             break
         where = f"{shard.name}: row {number}, key '{row['key']}'"
         if starts.get(number, sample.offset) != sample.offset:
-            said = f"its footer says that a chunk starts at {starts[number]}, in the input at {sample.offset}"
-            yield Problem(Check.WRONG_FOOTER, 0, f"{where}: {said}")
+            text = f"its footer states that a chunk starts at {starts[number]}, in the input at {sample.offset}"
+            yield Problem(Check.WRONG_FOOTER, 0, f"{where}: {text}")
         yield from _check_image(row, sample, where)
     else:
         if reader.read() is None:
@@ -168,8 +168,8 @@ def _check_end(
         return
     stated = footer.get("truncated_at")
     if reader.end.truncated_at != stated:
-        said = f"its footer says truncated at {stated}, the input is at {reader.end.truncated_at}"
-        yield Problem(Check.WRONG_COUNTS, 0, f"{shard.name}: {said}")
+        text = f"its footer states truncated at {stated}, the input is at {reader.end.truncated_at}"
+        yield Problem(Check.WRONG_COUNTS, 0, f"{shard.name}: {text}")
     elif end_offset is not None and end_offset != reader.end.offset:
-        said = f"its footer says that the last chunk ends at {end_offset}, in the input at {reader.end.offset}"
-        yield Problem(Check.WRONG_FOOTER, 0, f"{shard.name}: {said}")
+        text = f"its footer states that the last chunk ends at {end_offset}, in the input at {reader.end.offset}"
+        yield Problem(Check.WRONG_FOOTER, 0, f"{shard.name}: {text}")

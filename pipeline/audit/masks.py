@@ -129,7 +129,7 @@ def _find_png_fault(payload: bytes, size: tuple[int, int], palette: bytes) -> st
         return f"has {width * height} pixels, limit {MAX_MASK_PIXELS}"
     if (num_bits, colour, *methods) != (8, PALETTE_COLOUR, 0, 0, 0):
         return f"has {num_bits} bits a pixel and the colour type {colour}; need a palette PNG of 8 bits"
-    return "" if held[b"PLTE"] == palette else "has another palette than its vocabulary gives it"
+    return "" if held[b"PLTE"] == palette else "has another palette than its vocabulary"
 
 
 def _check_pixels(row: Mapping[str, Any], rules: MaskRules, num_of: Sequence[int]) -> Iterator[str]:
@@ -158,11 +158,11 @@ def _check_measures(row: Mapping[str, Any], measured: UInt8[np.ndarray, "h w"]) 
             yield f"has {shares[class_id]:.3g} of class {class_id} and the confidence_mean {one['confidence_mean']}"
         num_pieces = ndimage.label(sampled == class_id, ndimage.generate_binary_structure(2, 2))[1]
         if one["components"] != num_pieces:
-            yield f"says {one['components']} components of class {class_id}, its mask has {num_pieces}"
+            yield f"states {one['components']} components of class {class_id}, its mask has {num_pieces}"
 
 
 def _compare_share(name: str, stated: float, found: float) -> str:
-    return "" if abs(stated - found) <= ROUNDING else f"says {name} {stated:.6g}, its mask has {found:.6g}"
+    return "" if abs(stated - found) <= ROUNDING else f"states {name} {stated:.6g}, its mask has {found:.6g}"
 
 
 def _undo_enlarging(upright: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "small_h small_w"]:

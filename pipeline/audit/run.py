@@ -84,7 +84,7 @@ def check_model(record: RunRecord) -> tuple[str, str]:
     if get_local_path(record.model_uri) is not None and not record.model_uri.startswith(("/", "file://")):
         # From this folder the path may lead to another model.
         return "", f"'{record.model_uri}' is a relative path, at which another model stands here"
-    return f"'{record.model_uri}' has the digest {digest.hexdigest()}, run.json says {record.model_digest}", ""
+    return f"'{record.model_uri}' has the digest {digest.hexdigest()}, run.json states {record.model_digest}", ""
 
 
 def _parse_record(fields: Mapping[str, Any]) -> RunRecord:

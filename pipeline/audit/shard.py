@@ -175,9 +175,9 @@ class _ShardAudit:
 
     def _judge_failure(self, error: Exception) -> Verdict:
         """Verdict after an exception: the manifest is unreadable or its audit failed, and its rows do not count."""
-        said = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, _UNREADABLE):
-            self._add_problem(Check.UNREADABLE_MANIFEST, said)
+            self._add_problem(Check.UNREADABLE_MANIFEST, text)
         else:
-            self._add_problem(Check.AUDIT_FAILED, f"{type(error).__name__}: {said}")
+            self._add_problem(Check.AUDIT_FAILED, f"{type(error).__name__}: {text}")
         return self._tally.judge()

@@ -202,6 +202,6 @@ def _verify_with_ray(groups: Sequence[Sequence[PublishedShard]], rules: AuditRul
 
 
 def _judge_dead_process(item: PublishedShard, error: Exception) -> Verdict:
-    said = " ".join(str(error).split())
-    problem = Problem(Check.AUDIT_FAILED, 0, f"{item.shard.name}: the process that read it ended: {said}")
+    text = " ".join(str(error).split())
+    problem = Problem(Check.AUDIT_FAILED, 0, f"{item.shard.name}: the process that read it ended: {text}")
     return judge_shard(item.position, [problem])

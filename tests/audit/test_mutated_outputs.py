@@ -1,4 +1,4 @@
-"""Damage at random to a good output: an audit names every change but those that a rule calls harmless."""
+"""Random damage to an intact output: an audit names each change that no rule calls harmless."""
 
 import random
 import shutil
@@ -41,7 +41,7 @@ def test_every_damaged_byte_of_a_manifest_is_named_unless_a_rule_calls_it_harmle
 
 
 def test_every_bit_of_a_footer_is_named_unless_a_rule_calls_it_harmless(output):
-    """Most bytes of it stand for names and types, which readers take as they come."""
+    """Most of its bytes are names and types, which readers do not check."""
     num_bytes = len(output.manifest)
     start = num_bytes - 8 - int.from_bytes(output.manifest[-8:-4], "little")
     rng = random.Random(3)

@@ -1,4 +1,4 @@
-"""An audit finds every kind of damage to a published run, names it, and counts its rows."""
+"""An audit finds, names and counts each kind of damage to a published run."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def list_keys(shard_number, num_rows=NUM_ROWS):
 
 
 def make_image(key):
-    """Encode the image of a sample, as large as `MASK`: another one for each key."""
+    """Encode the image of a sample, as large as `MASK` and distinct for each key."""
     return make_photo(sum(key.encode()), size=(2, 2), image_format="PNG")
 
 
@@ -46,7 +46,7 @@ def make_rows(keys, mask=MASK):
 
 
 def publish(folder, num_shards=3, num_rows=NUM_ROWS):
-    """Publish a run over real tars; returns its output folder. The tars lie beside it in `inputs`."""
+    """Publish a run over real tars in the folder `inputs` beside it; return its output folder."""
     for number in range(num_shards):
         samples = {key: {"jpg": make_image(key), "json": b"{}"} for key in list_keys(number, num_rows)}
         make_tar(folder / "inputs" / f"{number}.tar", samples)
@@ -66,7 +66,7 @@ def out(tmp_path):
 
 
 def rewrite(manifest, *, rows=None, footer=None):
-    """Seal a manifest again with other rows (numbered again) or another footer."""
+    """Seal a manifest again with other rows, renumbered, or another footer."""
     table = pq.read_table(manifest)
     stated = json.loads(table.schema.metadata[FOOTER_KEY])
     if rows is not None:
@@ -79,7 +79,7 @@ def rewrite(manifest, *, rows=None, footer=None):
 
 
 def change_cell(manifest, row, **cells):
-    """Seal a manifest again with other cells in one row: its digest is right, whatever it holds."""
+    """Seal a manifest again with other cells in one row, so that its digest is right."""
     table = pq.read_table(manifest)
     rows = table.to_pylist()
     rows[row] |= cells
@@ -294,7 +294,7 @@ def test_input_that_is_no_archive_is_unreadable(tmp_path):
     assert count_findings(audit(tmp_path / "out")) == {Check.INPUT_UNREADABLE: (1, 0)}
 
 
-def test_truncated_input_is_a_warning_when_the_footer_says_so_and_an_imbalance_when_not(tmp_path):
+def test_truncated_input_is_a_warning_if_the_footer_states_it_and_else_an_imbalance(tmp_path):
     path = make_tar(tmp_path / "cut.tar", {key: {"jpg": key.encode()} for key in "abc"})
     # The third header is cut, so more of b might have followed: only a is whole.
     path.write_bytes(path.read_bytes()[: 4 * 512 + 100])
@@ -340,7 +340,7 @@ def test_verify_reports_exactly_the_rows_that_were_deleted_and_doubled(tmp_path_
 
 
 def compute_common_length(first, second):
-    """Length of a longest common subsequence, by the textbook."""
+    """Length of a longest common subsequence, by the textbook algorithm."""
     before = [0] * (len(second) + 1)
     for a in first:
         now = [0]
@@ -399,7 +399,7 @@ def test_job_prints_the_table_and_its_exit_code_is_the_verdict(out, tmp_path, ca
     assert record["fingerprint"] == json.loads((out / "run.json").read_text())["fingerprint"]
 
 
-def test_job_with_footers_only_says_what_it_did_not_check(out, capsys):
+def test_job_with_footers_only_prints_what_it_did_not_check(out, capsys):
     assert main(["--out", str(out), "--footers-only"]) == 0
     printed = capsys.readouterr().out
     assert "rows and inputs were not read" in printed
@@ -420,7 +420,7 @@ def test_job_without_a_run_is_one_line_and_exit_code_2(tmp_path, capsys):
 
 
 def test_footers_are_read_from_object_storage_without_the_manifests(s3_folder, monkeypatch):
-    """Random masks do not compress, so the manifest is large and its footer is not."""
+    """Random masks do not compress, so the manifest is much larger than its footer."""
     rng = np.random.default_rng(0)
     masks = rng.integers(0, 256, (40, 256, 256))
     rows = [make_labelled_row(f"photo{i}", mask, [1, 2]) for i, mask in enumerate(masks)]

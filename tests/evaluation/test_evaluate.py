@@ -1,4 +1,4 @@
-"""Masks against the truth: the counts agree with scikit-learn, at the threshold used and at all others."""
+"""Masks against true masks: counts agree with scikit-learn, at the threshold of the run and at all others."""
 
 import io
 import json
@@ -31,11 +31,11 @@ from tests.factories import make_labelled_row, make_mask_png, make_rejected_row,
 CLASSES = ("cat", "dog", "cow")
 SHARD = InputShard(uri="photos/a.tar", name="a", size_bytes=10, etag="1")
 LEFT_OPEN = len(CLASSES) + 1
-"""What scikit-learn is told instead of 255 in a mask: one more class, which is in no truth."""
+"""Class that stands for 255 of a mask in scikit-learn: one more class, which is in no truth."""
 
 
 def make_blocks(rng, values, size=(24, 32)):
-    """Random values in blocks of 4 x 4 pixels."""
+    """Mask of random values in blocks of 4 x 4 pixels."""
     blocks = rng.choice(values, size=(size[0] // 4, size[1] // 4))
     return blocks.repeat(4, axis=0).repeat(4, axis=1).astype(np.uint8)
 
@@ -66,7 +66,7 @@ def read_png(payload):
 
 
 def join_counted(truths, masks):
-    """Flatten pairs of truth and mask to what scikit-learn takes: pixels with a truth, 255 of masks as a class."""
+    """Flatten pairs of truth and mask for scikit-learn: pixels with a truth, 255 of masks as a class."""
     pairs = [
         (truth[truth != IGNORE_LABEL], mask[truth != IGNORE_LABEL]) for truth, mask in zip(truths, masks, strict=True)
     ]
@@ -104,15 +104,15 @@ def test_curve_agrees_with_scikit_learn_at_every_threshold(tmp_path):
 
 
 def make_mask_at(row, threshold, size=None):
-    """Make the mask that labelling would make of kept maps at a threshold."""
+    """Mask that labelling makes of kept maps at a threshold."""
     maps = torch.from_numpy(decode_class_maps(row["class_maps"]))[None]
     size = size or (row["height"], row["width"])
     enlarged = scale_min_max(functional.interpolate(maps, size=size, mode="bilinear", align_corners=False))[0]
     return label_pixels(enlarged, torch.tensor(row["class_ids"]), threshold, threshold).numpy()
 
 
-def test_curve_of_values_that_meet_a_threshold_draws_the_line_as_labelling_does(tmp_path):
-    """51 / 255 is 0.2, of which single precision has another idea than double precision."""
+def test_curve_of_values_equal_to_a_threshold_decides_as_labelling_does(tmp_path):
+    """51 / 255 is 0.2, which single and double precision round differently."""
     values = np.arange(256, dtype=np.float32).reshape(1, 16, 16) / 255
     row = make_labelled_row("a", np.zeros((16, 16)), [1], values)
     truth = np.ones((16, 16), np.uint8)
@@ -122,7 +122,7 @@ def test_curve_of_values_that_meet_a_threshold_draws_the_line_as_labelling_does(
 
 
 def test_curve_of_a_huge_photo_is_over_its_own_pixels(tmp_path):
-    """Its masks come from smaller maps; the curve does not, whose thresholds are compared pixel by pixel."""
+    """Masks of a huge photo come from smaller maps, but the curve compares maps of full size with the truth."""
     size = (1000, 4400)
     row = make_labelled_row("a", np.zeros(size), [1, 3], np.random.default_rng(0).uniform(0, 7, (2, 3, 4)))
     truth = make_blocks(np.random.default_rng(1), [0, 1, 3], size)
@@ -134,7 +134,7 @@ def test_curve_of_a_huge_photo_is_over_its_own_pixels(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_curve_of_a_turned_photo_lies_on_the_stored_pixels(tmp_path, orientation):
-    """The maps are the truth itself, upright as a viewer (Pillow) turns it: they must fit at every threshold."""
+    """The maps are the truth itself, turned upright by Pillow, so they match at every threshold."""
     truth = make_blocks(np.random.default_rng(orientation), [0, 1, 3])
     image = Image.fromarray(truth)
     image.getexif()[ExifTags.Base.Orientation] = orientation
@@ -158,7 +158,7 @@ def test_counts_of_manifests_add_up_to_the_counts_of_one_manifest(tmp_path):
     assert describe(reduce(EvaluationCounts.merge, pieces, make_empty_counts(len(CLASSES)))) == describe(whole)
 
 
-def test_images_without_truth_or_mask_are_told_apart_and_not_judged(tmp_path):
+def test_images_without_truth_or_mask_are_counted_apart_and_not_scored(tmp_path):
     rows, truths = make_pairs(3)
     expected = evaluate(tmp_path / "judged", rows[:1], truths)
     del truths["photo1"], truths["photo2"]
@@ -177,7 +177,7 @@ def test_curve_without_kept_maps_is_an_error_that_names_the_option(tmp_path):
 
 @pytest.fixture
 def published(tmp_path):
-    """A run of two shards and its truth on disk, as a command line takes them."""
+    """Run of two shards and its truth on disk."""
     rows, truths = make_pairs(4, rng_seed=3)
     other = InputShard(uri="photos/b.tar", name="b", size_bytes=10, etag="1")
     make_run(str(tmp_path / "run"), CLASSES, {SHARD: rows[:3], other: [rows[3], make_rejected_row("broken")]})
@@ -222,7 +222,7 @@ def test_job_names_the_classes_that_the_mean_leaves_out(tmp_path, capsys):
     assert "no curve over thresholds: 1 images" in printed
 
 
-def test_job_on_bad_input_says_so_in_one_line_and_exits_with_2(published, capsys):
+def test_job_on_bad_input_prints_one_line_and_exits_with_2(published, capsys):
     folder, _, _ = published
     put_atomic(str(folder / "other" / "z.png"), make_mask_png(np.zeros((4, 4))))
     put_atomic(str(folder / "ignored" / "photo0.png"), make_mask_png(np.full((24, 32), IGNORE_LABEL)))

@@ -17,7 +17,7 @@ from pipeline.evaluation.scores import (
 from pipeline.run.records import IGNORE_LABEL
 
 
-def test_truth_and_mask_of_four_pixels_give_the_scores_counted_by_hand():
+def test_scores_of_a_few_pixels_are_those_counted_by_hand():
     truth = np.array([[0, 1, 1, 1, IGNORE_LABEL]], np.uint8)
     mask = np.array([[0, 1, 0, IGNORE_LABEL, 2]], np.uint8)
     scores = score_masks(replace(make_empty_counts(2), confusion=count_pixels(truth, mask, 2), num_images=1))

@@ -38,7 +38,7 @@ def test_truth_that_is_no_index_map_is_an_error_that_names_its_key(tmp_path, mod
 
 
 def write_truth(kind, folder, names):
-    """Write PNGs that hold their own name, as a folder or a tar, with a file beside that is no PNG."""
+    """Write PNGs with their names as content, and another file, as a folder or a tar; return its URI."""
     files = {**{f"{name}.png": name.encode() for name in names}, "README.txt": b"hello"}
     if kind == "folder":
         for name, payload in files.items():

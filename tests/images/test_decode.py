@@ -83,7 +83,7 @@ def test_jpeg_decodes_close_to_its_pixels():
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "GIF"])
-def test_animation_gives_its_first_frame(image_format):
+def test_animation_decodes_to_its_first_frame(image_format):
     frames = [Image.new("RGB", (20, 10), colour) for colour in (RED, "blue", "green")]
     options = {"lossless": True} if image_format == "WEBP" else {}
     payload = encode(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
@@ -250,7 +250,7 @@ def test_invalid_orientation_counts_as_none(orientation):
     assert decoded.image_rgb.shape == (60, 90, 3)
 
 
-def test_broken_exif_costs_only_the_orientation():
+def test_broken_exif_loses_only_the_orientation():
     payload = encode(make_photo(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff broken")
     assert decode(payload).exif_orientation == 1
 

@@ -1,4 +1,4 @@
-"""Class maps at image size, with and without refinement by the image's pixels."""
+"""Class maps at image size, with and without refinement by the pixels of the image."""
 
 import itertools
 
@@ -40,7 +40,7 @@ def test_peak_that_refining_lowers_is_not_raised_again():
     assert (refined.amax((1, 2)) < 0.95).all()
 
 
-def test_no_round_gives_the_maps_without_refinement_at_the_size_of_the_guide():
+def test_refinement_without_rounds_is_no_refinement_at_the_size_of_the_guide():
     maps, guides = make_inputs()
     torch.testing.assert_close(draw(maps, guides, 0, size=(24, 30)), enlarge_maps(maps, (24, 30)))
 
@@ -53,7 +53,7 @@ def test_map_without_evidence_is_zero_with_refinement_and_without():
 
 
 def test_image_of_one_colour_keeps_a_constant_part_of_a_map():
-    """Far from its edge a step keeps both of its values, so a threshold between them means what it meant."""
+    """Far from its edge a step keeps both values, so a threshold between them keeps its meaning."""
     maps = [torch.zeros(1, 1, 2, 8)]
     maps[0][..., 4:] = 7.0
     refined = draw(maps, torch.full((1, 24, 400, 3), 90, dtype=torch.uint8), num_iterations=2, size=(24, 400))

@@ -58,7 +58,7 @@ def test_flipped_view_is_the_mirrored_view(height, width, scale, snap):
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     scale=st.sampled_from([0.75, 1.0]),
 )
-def test_flipped_view_of_a_flipped_image_gives_flipped_maps(grid, size, scale):
+def test_flipped_view_of_a_flipped_image_has_flipped_maps(grid, size, scale):
     maps = make_images(*grid, num_channels=4)
     straight = return_to_frame(maps, View(scale, False), size)
     assert straight.shape == (2, 4, *size)

@@ -1,4 +1,4 @@
-"""Thresholds from true masks and without, and the file that carries them."""
+"""Thresholds found with and without true masks, and the calibration that stores them."""
 
 import json
 from dataclasses import replace
@@ -47,12 +47,12 @@ from tests.fakes import SerialEngine
 
 CLASSES = ("cat", "dog")
 OWN = {1: 0.3, 2: 0.7}
-"""Where the maps of a class are cut to give its true objects: cats show weakly, dogs bleed over their edges."""
+"""Threshold of each class at which its maps match its true objects: maps of cats are weak, those of dogs too large."""
 SHARD = InputShard(uri="photos/a.tar", name="a", size_bytes=10, etag="1")
 
 
 def make_hill(rng, size):
-    """Make a map that falls from 1 to 0 around some place, on a patch grid."""
+    """Map that falls from 1 to 0 around a random place, on a patch grid."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     top = rng.uniform(0.2, 0.8, 2) * size
     distance = np.hypot(rows - top[0], columns - top[1])
@@ -60,7 +60,7 @@ def make_hill(rng, size):
 
 
 def make_collection(folder, num_images=48, **maps):
-    """Publish a run with kept maps and the truth that its maps give at thresholds of their own."""
+    """Publish a run with kept maps, and the truth that follows from its maps at the thresholds `OWN`."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(num_images):
@@ -85,7 +85,7 @@ def make_collection(folder, num_images=48, **maps):
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    """A folder with a run, `run`, its truth, `truth`, and the masks that are the truth, `own`."""
+    """Folder with a run (`run`), its truth (`truth`), and the masks that are the truth (`own`)."""
     folder = tmp_path_factory.mktemp("collection")
     make_collection(folder)
     return folder
@@ -139,7 +139,7 @@ def test_which_images_are_fitted_on_is_drawn_from_the_seed(collection):
 
 
 def test_counted_pixels_are_those_of_the_masks(collection):
-    """Against masks made by the way of jobs.remask, scored by scikit-learn, on all pixels."""
+    """Compared with masks of jobs.remask, scored by scikit-learn on all pixels."""
     samples = read_samples(f"{collection}/run/labels/a.parquet", open_truth(f"{collection}/truth"), 2, 100)
     thresholds = np.array([0.5, 0.4])
     threshold, scales = to_scales(thresholds)
@@ -204,14 +204,14 @@ def test_threshold_without_truth_parts_any_histogram_of_two_bins(counts):
         assert min(counts) / 100 < found <= max(counts) / 100
 
 
-def test_images_whose_maps_are_constant_have_no_say():
+def test_images_with_constant_maps_do_not_affect_the_threshold():
     flat, parted = np.zeros(100, np.int64), np.zeros(100, np.int64)
     flat[0], parted[[20, 59]] = 7, 5
     assert choose_threshold([flat, parted, flat]) == round(compute_threshold(parted), 2) == 0.5
     assert choose_threshold([flat]) is None
 
 
-def test_threshold_without_truth_says_so_and_how_it_was_found(collection, capsys):
+def test_threshold_without_truth_is_stored_with_its_method(collection, capsys):
     found = load_calibration(calibrate(collection))
     assert (found.uses_truth, found.class_scales) == (False, None)
     assert "without truth" in found.method
@@ -290,7 +290,7 @@ def test_damaged_calibration_is_named(collection, tmp_path, change, message):
         load_calibration(str(tmp_path / "edited.json"))
 
 
-def test_job_on_bad_input_says_so_in_one_line_and_exits_with_2(collection, tmp_path, capsys):
+def test_job_on_bad_input_prints_one_line_and_exits_with_2(collection, tmp_path, capsys):
     put_atomic(f"{tmp_path}/other/z.png", make_mask_png(np.zeros((4, 4))))
     for name in range(3):
         put_atomic(f"{tmp_path}/few/photo{name}.png", (collection / "truth" / f"photo{name}.png").read_bytes())

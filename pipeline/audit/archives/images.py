@@ -36,16 +36,16 @@ def check_image(row: Mapping[str, Any], image: WalkedImage | None) -> Iterator[s
 
 
 def _check_size(row: Mapping[str, Any], image: WalkedImage) -> Iterator[str]:
-    said = (row["width"], row["height"], row["exif_orientation"])
+    stated = (row["width"], row["height"], row["exif_orientation"])
     try:
         found = _measure_image(image.head, image.is_whole)
     except Exception as error:  # noqa: BLE001 (Pillow has no exception of its own; each one is reported below)
         if image.is_whole:
-            yield f"has {said[0]} x {said[1]} pixels, its image cannot be opened: {type(error).__name__}: {error}"
+            yield f"has {stated[0]} x {stated[1]} pixels, its image cannot be opened: {type(error).__name__}: {error}"
         return
-    if said[:2] != found[:2] or found[2] not in (None, said[2]):
+    if stated[:2] != found[:2] or found[2] not in (None, stated[2]):
         yield (
-            f"has {said[0]} x {said[1]} pixels in orientation {said[2]}, "
+            f"has {stated[0]} x {stated[1]} pixels in orientation {stated[2]}, "
             f"its image {found[0]} x {found[1]} in orientation {found[2]}"
         )
 

@@ -138,13 +138,15 @@ def _require_agreement(footer: Footer, footer_offset: int) -> None:
         columns = [chunk["meta_data"] for chunk in group["columns"]]
         _require(len(columns) == len(leaves), f"row group {index} has {len(columns)} of {len(leaves)} columns")
         _require(group.get("ordinal", index) == index, f"row group {index} has the number {group.get('ordinal')}")
-        _require(group.get("file_offset", offset) == offset, f"row group {index} does not start where it says")
+        _require(group.get("file_offset", offset) == offset, f"row group {index} does not start at its stated offset")
         for name, total in (
             ("total_byte_size", "total_uncompressed_size"),
             ("total_compressed_size", "total_compressed_size"),
         ):
-            said = sum(column[total] for column in columns)
-            _require(group.get(name, said) == said, f"{name} of row group {index} is not the sum of its columns")
+            num_bytes = sum(column[total] for column in columns)
+            _require(
+                group.get(name, num_bytes) == num_bytes, f"{name} of row group {index} is not the sum of its columns"
+            )
         for chunk, column, leaf in zip(group["columns"], columns, leaves, strict=True):
             where = f"row group {index}, column '{column['path_in_schema'][-1].decode(errors='backslashreplace')}'"
             _require(column["type"] == leaf.get("type"), f"{where} has another type than the schema")
@@ -152,10 +154,10 @@ def _require_agreement(footer: Footer, footer_offset: int) -> None:
             _require(column["total_compressed_size"] > 0, f"{where} has no bytes")
             _require(column["codec"] in CODECS, f"{where} has the codec {column['codec']}")
             offset += column["total_compressed_size"]
-            _require(chunk["file_offset"] in (0, offset), f"{where} says that it is described elsewhere")
+            _require(chunk["file_offset"] in (0, offset), f"{where} states a description elsewhere")
     _require(offset == footer_offset, f"its columns end at byte {offset}, its footer starts at byte {footer_offset}")
     num_rows = sum(group["num_rows"] for group in footer["row_groups"])
-    _require(footer["num_rows"] == num_rows, f"it says {footer['num_rows']} rows, its row groups {num_rows}")
+    _require(footer["num_rows"] == num_rows, f"it states {footer['num_rows']} rows, its row groups {num_rows}")
 
 
 def _check_pages(payload: bytes, column: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -169,7 +171,7 @@ def _check_pages(payload: bytes, column: Mapping[str, Any]) -> list[Mapping[str,
         _require(start < stop <= len(payload), f"page {number} reaches beyond its column")
         body = memoryview(payload)[start:stop]
         _require("crc" in header, f"page {number} has no checksum")
-        _require(header["crc"] & 0xFFFFFFFF == zlib.crc32(body), f"page {number} has another checksum than it says")
+        _require(header["crc"] & 0xFFFFFFFF == zlib.crc32(body), f"page {number} has another checksum than stated")
         plain = _decompress(body, header["uncompressed_page_size"], column["codec"], number)
         if header["type"] == DICTIONARY_PAGE:
             _require(number == 0 and "dictionary_page_offset" in column, f"page {number} is a dictionary")
@@ -181,10 +183,12 @@ def _check_pages(payload: bytes, column: Mapping[str, Any]) -> list[Mapping[str,
         kinds[header["type"], details["encoding"]] += 1
         num_plain_bytes += start - offset + header["uncompressed_page_size"]
         offset = stop
-    said_plain, said_values = column["total_uncompressed_size"], column["num_values"]
-    _require(num_plain_bytes == said_plain, f"total_uncompressed_size is {said_plain}, pages have {num_plain_bytes}")
+    stated_plain, stated_values = column["total_uncompressed_size"], column["num_values"]
+    _require(
+        num_plain_bytes == stated_plain, f"total_uncompressed_size is {stated_plain}, pages have {num_plain_bytes}"
+    )
     num_values = sum(page["num_values"] for page in data_pages)
-    _require(num_values == said_values, f"num_values is {said_values}, pages have {num_values}")
+    _require(num_values == stated_values, f"num_values is {stated_values}, pages have {num_values}")
     _require((DICTIONARY_PAGE, PLAIN) in kinds or "dictionary_page_offset" not in column, "it lacks its dictionary")
     _check_encodings(column, kinds)
     return data_pages
@@ -197,7 +201,7 @@ def _decompress(body: memoryview, size: int, codec: int, number: int) -> bytes:
         plain = bytes(body) if name is None else pa.decompress(body, size, codec=name, asbytes=True)
     except (pa.ArrowException, OSError) as error:
         raise ThriftError(f"page {number} cannot be decompressed: {error}") from error
-    _require(len(plain) == size, f"page {number} has {len(plain)} bytes, its header says {size}")
+    _require(len(plain) == size, f"page {number} has {len(plain)} bytes, its header states {size}")
     return plain
 
 
@@ -220,7 +224,7 @@ def _check_dictionary(header: Mapping[str, Any], plain: bytes, column: Mapping[s
     _require(not details.get("is_sorted"), "its dictionary claims to be sorted")
     if column["type"] == BYTE_ARRAY:
         num_found = sum(1 for _ in _split_byte_arrays(plain))
-        _require(num_found == details["num_values"], f"its dictionary has {num_found} values and says another number")
+        _require(num_found == details["num_values"], f"its dictionary has {num_found} values and states another number")
     return details
 
 
