@@ -3,6 +3,7 @@
 import io
 from dataclasses import dataclass, field
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from pipeline.printable import escape_controls
@@ -47,6 +48,7 @@ def draw(chart: Chart) -> str:
             text.set_parse_math(False)
             text.set_text(name)
     buffer = io.StringIO()
-    # Without a date, equal records have equal bytes.
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    # Without a date and with names hashed from their content, equal charts have equal bytes.
+    with rc_context({"svg.hashsalt": "tagmask"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
