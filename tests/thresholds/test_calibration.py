@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score
 
 from jobs import evaluate, label, remask
@@ -22,7 +20,7 @@ from pipeline.labelling.label_actor import LabelOptions
 from pipeline.remask import open_remask
 from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, MapKind, ViewConfig, settle_config
-from pipeline.run.records import IGNORE_LABEL, InputShard
+from pipeline.run.records import InputShard
 from pipeline.storage.storage import put_atomic
 from pipeline.thresholds.calibration import (
     Calibration,
@@ -31,9 +29,9 @@ from pipeline.thresholds.calibration import (
     load_calibration,
     use_calibration,
 )
-from pipeline.thresholds.choice import choose_threshold, compute_threshold, count_values, find_band
-from pipeline.thresholds.fit import count_confusion, fit_by_class, fit_common, make_table, score_thresholds, to_scales
-from pipeline.thresholds.samples import MapSample, read_samples
+from pipeline.thresholds.choice import choose_threshold, count_values, find_band
+from pipeline.thresholds.fit import make_table, score_thresholds, to_scales
+from pipeline.thresholds.samples import read_samples
 from tests.factories import (
     make_labelled_row,
     make_mask_png,
@@ -153,62 +151,6 @@ def test_counted_pixels_are_those_of_the_masks(collection):
     masks = [decode_mask(row["mask"]["bytes"]).ravel() for row in rows]
     expected = jaccard_score(np.concatenate(truth), np.concatenate(masks), average="macro")
     assert score_thresholds(make_table(samples, 2), thresholds) == pytest.approx(expected, abs=0.002)
-
-
-def make_random_table(rng_seed, num_classes=3):
-    rng = np.random.default_rng(rng_seed)
-    samples = [
-        MapSample(
-            class_ids=tuple(sorted(rng.choice(np.arange(1, num_classes + 1), 2, replace=False).tolist())),
-            maps=rng.random((2, 50)).astype(np.float32),
-            truth=rng.choice([0, 1, 2, 3, IGNORE_LABEL], 50).astype(np.uint8),
-        )
-        for _ in range(40)
-    ]
-    return make_table(samples, num_classes)
-
-
-@pytest.mark.parametrize("rng_seed", range(3))
-def test_fit_is_never_worse_than_its_start_where_it_is_fitted(rng_seed):
-    table = make_random_table(rng_seed)
-    common = fit_common(table)
-    assert score_thresholds(table, fit_by_class(table, common)) >= score_thresholds(table, common)
-    best = max(score_thresholds(table, np.full(3, value / 100)) for value in range(1, 100))
-    assert score_thresholds(table, common) == pytest.approx(best, abs=1e-12)
-    assert count_confusion(table, common).sum() == len(table.truth) < 40 * 50
-
-
-def test_class_with_few_images_keeps_the_common_threshold():
-    table = make_random_table(0)
-    few = table.take(np.arange(40) < 9)
-    few = replace(few, ids=few.ids[:9])
-    np.testing.assert_array_equal(fit_by_class(few, np.full(3, 0.4)), np.full(3, 0.4))
-
-
-def test_threshold_without_truth_lies_between_two_groups():
-    rng = np.random.default_rng(0)
-    values = np.concatenate([rng.normal(0.2, 0.05, 3000), rng.normal(0.7, 0.05, 1000)]).clip(0, 0.999)
-    histogram = np.bincount((values * 100).astype(int), minlength=100)
-    assert 0.35 < compute_threshold(histogram) < 0.55
-
-
-@settings(max_examples=50)
-@given(st.dictionaries(st.integers(0, 99), st.integers(1, 10**6), min_size=1, max_size=20))
-def test_threshold_without_truth_parts_any_histogram_of_two_bins(counts):
-    histogram = np.zeros(100, np.int64)
-    histogram[list(counts)] = list(counts.values())
-    found = compute_threshold(histogram)
-    if len(counts) == 1:
-        assert found is None
-    else:
-        assert min(counts) / 100 < found <= max(counts) / 100
-
-
-def test_images_with_constant_maps_do_not_affect_the_threshold():
-    flat, parted = np.zeros(100, np.int64), np.zeros(100, np.int64)
-    flat[0], parted[[20, 59]] = 7, 5
-    assert choose_threshold([flat, parted, flat]) == round(compute_threshold(parted), 2) == 0.5
-    assert choose_threshold([flat]) is None
 
 
 def test_threshold_without_truth_is_stored_with_its_method(collection, capsys):
