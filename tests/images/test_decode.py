@@ -235,14 +235,6 @@ def test_first_stored_pixel_is_seen_in_the_corner_that_exif_names(orientation, c
     assert upright[inward] == 100
 
 
-@settings(deadline=None)
-@given(height=st.integers(1, 6), width=st.integers(1, 6), orientation=st.integers(1, 8))
-def test_place_on_stored_pixels_agrees_with_pillow(height, width, orientation):
-    stored = np.arange(height * width, dtype=np.uint8).reshape(height, width)
-    upright = decode(encode(Image.fromarray(stored), "PNG", exif=make_exif(orientation))).image_rgb[..., 0]
-    assert np.array_equal(place_on_stored_pixels(upright, orientation), stored)
-
-
 @pytest.mark.parametrize("orientation", [0, 9, 42])
 def test_invalid_orientation_counts_as_none(orientation):
     decoded = decode(encode(make_photo(), "JPEG", exif=make_exif(orientation)))
