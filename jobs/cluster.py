@@ -13,7 +13,7 @@ import ray
 from ray._private.node import Node
 
 from pipeline.errors import ClusterError
-from pipeline.storage.secrets import require_no_password
+from pipeline.storage.uris import require_no_password
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import yaml
 
 from pipeline.errors import ClusterError, LabellingError, StorageError, is_store_failure
 from pipeline.printable import EscapingFormatter, escape_controls
-from pipeline.storage.secrets import require_no_password
+from pipeline.storage.uris import require_no_password
 
 EXIT_OK = 0
 EXIT_FAILED = 1

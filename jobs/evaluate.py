@@ -38,7 +38,7 @@ from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_
 from pipeline.reports.evaluation_report import find_best, make_rank_table, make_score_table, render_evaluation
 from pipeline.reports.label_report import Table
 from pipeline.run.identity import read_config, read_run
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

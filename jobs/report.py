@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from jobs.console import EXIT_OK, format_bytes, parse, print_lines, run_job
 from pipeline.evaluation.evaluate import open_truth
 from pipeline.reports.label_report import build_report
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

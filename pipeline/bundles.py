@@ -5,7 +5,9 @@ from models.mctformer import MCTformer
 from models.weights import CheckpointError
 from pipeline.errors import BundleError
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import join_uri, put_atomic, read_bytes
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 
 BUNDLE_FILES = ("model.safetensors", "model.json")
 """In the order in which they are written: a bundle is there once `model.json` is."""

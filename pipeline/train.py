@@ -20,7 +20,8 @@ from pipeline.bundles import BUNDLE_FILES, save_bundle
 from pipeline.errors import TrainingError
 from pipeline.run.identity import get_library_version
 from pipeline.storage.arrow_filesystem import open_for_ray
-from pipeline.storage.storage import exists, join_uri
+from pipeline.storage.listing import exists
+from pipeline.storage.uris import join_uri
 from pipeline.training.config import WorkerConfig, describe_train_config
 from pipeline.training.data.feed import SampleSet
 from pipeline.training.data.survey import Survey, survey_splits

@@ -21,7 +21,8 @@ from pipeline.audit.verdict import Check, Problem, Verdict, judge_shard
 from pipeline.commit.names import PartName, locate_manifest, parse_part_name
 from pipeline.errors import ManifestError
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import join_uri, list_folder, list_objects
+from pipeline.storage.listing import list_folder, list_objects
+from pipeline.storage.uris import join_uri
 
 NUM_THREADS = 8
 MAX_GROUPS_IN_FLIGHT = 2_000

@@ -16,7 +16,7 @@ from pipeline.driver.stop import Stop
 from pipeline.driver.totals import RunSummary, Totals
 from pipeline.errors import WaveError
 from pipeline.storage.outage import Patience
-from pipeline.storage.storage import delete
+from pipeline.storage.writing import delete
 
 logger = logging.getLogger(__name__)
 

@@ -30,7 +30,9 @@ from pipeline.images.decode import place_on_stored_pixels
 from pipeline.images.masks import decode_class_maps, decode_mask
 from pipeline.images.pixel_maps import take_class_scales
 from pipeline.run.records import IGNORE_LABEL, Status
-from pipeline.storage.storage import get_local_path, join_uri, list_objects, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import get_local_path, join_uri
 
 NUM_THRESHOLDS = 100
 """The curve has the thresholds 0, 0.01 .. 0.99."""

@@ -9,10 +9,11 @@ from pipeline.inputs.sample_tags import find_json_download_error, read_tags
 from pipeline.inputs.tar_reader import ArchiveEnd, MemberGroup, read_groups
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, Sample, ShardEnd
-from pipeline.storage.storage import (
+from pipeline.storage.listing import (
+    UNKNOWN_ETAG,
+    StoredObject,
     find_object,
 )
-from pipeline.storage.stored_objects import UNKNOWN_ETAG, StoredObject
 
 
 def read_chunks(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage.storage import ByteStream
+from pipeline.storage.reading import ByteStream
 
 MAX_PAGE_BYTES = 256 * 2**20
 """What a page may unpack to, whatever it takes in the file."""

@@ -14,7 +14,7 @@ from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimit
 from pipeline.inputs.sample_tags import find_download_error, read_tag_cell
 from pipeline.run.config import InputConfig
 from pipeline.run.records import InputShard, Sample, tell_image_size
-from pipeline.storage.storage import ByteStream, open_random
+from pipeline.storage.reading import ByteStream, open_random
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 TAGS_COLUMNS = ("tags", "txt", "caption")

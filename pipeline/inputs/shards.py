@@ -11,15 +11,9 @@ from braceexpand import braceexpand
 
 from pipeline.errors import ShardError
 from pipeline.run.records import PARQUET_SUFFIX, RUN_FILE, InputShard
-from pipeline.storage.storage import (
-    find_object,
-    get_local_path,
-    glob_objects,
-    list_folder,
-    list_objects,
-    read_bytes,
-)
-from pipeline.storage.stored_objects import StoredObject
+from pipeline.storage.listing import StoredObject, find_object, glob_objects, list_folder, list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import get_local_path
 
 MAX_LOOKUPS = 8
 """Up to so many names in one folder are looked up one by one; more cost one listing of the folder."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pipeline.errors import ShardError
 from pipeline.inputs.sample_tags import MAX_TAGS_BYTES
 from pipeline.run.records import InputShard, tell_image_size
-from pipeline.storage.storage import ByteStream, open_stream
+from pipeline.storage.reading import ByteStream, open_stream
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 SKIP_BYTES = 2**20

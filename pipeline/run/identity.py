@@ -21,7 +21,10 @@ from pipeline.run.config import (
 )
 from pipeline.run.records import RUN_FILE, InputShard
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
-from pipeline.storage.storage import create_if_absent, exists, join_uri, read_bytes
+from pipeline.storage.listing import exists
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import create_if_absent
 
 MAX_RUN_BYTES = 2**31
 """Of a run.json: 10 million shards have fewer."""

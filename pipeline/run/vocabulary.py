@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from models.documents import DocumentError, parse_yaml, show_value
 from pipeline.errors import VocabularyError
-from pipeline.storage.storage import read_bytes
+from pipeline.storage.reading import read_bytes
 
 MAX_CLASSES = 254
 """Masks are uint8, 0 is background and 255 is ignored."""

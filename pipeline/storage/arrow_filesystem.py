@@ -1,4 +1,4 @@
-"""A folder as Ray Train wants it: a file system of pyarrow's that does everything through `pipeline.storage.storage`.
+"""A folder as Ray Train wants it: a file system of pyarrow's that does everything through `pipeline.storage`.
 
 Ray would choose a client of its own by the folder's URI. It parses the URI, so that a space in a key is an error; it
 has other credentials, endpoints and retries than all else here; its uploads carry no length, which some stores refuse;
@@ -15,19 +15,10 @@ import pyarrow.fs
 from pyarrow.fs import FileInfo, FileSelector, FileType
 
 from pipeline.storage.atomic_files import AtomicFile
-from pipeline.storage.storage import (
-    delete,
-    delete_folder,
-    exists,
-    find_object,
-    get_local_path,
-    is_folder,
-    join_uri,
-    list_objects,
-    open_random,
-    open_stream,
-    put_atomic,
-)
+from pipeline.storage.listing import exists, find_object, is_folder, list_objects
+from pipeline.storage.reading import open_random, open_stream
+from pipeline.storage.uris import get_local_path, join_uri
+from pipeline.storage.writing import delete, delete_folder, put_atomic
 
 ROOT = "/"
 """How Ray calls the folder. What stands before it, and how that is written, Ray never sees."""

@@ -6,16 +6,19 @@ clients write as `None`. So the whole chain of causes is read.
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from pipeline.errors import BucketError, StorageError
 
 NO_MESSAGE = re.compile(r"(^|.*\] |.*: )None$", re.DOTALL)
 """What an exception says that was made of a message that is not there."""
 
 
-def describe_failure(error: BaseException) -> str:
+def describe_store_failure(error: BaseException) -> str:
     """Say why a store did not do what it was asked; never empty.
 
-    >>> describe_failure(OSError(5, "Input/output error")), describe_failure(PermissionError(None))
+    >>> describe_store_failure(OSError(5, "Input/output error")), describe_store_failure(PermissionError(None))
     ('[Errno 5] Input/output error', 'PermissionError')
     """
     for cause in list_causes(error):
@@ -58,3 +61,21 @@ def _get_field(error: BaseException, part: str, name: str) -> Any:
     response = getattr(error, "response", None)
     inner = response.get(part) if isinstance(response, Mapping) else None
     return inner.get(name) if isinstance(inner, Mapping) else None
+
+
+@contextmanager
+def translate_errors(uri: str) -> Iterator[None]:
+    """Turn what a store's client raises into one kind of error that names the URI."""
+    try:
+        yield
+    except Exception as error:  # every client has exceptions of its own, and not all of them are an OSError
+        if is_bucket_missing(error):
+            bucket = uri.partition("://")[2].partition("/")[0]
+            raise BucketError(
+                f"bucket '{bucket}' of '{uri}' does not exist; create it, or correct its name or the endpoint"
+            ) from error
+        if isinstance(error, FileNotFoundError | FileExistsError):
+            raise
+        raise StorageError(
+            f"'{uri}' cannot be reached: {describe_store_failure(error)}; check network, endpoint and credentials"
+        ) from error

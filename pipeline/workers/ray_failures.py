@@ -34,7 +34,7 @@ _ADVICE = re.compile(r" *(Some common causes include|To troubleshoot|Refer to ht
 _NAMED = re.compile(r"[\w.]+(Error|Exception|Interrupt|Exit)\b")
 
 
-def describe_failure(error: BaseException) -> str:
+def describe_ray_failure(error: BaseException) -> str:
     """Describe an error of Ray in one line: its type and its cause. The log has all of it at level debug.
 
     An error of ours that a task raised is its message alone.

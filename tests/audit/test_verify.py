@@ -24,7 +24,7 @@ from pipeline.inputs.shards import list_shards
 from pipeline.run.config import LabelConfig, MapConfig
 from pipeline.run.counts import LabelCounts
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from tests.factories import make_labelled_row, make_photo, make_rejected_row, make_run, make_tar
 
 NUM_ROWS = 6

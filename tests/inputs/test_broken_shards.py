@@ -15,7 +15,9 @@ from pipeline.labelling.chunk_source import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, ShardEnd
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import delete, find_object, join_uri, list_objects, put_atomic
+from pipeline.storage.listing import find_object, list_objects
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import delete, put_atomic
 from pipeline.training.data.stream import iterate_usable
 from pipeline.training.data.survey import survey_shards
 from tests.factories import make_parquet, make_tar

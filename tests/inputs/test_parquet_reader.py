@@ -18,7 +18,8 @@ from pipeline.labelling.chunk_source import read_rows, to_row, to_samples
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, ShardEnd
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import join_uri, put_atomic
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from pipeline.training.data.survey import survey_shards
 from tests.factories import make_parquet, make_photo, make_tar
 from tests.fakes import REPORTING, FaultyStore

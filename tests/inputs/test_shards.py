@@ -13,7 +13,8 @@ from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, ShardEnd
-from pipeline.storage.storage import join_uri, put_atomic
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from tests.factories import make_parquet, make_tar
 
 

@@ -24,7 +24,7 @@ from pipeline.remask import remask_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, PixelRefinement, Resolution, ViewConfig
 from pipeline.run.identity import open_run
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from pipeline.thresholds.calibration import load_calibration
 from pipeline.thresholds.samples import ImageSource, read_samples
 from tests.factories import make_mask_png, make_parquet, make_photo, make_tar, save_small_model

@@ -14,7 +14,8 @@ from pipeline.evaluation.evaluate import open_truth
 from pipeline.inputs.shards import list_shards
 from pipeline.reports.label_report import MAX_SIDE_PX, Table, build_report
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import join_uri, put_atomic
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from tests.factories import (
     make_labelled_row,
     make_mask_png,

@@ -13,7 +13,10 @@ from ray.train.v2._internal.execution.storage import StorageContext, delete_fs_p
 
 from pipeline.errors import BucketError
 from pipeline.storage.arrow_filesystem import open_for_ray
-from pipeline.storage.storage import join_uri, list_objects, put_atomic, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from tests.faulty_network import Fault, FaultyNetwork
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import BucketError, BundleError, ShardError, StorageError
+from pipeline.storage.listing import list_objects
 from pipeline.storage.outage import Patience, Resumed, is_outage
-from pipeline.storage.storage import list_objects, put_atomic
+from pipeline.storage.writing import put_atomic
 from tests.faulty_network import Fault, FaultyNetwork
 
 

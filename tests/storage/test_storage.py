@@ -9,20 +9,11 @@ import fsspec
 import pytest
 
 from pipeline.errors import BucketError, StorageError
-from pipeline.storage.storage import (
-    create_if_absent,
-    delete,
-    find_object,
-    glob_objects,
-    join_uri,
-    list_folder,
-    list_objects,
-    open_random,
-    open_stream,
-    put_atomic,
-    read_bytes,
-)
-from pipeline.storage.store_errors import describe_failure
+from pipeline.storage.listing import find_object, glob_objects, list_folder, list_objects
+from pipeline.storage.reading import open_random, open_stream, read_bytes
+from pipeline.storage.store_errors import describe_store_failure
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import create_if_absent, delete, put_atomic
 from tests.factories import make_certificate
 from tests.faulty_network import Fault, FaultyNetwork, HastyS3, OneTryS3, Refusal, use_s3_client
 
@@ -175,13 +166,13 @@ def test_refusal_of_a_store_is_told_by_its_code(s3_folder, network):
     "error", [OSError(None), OSError(5, None), TimeoutError(), PermissionError("None"), RuntimeError("a: None")]
 )
 def test_failure_without_a_message_is_told_by_its_kind(error):
-    assert describe_failure(error) == type(error).__name__
+    assert describe_store_failure(error) == type(error).__name__
 
 
 def test_failure_without_a_message_is_told_by_its_cause():
     error = OSError(None)
     error.__cause__ = ConnectionResetError("peer is gone")
-    assert describe_failure(error) == "peer is gone"
+    assert describe_store_failure(error) == "peer is gone"
 
 
 def test_missing_bucket_is_named_by_every_operation(s3_folder, network):

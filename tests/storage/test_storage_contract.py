@@ -6,22 +6,10 @@ from contextlib import closing
 
 import pytest
 
-from pipeline.storage.storage import (
-    create_if_absent,
-    delete,
-    delete_folder,
-    exists,
-    find_object,
-    glob_objects,
-    is_folder,
-    join_uri,
-    list_folder,
-    list_objects,
-    open_random,
-    open_stream,
-    put_atomic,
-    read_bytes,
-)
+from pipeline.storage.listing import exists, find_object, glob_objects, is_folder, list_folder, list_objects
+from pipeline.storage.reading import open_random, open_stream, read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import create_if_absent, delete, delete_folder, put_atomic
 
 
 def list_uris(objects):

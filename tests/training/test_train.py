@@ -13,7 +13,8 @@ from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.errors import RunConflictError, TrainingError
 from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import join_uri, put_atomic
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from pipeline.train import describe_failure, describe_provenance, describe_rule, find_shortage, is_finished
 from pipeline.training.config import ModelConfig, OptimizerConfig, TrainConfig, WorkerConfig
 from pipeline.training.data.survey import Survey

@@ -7,7 +7,7 @@ from jobs.cluster import FORWARDED_VARIABLES, connect, use_endpoint
 from jobs.console import refuse_passwords
 from jobs.train import main as train
 from pipeline.inputs.shards import list_shards
-from pipeline.storage.secrets import require_no_password
+from pipeline.storage.uris import require_no_password
 
 SECRET = "hush-hush"
 URIS_WITH_LOGIN = [

@@ -1,16 +1,54 @@
-"""URIs that hold what must not be written down: they stand in run.json, in manifests and in logs."""
+"""URIs as text: which of them are local paths, how they are joined, and what they must not hold."""
 
 import re
+from pathlib import Path
+
+
+def get_local_path(uri: str) -> Path | None:
+    """Give the path of a URI on a local disk; None when it is elsewhere.
+
+    >>> get_local_path("s3://bucket/a.tar") is None
+    True
+    """
+    if uri.startswith(("file://", "local://")):
+        return Path(uri.partition("://")[2])
+    return None if "://" in uri else Path(uri)
+
+
+def join_uri(base: str, *parts: str) -> str:
+    """Append parts to a URI.
+
+    >>> join_uri("s3://bucket/run/", "labels", "a.parquet")
+    's3://bucket/run/labels/a.parquet'
+    """
+    if not parts:
+        return base
+    scheme, separator, path = base.rpartition("://")
+    tail = "/".join(part.strip("/") for part in parts)
+    # The root folder must not lose its slash, nor memory:// its scheme.
+    head = f"{path.rstrip('/')}/" if path.strip("/") else path[:1]
+    return scheme + separator + head + tail
+
 
 LINK = re.compile(r"::(?=[a-z0-9+.\-]+://)", re.IGNORECASE)
 """Where fsspec's chained URIs (`simplecache::s3://...`) go on."""
+
+
 NO_LOGIN = frozenset({"file", "local", "memory"})
 """Schemes whose URIs are paths, from their first character on."""
+
+
 NO_PORT = frozenset({"s3", "s3a", "gs", "gcs"})
 """Schemes whose URIs begin with the name of a bucket, which holds no colon."""
+
+
 PORT = re.compile(r":\d*$")
+
+
 ADDRESS_WITH_COLONS = re.compile(r"^\[[0-9a-f:.]+\]|^arn:aws[a-z\-]*:s3[a-z\-]*:[^@]*$", re.IGNORECASE)
 """IPv6 in brackets, or the access point of a bucket."""
+
+
 SIGNATURE = re.compile(
     r"[?&#](x-amz-(signature|credential|security-token)|x-goog-(signature|credential)|awsaccesskeyid|googleaccessid"
     r"|signature|sig|token|access_token)=",
