@@ -18,7 +18,7 @@ from ray.train.torch import TorchTrainer
 from models.bundle import ModelBundle
 from pipeline.bundles import BUNDLE_FILES, save_bundle
 from pipeline.errors import TrainingError
-from pipeline.run.identity import get_library_version
+from pipeline.run.fingerprint import get_library_version
 from pipeline.storage.arrow_filesystem import open_for_ray
 from pipeline.storage.listing import exists
 from pipeline.storage.uris import join_uri
@@ -26,18 +26,11 @@ from pipeline.training.config import WorkerConfig, describe_train_config
 from pipeline.training.data.feed import SampleSet
 from pipeline.training.data.survey import Survey, survey_splits
 from pipeline.training.driver.log import MetricLog
-from pipeline.training.driver.run import (
-    CHECKPOINT_FOLDER,
-    TrainingRun,
-    claim,
-    read_place,
-    read_surveys,
-    write_surveys,
-)
+from pipeline.training.driver.run import TrainingRun, claim, read_place, read_surveys, write_surveys
 from pipeline.training.events import EpochRecord, NonFiniteLoss, Resumed, post_event, relay_events, start_event_box
 from pipeline.training.worker.loop import LoopSettings, train_on_worker
 from pipeline.training.worker.network import InitialModel
-from pipeline.training.worker.state import load_state
+from pipeline.training.worker.state import CHECKPOINT_FOLDER, load_state
 
 LIBRARIES = ("torch", "torchvision", "timm", "ray", "numpy", "pillow")
 """Whose versions a bundle remembers."""

@@ -18,15 +18,7 @@ from pipeline.storage.writing import put_atomic
 from pipeline.train import describe_failure, describe_provenance, describe_rule, find_shortage, is_finished
 from pipeline.training.config import ModelConfig, OptimizerConfig, TrainConfig, WorkerConfig
 from pipeline.training.data.survey import Survey
-from pipeline.training.driver.run import (
-    CHECKPOINT_FOLDER,
-    SNAPSHOT_FILE,
-    TRAIN_FILE,
-    claim,
-    open_training,
-    read_surveys,
-    write_surveys,
-)
+from pipeline.training.driver.run import SNAPSHOT_FILE, TRAIN_FILE, claim, open_training, read_surveys, write_surveys
 from pipeline.training.events import NonFiniteLoss
 from pipeline.training.worker.network import build_initial_model
 from pipeline.training.worker.schedule import (
@@ -36,6 +28,7 @@ from pipeline.training.worker.schedule import (
     set_learning_rate,
     update_average,
 )
+from pipeline.training.worker.state import CHECKPOINT_FOLDER
 from pipeline.training.worker.step import normalise
 from tests.training.driver.test_log import make_epoch
 
@@ -174,7 +167,7 @@ def test_training_run_of_another_configuration_is_refused_with_the_fields_that_d
 
 def test_training_run_on_a_changed_shard_is_refused_with_its_name(tmp_path):
     claim(open_at(tmp_path))
-    with pytest.raises(RunConflictError, match=r"train_shards./in/a.tar was 10 bytes, etag e, is 11 bytes, etag e"):
+    with pytest.raises(RunConflictError, match=r"train_shards./in/a.tar was '10 bytes, etag e', is '11 bytes, etag e'"):
         open_at(tmp_path, train_shards=[make_shard("a", size=11)])
 
 

@@ -16,8 +16,8 @@ from typing_extensions import TypedDict
 
 from models.documents import DocumentError, check_fields, parse_json, show_value
 from pipeline.errors import RunConflictError, TrainingError
-from pipeline.run.config import FORMAT_VERSION, compute_fingerprint, to_canonical_json
-from pipeline.run.identity import get_library_version
+from pipeline.run.config import FORMAT_VERSION
+from pipeline.run.fingerprint import compute_fingerprint, get_library_version, list_changes, to_canonical_json
 from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.listing import exists
@@ -26,11 +26,13 @@ from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import create_if_absent, put_atomic
 from pipeline.training.config import TrainConfig, describe_train_config
 from pipeline.training.data.survey import Survey, SurveyFields
+from pipeline.training.worker.state import CHECKPOINT_FOLDER
 
 TRAIN_FILE = "train.json"
 SURVEY_FILE = "survey.json"
 BUNDLE_FOLDER = "bundle"
-CHECKPOINT_FOLDER = "checkpoints"
+MAX_CHANGES = 8
+"""Changed fields that a message names."""
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 """Written by Ray Train beside the checkpoints: which of them it resumes from."""
 
@@ -140,30 +142,16 @@ def _require_same(run: TrainingRun) -> None:
         before, now = existing.get("library_version"), get_library_version()
         other = f" (begun by version {before}, this is {now})" if before != now else ""
         raise RunConflictError(
-            f"'{run.out_uri}' holds another training run{other}: {'; '.join(list_changes(existing, run.identity))}; "
+            f"'{run.out_uri}' holds another training run{other}: {'; '.join(_list_run_changes(existing, run.identity))}; "
             "give the same command as before, or another --out"
         )
 
 
-def list_changes(before: dict[str, Any], after: dict[str, Any], most: int = 8) -> list[str]:
-    """Name the fields in which two runs differ, with both values.
-
-    >>> list_changes({"config": {"epochs": 5, "rng_seed": 1}}, {"config": {"epochs": 6, "rng_seed": 1}})
-    ['config.epochs was 5, is 6']
-    """
-    old, new = _flatten(before), _flatten(after)
-    changes = [
-        f"{key} was {old.get(key, 'absent')}, is {new.get(key, 'absent')}"
-        for key in {**new, **{key: None for key in old if key.split(".")[0] in after}}
-        if old.get(key) != new.get(key)
-    ]
-    return changes if len(changes) <= most else [*changes[:most], f"and {len(changes) - most} more fields"]
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix.removesuffix("."): value}
-    return {key: leaf for name, inner in value.items() for key, leaf in _flatten(inner, f"{prefix}{name}.").items()}
+def _list_run_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Describe the first changes between the identities of two runs; entries that `after` lacks do not count."""
+    changes = list_changes({name: value for name, value in before.items() if name in after}, after)
+    num_more = len(changes) - MAX_CHANGES
+    return changes if num_more <= 0 else [*changes[:MAX_CHANGES], f"and {num_more} more fields"]
 
 
 def _describe_shards(shards: Sequence[InputShard]) -> dict[str, str]:
@@ -192,15 +180,6 @@ def read_place(out_uri: str) -> tuple[int, int]:
     if match is None:
         raise TrainingError(f"'{uri}' names a checkpoint '{name}' that is not ours; give another --out")
     return int(match[1]), int(match[2] or 0)
-
-
-def name_checkpoint(num_epochs: int, num_images: int = 0) -> str:
-    """Name the checkpoint after so many epochs, and so many images of the next.
-
-    >>> name_checkpoint(7), name_checkpoint(7, 3200)
-    ('epoch-0007', 'epoch-0007-003200')
-    """
-    return f"epoch-{num_epochs:04d}" + (f"-{num_images:06d}" if num_images else "")
 
 
 def read_surveys(run: TrainingRun) -> dict[str, Survey] | None:

@@ -24,7 +24,6 @@ from pipeline.run.vocabulary import Vocabulary
 from pipeline.training.config import TrainConfig, WorkerConfig
 from pipeline.training.data.batch_feeder import TrainingBatch
 from pipeline.training.data.feed import SampleSet, TrainingFeed, is_validation_due
-from pipeline.training.driver.run import name_checkpoint
 from pipeline.training.events import EpochRecord, NonFiniteLoss, Resumed, compute_score
 from pipeline.training.seeds import derive_seed
 from pipeline.training.worker.meter import StepMeter
@@ -35,7 +34,7 @@ from pipeline.training.worker.schedule import (
     read_learning_rate,
     set_learning_rate,
 )
-from pipeline.training.worker.state import Progress, TrainingState, load_state, write_state
+from pipeline.training.worker.state import Progress, TrainingState, load_state, name_checkpoint, write_state
 from pipeline.training.worker.step import Fault, TrainingStep
 from pipeline.training.worker.validation import ValidationScores, merge_scores
 

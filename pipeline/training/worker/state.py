@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline.training.data.epoch_order import EpochPlan
 from pipeline.training.events import EpochRecord, StepRecord
 
+CHECKPOINT_FOLDER = "checkpoints"
 STATE_FILE = "state.pt"
 
 
@@ -120,3 +121,12 @@ def load_state(checkpoint: ray.train.Checkpoint, device: torch.device | str) -> 
     with checkpoint.as_directory() as folder:
         fields = torch.load(Path(folder) / STATE_FILE, map_location=device, weights_only=True)
     return TrainingState(**fields | {"progress": Progress.restore(fields["progress"])})
+
+
+def name_checkpoint(num_epochs: int, num_images: int = 0) -> str:
+    """Name the checkpoint after so many epochs, and so many images of the next.
+
+    >>> name_checkpoint(7), name_checkpoint(7, 3200)
+    ('epoch-0007', 'epoch-0007-003200')
+    """
+    return f"epoch-{num_epochs:04d}" + (f"-{num_images:06d}" if num_images else "")
