@@ -1,4 +1,4 @@
-"""Read files and objects: whole, as one sequential stream, or here and there."""
+"""Read files and objects: whole, as one sequential stream, or at random offsets."""
 
 import io
 from typing import Any, Protocol, cast, runtime_checkable
@@ -8,12 +8,12 @@ from pipeline.storage.store_errors import translate_errors
 from pipeline.storage.uris import get_local_path
 
 READAHEAD_BYTES = 8 * 2**20
-"""What one request of a sequential read from an object store fetches."""
+"""Bytes fetched per request by a sequential read from an object store."""
 
 
 @runtime_checkable
 class ByteStream(Protocol):
-    """What all stores' files have in common."""
+    """An open file of any store."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Read up to `size` bytes; none at the end."""
@@ -22,23 +22,23 @@ class ByteStream(Protocol):
         """Move to a position."""
 
     def tell(self) -> int:
-        """Say where the stream is."""
+        """Position in bytes."""
 
     def close(self) -> None:
-        """Let go of what the stream holds."""
+        """Release the connection or file handle."""
 
 
 def read_bytes(uri: str) -> bytes:
     """Read a whole file or object.
 
     Raises:
-        FileNotFoundError: There is none; the message holds the URI.
+        FileNotFoundError: The file does not exist; the message contains the URI.
     """
     try:
         if (path := get_local_path(uri)) is not None:
             return path.read_bytes()
         filesystem, name = open_filesystem(uri)
-        # s3fs asks for the size first if it may split the read, which is twice the requests for a small object.
+        # If s3fs may split a read, it requests the size first: twice the requests for a small object.
         options = {"max_concurrency": 1} if is_s3(filesystem) else {}
         with translate_errors(uri):
             return cast(bytes, filesystem.cat_file(name, **options))
@@ -47,10 +47,10 @@ def read_bytes(uri: str) -> bytes:
 
 
 def open_stream(uri: str, offset: int = 0) -> ByteStream:
-    """Open a file or object for one sequential read that starts at a byte offset.
+    """Open a file or object for one sequential read from a byte offset.
 
     Raises:
-        FileNotFoundError: There is none; the message holds the URI.
+        FileNotFoundError: The file does not exist; the message contains the URI.
     """
     stream = _open_to_read(uri, block_size=READAHEAD_BYTES, cache_type="readahead")
     stream.seek(offset)
@@ -58,10 +58,10 @@ def open_stream(uri: str, offset: int = 0) -> ByteStream:
 
 
 def open_random(uri: str) -> ByteStream:
-    """Open a file or object for reads here and there; each fetches what it asks for and no more.
+    """Open a file or object for reads at random offsets; each fetches the requested bytes and no more.
 
     Raises:
-        FileNotFoundError: There is none; the message holds the URI.
+        FileNotFoundError: The file does not exist; the message contains the URI.
     """
     return _open_to_read(uri, cache_type="none")
 
@@ -78,7 +78,7 @@ def _open_to_read(uri: str, **options: Any) -> ByteStream:
 
 
 class _RemoteStream(io.RawIOBase):
-    """A file of a store whose errors name it, as those of the other calls do."""
+    """An open remote file whose errors contain its URI."""
 
     def __init__(self, uri: str, file: Any) -> None:
         self._uri = uri

@@ -1,11 +1,15 @@
-"""URIs as text: which of them are local paths, how they are joined, and what they must not hold."""
+"""URIs as text: local paths, joins, and the check for passwords and signatures.
+
+A URI is a plain local path, or a URI that fsspec knows: `file://`, `s3://`, `memory://` and others. URIs are written to
+run.json, manifests and logs, so they must hold no secret.
+"""
 
 import re
 from pathlib import Path
 
 
 def get_local_path(uri: str) -> Path | None:
-    """Give the path of a URI on a local disk; None when it is elsewhere.
+    """Local path of a URI; None if the URI is not on a local disk.
 
     >>> get_local_path("s3://bucket/a.tar") is None
     True
@@ -25,28 +29,28 @@ def join_uri(base: str, *parts: str) -> str:
         return base
     scheme, separator, path = base.rpartition("://")
     tail = "/".join(part.strip("/") for part in parts)
-    # The root folder must not lose its slash, nor memory:// its scheme.
+    # The root folder must keep its slash, and memory:// its scheme.
     head = f"{path.rstrip('/')}/" if path.strip("/") else path[:1]
     return scheme + separator + head + tail
 
 
 LINK = re.compile(r"::(?=[a-z0-9+.\-]+://)", re.IGNORECASE)
-"""Where fsspec's chained URIs (`simplecache::s3://...`) go on."""
+"""Separator of the links in fsspec's chained URIs (`simplecache::s3://...`)."""
 
 
 NO_LOGIN = frozenset({"file", "local", "memory"})
-"""Schemes whose URIs are paths, from their first character on."""
+"""Schemes without an authority: the rest of the URI is a path."""
 
 
 NO_PORT = frozenset({"s3", "s3a", "gs", "gcs"})
-"""Schemes whose URIs begin with the name of a bucket, which holds no colon."""
+"""Schemes whose authority is the name of a bucket, which contains no colon."""
 
 
 PORT = re.compile(r":\d*$")
 
 
 ADDRESS_WITH_COLONS = re.compile(r"^\[[0-9a-f:.]+\]|^arn:aws[a-z\-]*:s3[a-z\-]*:[^@]*$", re.IGNORECASE)
-"""IPv6 in brackets, or the access point of a bucket."""
+"""Authorities that contain colons and no password: IPv6 in brackets, or the access point of a bucket."""
 
 
 SIGNATURE = re.compile(
@@ -54,25 +58,26 @@ SIGNATURE = re.compile(
     r"|signature|sig|token|access_token)=",
     re.IGNORECASE,
 )
-"""What makes a URI an entrance by itself: signed by AWS, Google or Azure (SAS), or with a token."""
+"""Query parameters that grant access by themselves: signatures of AWS, Google and Azure (SAS), and tokens."""
 
 
 def require_no_password(uri: str) -> None:
-    """Check that a URI tells no secret: no password or token before a host, no signature behind a path.
+    """Check that a URI contains no secret: no password or token before a host, no signature in its query.
 
-    A password is told by its colon, and may hold slashes. Before the host of a web address everything is a secret.
+    A password is recognised by the colon before it and may contain slashes. Before the host of a web address everything
+    counts as a secret.
 
     >>> require_no_password("abfs://container@account.dfs.core.windows.net/a:b@c.tar")
     >>> require_no_password("s3://bucket/user@host/a.tar")
 
     Raises:
-        ValueError: There is a secret in it, which the message does not repeat.
+        ValueError: The URI contains a secret; the message does not repeat it.
     """
     links = LINK.split(uri)
-    if any(_has_login(link) for link in links):
+    if any(_has_password(link) for link in links):
         raise ValueError(
-            f"'{_hide_login(uri)}' holds a password, which would be written down; leave it out and give credentials by "
-            "the usual variables, files or roles of the store"
+            f"'{_hide_password(uri)}' holds a password, which would be written down; leave it out and give credentials "
+            "by the usual variables, files or roles of the store"
         )
     if any("://" in link and SIGNATURE.search(link) for link in links):
         raise ValueError(
@@ -81,19 +86,19 @@ def require_no_password(uri: str) -> None:
         )
 
 
-def _has_login(link: str) -> bool:
+def _has_password(link: str) -> bool:
     scheme, separator, rest = link.partition("://")
     scheme = scheme.rpartition("::")[2].lower()
     if not separator or scheme in NO_LOGIN or "@" not in rest:
         return False
     if scheme.rpartition("+")[2] in ("http", "https") and "@" in re.split(r"[/?#]", rest)[0]:
         return True
-    # A password may hold a slash, so a colon that is no port tells of one, wherever its @ stands.
+    # A password may contain a slash, so a colon that starts no port means a password, wherever the @ is.
     authority = ADDRESS_WITH_COLONS.sub("", rest.partition("/")[0])
     return ":" in (authority if scheme in NO_PORT else PORT.sub("", authority))
 
 
-def _hide_login(uri: str) -> str:
-    """Give what follows the last @; nothing if there is a query, which may belong to the password or hold another."""
+def _hide_password(uri: str) -> str:
+    """Replace all before the last @ by dots; hide all if there is a query, which may contain a password, too."""
     scheme, _, rest = uri.partition("://")
     return f"{scheme}://..." if re.search("[?#]", rest) else f"{scheme}://...@{rest.rpartition('@')[2]}"

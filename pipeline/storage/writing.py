@@ -1,4 +1,7 @@
-"""Write files and objects atomically, create them unless they exist, delete them."""
+"""Write files and objects atomically, create them unless they exist, delete them.
+
+On a local disk a put is a hidden temporary file, synced and renamed; on an object store it is one request.
+"""
 
 import random
 import shutil
@@ -19,7 +22,7 @@ CREATE_ATTEMPTS = 5
 
 
 def put_atomic(uri: str, payload: bytes) -> None:
-    """Write a file or object: afterwards readers see all of it, before that nothing of it."""
+    """Write or replace a file or object atomically: no reader sees a part of it."""
     if (path := get_local_path(uri)) is None:
         filesystem, name = open_filesystem(uri)
         with translate_errors(uri):
@@ -30,11 +33,11 @@ def put_atomic(uri: str, payload: bytes) -> None:
 
 
 def create_if_absent(uri: str, payload: bytes) -> bool:
-    """Write a file or object unless there is one already, also when several writers try at once.
+    """Write a file or object unless it exists. Of several concurrent writers one succeeds.
 
     Returns:
-        True when it was written. False when there was one, whatever it holds: read it. It may be our own:
-        when the reply to a write is lost, the repeated request finds what the first one wrote.
+        True when it was written. False when it exists; its content is not checked. It may be our own: when the
+        reply to a write is lost, the repeated request finds the object that the first one wrote.
     """
     path = get_local_path(uri)
     if path is None:
@@ -52,7 +55,7 @@ def _create_remote(uri: str, payload: bytes) -> bool:
         except FileExistsError:
             return False
         except OSError:
-            # S3 answers 409 while another conditional write is under way: whoever was first has won by then.
+            # S3 answers 409 while another conditional write is in progress; the first of the two has won by then.
             if exists(uri):
                 return False
             if attempt == CREATE_ATTEMPTS - 1:
@@ -64,7 +67,7 @@ def _create_remote(uri: str, payload: bytes) -> bool:
 
 
 def delete_folder(uri: str) -> None:
-    """Delete all that is below a folder; on a local disk the folder, too, and files that were never finished."""
+    """Delete all files below a folder; on a local disk also the folder itself and temporary files."""
     if (path := get_local_path(uri)) is None:
         delete(item.uri for item in list_objects(uri))
     elif path.is_dir():
@@ -72,7 +75,7 @@ def delete_folder(uri: str) -> None:
 
 
 def delete(uris: Iterable[str]) -> None:
-    """Delete files or objects, in as few requests as the store allows. Those that are gone already are no error."""
+    """Delete files or objects, in as few requests as the store allows. Missing ones are ignored."""
     remote: dict[str, list[str]] = {}
     for uri in uris:
         if (path := get_local_path(uri)) is not None:
@@ -91,14 +94,14 @@ def delete(uris: Iterable[str]) -> None:
 
 
 def _delete_in_bulk(filesystem: Any, names: list[str]) -> None:
-    """Delete from S3, whose bulk request takes 1000 names of one bucket and does not mind missing ones."""
+    """Delete objects of S3 by its bulk request, which takes 1000 keys of one bucket and ignores missing ones."""
     by_bucket: dict[str, list[str]] = {}
     for name in names:
         by_bucket.setdefault(name.partition("/")[0], []).append(name)
     for bucket, group in by_bucket.items():
         for start in range(0, len(group), 1000):
             keys = [{"Key": name.partition("/")[2]} for name in group[start : start + 1000]]
-            # bulk_delete of s3fs does not tell what could not be deleted.
+            # bulk_delete of s3fs does not report the keys that could not be deleted.
             answer = filesystem.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
             if answer.get("Errors"):
                 first = answer["Errors"][0]
@@ -114,7 +117,7 @@ def _delete_one(filesystem: Any, name: str) -> None:
 
 @contextmanager
 def _explain_full_disk(path: Path) -> Iterator[None]:
-    """Let the error of a full disk tell what is written and how much space there is."""
+    """Turn the error of a full disk into one that contains the file and the free space."""
     try:
         yield
     except OSError as error:

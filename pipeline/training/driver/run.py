@@ -141,8 +141,9 @@ def _require_same(run: TrainingRun) -> None:
     if existing.get("fingerprint") != run.fingerprint:
         before, now = existing.get("library_version"), get_library_version()
         other = f" (begun by version {before}, this is {now})" if before != now else ""
+        changes = "; ".join(_list_run_changes(existing, run.identity))
         raise RunConflictError(
-            f"'{run.out_uri}' holds another training run{other}: {'; '.join(_list_run_changes(existing, run.identity))}; "
+            f"'{run.out_uri}' holds another training run{other}: {changes}; "
             "give the same command as before, or another --out"
         )
 
