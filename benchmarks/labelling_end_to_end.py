@@ -20,7 +20,7 @@ import ray
 import torch
 import tyro
 
-from jobs.cluster import connect
+from jobs.cluster.connection import connect
 from pipeline.bundles import load_bundle
 from pipeline.commit.names import PartName
 from pipeline.commit.parts import commit_part, encode_part
@@ -29,9 +29,9 @@ from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
 from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
-from pipeline.labelling.options import LabelOptions
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.run.identity import Run, open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.records import Chunk
 from pipeline.run.vocabulary import load_vocabulary
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import ray
 import tyro
 
-from jobs.cluster import connect
+from jobs.cluster.connection import connect
 from pipeline.commit.manifests import stream_manifest
 from pipeline.commit.names import PartName
 from pipeline.commit.parts import commit_part, encode_part

@@ -20,13 +20,13 @@ from pipeline.commit.plan import Plan, ShardWork, plan_run
 from pipeline.commit.retry import RetryOrder, plan_retry, replace_manifest
 from pipeline.commit.seal import Publish, seal_shard
 from pipeline.driver.cluster import Cluster
-from pipeline.driver.steps import Actors, DriverOptions, Steps
+from pipeline.driver.steps import Actors, Steps
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks, drive_run
 from pipeline.labelling.chunk_source import CHUNK_SCHEMA, read_rows
 from pipeline.labelling.label_actor import LabelChunks
-from pipeline.labelling.options import LabelOptions
 from pipeline.run.identity import Run
+from pipeline.run.options import LabelOptions
 from pipeline.workers.attempts import Attempts
 from pipeline.workers.planned_source import ReadPart
 from pipeline.workers.pulse import Reporting
@@ -55,7 +55,7 @@ def label_run(
         cluster: Where the steps run; None: the Ray cluster that this process is connected to.
 
     Raises:
-        WaveError: There is no progress any more; what is committed stays.
+        WaveError: Several waves made no progress; what is committed stays.
         StorageError: The output cannot be listed.
     """
     steps = Steps(
@@ -73,8 +73,7 @@ def label_run(
         ),
         publish=_choose_publish(run, options, retry),
     )
-    patience = DriverOptions(no_progress_timeout_s=options.no_progress_timeout_s, store_outage_s=options.store_outage_s)
-    return drive_run(steps, patience, run.out_uri, hooks, cluster)
+    return drive_run(steps, options, run.out_uri, hooks, cluster)
 
 
 def plan_label_run(run: Run, retry: RetryOrder | None = None, limit: int | None = None) -> Plan:

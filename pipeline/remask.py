@@ -17,13 +17,14 @@ from functools import partial
 from pipeline.commit.plan import plan_run
 from pipeline.commit.seal import seal_shard
 from pipeline.driver.cluster import Cluster
-from pipeline.driver.steps import DriverOptions, Steps, Tasks
+from pipeline.driver.steps import Steps, Tasks
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks, drive_run
 from pipeline.kept_maps.redraw import remask_row
 from pipeline.kept_maps.run import require_source
 from pipeline.kept_maps.source import KEPT_SCHEMA, plan_kept_read
 from pipeline.run.identity import Run
+from pipeline.run.options import DriverOptions
 
 REMASK_CPUS = 1.0
 
@@ -47,7 +48,7 @@ def remask_run(
 
     Raises:
         ValueError: The run makes its masks from images.
-        WaveError: There is no progress any more; what is committed stays.
+        WaveError: Several waves made no progress; what is committed stays.
         StorageError: The output cannot be listed.
     """
     steps = Steps(

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import evaluate, label, report
-from jobs.console import print_config, print_lines, run_job
-from jobs.train_output import EventPrinter, print_surveys
+from jobs import evaluate, report
+from jobs.cluster.driving import print_warning
+from jobs.command_line.console import print_config, print_lines, run_job
+from jobs.display.training import EventPrinter, print_surveys
 from pipeline import errors
 from pipeline.errors import LabellingError, VocabularyError
 from pipeline.printable import EscapingFormatter, escape_controls
@@ -73,7 +74,7 @@ def test_jobs_print_names_and_keys_escaped(capsys):
     survey = Survey(num_samples=1, num_usable=1, unknown_tags=Counter({HOSTILE: 3}))
     print_surveys({"train": survey}, (HOSTILE, "dog"))
     EventPrinter(1, (HOSTILE,))(RejectedImage(key=HOSTILE, error=HOSTILE))
-    label.print_warning(f"shard '{HOSTILE}' is slow")
+    print_warning(f"shard '{HOSTILE}' is slow")
     print_config({"out": HOSTILE, "classes": [HOSTILE]}, LabelConfig())
     print_lines(HOSTILE)
     assert run_job(lambda: load_and_fail(VocabularyError)) == 2

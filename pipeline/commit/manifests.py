@@ -1,6 +1,6 @@
 """Manifests: the commit of a shard. Published in one atomic put, read row by row.
 
-There is no marker beside a manifest: a shard whose manifest is there is done.
+There is no marker beside a manifest: a shard with a manifest is done.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Manifest:
     file: pq.ParquetFile
 
     def iterate_rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Read the rows, a chunk in memory at a time."""
+        """Read the rows; one chunk is in memory at a time."""
         for batch in self.file.iter_batches(columns=columns):
             yield from batch.to_pylist()
 
@@ -47,7 +47,9 @@ def list_manifests(out_uri: str) -> list[str]:
     """
     uris = [item.uri for item in list_folder(join_uri(out_uri, "labels")) if item.uri.endswith(".parquet")]
     if not uris:
-        raise ManifestError(f"'{out_uri}' has no manifests (labels/*.parquet); give the --out of jobs.label")
+        raise ManifestError(
+            f"'{out_uri}' has no manifests (labels/*.parquet); pass the output folder of a labelling run"
+        )
     return uris
 
 
@@ -61,13 +63,13 @@ def open_manifest(uri: str) -> Manifest:
     try:
         return _parse_manifest(uri, io.BytesIO(payload))
     except OSError as error:
-        # Of bytes in memory this is how pyarrow calls damage.
-        raise ManifestError(f"'{uri}' is no manifest of this project: {error}; label the shard again") from error
+        # pyarrow raises OSError for damaged bytes in memory.
+        raise ManifestError(f"'{uri}' is not a manifest of this project: {error}; label the shard again") from error
 
 
 @contextmanager
 def stream_manifest(uri: str) -> Iterator[Manifest]:
-    """Open a manifest without reading it whole: the footer now, rows as they are asked for.
+    """Open a manifest without reading all of it: the footer now, rows on demand.
 
     Raises:
         FileNotFoundError: There is none.
@@ -82,31 +84,31 @@ def _parse_manifest(uri: str, source: ByteStream) -> Manifest:
         file = pq.ParquetFile(source, page_checksum_verification=True)
         footer = parse_footer(file)
     except (pa.ArrowInvalid, KeyError, ValueError) as error:
-        raise ManifestError(f"'{uri}' is no manifest of this project: {error}; label the shard again") from error
+        raise ManifestError(f"'{uri}' is not a manifest of this project: {error}; label the shard again") from error
     return Manifest(uri=uri, footer=footer, file=file)
 
 
 DIGEST_ROWS = 64
-"""Rows that are plain Python values at a time while their digest is computed."""
+"""Rows that are converted to Python values at a time while their digest is computed."""
 
 
 def publish_manifest(out_uri: str, shard_name: str, tables: Sequence[pa.Table], footer: dict[str, Any]) -> None:
-    """Publish a manifest in one atomic put, in place of the one that may be there.
+    """Publish a manifest in one atomic put. It replaces an older one.
 
     Args:
         out_uri: Output folder of the run.
         shard_name: Name of the shard.
         tables: One a chunk, with the schema `MANIFEST_SCHEMA`; each becomes a row group.
-        footer: What the manifest says of itself; the digest of its rows is added.
+        footer: Description of the manifest. The digest of its rows is added.
     """
     footer = footer | {"rows_sha256": compute_rows_digest(tables)}
     put_atomic(locate_manifest(out_uri, shard_name), encode_parquet(tables, MANIFEST_SCHEMA, footer))
 
 
 def compute_rows_digest(tables: Iterable[pa.Table]) -> str:
-    """Compute the digest of a manifest's rows: sha256 over one line of JSON a row, as 64 hex digits.
+    """Compute the digest of the rows of a manifest: sha256 over one line of JSON a row, as 64 hex digits.
 
-    Columns stand in their order in the schema, bytes as hex digits, and numbers as Python writes them. It does not
+    Columns are in the order of the schema, bytes are hex digits, numbers are as Python writes them. The digest does not
     depend on how Parquet stores the rows.
     """
     digest = hashlib.sha256()

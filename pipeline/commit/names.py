@@ -16,7 +16,7 @@ _PART_NAME = re.compile(r"(\d+)-(\d+)\.parquet")
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class PartName:
-    """What the name of a part says: which chunk, and where the next one starts."""
+    """Name of a part: the number of its chunk, and the offset at which the next chunk starts."""
 
     chunk_index: int
     end_offset: int
@@ -26,7 +26,7 @@ class PartName:
 
 
 def parse_part_name(file_name: str) -> PartName:
-    """Read the name of a part file.
+    """Parse the name of a part file.
 
     >>> parse_part_name(str(PartName(chunk_index=3, end_offset=1024)))
     PartName(chunk_index=3, end_offset=1024)
@@ -41,20 +41,20 @@ def parse_part_name(file_name: str) -> PartName:
 
 
 def locate_part(out_uri: str, shard_name: str, part: PartName, folder: str = PARTS_FOLDER) -> str:
-    """Return the URI of a part."""
+    """URI of a part."""
     return join_uri(out_uri, folder, shard_name, str(part))
 
 
 def locate_manifest(out_uri: str, shard_name: str) -> str:
-    """Return the URI of a shard's manifest."""
+    """URI of the manifest of a shard."""
     return join_uri(out_uri, "labels", f"{shard_name}.parquet")
 
 
 def list_part_names(out_uri: str, folder: str = PARTS_FOLDER) -> dict[str, list[PartName]]:
-    """List the parts of all shards, by the shard's name.
+    """List the parts of all shards, by the name of the shard.
 
     Raises:
-        ManifestError: There is a file that is no part.
+        ManifestError: A file in the folder is not a part.
     """
     parts: dict[str, list[PartName]] = defaultdict(list)
     for item in list_objects(join_uri(out_uri, folder)):

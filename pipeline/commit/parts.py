@@ -109,5 +109,5 @@ def read_part(out_uri: str, fingerprint: str, shard_name: str, part: PartName, f
         "num_rows": table.num_rows,
     }
     if footer != wanted:
-        raise ManifestError(f"'{uri}' says {footer}, expected {wanted}; delete it and run again")
+        raise ManifestError(f"'{uri}' has the footer {footer}, expected {wanted}; delete it and run again")
     return table

@@ -1,7 +1,7 @@
-"""Which chunks remain: the plan, made once from two listings and then frozen.
+"""The plan: which chunks remain. Made once from two listings, then frozen.
 
-Ray replays the outputs of a lost read task by position. A read task must therefore give the same rows
-whenever it runs, whatever was committed meanwhile: it gets its part of the plan as plain values.
+Ray replays the outputs of a lost read task by position. So a read task must return the same rows at every run, also
+when more was committed meanwhile. Its part of the plan travels with it as plain values.
 """
 
 from collections.abc import Collection, Mapping
@@ -21,9 +21,9 @@ class ShardWork:
 
     shard: InputShard
     committed: tuple[PartName, ...] = ()
-    """Parts that are there, in order; there may be gaps."""
+    """Parts that exist, in order. There may be gaps."""
     wanted: Mapping[int, tuple[int, ...]] | None = None
-    """Places of the samples to label, by chunk; None: all."""
+    """Positions of the samples to label, by chunk; None: all."""
 
     @property
     def end_offsets(self) -> dict[int, int]:
@@ -45,35 +45,35 @@ class ShardWork:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run has done and what it has to do."""
+    """What a run has done and what remains."""
 
     work: tuple[ShardWork, ...]
     """Shards that are not sealed, in the order of the inputs."""
     sealed: tuple[InputShard, ...]
-    """Shards of which nothing is left to do, in the order of the inputs."""
+    """Shards that are done, in the order of the inputs."""
     num_bytes: int
     """Size of all shards."""
     num_bytes_done: int
-    """Size of the sealed shards, and of what is committed of the others."""
+    """Size of the sealed shards, and of the committed chunks of the others."""
     leftover_parts: tuple[str, ...]
-    """URIs of parts whose shard is sealed: a crash came between sealing and cleaning up."""
+    """URIs of parts whose shard is sealed: a crash came between the seal and the deletion."""
 
     @property
     def num_shards(self) -> int:
-        """Shards that the plan is about."""
+        """Shards of the plan."""
         return len(self.work) + len(self.sealed)
 
     @property
     def num_sealed(self) -> int:
-        """Shards of which nothing is left to do."""
+        """Shards that are done."""
         return len(self.sealed)
 
 
 def plan_run(run: Run, limit: int | None = None) -> Plan:
-    """List the output once and work out what remains of the first `limit` shards (None: of all).
+    """List the output once and find what remains of the first `limit` shards (None: of all).
 
     Raises:
-        ManifestError: The output folder holds files that are not of this run's making.
+        ManifestError: The output folder holds files that are not of this run.
     """
     shards = run.shards[:limit]
     names_sealed = _list_sealed(run.out_uri)

@@ -1,7 +1,4 @@
-"""The parts of a shard become its manifest: checked, numbered, published in one atomic put.
-
-This module and what it imports do without PyTorch: tasks that seal start in a fraction of the time.
-"""
+"""Sealing: the parts of a shard become its manifest. Checked, numbered, published in one atomic put."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -24,7 +21,7 @@ from pipeline.storage.writing import delete
 from pipeline.workers.pulse import Reporting
 
 SEAL_TIMEOUT_S = 1800.0
-"""A process that needs so long to seal a shard, beside all waits for the store, is ended; the shard is sealed later."""
+"""A process that seals a shard for longer, without waits for the store, is ended. The shard is sealed later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +41,12 @@ Publish = Callable[[CompleteShard], object]
 def seal_shard(complete: CompleteShard, *, out_uri: str, fingerprint: str, max_rejected_fraction: float) -> LabelCounts:
     """Turn all parts of a shard into its manifest, then delete them.
 
-    Sealing twice gives the same bytes. A crash between the put and the deletion leaves parts behind,
-    which the next plan removes. Parts that are gone because another driver has sealed the shard meanwhile
-    are no error.
+    A second seal writes the same bytes. A crash between the put and the deletion leaves parts behind, which the next
+    plan removes. Parts that are gone because another driver sealed the shard are no error.
 
     Raises:
-        ManifestError: The parts are not those of this shard and run, or the books do not balance.
-        RejectionLimitError: Too large a share of the rows was rejected; the parts stay.
+        ManifestError: The parts are not those of this shard and run, or the counts do not add up.
+        RejectionLimitError: Too large a share of the rows is rejected; the parts stay.
     """
     shard, parts = complete.shard, sorted(complete.parts)
     try:
@@ -59,7 +55,7 @@ def seal_shard(complete: CompleteShard, *, out_uri: str, fingerprint: str, max_r
         sealed = _find_sealed(out_uri, fingerprint, shard)
         if sealed is None:
             raise ManifestError(
-                f"shard '{shard.name}': {error}, and nobody sealed it; run the same command again"
+                f"shard '{shard.name}': {error}, and it is not sealed; run the same command again"
             ) from error
         delete([locate_part(out_uri, shard.name, part) for part in parts])
         return sealed
@@ -86,7 +82,7 @@ class Refusal(NamedTuple):
 
     error: str
     is_store_error: bool
-    """Whether it is that of a store, so that trying again may help."""
+    """Whether a store failed, so that another try may succeed."""
 
 
 def publish_shard(publish: Publish, complete: CompleteShard, reporting: Reporting) -> Refusal | None:
@@ -106,7 +102,7 @@ def publish_shard(publish: Publish, complete: CompleteShard, reporting: Reportin
 
 
 def _find_sealed(out_uri: str, fingerprint: str, shard: InputShard) -> LabelCounts | None:
-    """Give the counts of a shard's manifest; None when there is none of this run."""
+    """The counts in the manifest of a shard; None if this run has not published it."""
     uri = locate_manifest(out_uri, shard.name)
     try:
         footer = read_footer(read_bytes(uri), uri)
@@ -126,10 +122,10 @@ def _read_parts(out_uri: str, fingerprint: str, shard_name: str, parts: Sequence
 
 
 def _reject_repeated_keys(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """Reject every row whose key the shard showed before.
+    """Reject every row whose key an earlier row of the shard has.
 
-    Done here and not by the reader: a resumed reader has not seen the earlier keys, and a part must be
-    a function of its chunk alone.
+    Done here and not by the reader: a resumed reader has not seen the earlier keys, and a part must be a function of
+    its chunk alone.
     """
     seen: set[str] = set()
     checked = []
@@ -148,7 +144,7 @@ def _replace_rows(table: pa.Table, repeated: Sequence[int]) -> pa.Table:
     rows = table.to_pylist()
     for index in repeated:
         row = rows[index]
-        # Rows that come from a manifest were judged here before.
+        # Rows of a manifest were checked here before.
         is_fragment = row["reason"] in (Reason.NO_IMAGE, Reason.SPLIT_SAMPLE)
         kept = {name: row[name] for name in ("key", "width", "height", "exif_orientation", "image_sha256")}
         rows[index] = kept | {
@@ -182,7 +178,7 @@ def _require_balance(shard_name: str, counts: LabelCounts, expected: int) -> Non
 def _require_few_rejections(
     shard_name: str, counts: LabelCounts, tables: Sequence[pa.Table], max_rejected_fraction: float
 ) -> None:
-    # Missing tags and links that are dead are properties of a collection, not damage.
+    # Missing tags and dead links are properties of a collection, not damage.
     harmless = (Reason.NO_KNOWN_TAG, Reason.DOWNLOAD_FAILED)
     damaged = {reason: num for reason, num in counts.rejected_by_reason.items() if reason not in harmless}
     num_damaged = sum(damaged.values())

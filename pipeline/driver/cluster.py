@@ -173,8 +173,8 @@ class RayCluster:
         """End the rest of the wave that was started last, and wait until it is gone.
 
         Ray Data drops the handles of its actors when a dataset fails, and an actor without handles ends. But the
-        exception of the failure holds frames that hold handles, and so do threads that hang. A pool that lives on keeps
-        its CPUs and GPUs from the next wave, which then waits for ever. So the actors are ended by their ids.
+        exception of the failure holds frames with handles, and so do threads that hang. A pool that lives on keeps
+        its CPUs and GPUs from the next wave, which then waits without end. So the actors are ended by their ids.
 
         Raises:
             WaveError: Ray still counts some as alive.

@@ -15,30 +15,30 @@ from pipeline.run.identity import Run
 from pipeline.run.records import Chunk, InputShard
 
 MAX_SAMPLED = 20
-"""Manifests of which an estimate reads the footers."""
+"""Manifests whose footers an estimate reads."""
 
 
 MAX_SAMPLED_INPUTS = 3
-"""Shards of which an estimate reads the first chunk, while nothing is published."""
+"""Shards whose first chunk an estimate reads while nothing is published."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """About how much is left, by what the published shards hold a byte."""
+    """Estimated rest of a run, from the density of samples in a few shards."""
 
     num_rows: int
     num_chunks: int
     num_sampled: int
-    """Of how many this was worked out."""
+    """Shards that the estimate is made from."""
     basis: str
-    """Of what, in words."""
+    """Kind of these shards, in words."""
 
 
 def estimate_rest(run: Run, plan: Plan) -> Estimate | None:
-    """Estimate what is left; None if nothing tells.
+    """Estimate the remaining rows and chunks; None if there is nothing to estimate from.
 
-    Nobody knows how many samples a shard holds before it is read. So the footers of a few manifests are looked at, or
-    else the first chunks of a few inputs.
+    The number of samples of a shard is unknown before it is read. So the estimate reads the footers of a few manifests,
+    or else the first chunks of a few inputs.
     """
     samples = _sample_published(run, plan)
     basis = "published shards"
@@ -75,7 +75,7 @@ def _sample_published(run: Run, plan: Plan) -> list[_Density]:
 
 
 def _sample_inputs(run: Run, plan: Plan) -> list[_Density]:
-    """Read the first chunk of a few shards; those that cannot be read tell nothing."""
+    """Read the first chunk of a few shards. Shards that cannot be read are skipped."""
     samples = []
     for item in plan.work[:MAX_SAMPLED_INPUTS]:
         with suppress(ShardError):

@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from pipeline.commit.plan import Plan, ShardWork
 from pipeline.commit.seal import Publish
-from pipeline.storage.outage import DEFAULT_OUTAGE_S
 from pipeline.workers.attempts import Attempts
 from pipeline.workers.planned_source import ReadPart
 from pipeline.workers.pulse import Reporting
@@ -64,19 +63,3 @@ class Steps:
     workers: Actors | Tasks
     """Commit each chunk and return rows of `worker_reports.REPORT_SCHEMA`."""
     publish: Publish
-
-
-@dataclass(frozen=True, kw_only=True)
-class DriverOptions:
-    """How patient a driver is."""
-
-    no_progress_timeout_s: float = 300.0
-    """A wave of which the driver hears nothing for this time is ended by force and taken up again."""
-    store_outage_s: float = DEFAULT_OUTAGE_S
-    """How long a store that is away, or a disk that is full, is waited for."""
-
-    def __post_init__(self) -> None:
-        if not self.no_progress_timeout_s > 0:
-            raise ValueError(f"need no_progress_timeout_s > 0, got {self.no_progress_timeout_s}")
-        if not self.store_outage_s >= 0:
-            raise ValueError(f"need store_outage_s >= 0, got {self.store_outage_s}")

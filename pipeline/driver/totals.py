@@ -14,7 +14,7 @@ from pipeline.run.counts import LabelCounts
 MAX_READS = 3
 """Waves in which a shard is tried whose store fails."""
 MAX_IDLE_WAVES = 3
-"""Waves in a row that may end without progress: Ray may fail, but not for ever."""
+"""Waves in a row that may end without progress: Ray may fail, but not without end."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,11 @@ from pipeline.driver.cluster import POLL_PERIOD_S, Cluster, RayCluster
 from pipeline.driver.heartbeat import Heartbeat
 from pipeline.driver.ledger import Ledger, Progress
 from pipeline.driver.silence import SilenceError, SilenceWatch, WaitNotices, WaveEnd
-from pipeline.driver.steps import DriverOptions, Steps
+from pipeline.driver.steps import Steps
 from pipeline.driver.stop import Stop
 from pipeline.driver.totals import RunSummary, Totals
 from pipeline.errors import WaveError
+from pipeline.run.options import DriverOptions
 from pipeline.storage.outage import Patience
 from pipeline.storage.writing import delete
 
@@ -166,7 +167,7 @@ class Wave:
         return None
 
     def _finish_seals(self, watch: SilenceWatch, pause: Callable[[], None]) -> WaveEnd | None:
-        """Wait for the seals. One that is given up is no loss: the parts stay, and the next driver seals the shard."""
+        """Wait for the seals. An abandoned seal is no loss: the parts stay, and the next driver seals the shard."""
         try:
             while self.ledger.has_seals and not self._is_over:
                 if self.ledger.collect_seals(timeout_s=POLL_PERIOD_S):

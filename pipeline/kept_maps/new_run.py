@@ -10,16 +10,16 @@ from pipeline.run.identity import Run, open_run
 
 
 def open_remask(out_uri: str, kept: KeptRun, maps: MapConfig, *, writes: bool = True) -> Run:
-    """Start a run that makes new masks of the kept maps of another, or take it up again.
+    """Open a run that makes new masks of the kept maps of another run. A second call resumes it.
 
-    Its shards are those whose manifests were there when it was started. What it publishes names the images as its
-    inputs, as the first run does, so that everything that reads a labelling run reads it.
+    Its shards are those whose manifests existed at its start. Its manifests name the images as inputs, as those of the
+    first run do, so every reader of a labelling run can read it.
 
     Args:
         out_uri: Output folder.
-        kept: Where the maps are.
-        maps: How masks are made of them; what made the maps is as in `kept`.
-        writes: False to look only.
+        kept: The run with the maps.
+        maps: How masks are made of them. The settings that made the maps are those of `kept`.
+        writes: Whether the folder may be created.
 
     Raises:
         ValueError: The output is the source, or there are scales for another number of classes.
@@ -42,9 +42,9 @@ def open_remask(out_uri: str, kept: KeptRun, maps: MapConfig, *, writes: bool = 
 
 
 def find_patch_size(kept: KeptRun, config: LabelConfig) -> int | None:
-    """Look up in the model how large its patches are, in pixels: the size at which pixels refine maps follows from it.
+    """Patch size of the model in pixels: the size at which pixels refine maps depends on it.
 
-    None if they do not, and no model is looked at.
+    None if pixels do not refine the maps; then no model is loaded.
 
     Raises:
         BundleError: The model is gone, or another one.

@@ -27,7 +27,7 @@ from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter, Attempts
 from pipeline.workers.pulse import Reporting
 
 REMASK_TIMEOUT_S = 1800.0
-"""A process that needs so long for the masks of one chunk, beside all waits for the store, is ended."""
+"""A process that makes the masks of one chunk for longer than this, without waits for the store, is ended."""
 
 
 def remask_row(row: pa.Table, run: Run, reporting: Reporting, attempts: Attempts | None = None) -> pa.Table:
@@ -88,18 +88,18 @@ def remask_rows(rows: pa.Table, images: Sequence[bytes | None] | None, run: Run)
 
 
 def _is_finite(row: dict[str, Any]) -> bool:
-    """Tell whether what the model said of a row is finite; versions that did not look published other rows, too."""
+    """Whether the model outputs of a row are finite. Older versions published rows where they are not."""
     figures = [one[name] for one in row["classes"] or () for name in ("presence", "raw_peak")]
     scales = (row["class_maps"] or {}).get("scales") or ()
     return all(math.isfinite(value) for value in (*figures, *scales) if value is not None)
 
 
 def _reject_non_finite(row: dict[str, Any]) -> dict[str, Any]:
-    """Make a rejected row of one that has no mask, with what does not depend on the model."""
+    """A rejected row in place of a labelled one, with the columns that do not depend on the model."""
     kept = ("key", "width", "height", "exif_orientation", "image_sha256", "tags_unknown", "class_ids")
     error = "the kept class maps of this image are not finite; label it again with a model whose weights are"
     rejected = {"status": str(Status.REJECTED), "reason": str(Reason.NOT_FINITE), "error": error}
-    # Without the suggested ones, which a mask would have shown: a rejected row has the classes of its tags.
+    # Without suggested classes: a rejected row has the classes of its tags.
     tagged = [number for number in row["class_ids"] if number not in (row["suggested_class_ids"] or ())]
     return {name: row[name] for name in kept} | {"class_ids": tagged} | rejected
 

@@ -17,13 +17,13 @@ from pipeline.storage.uris import join_uri
 
 @dataclass(frozen=True, kw_only=True)
 class KeptRun:
-    """A published run whose kept maps give masks."""
+    """A published run with kept maps."""
 
     model_uri: str
     model_digest: str
     vocabulary: Vocabulary
     config: LabelConfig
-    """Its thresholds are those of its masks."""
+    """With the thresholds of its masks."""
     shards: tuple[InputShard, ...]
     """The inputs that are published."""
     num_unpublished: int
@@ -31,10 +31,10 @@ class KeptRun:
 
 
 def open_kept_run(labels_uri: str) -> KeptRun:
-    """Look at what a labelling run has published.
+    """Open what a labelling run has published.
 
     Raises:
-        ManifestError: There is no such run, nothing of it is published, or masks cannot be made of its maps.
+        ManifestError: The folder holds no run, nothing is published, or the run kept no maps.
     """
     record = read_run(labels_uri)
     require_maps(labels_uri, record)
@@ -73,10 +73,10 @@ def open_kept_run(labels_uri: str) -> KeptRun:
 
 
 def require_maps(labels_uri: str, record: Mapping[str, Any]) -> None:
-    """Check that masks can be made of what a run kept.
+    """Check that a run kept its maps.
 
     Raises:
-        ManifestError: They cannot.
+        ManifestError: It did not.
     """
     if not record.get("config", {}).get("maps", {}).get("keep_maps"):
         raise ManifestError(
@@ -86,7 +86,7 @@ def require_maps(labels_uri: str, record: Mapping[str, Any]) -> None:
 
 
 def require_source(run: Run) -> MapSource:
-    """Give the source of a run's maps.
+    """The source of the maps of a run.
 
     Raises:
         ValueError: The run makes its masks from images.
@@ -97,11 +97,11 @@ def require_source(run: Run) -> MapSource:
 
 
 def choose_inputs(config: LabelConfig) -> InputConfig | None:
-    """Say how the images are read that masks of kept maps need; None if they need none."""
+    """How images are read for masks of kept maps; None if pixels do not refine the maps."""
     return None if config.maps.pixel_refinement == PixelRefinement.NONE else config.inputs
 
 
 def pair_with_manifests(source: MapSource, work: Sequence[ShardWork]) -> list[tuple[ShardWork, InputShard]]:
-    """Give for what remains of each shard the manifest that holds its maps."""
+    """Pair the work of each shard with the manifest that holds its maps."""
     manifests = {manifest.name: manifest for manifest in source.manifests}
     return [(item, manifests[item.shard.name]) for item in work]

@@ -1,8 +1,6 @@
 """The rows of a published run whose maps were kept, chunk by chunk.
 
 manifest -> row groups, which are the chunks -> rows without their masks, and their images where masks need them
-
-This module and what it imports do without PyTorch: tasks that read start in a fraction of the time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -55,14 +53,14 @@ def read_kept_rows(
 ) -> Iterator[pa.Table]:
     """Read the chunks of manifests whose masks are not committed, as tables of one row; then the end of each shard.
 
-    A manifest that is not what it was when it was listed gives an end row with the error: the other shards go on. So
-    does a shard whose images are needed and are not what they were. An outage of their store is waited for.
+    A manifest that changed since it was listed ends with a row that holds the error, and the other shards continue. So
+    does a shard that changed and whose images are needed. Waits for a store that is away.
 
     Args:
         work: What remains of each shard, and its manifest.
         fingerprint: Of the run that made the manifests.
         inputs: How images are read from the shards; None: they are not needed, and no shard is read.
-        reporting: To whom it is told what is read.
+        reporting: Where this process reports that it is busy.
         attempts: Counts the processes that died with a shard; None: there are no other processes.
     """
     attempts = attempts or AttemptCounter()
@@ -78,7 +76,7 @@ def read_kept_rows(
 def _read_patiently(
     read: Callable[[int], Iterator[pa.Table]], uri: str, attempts: Attempts, pulse: Pulse
 ) -> Iterator[pa.Table]:
-    """Read the rows of a shard; go on behind the last one after an outage."""
+    """Read the rows of a shard; resume behind the last one after an outage."""
 
     def start(last: pa.Table | None) -> Iterator[pa.Table]:
         first_chunk = 0 if last is None else last["chunk_index"][0].as_py() + 1
@@ -93,7 +91,7 @@ def _describe_failure(shard: InputShard, manifest: InputShard, error: Exception)
     else:
         said = describe_exception(error)
         reason = f"manifest '{manifest.uri}' cannot be read: {said}; label its shard again if it is damaged"
-    # A manifest that is gone stays so; a store that failed may give it in the next wave.
+    # A manifest that is gone stays gone. A store that failed may be back in the next wave.
     is_store_error = is_store_failure(error) and not isinstance(error, FileNotFoundError)
     return ShardFailure(shard_name=shard.name, error=reason, is_store_error=is_store_error)
 
@@ -125,19 +123,19 @@ def _read_shard(
 
 
 def _require_chunks(manifest: Manifest, shard: InputShard, fingerprint: str) -> None:
-    """Check that a manifest is of its run and shard, and that its row groups are the chunks of which it speaks."""
+    """Check that a manifest belongs to its run and shard, and that its row groups are the chunks of its footer."""
     num_rows = [manifest.file.metadata.row_group(index).num_rows for index in range(manifest.file.num_row_groups)]
-    said = [num for num, _ in manifest.footer.get("chunks", [])]
+    stated = [num for num, _ in manifest.footer.get("chunks", [])]
     footer = manifest.footer
     is_ours = footer.get("fingerprint") == fingerprint and footer.get("shard") == describe_shard(shard)
-    if not is_ours or num_rows != said:
+    if not is_ours or num_rows != stated:
         raise ManifestError(
             f"'{manifest.uri}' is of another run or of an older version; label shard '{shard.name}' under a new --out"
         )
 
 
 def encode_rows(rows: pa.Table) -> bytes:
-    """Turn rows into bytes, so that a chunk is one value that nothing splits."""
+    """Rows as bytes, so that a chunk is one value that Ray does not split."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows)
@@ -145,6 +143,6 @@ def encode_rows(rows: pa.Table) -> bytes:
 
 
 def decode_rows(payload: bytes) -> pa.Table:
-    """Read the rows that `encode_rows` wrote."""
+    """Rows of `encode_rows`."""
     with pa.ipc.open_stream(payload) as reader:
         return reader.read_all()

@@ -1,8 +1,8 @@
-"""The missing chunks of a plan as a Ray Dataset: one row a chunk, and one more at the end of each shard.
+"""The missing chunks of shards as rows: one row a chunk, and one more at the end of each shard.
 
 Ray Data merges and splits blocks between stages but never splits a row, so what must stay together is
-one row. A shard that cannot be read gives an end row with the error: the other shards go on. If it is the store that
-failed, the row says so, and the shard is read again in the next wave.
+one row. A shard that cannot be read ends with a row that holds the error, and the other shards continue. If its store
+failed, the shard is read again in the next wave.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The labelling actor: a row with a chunk in; its part is committed; a row with its counts out."""
+"""The labelling actor: a chunk in, a committed part, the report of it out."""
 
 import logging
 import os
@@ -17,9 +17,9 @@ from pipeline.errors import ChunkError, LabellingError, describe_exception, is_s
 from pipeline.labelling.chunk_source import to_samples
 from pipeline.labelling.isolation import Labeler, label_isolated
 from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
-from pipeline.labelling.options import LabelOptions
 from pipeline.printable import EscapingFormatter
 from pipeline.run.identity import Run
+from pipeline.run.options import LabelOptions
 from pipeline.run.records import Reason, Sample
 from pipeline.workers.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, Attempts
 from pipeline.workers.pulse import Reporting
@@ -140,7 +140,7 @@ class LabelChunks:
         return make_row(report)
 
     def _load(self) -> None:
-        """Load the model; an actor whose processes die with that is given up, as Ray would start it again for ever."""
+        """Load the model. Give up an actor whose processes die while they load it: Ray would restart it without end."""
         name = f"load {_name_actor()}"
         num_deaths = self._attempts.begin(name)
         if num_deaths >= MAX_DEATHS:

@@ -11,10 +11,10 @@ from pipeline.inputs.shards import list_shards
 from pipeline.kept_maps.new_run import open_remask
 from pipeline.kept_maps.run import open_kept_run
 from pipeline.label import label_run
-from pipeline.labelling.options import LabelOptions
 from pipeline.remask import remask_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, PixelRefinement, ViewConfig
 from pipeline.run.identity import open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.vocabulary import Vocabulary
 from tests.factories import (
     make_black_photo,
@@ -50,7 +50,7 @@ def test_remask_job_gives_the_bytes_of_the_steps_without_ray_and_goes_on(local_r
     assert [path.name for path in (tmp_path / "out" / "labels").iterdir()] == ["00000.parquet"]
     assert main(flags) == 0
     assert "labelled 8 and rejected 2 of 10 images" in capsys.readouterr().out
-    assert verify(["--out", f"{tmp_path}/out"]) == 0
+    assert verify(["--labels", f"{tmp_path}/out"]) == 0
 
     source = open_kept_run(f"{tmp_path}/kept")
     maps = MapConfig(keep_maps=True, foreground_threshold=0.6)
@@ -93,7 +93,7 @@ def test_remask_job_reads_the_images_that_refine_maps_and_names_a_shard_that_is_
     assert "00001.tar' does not exist" in capsys.readouterr().err
     (tmp_path / "gone.tar").rename(tmp_path / "inputs" / "00001.tar")
     assert main(flags) == 0
-    assert verify(["--out", f"{tmp_path}/out"]) == 0
+    assert verify(["--labels", f"{tmp_path}/out"]) == 0
 
     source = open_kept_run(f"{tmp_path}/kept")
     maps = MapConfig(keep_maps=True, pixel_refinement=PixelRefinement.PAR, pixel_side_px=64)

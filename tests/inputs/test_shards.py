@@ -114,6 +114,7 @@ def test_archive_with_a_broken_header_in_the_middle_says_where():
         (b"no tar" * 300, "no tar archive"),
         (gzip.compress(make_archive([("a.jpg", b"a")])), "gzip"),
     ],
+    ids=["empty", "other", "compressed"],
 )
 def test_file_that_is_no_archive_is_refused(payload, message):
     with pytest.raises(ShardError, match=message):

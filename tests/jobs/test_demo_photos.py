@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jobs.demo_photos import ALIASES, CLASSES, draw_picture, write_collection
+from jobs.execution.demo_photos import ALIASES, CLASSES, draw_picture, write_collection
 from pipeline.images.decode import decode_image
 from pipeline.images.masks import decode_mask
 from pipeline.inputs.chunks import read_chunks

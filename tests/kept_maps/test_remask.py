@@ -20,10 +20,10 @@ from pipeline.inputs.shards import list_shards
 from pipeline.kept_maps.new_run import open_remask
 from pipeline.kept_maps.run import open_kept_run
 from pipeline.label import label_run
-from pipeline.labelling.options import LabelOptions
 from pipeline.remask import remask_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.run.identity import open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.records import InputShard, Reason
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.writing import put_atomic
@@ -183,7 +183,7 @@ def test_mask_of_a_huge_image_is_made_small_and_enlarged(tmp_path):
 
 def test_books_balance_and_everything_that_reads_a_run_reads_the_new_one(kept_uri, tmp_path, capsys):
     remask(kept_uri, tmp_path / "out", background_threshold=0.2, foreground_threshold=0.2)
-    assert verify.main(["--out", f"{tmp_path}/out"]) == 0
+    assert verify.main(["--labels", f"{tmp_path}/out"]) == 0
     for row in read_rows(tmp_path / "out"):
         if row["mask"]:
             put_atomic(f"{tmp_path}/truth/{row['key']}.png", make_mask_png(np.zeros((row["height"], row["width"]))))

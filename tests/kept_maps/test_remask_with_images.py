@@ -7,6 +7,7 @@ import tarfile
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import calibrate, remask, verify
@@ -220,8 +221,8 @@ def test_stopped_run_goes_on_and_leaves_the_bytes_of_a_calm_one(refined_uri, tmp
     kept = open_kept_run(refined_uri)
     run = open_remask(str(tmp_path / "out"), kept, replace(kept.config.maps, foreground_threshold=0.8))
     # Stopped behind the first chunk of the second shard.
-    stop = Stop(grace_s=0.0)
-    hooks = Hooks(on_progress=lambda done: done.counts.num_read > 5 and stop.request(), stop=stop)
+    stop, num_first = Stop(grace_s=0.0), pq.read_metadata(tmp_path / "calm" / "labels" / "photos-0.parquet").num_rows
+    hooks = Hooks(on_progress=lambda done: done.counts.num_read > num_first and stop.request(), stop=stop)
     remask_run(run, hooks=hooks, cluster=SerialCluster())
     cluster = SerialCluster()
     remask_run(run, cluster=cluster)
@@ -229,7 +230,7 @@ def test_stopped_run_goes_on_and_leaves_the_bytes_of_a_calm_one(refined_uri, tmp
     for number in range(3):
         name = f"labels/photos-{number}.parquet"
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
-    assert verify.main(["--out", f"{tmp_path}/out"]) == 0
+    assert verify.main(["--labels", f"{tmp_path}/out"]) == 0
 
 
 def test_model_that_is_gone_or_another_is_named(inputs, tmp_path):

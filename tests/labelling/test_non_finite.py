@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 from torch.overrides import TorchFunctionMode
 
-from models.bundle import decode_bundle, encode_bundle, import_authors_checkpoint, load_backbone_weights
+from models.bundle import decode_bundle, encode_bundle
+from models.importers import import_authors_checkpoint, load_backbone_weights
 from models.mctformer import Variant
 from models.weights import CheckpointError
 from pipeline.bundles import load_bundle, save_bundle
@@ -24,9 +25,9 @@ from pipeline.inputs.shards import list_shards
 from pipeline.labelling.chunk_source import read_rows
 from pipeline.labelling.label_actor import LabelChunks
 from pipeline.labelling.labeler import ChunkLabeler
-from pipeline.labelling.options import LabelOptions
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.run.identity import open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.records import Sample
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.listing import list_objects

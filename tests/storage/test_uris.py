@@ -3,8 +3,8 @@
 import pytest
 import ray
 
-from jobs.cluster import FORWARDED_VARIABLES, connect, use_endpoint
-from jobs.console import refuse_passwords
+from jobs.cluster.connection import FORWARDED_VARIABLES, connect, use_endpoint
+from jobs.command_line.parsing import refuse_passwords
 from jobs.train import main as train
 from pipeline.inputs.shards import list_shards
 from pipeline.storage.uris import require_no_password

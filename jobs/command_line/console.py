@@ -1,20 +1,17 @@
-"""What all jobs share on the command line: exit codes, error lines, how numbers are written."""
+"""The terminal's side of all jobs: exit codes, error lines, how numbers are written."""
 
-import argparse
 import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
-import tyro
 import yaml
 
 from pipeline.errors import ClusterError, LabellingError, StorageError, is_store_failure
 from pipeline.printable import EscapingFormatter, escape_controls
-from pipeline.storage.uris import require_no_password
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -23,59 +20,6 @@ EXIT_STOPPED = 75
 """Stopped before the end, nothing lost: EX_TEMPFAIL of sysexits.h, try again later."""
 EXIT_PIPE = 141
 """Nobody reads what the job prints: what a shell reports of a program that SIGPIPE ended, 128 + 13."""
-
-
-Job = TypeVar("Job")
-
-
-def parse(
-    job_type: type[Job], description: str | None, arguments: Sequence[str] | None, default: Job | None = None
-) -> Job:
-    """Read a command line, `sys.argv` if None; enumerations are written by their values, as everywhere else.
-
-    Args:
-        job_type: What is read.
-        description: For `--help`.
-        arguments: Words of the command line.
-        default: Where options that are not given come from; None: the defaults of `job_type`.
-
-    Raises:
-        ValueError: An argument is a URI with a password in it.
-    """
-    refuse_passwords(sys.argv[1:] if arguments is None else arguments)
-    spec = sys.modules["__main__"].__spec__
-    parsed: Any = tyro.cli(
-        job_type,
-        prog=f"python -m {spec.name}" if spec else None,
-        description=description,
-        args=arguments,
-        default=default,
-        config=(tyro.conf.EnumChoicesFromValues,),
-    )
-    job: Job = parsed
-    return job
-
-
-def peek(arguments: Sequence[str] | None, option: str) -> str | None:
-    """Find the value of one option before the others are parsed, for it decides their defaults.
-
-    >>> peek(["--recipe", "v2", "--epochs", "3"], "--recipe"), peek(["--epochs=3"], "--epochs"), peek([], "--epochs")
-    ('v2', '3', None)
-    """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument(option, dest="value")
-    value: str | None = early.parse_known_args(arguments)[0].value
-    return value
-
-
-def refuse_passwords(arguments: Sequence[str]) -> None:
-    """Check that no word of a command line tells a secret. Comes before all parsing, whose complaints repeat words.
-
-    Raises:
-        ValueError: An argument is a URI with a password in it.
-    """
-    for argument in arguments:
-        require_no_password(argument.partition("=")[2] if argument.startswith("--") else argument)
 
 
 def run_job(job: Callable[[], int]) -> int:
@@ -163,7 +107,7 @@ def _is_ours(error: BaseException) -> bool:
     while traceback and traceback.tb_next:
         traceback = traceback.tb_next
     module = traceback.tb_frame.f_globals.get("__name__", "") if traceback else ""
-    return module.split(".")[0] in ("jobs", "pipeline", "models", "__main__")
+    return module.split(".")[0] in ("tagmask", "jobs", "pipeline", "models", "__main__")
 
 
 def print_config(facts: Mapping[str, Any], config: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import ray
 from ray._private.state import state
 
+from jobs.command_line.options import Gpus
 from pipeline.errors import LabellingError
 
 
@@ -25,10 +26,21 @@ def measure_cluster() -> ClusterSize:
     num_gpus = resources.get("GPU", 0.0)
     published = state.get_max_resources_from_cluster_config() or {}
     return ClusterSize(
-        num_cpus=resources.get("CPU", 1.0),
+        num_cpus=resources.get("CPU", 0.0),
         num_gpus=num_gpus,
         most_gpus=max(num_gpus, float(published.get("GPU", 0.0))),
     )
+
+
+def choose_gpus(wanted: Gpus, size: ClusterSize, num_workers: int = 1) -> float:
+    """Choose the GPUs of a worker.
+
+    Args:
+        wanted: What the user says; auto: a GPU, if the cluster has or may come to have one for each worker.
+        size: Of the cluster.
+        num_workers: Fewest workers that have to have one.
+    """
+    return wanted if wanted != "auto" else float(size.most_gpus >= num_workers)
 
 
 def choose_num_actors(wanted: int | None, gpus_per_actor: float, cpus_per_actor: float, size: ClusterSize) -> int:
@@ -50,8 +62,8 @@ def choose_num_actors(wanted: int | None, gpus_per_actor: float, cpus_per_actor:
         return max(1, math.floor((size.num_cpus - 1) / cpus_per_actor))
     if size.most_gpus < gpus_per_actor:
         raise LabellingError(
-            f"the cluster has {size.num_gpus:g} GPUs and an actor wants {gpus_per_actor:g}; "
-            "give --gpus-per-actor 0 to label on CPUs, or --num-actors to wait for GPUs to join"
+            f"the cluster has {size.num_gpus:g} GPUs and a worker wants {gpus_per_actor:g}; "
+            "give --gpus-per-worker 0 to label on CPUs, or --workers to wait for GPUs to join"
         )
     return math.floor(size.most_gpus / gpus_per_actor)
 
@@ -62,6 +74,6 @@ def describe_wait(num_actors: int, gpus_per_actor: float, size: ClusterSize) -> 
     if size.num_gpus >= num_wanted:
         return None
     return (
-        f"the cluster has {size.num_gpus:g} GPUs now, {num_actors} actors want {num_wanted:g}: each starts when its "
+        f"the cluster has {size.num_gpus:g} GPUs now, {num_actors} workers want {num_wanted:g}: each starts when its "
         "GPU has joined"
     )

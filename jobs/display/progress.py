@@ -3,7 +3,7 @@
 import time
 from collections import deque
 
-from jobs.console import format_duration
+from jobs.command_line.console import format_duration
 from pipeline.driver.ledger import Progress
 
 PROGRESS_PERIOD_S = 5.0

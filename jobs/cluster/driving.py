@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import ray.exceptions
 
-from jobs.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
-from jobs.head_watch import watch_head
-from jobs.progress import ProgressPrinter
+from jobs.cluster.head_watch import watch_head
+from jobs.command_line.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
+from jobs.display.progress import ProgressPrinter
 from pipeline.driver.stop import Stop
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import ray
 
-from jobs.console import EXIT_FAILED
+from jobs.command_line.console import EXIT_FAILED
 
 RAY_TIMEOUT_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 RAY_TIMEOUT_S = 60.0

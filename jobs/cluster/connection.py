@@ -7,10 +7,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private.node import Node
+from ray.job_config import JobConfig
 
 from pipeline.errors import ClusterError
 from pipeline.storage.uris import require_no_password
@@ -23,6 +25,8 @@ FORWARDED_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", 
 NUM_TRIES = 2
 PAUSE_S = 5.0
 """Between two tries: what keeps a machine busy may be over, and a head may be up."""
+OUR_FOLDER = Path(__file__).parents[2]
+"""What holds our packages."""
 PROBE_TIMEOUT_S = 10.0
 """For an answer of a cluster's address. Ray itself asks for a quarter of an hour, and says nothing meanwhile."""
 
@@ -63,7 +67,7 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     _quieten_ray()
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "job_config": _OurImports()}
     if environment is not None:
         _try_twice(
             lambda: _join(wanted, options | {"runtime_env": environment}),
@@ -78,6 +82,19 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
         what="a local Ray",
         advice="see whether this machine has memory, disk and CPU time to spare",
     )
+
+
+class _OurImports(JobConfig):
+    """The description of this job, in which workers import from our folder first and never from the current one.
+
+    Ray puts the driver's current folder and that of its script before all others. A folder of the user's may hold
+    packages named as ours, such as `models`.
+    """
+
+    def _serialize(self) -> Any:
+        if not self._runtime_env_has_working_dir():
+            self._py_driver_sys_path = [str(OUR_FOLDER)]
+        return super()._serialize()
 
 
 def _quieten_ray() -> None:
