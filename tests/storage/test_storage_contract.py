@@ -1,4 +1,4 @@
-"""The contract of storage: what a local disk, memory, and S3 over HTTP must all do, as every other store has to."""
+"""The contract of all stores, tested on a local disk, in memory, and on S3 over HTTP."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +93,7 @@ def test_stream_from_an_offset_reads_the_rest(folder_uri):
             assert stream.read(10) + stream.read() == payload[offset:]
 
 
-def test_random_reads_give_what_stands_there(folder_uri):
+def test_random_reads_return_the_bytes_at_their_offset(folder_uri):
     uri = join_uri(folder_uri, "a")
     payload = bytes(range(256)) * 40
     put_atomic(uri, payload)

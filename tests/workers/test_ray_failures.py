@@ -1,3 +1,5 @@
+"""Descriptions of Ray's failures: one short line without stack traces."""
+
 import pytest
 import ray.exceptions
 
@@ -33,9 +35,9 @@ def test_failure_with_a_stack_of_cpp_is_described_by_its_type_and_first_line(kin
     assert text.startswith(kind.__name__)
 
 
-def test_failure_that_is_a_stack_and_nothing_else_still_has_its_type():
+def test_failure_of_a_stack_only_still_has_its_type():
     assert describe_ray_failure(RuntimeError(CORE_STACK.partition("\n")[2])) == "RuntimeError: no message"
 
 
-def test_failure_with_text_that_a_terminal_obeys_shows_it_escaped():
+def test_failure_with_terminal_escapes_shows_them_escaped():
     assert describe_ray_failure(RuntimeError("key \x1b]0;x\x07 \u202e")) == "RuntimeError: key \\x1b]0;x\\x07 \\u202e"
