@@ -16,7 +16,7 @@ from pipeline.evaluation.truth import open_truth
 from pipeline.kept_maps.new_run import find_patch_size
 from pipeline.kept_maps.run import KeptRun, open_kept_run
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from pipeline.thresholds.calibration import Calibration, describe_maps, encode_calibration
 from pipeline.thresholds.choice import NUM_DEVIATIONS, choose_threshold, count_values, find_band
 from pipeline.thresholds.fit import PixelTable, fit_by_class, fit_common, make_table, score_thresholds, to_scales

@@ -24,7 +24,7 @@ from pipeline.images.masks import decode_mask
 from pipeline.reports.label_report import build_report
 from pipeline.reports.page import Table
 from pipeline.run.records import Status
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 
 NUM_TRAIN, NUM_VALIDATION, NUM_PHOTOS = 1024, 96, 128
 BOX_SIDE_FRACTION = 0.5**0.5

@@ -27,7 +27,7 @@ from pipeline.evaluation.truth import FindTruth, open_truth
 from pipeline.reports.evaluation_report import find_best, make_rank_table, make_score_table, render_evaluation
 from pipeline.reports.page import Table
 from pipeline.run.identity import read_config, read_run
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 
 
 def evaluate(job: EvaluateJob) -> int:

@@ -13,7 +13,7 @@ from models.documents import STRICT, DocumentError, check_fields, parse_json, sh
 from pipeline.errors import CalibrationError
 from pipeline.run.config import LabelConfig, MapConfig, describe_config
 from pipeline.run.fingerprint import compute_fingerprint, list_changes
-from pipeline.storage.storage import read_bytes
+from pipeline.storage.reading import read_bytes
 
 CALIBRATION_VERSION = 1
 MASK_FIELDS = ("background_threshold", "foreground_threshold", "class_scales")

@@ -15,7 +15,7 @@ from pipeline.audit.verify import FOOTERS, FULL
 from pipeline.commit.names import PartName
 from pipeline.commit.parts import commit_part
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from tests.audit.published import (
     audit,
     change_cell,

@@ -26,7 +26,7 @@ from pipeline.run.identity import open_run
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import InputShard, Reason
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from tests.factories import (
     make_labelled_row,
     make_mask_png,

@@ -20,7 +20,7 @@ from pipeline.kept_maps.new_run import open_remask
 from pipeline.kept_maps.run import open_kept_run
 from pipeline.remask import remask_run
 from pipeline.run.config import PixelRefinement, Resolution, ViewConfig
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from pipeline.thresholds.calibration import load_calibration
 from pipeline.thresholds.samples import ImageSource, read_samples
 from tests.factories import make_mask_png, make_parquet, make_photo, make_tar, save_small_model

@@ -30,7 +30,8 @@ from pipeline.run.identity import open_run
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import Sample
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import list_objects, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
 from pipeline.thresholds.calibration import load_calibration
 from pipeline.workers.attempts import AttemptCounter
 from tests.factories import make_black_photo, make_overflowing_model, make_photo, make_tar

@@ -20,7 +20,7 @@ from pipeline.kept_maps.run import open_kept_run
 from pipeline.remask import remask_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, MapKind, ViewConfig, settle_config
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from pipeline.thresholds.calibration import (
     Calibration,
     describe_maps,
