@@ -2,8 +2,8 @@
 
     samples -> decode (threads) -> batches of one shape -> ClassMapper (device) -> masks, rows (threads)
 
-No Ray here: an actor calls `ChunkLabeler.label_chunk`, and so does a plain loop. Several threads may call it at the same
-time: a lock keeps one on the device while others decode and encode.
+No Ray here: an actor calls `ChunkLabeler.label_chunk`, and so does a plain loop. Several threads may call it at once: a
+lock keeps one on the device while others decode and encode.
 """
 
 import hashlib
