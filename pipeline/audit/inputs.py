@@ -13,8 +13,8 @@ from pipeline.audit.archives.member_walk import WalkedSample, WalkEnd, walk_parq
 from pipeline.audit.keys import compare_keys
 from pipeline.audit.verdict import Check, Problem
 from pipeline.run.records import PARQUET_SUFFIX, InputShard
-from pipeline.storage.storage import ByteStream, find_object, open_random, open_stream
-from pipeline.storage.stored_objects import UNKNOWN_ETAG
+from pipeline.storage.listing import UNKNOWN_ETAG, find_object
+from pipeline.storage.reading import ByteStream, open_random, open_stream
 
 KEY_ROWS = 1024
 

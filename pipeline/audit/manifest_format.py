@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.audit.parquet.layout import Layout, read_layout
 from pipeline.errors import ManifestError
 from pipeline.run.records import MANIFEST_SCHEMA
-from pipeline.storage.storage import join_uri
+from pipeline.storage.uris import join_uri
 
 MANIFESTS_FOLDER, PARTS_FOLDER = "labels", "parts"
 _PART_NAME = re.compile(r"(\d+)-(\d+)\.parquet")

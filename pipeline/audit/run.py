@@ -10,7 +10,9 @@ from pipeline.audit.manifest_format import refuse_repeated
 from pipeline.audit.rows import RowRules, read_rules
 from pipeline.errors import ManifestError
 from pipeline.run.records import RUN_FILE, InputShard
-from pipeline.storage.storage import find_object, get_local_path, join_uri, open_stream, read_bytes
+from pipeline.storage.listing import find_object
+from pipeline.storage.reading import open_stream, read_bytes
+from pipeline.storage.uris import get_local_path, join_uri
 
 IDENTITY_FIELDS = ("config", "format_version", "inputs", "model_digest", "source", "vocabulary")
 """Fields of the fingerprint; only runs that make masks of kept maps have a `source`."""

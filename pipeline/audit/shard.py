@@ -26,7 +26,7 @@ from pipeline.audit.verdict import Check, Problem, Tally, Verdict
 from pipeline.errors import ManifestError
 from pipeline.run.counts import LabelCounts
 from pipeline.run.records import InputShard, Status
-from pipeline.storage.storage import ByteStream, open_stream
+from pipeline.storage.reading import ByteStream, open_stream
 
 BATCH_ROWS = 64
 """Rows of a row group converted to Python values at once."""

@@ -20,7 +20,8 @@ from pipeline.audit.run import RunRecord, check_model, read_record
 from pipeline.audit.shard import AuditRules, PublishedShard, verify_footer, verify_shard
 from pipeline.audit.verdict import Check, Problem, Verdict, judge_shard
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import join_uri, list_folder, list_objects
+from pipeline.storage.listing import list_folder, list_objects
+from pipeline.storage.uris import join_uri
 
 NUM_THREADS = 8
 MAX_GROUPS_IN_FLIGHT = 2_000

@@ -12,7 +12,9 @@ from jaxtyping import UInt8
 from pipeline.errors import LabellingError, ManifestError
 from pipeline.images.masks import decode_mask
 from pipeline.run.records import IGNORE_LABEL
-from pipeline.storage.storage import get_local_path, join_uri, list_objects, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import get_local_path, join_uri
 
 FindTruth = Callable[[str], bytes | None]
 """Encoded true mask of a key; None if there is none."""

@@ -30,7 +30,7 @@ def make_row_maps(
         row: With the columns of the image's size and of the kept maps.
         image: Encoded; needed if the configuration refines maps by pixels.
         config: Of the run.
-        patch_size: Of the model, in pixels; needed likewise, for the size at which pixels refine follows from it.
+        patch_size: Of the model, in pixels; needed likewise: the size at which pixels refine depends on it.
         class_scales: Multiplies each map, in (0, 1]; None: nothing does.
 
     Raises:

@@ -18,7 +18,7 @@ from pipeline.images.decode import DecodedImage, decode_image
 from pipeline.images.masks import decode_class_maps, decode_mask
 from pipeline.images.orientation import turn_upright
 from pipeline.images.pixel_maps import resize_maps
-from pipeline.inputs.shards import read_chunks
+from pipeline.inputs.chunks import read_chunks
 from pipeline.reports.page import Example, Picture
 from pipeline.run.config import InputConfig
 from pipeline.run.records import IGNORE_LABEL, Chunk, InputShard

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from pipeline.audit.verdict import Check, Verdict
 from pipeline.audit.verify import FULL, Depth, list_run, verify_run
-from pipeline.commit.parts import FOOTER_KEY, publish_manifest
+from pipeline.commit.encoding import FOOTER_KEY
+from pipeline.commit.manifests import publish_manifest
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import LabelConfig, MapConfig
 from tests.factories import make_labelled_row, make_photo, make_rejected_row, make_run, make_tar

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from pipeline.audit.verify import list_run
+from pipeline.bundles import load_bundle, save_bundle
 from pipeline.errors import BundleError, CalibrationError, LabellingError, ManifestError, VocabularyError
-from pipeline.kept_maps.source import open_kept_run
-from pipeline.run.bundles import load_bundle, save_bundle
+from pipeline.kept_maps.run import open_kept_run
 from pipeline.run.config import LabelConfig, MapConfig
 from pipeline.run.identity import describe_identity, list_differences, read_config, read_run
 from pipeline.run.records import InputShard

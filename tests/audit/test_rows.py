@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipeline.audit.shard import AuditRules, verify_shard
 from pipeline.audit.verdict import Check
-from pipeline.commit.parts import FOOTER_KEY, publish_manifest
+from pipeline.commit.encoding import FOOTER_KEY
+from pipeline.commit.manifests import publish_manifest
 from pipeline.images.masks import decode_mask
 from pipeline.run.records import MANIFEST_SCHEMA
 from tests.factories import make_mask_png

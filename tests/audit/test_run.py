@@ -13,7 +13,7 @@ from pipeline.audit.keys import compare_keys
 from pipeline.audit.shard import verify_shard
 from pipeline.audit.verdict import MAX_EXAMPLES, Check, Problem, judge_shard
 from pipeline.audit.verify import FULL, judge_model, list_run, verify_run
-from pipeline.commit.parts import FOOTER_KEY
+from pipeline.commit.encoding import FOOTER_KEY
 from pipeline.inputs.shards import list_shards
 from pipeline.run.identity import list_differences, read_run
 from pipeline.run.records import MANIFEST_SCHEMA
@@ -133,14 +133,14 @@ def test_any_other_field_of_run_json_is_named(output, tmp_path, path, capsys):
     holder[path[-1]] = value / 2 if isinstance(value, float) else f"{value}0"
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert Check.CHANGED_RUN in list_run(str(tmp_path)).verdict.failed_checks
-    assert main(["--out", str(tmp_path)]) == 1
+    assert main(["--labels", str(tmp_path)]) == 1
     assert "run.json changed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"inputs": ' * 5_000, "\xff", "[]", '{"inputs": NaN}', "null", ""])
 def test_run_json_that_is_none_is_one_line(tmp_path, capsys, text):
     (tmp_path / "run.json").write_text(text, encoding="latin-1")
-    assert main(["--out", str(tmp_path)]) == 2
+    assert main(["--labels", str(tmp_path)]) == 2
     assert "run.json' is not the record of a run" in capsys.readouterr().err
 
 
@@ -170,7 +170,7 @@ def test_run_json_with_values_of_other_types_is_one_line(output, tmp_path, path,
         holder = holder[name]
     holder[path[-1]] = value
     (tmp_path / "run.json").write_text(json.dumps(record))
-    assert main(["--out", str(tmp_path)]) == 2
+    assert main(["--labels", str(tmp_path)]) == 2
     assert "run.json' cannot be understood" in capsys.readouterr().err
 
 
@@ -187,7 +187,7 @@ def test_model_is_held_against_its_digest_if_it_is_there(output, capsys):
         verdict, obstacle = judge_model(listing)
         assert verdict.findings == {}
         assert "is not there" in obstacle
-        assert main(["--out", str(output.folder / "out")]) == 0
+        assert main(["--labels", str(output.folder / "out")]) == 0
         assert "the model was not held against its digest" in capsys.readouterr().out
     finally:
         weights.write_bytes(payload)
@@ -258,13 +258,13 @@ def test_key_that_comes_very_often_takes_no_quadratic_time_and_no_long_report():
 
 @pytest.mark.parametrize("share", ["-0.1", "1.5", "nan"])
 def test_share_of_rows_that_is_none_is_refused(output, capsys, share):
-    assert main(["--out", str(output.folder / "out"), "--sample", share]) == 2
+    assert main(["--labels", str(output.folder / "out"), "--sample", share]) == 2
     assert "need --sample from 0 to 1" in capsys.readouterr().err
 
 
 def test_job_prints_the_share_of_checked_rows(output, capsys, tmp_path):
     report = tmp_path / "verdict.json"
-    assert main(["--out", str(output.folder / "out"), "--sample", "0.25", "--report", str(report)]) == 0
+    assert main(["--labels", str(output.folder / "out"), "--sample", "0.25", "--json", str(report)]) == 0
     assert "masks and images were looked at in 0.25 of the rows" in capsys.readouterr().out
     assert json.loads(report.read_text())["sample"] == 0.25
 

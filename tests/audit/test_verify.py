@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from jobs.verify import main
 from pipeline.audit.verdict import Check
 from pipeline.audit.verify import FOOTERS, FULL
-from pipeline.commit.parts import PartName, commit_part
+from pipeline.commit.names import PartName
+from pipeline.commit.parts import commit_part
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from tests.audit.published import (
     audit,
     change_cell,
@@ -197,14 +198,14 @@ def test_verify_reports_exactly_the_rows_that_were_deleted_and_doubled(tmp_path_
 
 
 def test_job_prints_the_table_and_its_exit_code_is_the_verdict(out, tmp_path, capsys):
-    assert main(["--out", str(out)]) == 0
+    assert main(["--labels", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "the books balance" in printed
     assert "rejected, undecodable: 6" in printed
     assert "3 of 3 shards published, 18 rows read" in printed
 
     rewrite(out / "labels" / "0.parquet", rows=[0, 1, 3, 4, 5])
-    assert main(["--out", str(out), "--report", str(tmp_path / "verdict.json")]) == 1
+    assert main(["--labels", str(out), "--json", str(tmp_path / "verdict.json")]) == 1
     lines = capsys.readouterr().out.splitlines()
     (line,) = [line for line in lines if line.startswith("row missing")]
     assert line.split() == ["row", "missing", "1", "1", "0:", "key", "'s0/photo2'"]
@@ -216,19 +217,19 @@ def test_job_prints_the_table_and_its_exit_code_is_the_verdict(out, tmp_path, ca
 
 
 def test_job_with_footers_only_prints_what_it_did_not_check(out, capsys):
-    assert main(["--out", str(out), "--footers-only"]) == 0
+    assert main(["--labels", str(out), "--footers-only"]) == 0
     printed = capsys.readouterr().out
     assert "rows and inputs were not read" in printed
     (line,) = [line for line in printed.splitlines() if line.startswith("row missing")]
     assert line.endswith("not checked: footers only")
     (out / "labels" / "2.parquet").unlink()
-    assert main(["--out", str(out), "--footers-only"]) == 1
+    assert main(["--labels", str(out), "--footers-only"]) == 1
 
 
 def test_job_without_a_run_is_one_line_and_exit_code_2(tmp_path, capsys):
-    assert main(["--out", str(tmp_path)]) == 2
+    assert main(["--labels", str(tmp_path)]) == 2
     (tmp_path / "run.json").write_text('{"fingerprint": "f", "inputs": [["a.tar"]], "vocabulary": {}}')
-    assert main(["--out", str(tmp_path)]) == 2
+    assert main(["--labels", str(tmp_path)]) == 2
     complaints = capsys.readouterr().err.splitlines()
     assert len(complaints) == 2
     assert "holds no labelling run" in complaints[0]

@@ -24,7 +24,8 @@ from pipeline.evaluation.scores import (
 )
 from pipeline.images.masks import decode_class_maps, label_pixels
 from pipeline.run.records import IGNORE_LABEL, InputShard
-from pipeline.storage.storage import join_uri, put_atomic
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from tests.evaluation.test_scores import describe
 from tests.factories import make_labelled_row, make_mask_png, make_rejected_row, make_run
 

@@ -10,7 +10,8 @@ from PIL import Image
 from pipeline.errors import LabellingError
 from pipeline.evaluation.evaluate import evaluate_manifest
 from pipeline.evaluation.truth import open_truth
-from pipeline.storage.storage import join_uri, put_atomic
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from tests.evaluation.test_evaluate import CLASSES, SHARD, evaluate
 from tests.factories import make_labelled_row, make_run
 

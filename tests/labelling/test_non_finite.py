@@ -13,27 +13,25 @@ import safetensors.torch
 import torch
 from torch.overrides import TorchFunctionMode
 
-from models.bundle import (
-    CheckpointError,
-    decode_bundle,
-    encode_bundle,
-    import_authors_checkpoint,
-    load_backbone_weights,
-)
+from models.bundle import decode_bundle, encode_bundle
+from models.importers import import_authors_checkpoint, load_backbone_weights
 from models.mctformer import Variant
+from models.weights import CheckpointError
+from pipeline.bundles import load_bundle, save_bundle
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import BundleError, CalibrationError
 from pipeline.images.class_mapper import ClassMapper
 from pipeline.inputs.shards import list_shards
 from pipeline.labelling.chunk_source import read_rows
-from pipeline.labelling.label_actor import LabelChunks, LabelOptions
+from pipeline.labelling.label_actor import LabelChunks
 from pipeline.labelling.labeler import ChunkLabeler
-from pipeline.run.bundles import load_bundle, save_bundle
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.run.identity import open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.records import Sample
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import list_objects, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
 from pipeline.thresholds.calibration import load_calibration
 from pipeline.workers.attempts import AttemptCounter
 from tests.factories import make_black_photo, make_overflowing_model, make_photo, make_tar

@@ -16,7 +16,8 @@ from pipeline.reports.label_report import build_report
 from pipeline.reports.page import Table
 from pipeline.reports.pictures import MAX_SIDE_PX
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import join_uri, put_atomic
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from tests.factories import (
     make_labelled_row,
     make_mask_png,

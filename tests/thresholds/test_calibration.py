@@ -10,18 +10,17 @@ from sklearn.metrics import jaccard_score
 from jobs import evaluate, label, remask
 from jobs.calibrate import main
 from jobs.qualities import balanced
+from pipeline.bundles import load_bundle
 from pipeline.commit.manifests import open_manifest
 from pipeline.errors import CalibrationError
 from pipeline.evaluation.truth import open_truth
 from pipeline.images.masks import decode_mask
-from pipeline.kept_maps.source import open_kept_run
-from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
-from pipeline.remask import open_remask
-from pipeline.run.bundles import load_bundle
+from pipeline.kept_maps.new_run import open_remask
+from pipeline.kept_maps.run import open_kept_run
+from pipeline.remask import remask_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, MapKind, ViewConfig, settle_config
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from pipeline.thresholds.calibration import (
     Calibration,
     describe_maps,
@@ -41,7 +40,7 @@ from tests.factories import (
     make_tar,
     save_small_model,
 )
-from tests.fakes import SerialEngine
+from tests.fakes import SerialCluster
 
 CLASSES = ("cat", "dog")
 OWN = {1: 0.3, 2: 0.7}
@@ -75,7 +74,7 @@ def make_collection(folder, num_images=48, **maps):
     scales = tuple(min(OWN.values()) / OWN[n] for n in (1, 2))
     kept = open_kept_run(f"{folder}/run")
     own = replace(kept.config.maps, background_threshold=0.3, foreground_threshold=0.3, class_scales=scales)
-    label_run(open_remask(f"{folder}/own", kept, own), LabelOptions(), engine=SerialEngine())
+    remask_run(open_remask(f"{folder}/own", kept, own), cluster=SerialCluster())
     for row in open_manifest(f"{folder}/own/labels/a.parquet").iterate_rows():
         if row["mask"]:
             put_atomic(f"{folder}/truth/{row['key']}.png", row["mask"]["bytes"])
@@ -111,7 +110,7 @@ def test_fit_finds_the_thresholds_that_made_the_truth(collection, tmp_path, caps
     assert evaluate.main([*flags, "--json", f"{tmp_path}/before.json"]) == 0
     kept = open_kept_run(f"{collection}/run")
     maps = remask.choose_maps(remask.RemaskJob(labels="", out="", calibration=uri), kept)
-    label_run(open_remask(f"{tmp_path}/out", kept, maps), LabelOptions(), engine=SerialEngine())
+    remask_run(open_remask(f"{tmp_path}/out", kept, maps), cluster=SerialCluster())
     flags[1] = f"{tmp_path}/out"
     assert evaluate.main([*flags, "--json", f"{tmp_path}/after.json"]) == 0
     after = json.loads((tmp_path / "after.json").read_text())
@@ -145,7 +144,7 @@ def test_counted_pixels_are_those_of_the_masks(collection):
     maps = replace(
         kept.config.maps, background_threshold=threshold, foreground_threshold=threshold, class_scales=scales
     )
-    label_run(open_remask(f"{collection}/again", kept, maps), LabelOptions(), engine=SerialEngine())
+    remask_run(open_remask(f"{collection}/again", kept, maps), cluster=SerialCluster())
     rows = [row for row in open_manifest(f"{collection}/again/labels/a.parquet").iterate_rows() if row["mask"]]
     truth = [decode_mask(open_truth(f"{collection}/truth")(row["key"])).ravel() for row in rows]
     masks = [decode_mask(row["mask"]["bytes"]).ravel() for row in rows]

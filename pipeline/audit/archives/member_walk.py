@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.storage.storage import ByteStream
+from pipeline.storage.reading import ByteStream
 
 BLOCK_BYTES = 512
 PIECE_BYTES = 2**20

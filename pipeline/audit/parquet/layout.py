@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.audit.parquet.structs import FILE_META_DATA, PAGE_HEADER
 from pipeline.audit.parquet.thrift_compact import ThriftError, decode_struct
 from pipeline.errors import ManifestError
-from pipeline.storage.storage import ByteStream
+from pipeline.storage.reading import ByteStream
 
 MAGIC = b"PAR1"
 TAIL_BYTES = 64 * 2**10

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.audit.archives.member_walk import WalkedSample, WalkEnd, walk_parquet, walk_tar
 from pipeline.errors import ShardError
-from pipeline.inputs.shards import read_chunks
+from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.tar_reader import ArchiveEnd, read_groups
 from pipeline.run.config import InputConfig
 from pipeline.run.records import InputShard
