@@ -1,3 +1,5 @@
+"""Decoded images: upright pixels of all formats, and the reasons of rejected ones."""
+
 import io
 import struct
 import warnings

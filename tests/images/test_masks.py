@@ -1,3 +1,5 @@
+"""Pseudo labels from class maps, and the encoding of masks and class maps."""
+
 import io
 import unicodedata
 from itertools import pairwise

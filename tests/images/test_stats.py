@@ -1,3 +1,5 @@
+"""Statistics and quality of masks."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Views of a frame, and their maps back in the frame."""
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
