@@ -23,9 +23,10 @@ from jaxtyping import UInt8
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer
 from pipeline.images.class_mapper import ClassMapper, ImageEvidence
-from pipeline.images.decode import DecodedImage, ImageRejection, decode_image, place_on_stored_pixels
+from pipeline.images.decode import DecodedImage, ImageRejection, decode_image
+from pipeline.images.frames import choose_shortest_side, fit_frame, fit_guide
 from pipeline.images.masks import build_palette, encode_class_maps, encode_mask, name_mask_file
-from pipeline.images.views import choose_frame_size, choose_shortest_side, choose_working_size, resize_rgb
+from pipeline.images.orientation import place_on_stored_pixels, turn_size
 from pipeline.run.config import LabelConfig, PixelRefinement, settle_config
 from pipeline.run.records import PART_SCHEMA, Reason, Sample, Status
 from pipeline.run.vocabulary import Vocabulary
@@ -180,7 +181,7 @@ class ChunkLabeler:
         guides = [image.guide for image in batch if image.guide is not None]
         try:
             found: list[ImageEvidence | None] = [
-                *self._mapper.find(
+                *self._mapper.find_evidence(
                     np.stack([image.frame for image in batch]),
                     [image.class_ids for image in batch],
                     [image.upright_size for image in batch],
@@ -227,14 +228,13 @@ class ChunkLabeler:
             "height": image.stored_height,
             "exif_orientation": image.exif_orientation,
         }
-        frame = self._fit_frame(image)
-        height, width = image.stored_height, image.stored_width
-        upright_size = (width, height) if image.exif_orientation >= 5 else (height, width)
+        frame = fit_frame(image.image_rgb, self._config.views, self._patch_size)
+        needs_guide = self._config.maps.pixel_refinement != PixelRefinement.NONE
         return ReadyImage(
             position=position,
             frame=frame,
-            guide=self._fit_guide(image, frame),
-            upright_size=upright_size,
+            guide=fit_guide(image.image_rgb, self._config, self._patch_size, frame) if needs_guide else None,
+            upright_size=turn_size((image.stored_height, image.stored_width), image.exif_orientation),
             class_ids=matched.class_ids,
             row=row,
         )
@@ -245,19 +245,6 @@ class ChunkLabeler:
             max_pixels=self._config.inputs.max_image_pixels,
             min_short_side_px=choose_shortest_side(self._config, self._patch_size),
         )
-
-    def _fit_frame(self, image: DecodedImage) -> UInt8[np.ndarray, "h w 3"]:
-        height, width = image.image_rgb.shape[:2]
-        return resize_rgb(image.image_rgb, choose_frame_size(height, width, self._config.views, self._patch_size))
-
-    def _fit_guide(
-        self, image: DecodedImage, frame: UInt8[np.ndarray, "h w 3"]
-    ) -> UInt8[np.ndarray, "guide_h guide_w 3"] | None:
-        if self._config.maps.pixel_refinement == PixelRefinement.NONE:
-            return None
-        height, width = frame.shape[:2]
-        size = choose_working_size(height, width, self._config.maps.pixel_side_px, self._patch_size)
-        return frame if size == (height, width) else resize_rgb(image.image_rgb, size)
 
     def _finish(self, image: ReadyImage, evidence: ImageEvidence) -> dict[str, Any]:
         stored = place_on_stored_pixels(evidence.enlarge_mask(), image.row["exif_orientation"])
