@@ -12,7 +12,7 @@ from models.documents import STRICT, DocumentError, check_fields
 from models.fusion import Fusion
 
 MIN_PATCHES = 196
-"""Minimum token budget in patches; used for models that were trained on fewer."""
+"""Minimum token budget in patches, also for models that were trained on fewer: it resolves the objects of a photo."""
 FORMAT_VERSION = 2
 """Changes when the meaning of parts or manifests changes; runs of different versions do not mix."""
 ADDED_LATER = MappingProxyType({"is_added_later": True})
@@ -130,7 +130,7 @@ class MapConfig:
     pixel_iterations: int = 10
     """Rounds of the pixel refinement. Unused without it."""
     pixel_side_px: int = 224
-    """The pixel refinement works at the area of a square of this side, for images of any size. Unused without it."""
+    """Side of a square with about as many pixels as the pixel refinement works on. Unused without it."""
     background_threshold: float = 0.4
     """Pixels whose best class map is at most this are background. Maps are in [0, 1]."""
     foreground_threshold: float = 0.4

@@ -7,6 +7,22 @@ run.json, manifests and logs, so they must hold no secret.
 import re
 from pathlib import Path
 
+LINK = re.compile(r"::(?=[a-z0-9+.\-]+://)", re.IGNORECASE)
+"""Separator of the links in fsspec's chained URIs (`simplecache::s3://...`)."""
+NO_LOGIN = frozenset({"file", "local", "memory"})
+"""Schemes without an authority: the rest of the URI is a path."""
+NO_PORT = frozenset({"s3", "s3a", "gs", "gcs"})
+"""Schemes whose authority is the name of a bucket, which contains no colon."""
+PORT = re.compile(r":\d*$")
+ADDRESS_WITH_COLONS = re.compile(r"^\[[0-9a-f:.]+\]|^arn:aws[a-z\-]*:s3[a-z\-]*:[^@]*$", re.IGNORECASE)
+"""Authorities that contain colons and no password: IPv6 in brackets, or the access point of a bucket."""
+SIGNATURE = re.compile(
+    r"[?&#](x-amz-(signature|credential|security-token)|x-goog-(signature|credential)|awsaccesskeyid|googleaccessid"
+    r"|signature|sig|token|access_token)=",
+    re.IGNORECASE,
+)
+"""Query parameters that grant access by themselves: signatures of AWS, Google and Azure (SAS), and tokens."""
+
 
 def get_local_path(uri: str) -> Path | None:
     """Local path of a URI; None if the URI is not on a local disk.
@@ -32,33 +48,6 @@ def join_uri(base: str, *parts: str) -> str:
     # The root folder must keep its slash, and memory:// its scheme.
     head = f"{path.rstrip('/')}/" if path.strip("/") else path[:1]
     return scheme + separator + head + tail
-
-
-LINK = re.compile(r"::(?=[a-z0-9+.\-]+://)", re.IGNORECASE)
-"""Separator of the links in fsspec's chained URIs (`simplecache::s3://...`)."""
-
-
-NO_LOGIN = frozenset({"file", "local", "memory"})
-"""Schemes without an authority: the rest of the URI is a path."""
-
-
-NO_PORT = frozenset({"s3", "s3a", "gs", "gcs"})
-"""Schemes whose authority is the name of a bucket, which contains no colon."""
-
-
-PORT = re.compile(r":\d*$")
-
-
-ADDRESS_WITH_COLONS = re.compile(r"^\[[0-9a-f:.]+\]|^arn:aws[a-z\-]*:s3[a-z\-]*:[^@]*$", re.IGNORECASE)
-"""Authorities that contain colons and no password: IPv6 in brackets, or the access point of a bucket."""
-
-
-SIGNATURE = re.compile(
-    r"[?&#](x-amz-(signature|credential|security-token)|x-goog-(signature|credential)|awsaccesskeyid|googleaccessid"
-    r"|signature|sig|token|access_token)=",
-    re.IGNORECASE,
-)
-"""Query parameters that grant access by themselves: signatures of AWS, Google and Azure (SAS), and tokens."""
 
 
 def require_no_password(uri: str) -> None:
