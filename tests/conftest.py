@@ -1,5 +1,6 @@
-"""Storage backends for the tests: a local disk, memory, and S3 over HTTP."""
+"""Storage backends for the tests: a local disk, memory, and S3 over HTTP; how tests share a machine."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,20 @@ pytest_plugins = ["tests.small_run"]
 # How long an example takes says nothing on a shared machine.
 settings.register_profile("tagmask", deadline=None)
 settings.load_profile("tagmask")
+
+# Read by PyTorch when it is imported, here and in every process that a test starts. The models of the tests are too
+# small for threads, and the threads of several processes would fight for the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Count the workers of `pytest -n auto`: one more than cores, as tests that use Ray wait half of their time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Move tests that use Ray to the front: they take longest, and the short ones fill the gaps at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 @pytest.fixture(scope="session")

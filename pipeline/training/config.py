@@ -266,17 +266,11 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerConfig:
-    """Resources of a run, and intervals of its records and checkpoints; may change between the attempts of a run."""
+class ExecutionConfig:
+    """How workers run, and how often they record and save. May change between the attempts of one run."""
 
-    num_workers: int = 1
-    """Training processes; each has a copy of the model and an equal share of every batch."""
-    min_workers: int | None = None
-    """Smallest number of workers with which the run continues while nodes are missing; None: it waits for all."""
     cpus_per_worker: float = 1.0
     """CPU slots of a worker. The other slots of the cluster read and decode."""
-    gpus_per_worker: float = 0.0
-    """GPUs of a worker; 0 trains on the CPU."""
     max_failures: int = 3
     """Failures of workers before the run fails. The count restarts if a checkpoint was added since the last start."""
     resize_interval_s: float = 60.0
@@ -290,16 +284,35 @@ class WorkerConfig:
     """Compile the network with torch.compile: minutes at the start, faster steps on a GPU."""
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "checkpoint_steps", "log_steps"):
+        for name in ("checkpoint_steps", "log_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
-        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
-            raise ValueError(f"need 1 <= min_workers <= num_workers, got {self.min_workers} and {self.num_workers}")
         if self.cpus_per_worker <= 0:
             raise ValueError(f"need cpus_per_worker > 0, got {self.cpus_per_worker}")
-        for name in ("gpus_per_worker", "max_failures", "resize_interval_s"):
+        for name in ("max_failures", "resize_interval_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"need {name} >= 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig(ExecutionConfig):
+    """Number of workers and their GPUs. May change between the attempts of one run."""
+
+    num_workers: int = 1
+    """Training processes; each has a copy of the model and an equal share of every batch."""
+    min_workers: int | None = None
+    """Smallest number of workers with which the run continues while nodes are missing; None: it waits for all."""
+    gpus_per_worker: float = 0.0
+    """GPUs of a worker; 0 trains on the CPU."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_workers < 1:
+            raise ValueError(f"need num_workers >= 1, got {self.num_workers}")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(f"need 1 <= min_workers <= num_workers, got {self.min_workers} and {self.num_workers}")
+        if self.gpus_per_worker < 0:
+            raise ValueError(f"need gpus_per_worker >= 0, got {self.gpus_per_worker}")
 
 
 def describe_train_config(config: TrainConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from jobs.train_output import EventPrinter, print_surveys
+from jobs.display.training import EventPrinter, print_surveys
 from pipeline.training.data.survey import Survey
 from pipeline.training.events import Resumed, compute_score
 from tests.training.driver.test_log import make_epoch, make_step

@@ -72,18 +72,29 @@ def test_configuration_out_of_range_is_refused_with_its_values(build, complaint)
         build()
 
 
-@pytest.mark.parametrize("words", [("--workers", "8:64"), ("--workers=8:64",)])
+TRAIN = ("--recipe", "v2", "--shards", "a.tar", "--vocabulary", "v.json", "--out", "o")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--workers", "8:64"), ("--workers=8:64",), ("--min-workers", "8", "--num-workers=64"), ("--num-workers=8:64",)],
+)
 def test_range_of_workers_is_elastic(words):
-    workers = parse_command(
-        ["--recipe", "v2", "--shards", "a.tar", "--vocabulary", "v.json", "--out", "o", *words]
-    ).workers
-    assert (workers.min_workers, workers.num_workers) == (8, 64)
+    assert parse_command([*TRAIN, *words]).count_workers() == (8, 64)
 
 
-@pytest.mark.parametrize("words", [("--workers", "64"), ("--workers=64",), ("--num-workers", "64")])
-def test_number_of_workers_has_a_short_name(words):
-    job = parse_command(["--recipe", "v2", "--shards", "a.tar", "--vocabulary", "v.json", "--out", "o", *words])
-    assert job.workers.num_workers == 64
+@pytest.mark.parametrize(
+    "words", [("--workers", "64"), ("--workers=64",), ("--num-workers", "64"), ("--num_workers=64",)]
+)
+def test_number_of_workers_is_fixed(words):
+    assert parse_command([*TRAIN, *words]).count_workers() == (64, 64)
+
+
+@pytest.mark.parametrize("workers", ["0", "many", "8:", "64:8", "0:8", "1:2:3"])
+def test_workers_that_are_neither_number_nor_range_are_refused(capsys, workers):
+    with pytest.raises(SystemExit, match="2"):
+        parse_command([*TRAIN, "--workers", workers])
+    assert f"got '{workers}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [("--inputs.tags-field", "caption"), ("--inputs.tags_field=caption",)])

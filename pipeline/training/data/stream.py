@@ -19,7 +19,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import DataContext, DataIterator
 
-from pipeline.inputs.shards import read_chunks, require_unchanged
+from pipeline.inputs.chunks import read_chunks, require_unchanged
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard
 from pipeline.run.vocabulary import Vocabulary
@@ -29,9 +29,10 @@ from pipeline.training.data.scheduler_pace import pace_scheduler
 from pipeline.training.data.survey import find_unusable_reason
 from pipeline.training.events import post_rejection
 from pipeline.training.seeds import make_generator
-from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter, Attempts, SharedAttempts
+from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter, Attempts
 from pipeline.workers.guarded_reads import read_guarded
 from pipeline.workers.planned_source import PlannedSource, ReadPart
+from pipeline.workers.shared_state import SharedAttempts
 
 Row = TypeVar("Row")
 

@@ -14,12 +14,13 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from pipeline.errors import ShardError
-from pipeline.inputs.shards import read_chunks, require_unchanged
+from pipeline.inputs.chunks import read_chunks, require_unchanged
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, Reason, Sample, ShardEnd
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.workers.attempts import AttemptCounter, Attempts, SharedAttempts
+from pipeline.workers.attempts import AttemptCounter, Attempts
 from pipeline.workers.guarded_reads import read_guarded
+from pipeline.workers.shared_state import SharedAttempts
 
 Result = TypeVar("Result")
 

@@ -9,8 +9,8 @@ from typing import Any
 from ray.train import Result
 
 from models.bundle import ModelBundle
+from pipeline.bundles import save_bundle
 from pipeline.errors import TrainingError
-from pipeline.run.bundles import save_bundle
 from pipeline.run.fingerprint import get_library_version
 from pipeline.training.config import describe_train_config
 from pipeline.training.data.survey import Survey

@@ -8,11 +8,12 @@ import torch
 
 from models.losses import SeedTerm, compute_loss, score_soft_margin
 from models.mctformer import Variant
+from pipeline.images.frames import normalise
 from pipeline.training.config import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from pipeline.training.data.batch_feeder import TrainingBatch
 from pipeline.training.worker.network import build_initial_model
 from pipeline.training.worker.schedule import make_optimizer, set_learning_rate
-from pipeline.training.worker.step import Fault, TrainingStep, normalise
+from pipeline.training.worker.step import Fault, TrainingStep
 
 MEAN = STD = (0.5, 0.5, 0.5)
 CONFIG = TrainConfig(
@@ -86,6 +87,7 @@ def test_batch_in_passes_gives_the_step_of_the_whole_batch(network):
     passes = make_step(network, replace(CONFIG, optimizer=replace(CONFIG.optimizer, accumulation=3)))
     results = [step.update(make_batch(), score_soft_margin, None) for step in (whole, passes)]
     assert results[0].losses == pytest.approx(results[1].losses, rel=1e-4)
+    assert results[0].grad_norm == pytest.approx(results[1].grad_norm, rel=1e-4)
     assert_close(whole.network, passes.network)
 
 
