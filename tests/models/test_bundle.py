@@ -209,7 +209,7 @@ def test_backbone_that_cannot_be_downloaded_is_refused_with_the_remedy(tmp_path)
 def test_unknown_backbone_is_refused_with_similar_names():
     with pytest.raises(CheckpointError, match=r"no model 'vit_tinny_patch16_224'; names near it: vit_"):
         load_timm_backbone("vit_tinny_patch16_224")
-    with pytest.raises(CheckpointError, match="no plain ViT"):
+    with pytest.raises(CheckpointError, match="not a plain ViT"):
         load_timm_backbone("resnet18")
 
 
