@@ -45,9 +45,9 @@ from benchmarks.cluster_host import ClusterHost
 from jobs import label
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
+from pipeline.audit.verify import FULL, list_run, verify_run
 from pipeline.bundles import save_bundle
-from pipeline.engine import CALLS_PER_ACTOR
-from pipeline.verify import FULL, list_run, verify_run
+from pipeline.label import CALLS_PER_ACTOR
 
 ROOT = Path(__file__).parents[1]
 MARK = "TAGMASK_CHAOS"

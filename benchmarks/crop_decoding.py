@@ -16,7 +16,7 @@ import tyro
 from PIL import Image
 
 from jobs.recipes import RECIPES
-from pipeline.augmentation import Variation, augment_image, make_variation
+from pipeline.training.data.augmentation import Variation, augment_image, make_variation
 
 SIDES_PX = ((500, 375), (1600, 1200), (4000, 3000))
 """Width and height of the photos."""

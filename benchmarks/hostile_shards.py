@@ -30,12 +30,12 @@ import pyarrow.parquet as pq
 import tyro
 from PIL import Image
 
-from pipeline.chunk_source import read_rows
-from pipeline.config import InputConfig
-from pipeline.decode import ImageRejection, decode_image
-from pipeline.pulse import MemoryBoard, Reporting
-from pipeline.resume import ShardWork
-from pipeline.shards import list_shards
+from pipeline.commit.plan import ShardWork
+from pipeline.images.decode import ImageRejection, decode_image
+from pipeline.inputs.shards import list_shards
+from pipeline.labelling.chunk_source import read_rows
+from pipeline.run.config import InputConfig
+from pipeline.workers.pulse import MemoryBoard, Reporting
 
 TAR_FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 PARQUET_OPTIONS: dict[str, dict] = {

@@ -22,16 +22,18 @@ import tyro
 
 from jobs.cluster.connection import connect
 from pipeline.bundles import load_bundle
-from pipeline.commit import PartName, commit_part, encode_part
-from pipeline.config import InputConfig, LabelConfig, ViewConfig
+from pipeline.commit.names import PartName
+from pipeline.commit.parts import commit_part, encode_part
+from pipeline.driver.ledger import Progress
+from pipeline.inputs.chunks import read_chunks
+from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
-from pipeline.label_options import LabelOptions
-from pipeline.labeler import ChunkLabeler
-from pipeline.ledger import Progress
-from pipeline.records import Chunk
-from pipeline.run import Run, open_run
-from pipeline.shards import list_shards, read_chunks
-from pipeline.vocabulary import load_vocabulary
+from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
+from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
+from pipeline.run.identity import Run, open_run
+from pipeline.run.options import LabelOptions
+from pipeline.run.records import Chunk
+from pipeline.run.vocabulary import load_vocabulary
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def run_loop(job: Benchmark, run: Run) -> tuple[int, float]:
         vocabulary=run.vocabulary,
         config=run.config,
         device=torch.device("cpu"),
-        batch_size=job.batch_size,
+        batch_size=limit_batch_size(job.batch_size, torch.device("cpu")),
         num_threads=job.num_cpus + 1,
         use_bf16=False,
     )

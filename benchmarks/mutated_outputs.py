@@ -22,8 +22,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import tyro
 
+from pipeline.audit.verify import list_run
 from pipeline.errors import ManifestError
-from pipeline.verify import list_run
 from tests.mutations import Output, is_harmless, is_same_content, label_photos, mutate_bytes, mutate_values
 
 READERS = ("pyarrow", "duckdb", "polars")

@@ -16,12 +16,12 @@ from typing import TypeVar
 
 import tyro
 
-from pipeline.commit import locate_manifest
-from pipeline.config import LabelConfig
-from pipeline.resume import plan_run
-from pipeline.run import open_run
-from pipeline.shards import list_shards
-from pipeline.vocabulary import Vocabulary
+from pipeline.commit.names import locate_manifest
+from pipeline.commit.plan import plan_run
+from pipeline.inputs.shards import list_shards
+from pipeline.run.config import LabelConfig
+from pipeline.run.identity import open_run
+from pipeline.run.vocabulary import Vocabulary
 
 Outcome = TypeVar("Outcome")
 

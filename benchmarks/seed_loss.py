@@ -16,11 +16,11 @@ import tyro
 
 from jobs.recipes import seeded
 from models.losses import SeedTerm, score_soft_margin
-from pipeline.batch_feeder import TrainingBatch
-from pipeline.training_config import TrainConfig
-from pipeline.training_model import build_initial_model
-from pipeline.training_schedule import choose_seed_term
-from pipeline.training_step import TrainingStep
+from pipeline.training.config import TrainConfig
+from pipeline.training.data.batch_feeder import TrainingBatch
+from pipeline.training.worker.network import build_initial_model
+from pipeline.training.worker.schedule import choose_seed_term
+from pipeline.training.worker.step import TrainingStep
 
 NUM_CLASSES = 20
 TAGGED_SHARE = 0.1

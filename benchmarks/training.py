@@ -4,7 +4,7 @@
 
 The plain loop is the ceiling: same network, loss and optimiser, uint8 images that are there already, no decoding, no
 Ray, all cores. In turns with it runs the step that `jobs.train` takes, over the same tensors: what checks, weights,
-erasing and the norm of the gradient cost. Then `pipeline.training` itself trains over the shards with each number of
+erasing and the norm of the gradient cost. Then `pipeline.train` itself trains over the shards with each number of
 workers: reading, decoding and RandAugment run on the same machine, so on a few cores they cost what they cost. What
 they cost is measured apart, in CPU time, and gives the ratio that is left for a trainer without any overhead. The CPU
 time of the processes, by what they do, says where the rest goes.
@@ -35,21 +35,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.losses import compute_loss
 from models.mctformer import Variant
-from pipeline.augmentation import augment_samples
-from pipeline.batch_feeder import TrainingBatch
-from pipeline.config import InputConfig
-from pipeline.epoch_order import group_shards, list_pieces
-from pipeline.shards import list_shards
-from pipeline.training import fit, survey_run
-from pipeline.training_config import AugmentConfig, ModelConfig, OptimizerConfig, TrainConfig, WorkerConfig
-from pipeline.training_data import DECODE_BATCH, read_piece
-from pipeline.training_log import read_records
-from pipeline.training_model import InitialModel, build_initial_model
-from pipeline.training_run import open_training
-from pipeline.training_schedule import choose_tag_loss, make_optimizer, set_learning_rate
-from pipeline.training_step import TrainingStep, normalise
-from pipeline.training_survey import survey_shards
-from pipeline.vocabulary import Vocabulary, load_vocabulary
+from pipeline.inputs.shards import list_shards
+from pipeline.run.config import InputConfig
+from pipeline.run.vocabulary import Vocabulary, load_vocabulary
+from pipeline.train import fit, survey_run
+from pipeline.training.config import AugmentConfig, ModelConfig, OptimizerConfig, TrainConfig, WorkerConfig
+from pipeline.training.data.augmentation import augment_samples
+from pipeline.training.data.batch_feeder import TrainingBatch
+from pipeline.training.data.epoch_order import group_shards, list_pieces
+from pipeline.training.data.stream import DECODE_BATCH, read_piece
+from pipeline.training.data.survey import survey_shards
+from pipeline.training.driver.log import read_records
+from pipeline.training.driver.run import open_training
+from pipeline.training.worker.network import InitialModel, build_initial_model
+from pipeline.training.worker.schedule import choose_tag_loss, make_optimizer, set_learning_rate
+from pipeline.training.worker.step import TrainingStep, normalise
 
 WARM_UP_SHARE = 0.25
 """Of the steps, the first ones: processes start."""

@@ -18,8 +18,8 @@ from jobs.command_line.console import leave, run_job
 from jobs.command_line.options import ClusterOptions, Gpus, RunOptions, StoreOptions
 from jobs.command_line.parsing import Usage, parse, peek
 from jobs.qualities import QUALITIES
-from pipeline.config import LabelConfig
-from pipeline.label_options import ExecutionOptions
+from pipeline.run.config import LabelConfig
+from pipeline.run.options import ExecutionOptions
 
 BASIC = frozenset(
     {

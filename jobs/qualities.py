@@ -9,7 +9,7 @@ finds the threshold of another model.
 from collections.abc import Callable
 
 from models.fusion import Fusion
-from pipeline.config import LabelConfig, MapConfig, PixelRefinement, ViewConfig
+from pipeline.run.config import LabelConfig, MapConfig, PixelRefinement, ViewConfig
 
 THRESHOLD = 0.6
 AFFINITY_STEPS = 2

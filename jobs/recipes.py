@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pipeline.training_config import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
+from pipeline.training.config import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 
 RANK_DECAY_196 = 0.984
 """As 0.996 for 784 patches: the same share of the patches decides."""

@@ -18,8 +18,8 @@ import tyro
 from jobs.command_line.console import leave, run_job
 from jobs.command_line.options import ClusterOptions, RunOptions, StoreOptions
 from jobs.command_line.parsing import Usage, parse
-from pipeline.config import MapConfig, PixelRefinement
-from pipeline.label_options import WaitOptions
+from pipeline.run.config import MapConfig, PixelRefinement
+from pipeline.run.options import DriverOptions
 
 BASIC = frozenset(
     {
@@ -74,7 +74,7 @@ class RemaskJob:
     """File of tagmask calibrate that sets thresholds; made for the same model, views and evidence."""
     maps: MaskChanges = field(default_factory=MaskChanges)
     """What changes."""
-    waits: Annotated[WaitOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=WaitOptions)
+    waits: Annotated[DriverOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DriverOptions)
     run: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
     cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
     store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)

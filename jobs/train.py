@@ -23,8 +23,8 @@ from jobs.command_line.console import leave, run_job
 from jobs.command_line.options import ClusterOptions, Gpus, StoreOptions
 from jobs.command_line.parsing import Usage, parse, peek
 from jobs.recipes import RECIPES
-from pipeline.config import InputConfig
-from pipeline.training_config import ExecutionConfig, TrainConfig
+from pipeline.run.config import InputConfig
+from pipeline.training.config import ExecutionConfig, TrainConfig
 
 BASIC = frozenset(
     {

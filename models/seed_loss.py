@@ -4,8 +4,9 @@ Pooled scores say that a class is there, not where, so a patch CAM that only has
 most telling parts and what surrounds them. Class maps that join attention and patch CAM and are refined by affinity
 are better than either, and errors that differ from image to image average out in the weights. So each step makes
 seeds of its images' own maps, through which no gradient flows, and asks the patch CAM to repeat them. The maps are
-those of the network itself or, more steadily, of its average over the last steps (`pipeline.training_step`). With
-`seed_attention_share` it also asks the class tokens to spread their attention evenly over the seeds of their class.
+those of the network itself or, more steadily, of its average over the last steps
+(`pipeline.training.worker.step`). With `seed_attention_share` it also asks the class tokens to spread their attention
+evenly over the seeds of their class.
 
 This is ours. Source of the idea: seeds as targets of "Seed, Expand and Constrain" (Kolesnikov and Lampert, ECCV 2016)
 and one-stage training on affinity-refined pseudo labels, as in "Learning Affinity from Attention" (Ru et al., CVPR

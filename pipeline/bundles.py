@@ -1,10 +1,11 @@
 """Model bundles at any URI: a directory with `model.safetensors` and `model.json`."""
 
-from models.bundle import CheckpointError, ModelBundle, compute_digest, decode_bundle, encode_bundle
+from models.bundle import ModelBundle, compute_digest, decode_bundle, encode_bundle
 from models.mctformer import MCTformer
+from models.weights import CheckpointError
 from pipeline.errors import BundleError
-from pipeline.storage import join_uri, put_atomic, read_bytes
-from pipeline.vocabulary import Vocabulary
+from pipeline.run.vocabulary import Vocabulary
+from pipeline.storage.storage import join_uri, put_atomic, read_bytes
 
 BUNDLE_FILES = ("model.safetensors", "model.json")
 """In the order in which they are written: a bundle is there once `model.json` is."""

@@ -1,19 +1,38 @@
-"""Storage backends for the tests: a local disk, memory, and S3 over HTTP."""
+"""Storage backends for the tests: a local disk, memory, and S3 over HTTP; how tests share a machine."""
 
+import os
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import fsspec
 import pytest
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
+pytest_plugins = ["tests.small_run"]
+
 # How long an example takes says nothing on a shared machine.
 settings.register_profile("tagmask", deadline=None)
 settings.load_profile("tagmask")
 
+# Read by PyTorch when it is imported, here and in every process that a test starts. The models of the tests are too
+# small for threads, and the threads of several processes would fight for the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Count the workers of `pytest -n auto`: one more than cores, as tests that use Ray wait half of their time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Move tests that use Ray to the front: they take longest, and the short ones fill the gaps at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
 
 @pytest.fixture(scope="session")
-def s3_endpoint():
+def s3_endpoint() -> Iterator[str]:
     """A pretended S3 that answers over HTTP on a free port."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -23,7 +42,7 @@ def s3_endpoint():
 
 
 @pytest.fixture
-def s3_folder(s3_endpoint, monkeypatch):
+def s3_folder(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """URI of an empty folder in a bucket of the pretended S3."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
@@ -37,10 +56,10 @@ def s3_folder(s3_endpoint, monkeypatch):
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
-def folder_uri(request, tmp_path):
+def folder_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URI of an empty folder, once on every backend."""
     if request.param == "local":
         return str(tmp_path / "run")
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}/run"
-    return request.getfixturevalue("s3_folder")
+    return str(request.getfixturevalue("s3_folder"))

@@ -23,16 +23,17 @@ from scipy import ndimage
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.bundles import save_bundle
-from pipeline.commit import PartName, commit_part, encode_part, locate_manifest
-from pipeline.config import LabelConfig
+from pipeline.commit.names import PartName, locate_manifest
+from pipeline.commit.parts import commit_part, encode_part
+from pipeline.commit.seal import CompleteShard, seal_shard
 from pipeline.errors import LabellingError
-from pipeline.masks import encode_class_maps, encode_mask, voc_palette
-from pipeline.parquet_reader import count_parquet_rows
-from pipeline.records import PART_SCHEMA, InputShard
-from pipeline.run import open_run
-from pipeline.seal import seal_shard
-from pipeline.tar_reader import ArchiveEnd, read_groups
-from pipeline.vocabulary import Vocabulary
+from pipeline.images.masks import encode_class_maps, encode_mask, voc_palette
+from pipeline.inputs.parquet_reader import count_parquet_rows
+from pipeline.inputs.tar_reader import ArchiveEnd, read_groups
+from pipeline.run.config import LabelConfig
+from pipeline.run.identity import open_run
+from pipeline.run.records import PART_SCHEMA, InputShard
+from pipeline.run.vocabulary import Vocabulary
 
 
 def make_photo(rng_seed: int, size: tuple[int, int] | None = None, image_format: str = "JPEG") -> bytes:
@@ -87,7 +88,7 @@ def make_overflowing_model() -> tuple[MCTformer, ModelBundle]:
     model = MCTformer(config).eval()
     with torch.no_grad():
         model.patch_embed.proj.weight.abs_().add_(1).mul_(1e37)
-        model.patch_embed.proj.bias.zero_()
+        torch.nn.init.zeros_(model.get_parameter("patch_embed.proj.bias"))
     return model, ModelBundle(config=config, class_names=("cat", "dog"), input_mean=(0.0,) * 3, input_std=(1.0,) * 3)
 
 
@@ -189,14 +190,8 @@ def make_run(
         part = PartName(chunk_index=0, end_offset=find_end_offset(shard))
         table = pa.Table.from_pylist(list(rows), schema=PART_SCHEMA)
         commit_part(out_uri, shard.name, part, encode_part(table, run.fingerprint, shard.name, 0))
-        seal_shard(
-            out_uri=out_uri,
-            fingerprint=run.fingerprint,
-            shard=shard,
-            parts=[part],
-            truncated_at=None,
-            max_rejected_fraction=1.0,
-        )
+        complete = CompleteShard(shard=shard, parts=(part,))
+        seal_shard(complete, out_uri=out_uri, fingerprint=run.fingerprint, max_rejected_fraction=1.0)
     return [locate_manifest(out_uri, shard.name) for shard in shards]
 
 

@@ -1,195 +1,22 @@
-"""Fakes at the edges: storage that fails on command, and an engine without a cluster."""
+"""Fakes at the edges: storage that fails on command, and an cluster without a cluster."""
 
-import http.client
-import ssl
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+import io
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from enum import StrEnum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import parse_qs, urlsplit
 
 import fsspec
-import pyarrow as pa
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline.attempts import AttemptCounter
-from pipeline.chunk_source import read_rows
-from pipeline.engine import WaveSigns
-from pipeline.kept_maps import choose_inputs, pair_with_manifests, read_kept_rows, require_source
-from pipeline.label_actor import LabelChunks
-from pipeline.label_options import LabelOptions
-from pipeline.pulse import MemoryBoard, Reporting
-from pipeline.remask import remask_row
-from pipeline.resume import ShardWork
-from pipeline.run import Run
+from pipeline.commit.plan import ShardWork
+from pipeline.commit.worker_reports import ChunkReport, Report, read_report
+from pipeline.driver.cluster import WaveSigns
+from pipeline.driver.steps import Steps
+from pipeline.workers.attempts import AttemptCounter
+from pipeline.workers.pulse import MemoryBoard, Reporting
 
 REPORTING = Reporting(board=MemoryBoard(), store_outage_s=0.0)
 """Nobody waits for a store that is away."""
-
-SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>Try again.</Message></Error>"
-
-
-class Fault(StrEnum):
-    """What happens to a request or a write."""
-
-    SLOW_DOWN = "slow_down"
-    """The server says 503 and does nothing."""
-    CONFLICT = "conflict"
-    """The server says 409 and does nothing: another conditional write is under way."""
-    RESET = "reset"
-    """The connection breaks before the server has seen the request."""
-    HANG = "hang"
-    """The server never answers."""
-    LOST_REPLY = "lost_reply"
-    """The server does it; the connection breaks before the reply."""
-    CUT_REPLY = "cut_reply"
-    """The server does it; the connection breaks in the middle of the reply."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request as a proxy saw it."""
-
-    method: str
-    path: str
-    num_bytes: int
-    """Of the reply's body."""
-
-    @property
-    def kind(self) -> str:
-        """Name the operation of S3: get, head, put, list, delete."""
-        if self.method == "GET" and "list-type" in parse_qs(urlsplit(self.path).query, keep_blank_values=True):
-            return "list"
-        return {"POST": "delete"}.get(self.method, self.method.lower())
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What a store answers to all requests; Ceph RGW sends no message with some codes."""
-
-    status: int
-    code: str
-    message: str | None
-
-    def write(self) -> bytes:
-        """Write the body of the answer."""
-        message = "" if self.message is None else f"<Message>{self.message}</Message>"
-        return f"<?xml version='1.0'?><Error><Code>{self.code}</Code>{message}</Error>".encode()
-
-
-@dataclass
-class FaultyNetwork:
-    """A proxy in front of a server, over HTTP: counts requests and fails those that `choose` names.
-
-    Like Ceph RGW 16 it refuses uploads without a length.
-    """
-
-    endpoint: str
-    choose: Callable[[str, str], Fault | None] = lambda method, path: None
-    certificate: Path | None = None
-    """Certificate and key of the server, to speak TLS."""
-    refusal: Refusal | None = None
-    """Answered to every request."""
-    num_without_length: int = 0
-    """Uploads that were refused for they did not tell their length."""
-    requests: list[Request] = field(default_factory=list)
-    num_faults: int = 0
-    closing: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> "FaultyNetwork":
-        network = self
-
-        class Handler(_ProxyHandler):
-            proxied = network
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        if self.certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self.certificate)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        """Where clients connect to."""
-        scheme = "http" if self.certificate is None else "https"
-        return f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
-
-
-class _ProxyHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    proxied: ClassVar[FaultyNetwork]
-
-    def _forward(self) -> None:
-        if self.command in ("PUT", "POST") and self._has_no_length():
-            self.proxied.num_without_length += 1
-            self.close_connection = True
-            self._answer(411, {}, Refusal(411, "MissingContentLength", None).write())
-            return
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.proxied.refusal is not None:
-            self._answer(self.proxied.refusal.status, {}, self.proxied.refusal.write())
-            return
-        fault = self.proxied.choose(self.command, self.path)
-        if fault is not None:
-            self.proxied.num_faults += 1
-        if fault in (Fault.RESET, Fault.HANG):
-            self.proxied.closing.wait(0 if fault == Fault.RESET else 10)
-            self.close_connection = True
-            return
-        if fault in (Fault.SLOW_DOWN, Fault.CONFLICT):
-            self._answer(
-                503 if fault == Fault.SLOW_DOWN else 409, {}, SLOW_DOWN if fault == Fault.SLOW_DOWN else CONFLICT
-            )
-            return
-        connection = http.client.HTTPConnection(urlsplit(self.proxied.endpoint).netloc, timeout=60)
-        connection.request(self.command, self.path, body, dict(self.headers))
-        reply = connection.getresponse()
-        payload = reply.read()
-        connection.close()
-        self.proxied.requests.append(Request(self.command, self.path, len(payload)))
-        if fault == Fault.LOST_REPLY:
-            self.close_connection = True
-            return
-        headers = dict(reply.getheaders())
-        if fault == Fault.CUT_REPLY:
-            self.close_connection = True
-            self._answer(reply.status, headers | {"Content-Length": str(len(payload))}, payload[: len(payload) // 2])
-            return
-        self._answer(reply.status, headers, payload)
-
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _forward  # noqa: N815 (names of http.server)
-
-    def _has_no_length(self) -> bool:
-        return "Content-Length" not in self.headers or "chunked" in (
-            self.headers.get("Transfer-Encoding", "") + self.headers.get("Content-Encoding", "")
-        )
-
-    def _answer(self, status: int, headers: dict[str, str], payload: bytes) -> None:
-        self.send_response_only(status)
-        length = headers.get("Content-Length")
-        for name, value in headers.items():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", length or str(len(payload)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(payload)
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
 
 
 class CrashError(BaseException):
@@ -197,13 +24,20 @@ class CrashError(BaseException):
 
 
 class FaultyStore(MemoryFileSystem):
-    """A memory store (`faulty://`) that calls `before_write` and `after_write` around every write, numbered from 0."""
+    """A memory store (`faulty://`) that fails on command.
+
+    It calls `before_write` and `after_write` around every write, numbered from 0, and `before_read` before it looks
+    anything up, lists a folder, opens a file or reads from one.
+    """
 
     protocol = "faulty"
     # Apart from `memory://`, which other tests use at the same time.
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
     writes: ClassVar[list[str]] = []
+    reads: ClassVar[list[tuple[int, int]]] = []
+    """Place and size of each read of an open file."""
+    before_read: ClassVar[Callable[[str], None]] = staticmethod(lambda name: None)
     before_write: ClassVar[Callable[[int, str], None]] = staticmethod(lambda number, name: None)
     after_write: ClassVar[Callable[[int, str], None]] = staticmethod(lambda number, name: None)
 
@@ -220,10 +54,36 @@ class FaultyStore(MemoryFileSystem):
 
     @classmethod
     def heal(cls) -> None:
-        """Let all writes pass from now on, numbered from 0 again."""
+        """Let everything pass from now on; number the writes from 0 again."""
         cls.writes = []
+        cls.reads = []
+        cls.before_read = staticmethod(lambda name: None)
         cls.before_write = staticmethod(lambda number, name: None)
         cls.after_write = staticmethod(lambda number, name: None)
+
+    def info(self, path: str, **arguments: Any) -> dict[str, Any]:
+        """Look a file or folder up."""
+        type(self).before_read(path)
+        return super().info(path, **arguments)
+
+    def find(self, path: str, *positional: Any, **arguments: Any) -> Any:
+        """List all files below a folder."""
+        type(self).before_read(path)
+        return super().find(path, *positional, **arguments)
+
+    def ls(self, path: str, *positional: Any, **arguments: Any) -> Any:
+        """List a folder."""
+        type(self).before_read(path)
+        return super().ls(path, *positional, **arguments)
+
+    def cat_file(self, path: str, *positional: Any, **arguments: Any) -> bytes:
+        """Read a file whole."""
+        type(self).before_read(path)
+        return super().cat_file(path, *positional, **arguments)
+
+    def _open(self, path: str, mode: str = "rb", **arguments: Any) -> Any:
+        opened = super()._open(path, mode, **arguments)
+        return FaultyFile(opened, path) if mode == "rb" else opened
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **arguments: Any) -> None:
         """Write a file whole."""
@@ -242,39 +102,75 @@ class FaultyStore(MemoryFileSystem):
         cls.after_write(number, path)
 
 
+class FaultyFile(io.RawIOBase):
+    """An open file of the store that fails on command; its reads are noted."""
+
+    def __init__(self, file: Any, path: str) -> None:
+        """Read from a file of the memory store."""
+        self.file, self.path = file, path
+        FaultyStore.before_read(path)
+
+    def readable(self) -> bool:
+        """Answer that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Answer that it can be read here and there."""
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read up to `size` bytes."""
+        FaultyStore.before_read(self.path)
+        start = self.file.tell()
+        payload: bytes = self.file.read(size)
+        FaultyStore.reads.append((start, len(payload)))
+        return payload
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to a position."""
+        return int(self.file.seek(offset, whence))
+
+    def tell(self) -> int:
+        """Return the position."""
+        return int(self.file.tell())
+
+
 fsspec.register_implementation("faulty", FaultyStore, clobber=True)
 
 
-def remask(run: Run, work: Sequence[ShardWork]) -> Iterator[pa.Table]:
-    """Make and commit masks of kept maps, chunk by chunk."""
-    source = require_source(run)
-    pairs = pair_with_manifests(source, work)
-    for row in read_kept_rows(pairs, source.fingerprint, choose_inputs(run.config), REPORTING):
-        yield remask_row(row, run, REPORTING)
+def fail_reads(part_of_name: str, error: BaseException, num_times: int) -> list[str]:
+    """Let the store fail so many times before it reads what has a name; return the list of the failures."""
+    failed: list[str] = []
+
+    def fail(name: str) -> None:
+        if part_of_name in name and len(failed) < num_times:
+            failed.append(name)
+            raise error
+
+    FaultyStore.before_read = staticmethod(fail)
+    return failed
 
 
-class SerialEngine:
-    """Does in this process, in a fixed order, what a cluster does: the same steps, nothing at the same time."""
+class SerialCluster:
+    """Runs the steps of a run in this process, in a fixed order, nothing at the same time."""
+
+    max_wave_shards = 1_000
 
     def __init__(self) -> None:
         """Start with no chunk begun."""
         self.attempts = AttemptCounter()
         self.labelled: list[str] = []
 
-    def label_chunks(
-        self, run: Run, work: Sequence[ShardWork], options: LabelOptions
-    ) -> Generator[dict[str, Any], None, None]:
-        """Read, label and commit chunk by chunk; or make masks of kept maps."""
-        for committed in self._commit_from_images(run, work, options) if run.source is None else remask(run, work):
-            for fields in committed.to_pylist():
-                if not fields["is_end"]:
-                    self.labelled.append(f"{fields['shard_name']}/{fields['chunk_index']}")
-                yield fields
-
-    def _commit_from_images(self, run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Iterator[pa.Table]:
-        actor = LabelChunks(run, options, self.attempts, REPORTING)
-        for row in read_rows(work, run.config.inputs, REPORTING):
-            yield actor(row)
+    def run_chunks(
+        self, steps: Steps, work: Sequence[ShardWork], store_outage_s: float
+    ) -> Generator[Report | None, None, None]:
+        """Read, process and commit chunk by chunk."""
+        process = steps.workers.start(REPORTING, self.attempts)
+        for row in steps.plan_read(work, REPORTING, AttemptCounter()).read():
+            report = read_report(process(row))
+            if isinstance(report, ChunkReport):
+                self.labelled.append(f"{report.chunk.shard_name}/{report.chunk.part.chunk_index}")
+            yield report
 
     def look(self) -> WaveSigns:
         """See nothing: what is done is done in this process."""

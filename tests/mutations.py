@@ -14,20 +14,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.audit.shard import AuditRules, PublishedShard, verify_shard
+from pipeline.audit.verify import FULL, list_run, verify_run
 from pipeline.bundles import load_bundle
-from pipeline.commit import FOOTER_KEY
-from pipeline.config import InputConfig, LabelConfig, MapConfig, ViewConfig
+from pipeline.commit.encoding import FOOTER_KEY
+from pipeline.images.masks import decode_mask
+from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
-from pipeline.label_options import LabelOptions
-from pipeline.masks import decode_mask
-from pipeline.records import MANIFEST_SCHEMA
-from pipeline.run import open_run
-from pipeline.shard_audit import AuditRules, PublishedShard, verify_shard
-from pipeline.shards import list_shards
-from pipeline.verify import FULL, list_run, verify_run
-from pipeline.vocabulary import Vocabulary
+from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
+from pipeline.run.identity import open_run
+from pipeline.run.options import LabelOptions
+from pipeline.run.records import MANIFEST_SCHEMA
+from pipeline.run.vocabulary import Vocabulary
 from tests.factories import make_mask_png, make_photo, make_tar, save_small_model
-from tests.fakes import SerialEngine
+from tests.fakes import SerialCluster
 
 VERSION_DIGITS = re.compile(rb"parquet-cpp-arrow version (\d+\.\d+\.\d+)")
 
@@ -69,7 +69,7 @@ def label_photos(folder: Path) -> Output:
         shards=list_shards([str(folder / "photos.tar")]),
     )
     options = LabelOptions(gpus_per_actor=0.0, device="cpu", max_rejected_fraction=1.0)
-    label_run(run, options, engine=SerialEngine())
+    label_run(run, options, cluster=SerialCluster())
     listing = list_run(run.out_uri)
     if findings := verify_run(listing, FULL).findings:
         raise ValueError(f"the output is not as it should be: {findings}")

@@ -18,14 +18,14 @@ from jobs.cluster.driving import print_warning
 from jobs.command_line.console import print_config, print_lines, run_job
 from jobs.display.training import EventPrinter, print_surveys
 from pipeline import errors
-from pipeline.charts import Chart, draw
-from pipeline.config import LabelConfig
 from pipeline.errors import LabellingError, VocabularyError
 from pipeline.printable import EscapingFormatter, escape_controls
-from pipeline.records import InputShard
-from pipeline.training_events import RejectedImage
-from pipeline.training_survey import Survey
-from pipeline.vocabulary import load_vocabulary
+from pipeline.reports.charts import Chart, draw
+from pipeline.run.config import LabelConfig
+from pipeline.run.records import InputShard
+from pipeline.run.vocabulary import load_vocabulary
+from pipeline.training.data.survey import Survey
+from pipeline.training.events import RejectedImage
 from tests.factories import make_labelled_row, make_run
 
 HOSTILE = "cat\x1b[2J\x1b]0;owned\x07\u202e\x9b31m\r\nerror: all is lost"

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ray.exceptions
@@ -10,30 +10,29 @@ import ray.exceptions
 from jobs.cluster.head_watch import watch_head
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
 from jobs.display.progress import ProgressPrinter
+from pipeline.driver.stop import Stop
+from pipeline.driver.totals import RunSummary
+from pipeline.driver.waves import Hooks
 from pipeline.errors import WaveError
-from pipeline.label import Assignment, LabelSummary, label_run
-from pipeline.label_options import LabelOptions
-from pipeline.ray_failures import describe_failure
-from pipeline.records import Reason
-from pipeline.run import Run
-from pipeline.stop import Stop
+from pipeline.run.identity import Run
+from pipeline.run.records import Reason
+from pipeline.workers.ray_failures import describe_failure
 
 GO_ON = "what is committed stays, run the same command again"
 
 
-def drive(run: Run, options: LabelOptions, assignment: Assignment, *, grace_s: float) -> int:
-    """Do what remains of a run, show it, hear signals, and return the exit code. Ray is connected."""
+def drive(run: Run, run_steps: Callable[[Hooks], RunSummary], *, grace_s: float) -> int:
+    """Do what remains of a run, show its progress, handle signals, and return the exit code. Ray is connected.
+
+    Args:
+        run: What is labelled or remasked.
+        run_steps: `label_run` or `remask_run` of it.
+        grace_s: Grace period after a signal, in seconds.
+    """
     printer = ProgressPrinter()
     try:
         with stop_on_signals(Stop(grace_s=grace_s)) as stop, watch_head(lambda: _describe_loss(run, printer)):
-            summary = label_run(
-                run,
-                options,
-                on_progress=printer,
-                on_warning=print_warning,
-                stop=stop,
-                assignment=assignment,
-            )
+            summary = run_steps(Hooks(on_progress=printer, on_warning=print_warning, stop=stop))
     except WaveError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -78,7 +77,7 @@ def print_warning(warning: str) -> None:
     print_lines(f"warning: {warning}", to_stderr=True)
 
 
-def conclude(out_uri: str, summary: LabelSummary) -> int:
+def conclude(out_uri: str, summary: RunSummary) -> int:
     """Print what an invocation did and what is left, and give the exit code."""
     counts = summary.counts
     print(
@@ -89,7 +88,7 @@ def conclude(out_uri: str, summary: LabelSummary) -> int:
         print(f"  rejected, {reason}: {number}")
     if counts.num_read and counts.rejected_by_reason.get(Reason.NO_KNOWN_TAG, 0) == counts.num_read:
         print("warning: no image had a known tag; check the vocabulary and --inputs.tags-field", file=sys.stderr)
-    for _, damage in sorted(summary.cut_shards.items()):
+    for _, damage in sorted(summary.truncated_shards.items()):
         print_warning(damage)
     for name, error in sorted(summary.failed_shards.items()):
         print_lines(f"error: {error if name in error else f'{name}: {error}'}", to_stderr=True)

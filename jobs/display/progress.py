@@ -4,7 +4,7 @@ import time
 from collections import deque
 
 from jobs.command_line.console import format_duration
-from pipeline.ledger import Progress
+from pipeline.driver.ledger import Progress
 
 PROGRESS_PERIOD_S = 5.0
 SILENCE_PERIOD_S = 60.0

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.command_line.console import format_duration, print_lines
-from pipeline.training import TrainingOutcome
-from pipeline.training_events import EpochRecord, RejectedImage, Resumed
-from pipeline.training_survey import Survey
+from pipeline.train import TrainingOutcome
+from pipeline.training.data.survey import Survey
+from pipeline.training.events import EpochRecord, RejectedImage, Resumed
 
 MOST_UNKNOWN_TAGS = 10
 MOST_REJECTIONS = 5

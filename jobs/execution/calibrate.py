@@ -10,16 +10,16 @@ import numpy as np
 from jobs.calibrate import CalibrateJob
 from jobs.cluster.connection import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
-from pipeline.calibration import Calibration, describe_maps, encode_calibration
 from pipeline.errors import LabellingError
-from pipeline.evaluation import open_truth
-from pipeline.kept_maps import KeptRun, open_kept_run
-from pipeline.map_samples import ImageSource, MapSample, read_samples, spread
-from pipeline.records import InputShard
-from pipeline.remask import find_patch_size
-from pipeline.storage import put_atomic
-from pipeline.threshold_choice import NUM_DEVIATIONS, choose_threshold, count_values, find_band
-from pipeline.threshold_fit import PixelTable, fit_by_class, fit_common, make_table, score_thresholds, to_scales
+from pipeline.evaluation.evaluate import open_truth
+from pipeline.kept_maps.new_run import find_patch_size
+from pipeline.kept_maps.run import KeptRun, open_kept_run
+from pipeline.run.records import InputShard
+from pipeline.storage.storage import put_atomic
+from pipeline.thresholds.calibration import Calibration, describe_maps, encode_calibration
+from pipeline.thresholds.choice import NUM_DEVIATIONS, choose_threshold, count_values, find_band
+from pipeline.thresholds.fit import PixelTable, fit_by_class, fit_common, make_table, score_thresholds, to_scales
+from pipeline.thresholds.samples import ImageSource, MapSample, read_samples, spread
 
 MIN_FITTED = 10
 """Images below which a fit says nothing."""

@@ -17,12 +17,12 @@ from jobs.demo import DemoJob
 from jobs.execution.demo_photos import write_collection
 from models.mctformer import MCTformer
 from pipeline.bundles import load_bundle, save_bundle
-from pipeline.evaluation import EvaluationCounts, count_pixels, make_empty_counts, open_truth, score_masks
-from pipeline.manifests import list_manifests, open_manifest
-from pipeline.masks import decode_mask
-from pipeline.records import Status
-from pipeline.report import Table, build_report
-from pipeline.storage import put_atomic
+from pipeline.commit.manifests import list_manifests, open_manifest
+from pipeline.evaluation.evaluate import EvaluationCounts, count_pixels, make_empty_counts, open_truth, score_masks
+from pipeline.images.masks import decode_mask
+from pipeline.reports.label_report import Table, build_report
+from pipeline.run.records import Status
+from pipeline.storage.storage import put_atomic
 
 NUM_TRAIN, NUM_VALIDATION, NUM_PHOTOS = 1024, 96, 128
 BOX_SIDE_FRACTION = 0.5**0.5

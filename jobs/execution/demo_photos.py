@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
-from pipeline.masks import encode_mask, voc_palette
+from pipeline.images.masks import encode_mask, voc_palette
 
 ALIASES = {
     "ladybug": ("ladybird", "Marienkäfer", "lady bug", "coccinelle"),

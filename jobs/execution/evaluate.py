@@ -10,9 +10,10 @@ import numpy as np
 from jobs.cluster.connection import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
 from jobs.evaluate import EvaluateJob
-from pipeline.boundaries import score_boundaries
+from pipeline.commit.manifests import list_manifests
 from pipeline.errors import LabellingError
-from pipeline.evaluation import (
+from pipeline.evaluation.boundaries import score_boundaries
+from pipeline.evaluation.evaluate import (
     NUM_THRESHOLDS,
     EvaluationCounts,
     FindTruth,
@@ -24,12 +25,11 @@ from pipeline.evaluation import (
     score_curve,
     score_masks,
 )
-from pipeline.evaluation_report import find_best, make_rank_table, make_score_table, render_evaluation
-from pipeline.manifests import list_manifests
-from pipeline.report import Table
-from pipeline.run import read_config, read_run
-from pipeline.storage import put_atomic
-from pipeline.trust import ScoredImage, bin_by_quality, rank_columns
+from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
+from pipeline.reports.evaluation_report import find_best, make_rank_table, make_score_table, render_evaluation
+from pipeline.reports.label_report import Table
+from pipeline.run.identity import read_config, read_run
+from pipeline.storage.storage import put_atomic
 
 
 def evaluate(job: EvaluateJob) -> int:

@@ -6,7 +6,7 @@ from jobs.import_checkpoint import ImportJob
 from models.bundle import import_authors_checkpoint
 from models.mctformer import Variant
 from pipeline.bundles import save_bundle
-from pipeline.vocabulary import load_vocabulary
+from pipeline.run.vocabulary import load_vocabulary
 
 
 def import_checkpoint(job: ImportJob) -> int:

@@ -11,25 +11,26 @@ from jobs.command_line.console import EXIT_OK, format_bytes, print_config
 from jobs.label import LabelJob
 from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
-from pipeline.calibration import MASK_FIELDS, describe_maps, use_calibration
-from pipeline.config import LabelConfig, MapKind, settle_config
-from pipeline.label import Assignment
-from pipeline.label_options import LabelOptions
-from pipeline.outage import Patience
-from pipeline.resume import Plan, estimate_rest, plan_run
-from pipeline.retry import open_retry, parse_reasons, plan_retry, replace_manifest
-from pipeline.run import Run, open_run
-from pipeline.shards import list_shards
-from pipeline.vocabulary import Vocabulary, load_vocabulary
-from pipeline.wave import WaitNotices
+from pipeline.commit.plan import Plan
+from pipeline.commit.retry import RetryOrder, open_retry, parse_reasons
+from pipeline.driver.estimate import estimate_rest
+from pipeline.driver.silence import WaitNotices
+from pipeline.inputs.shards import list_shards
+from pipeline.label import label_run, plan_label_run
+from pipeline.run.config import LabelConfig, MapKind, settle_config
+from pipeline.run.identity import Run, open_run
+from pipeline.run.options import LabelOptions
+from pipeline.run.vocabulary import Vocabulary, load_vocabulary
+from pipeline.storage.outage import Patience
+from pipeline.thresholds.calibration import MASK_FIELDS, describe_maps, use_calibration
 
 
 def label(job: LabelJob) -> int:
     """Label as the job says and return the exit code."""
     use_endpoint(job.store.endpoint_url)
     patience = Patience(limit_s=job.execution.store_outage_s, on_wait=WaitNotices(print_warning).note)
-    run, assignment = _open(job, patience)
-    plan = patience.call(assignment.make_plan)
+    run, retry = _open(job, patience)
+    plan = patience.call(lambda: plan_label_run(run, retry, job.run.limit))
     _print_plan(plan, job)
     if job.run.dry_run:
         _print_estimate(run, plan, job)
@@ -38,10 +39,15 @@ def label(job: LabelJob) -> int:
         print(f"nothing to do: every shard is {'labelled again' if job.retry else 'published'} under {job.out}")
         return EXIT_OK
     connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
-    return drive(run, _choose_options(job), assignment, grace_s=job.run.grace_s)
+    options = _choose_options(job)
+    return drive(
+        run,
+        lambda hooks: label_run(run, options, retry=retry, limit=job.run.limit, hooks=hooks),
+        grace_s=job.run.grace_s,
+    )
 
 
-def _open(job: LabelJob, patience: Patience) -> tuple[Run, Assignment]:
+def _open(job: LabelJob, patience: Patience) -> tuple[Run, RetryOrder | None]:
     reasons = parse_reasons(job.retry) if job.retry is not None else None
     vocabulary = patience.call(lambda: load_vocabulary(job.vocabulary))
     model, bundle, digest = patience.call(lambda: load_bundle(job.model))
@@ -60,14 +66,8 @@ def _open(job: LabelJob, patience: Patience) -> tuple[Run, Assignment]:
         "shards": shards,
     }
     if reasons is None:
-        run = patience.call(lambda: open_run(**arguments, writes=not job.run.dry_run))
-        return run, Assignment(make_plan=lambda: plan_run(run, job.run.limit))
-    run, order = patience.call(lambda: open_retry(Run(**arguments, fingerprint=""), reasons))
-    return run, Assignment(
-        make_plan=lambda: plan_retry(run, order, job.run.limit),
-        publish=replace_manifest,
-        publish_arguments={"order": order},
-    )
+        return patience.call(lambda: open_run(**arguments, writes=not job.run.dry_run)), None
+    return patience.call(lambda: open_retry(Run(**arguments, fingerprint=""), reasons))
 
 
 def _calibrate(job: LabelJob, config: LabelConfig, model_digest: str, vocabulary: Vocabulary) -> LabelConfig:

@@ -7,15 +7,15 @@ from jobs.cluster.connection import connect, use_endpoint
 from jobs.cluster.driving import drive, print_warning
 from jobs.command_line.console import EXIT_OK, print_config
 from jobs.remask import RemaskJob
-from pipeline.calibration import describe_maps, use_calibration
-from pipeline.config import MapConfig
-from pipeline.kept_maps import KeptRun, open_kept_run
-from pipeline.label import Assignment
-from pipeline.label_options import LabelOptions
-from pipeline.outage import Patience
-from pipeline.remask import open_remask
-from pipeline.resume import Plan, plan_run
-from pipeline.wave import WaitNotices
+from pipeline.commit.plan import Plan, plan_run
+from pipeline.driver.silence import WaitNotices
+from pipeline.kept_maps.new_run import open_remask
+from pipeline.kept_maps.run import KeptRun, open_kept_run
+from pipeline.remask import remask_run
+from pipeline.run.config import MapConfig
+from pipeline.run.options import DriverOptions
+from pipeline.storage.outage import Patience
+from pipeline.thresholds.calibration import describe_maps, use_calibration
 
 
 def remask(job: RemaskJob) -> int:
@@ -23,13 +23,12 @@ def remask(job: RemaskJob) -> int:
     use_endpoint(job.store.endpoint_url)
     patience = Patience(limit_s=job.waits.store_outage_s, on_wait=WaitNotices(print_warning).note)
     kept = patience.call(lambda: open_kept_run(job.labels))
-    maps = _choose_maps(job, kept)
+    maps = choose_maps(job, kept)
     run = patience.call(lambda: open_remask(job.out, kept, maps, writes=not job.run.dry_run))
     print_config({"labels": job.labels, "digest": kept.model_digest, "out": job.out}, run.config)
     if kept.num_unpublished:
         print_warning(f"{kept.num_unpublished} shards of '{job.labels}' are not published yet and are left out")
-    assignment = Assignment(make_plan=lambda: plan_run(run, job.run.limit))
-    plan = patience.call(assignment.make_plan)
+    plan = patience.call(lambda: plan_run(run, job.run.limit))
     _print_plan(plan)
     if job.run.dry_run:
         return EXIT_OK
@@ -37,12 +36,11 @@ def remask(job: RemaskJob) -> int:
         print(f"nothing to do: every shard is published under {job.out}")
         return EXIT_OK
     connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
-    # The limit held when the shards were labelled, and their rejected rows are carried over.
-    options = LabelOptions(**vars(job.waits), max_rejected_fraction=1.0)
-    return drive(run, options, assignment, grace_s=job.run.grace_s)
+    options = DriverOptions(**vars(job.waits))
+    return drive(run, lambda hooks: remask_run(run, options, limit=job.run.limit, hooks=hooks), grace_s=job.run.grace_s)
 
 
-def _choose_maps(job: RemaskJob, kept: KeptRun) -> MapConfig:
+def choose_maps(job: RemaskJob, kept: KeptRun) -> MapConfig:
     changed = job.maps.apply(kept.config.maps)
     if job.calibration is None:
         return changed

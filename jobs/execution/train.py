@@ -13,13 +13,13 @@ from jobs.display.training import EventPrinter, print_surveys, warn
 from jobs.train import TrainJob
 from pipeline.bundles import load_bundle
 from pipeline.errors import TrainingError
-from pipeline.ray_failures import describe_failure
-from pipeline.shards import list_shards
-from pipeline.training import find_shortage, fit, is_finished, survey_run
-from pipeline.training_config import WorkerConfig
-from pipeline.training_model import InitialModel, build_initial_model
-from pipeline.training_run import TrainingRun, open_training
-from pipeline.vocabulary import load_vocabulary
+from pipeline.inputs.shards import list_shards
+from pipeline.run.vocabulary import load_vocabulary
+from pipeline.train import find_shortage, fit, is_finished, survey_run
+from pipeline.training.config import WorkerConfig
+from pipeline.training.driver.run import TrainingRun, open_training
+from pipeline.training.worker.network import InitialModel, build_initial_model
+from pipeline.workers.ray_failures import describe_failure
 
 DATA_SLOTS = 2
 """CPU slots of a local Ray that training workers cannot take, so that reading and decoding always go on."""

@@ -9,11 +9,11 @@ import ray.exceptions
 from jobs.cluster.connection import connect, use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK
 from jobs.verify import VerifyJob
+from pipeline.audit.verdict import CONTENT_CHECKS, WARNINGS, Check, Finding, Verdict
+from pipeline.audit.verify import FOOTERS, FULL, judge_model, list_run, verify_run
 from pipeline.printable import escape_controls
-from pipeline.ray_failures import describe_failure
-from pipeline.storage import put_atomic
-from pipeline.verdict import CONTENT_CHECKS, WARNINGS, Check, Finding, Verdict
-from pipeline.verify import FOOTERS, FULL, judge_model, list_run, verify_run
+from pipeline.storage.storage import put_atomic
+from pipeline.workers.ray_failures import describe_failure
 
 PROGRESS_PERIOD_S = 5.0
 NUM_EXAMPLES_SHOWN = 3

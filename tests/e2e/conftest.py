@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ SESSION_MARK = "TAGMASK_TEST_SESSION"
 
 
 @pytest.fixture(scope="session")
-def local_ray():
+def local_ray() -> Iterator[None]:
     """A Ray of the session's own: four CPU slots, no dashboard, short socket paths, nothing left behind."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

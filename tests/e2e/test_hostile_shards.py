@@ -32,11 +32,11 @@ tarfile.TarFile.next = read_hostile
 SURVEY = """
 import sys
 import ray
-from pipeline.config import InputConfig
-from pipeline.shards import list_shards
+from pipeline.run.config import InputConfig
+from pipeline.inputs.shards import list_shards
 from pipeline.errors import ShardError
-from pipeline.training_survey import survey_splits
-from pipeline.vocabulary import Vocabulary
+from pipeline.training.data.survey import survey_splits
+from pipeline.run.vocabulary import Vocabulary
 
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 try:

@@ -14,8 +14,8 @@ import pytest
 
 from jobs import verify
 from jobs.label import main
-from pipeline.masks import decode_mask
-from pipeline.storage import list_objects, read_bytes
+from pipeline.images.masks import decode_mask
+from pipeline.storage.storage import list_objects, read_bytes
 from tests.factories import make_parquet, make_photo, make_tar, save_small_model
 
 pytestmark = pytest.mark.ray
@@ -45,9 +45,10 @@ def inputs(tmp_path_factory):
 
 
 def list_arguments(inputs, out, *flags, shards="photos-{00000..00002}.tar"):
+    """List the arguments of a run by one actor: each of them imports PyTorch, which takes longer than the photos."""
     return [
         *("--shards", f"{inputs}/{shards}", "--vocabulary", f"{inputs}/vocabulary.json"),
-        *("--model", f"{inputs}/model", "--out", str(out), "--gpus-per-worker", "0"),
+        *("--model", f"{inputs}/model", "--out", str(out), "--gpus-per-worker", "0", "--workers", "1"),
         *("--views.num-patches", "16", "--inputs.max-chunk-samples", "4", *flags),
     ]
 
@@ -81,9 +82,9 @@ def test_run_reports_what_it_did(labelled):
 
 @pytest.fixture(scope="module")
 def labelled(inputs, tmp_path_factory):
-    """A run as a user starts it: its own process, its own Ray."""
+    """A run as a user starts it: its own process, its own Ray, as many actors as that holds."""
     out = tmp_path_factory.mktemp("out")
-    command = [sys.executable, "-m", "jobs.label", *list_arguments(inputs, out)]
+    command = [sys.executable, "-m", "jobs.label", *list_arguments(inputs, out, "--workers", "None")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return out, done.stdout
@@ -184,7 +185,8 @@ def test_broken_shards_give_all_that_is_whole_and_the_rest_is_named(run_label, b
         assert re.search(f"error: shard '.*/{name}' .*{why}", printed)
     for name in ("cut.tar", "garbage.tar"):
         size = (broken_shards / name).stat().st_size
-        told = re.search(f"warning: .*{name}' breaks off at byte (\\d+) of {size}: .* the (\\d+) bytes behind", printed)
+        warning = f"warning: .*{name}' is truncated at byte (\\d+) of {size}: .* the (\\d+) bytes behind"
+        told = re.search(warning, printed)
         assert 0 < int(told[2]) < size
     assert "4 shards are not published" in printed
 

@@ -18,7 +18,7 @@ def test_images_that_give_no_finite_values_are_rejected_and_the_run_ends(run_lab
     save_bundle(str(tmp_path / "model"), *make_overflowing_model())
     out = tmp_path / "out"
     flags = ("--shards", str(shard), "--model", str(tmp_path / "model"), "--max-rejected-fraction", "1")
-    printed = run_label(out, *flags, "--inputs.max-chunk-samples", "2", "--workers", "1")
+    printed = run_label(out, *flags, "--inputs.max-chunk-samples", "2")
     assert "rejected, not_finite: 10" in printed
     rows = read_rows(out)
     assert [row["key"] for row in rows] == [f"k{i:02d}" for i in range(12)]

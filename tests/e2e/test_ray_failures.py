@@ -6,8 +6,8 @@ import ray
 import ray.exceptions
 
 from pipeline.errors import ShardError
-from pipeline.ray_failures import describe_failure
-from tests.test_ray_failures import assert_is_short
+from pipeline.workers.ray_failures import describe_failure
+from tests.workers.test_ray_failures import assert_is_short
 
 
 @pytest.mark.ray

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from benchmarks.cluster_host import ClusterHost
-from pipeline.training_log import read_records
+from pipeline.training.driver.log import read_records
 from tests.e2e.test_train_job import NUM_DECODABLE, ROOT, inputs, make_command  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
@@ -18,13 +18,19 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 NODE_CPUS = 3
 """Two for a worker, so that a node has room for one, and one to read and decode."""
 LIMIT_S = 600.0
+QUICK = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""So that the head notices in three seconds that a node is gone, and not in twenty."""
 
 
 @pytest.fixture
 def cluster():
     """A head without room for a worker, and two nodes with room for one each."""
     folder = tempfile.mkdtemp(prefix="re", dir="/tmp")
-    cluster = ClusterHost(folder, {}, num_cpus=1)
+    cluster = ClusterHost(folder, QUICK, num_cpus=1)
     for _ in range(2):
         cluster.add_node(num_cpus=NODE_CPUS)
     yield cluster
@@ -53,7 +59,8 @@ def test_run_goes_on_when_a_node_dies_and_takes_in_one_that_joins(inputs, cluste
     flags += ("--resize-interval-s", "5")
     rare = ("--validate-every", "5000", "--checkpoint-steps", "5000", "--log-steps", "5000")
     command = [*make_command(inputs, out, *flags, *rare), "--address", cluster.address]
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    # For so long Ray waits for workers on a node of which it does not know yet that it is gone; a minute by itself.
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
     with (
         log.open("w") as printed,
         subprocess.Popen(

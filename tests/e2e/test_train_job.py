@@ -21,8 +21,8 @@ from PIL import Image
 from jobs.train import main
 from pipeline.bundles import load_bundle
 from pipeline.errors import TrainingError
-from pipeline.training_log import EVENTS_FILE, read_records
-from pipeline.training_run import read_place
+from pipeline.training.driver.log import EVENTS_FILE, read_records
+from pipeline.training.driver.run import read_place
 from tests.e2e.conftest import SESSION_MARK
 from tests.factories import make_tar
 
@@ -235,7 +235,7 @@ def test_run_goes_on_with_fewer_workers_and_sees_every_image_once(inputs, killed
 
 def test_loss_that_is_no_number_stops_the_run_with_the_images_of_the_batch(inputs, tmp_path, capsys):
     flags = ("--base-lr", "1e30", "--clip-norm", "None", "--warmup-epochs", "0")
-    flags += ("--ema-decay", "0", "--seed-weight", "0")
+    flags += ("--ema-decay", "0", "--seed-weight", "0", "--workers", "1")
     assert main(make_command(inputs, tmp_path / "out", *flags)) == 1
     errors = capsys.readouterr().err
     assert re.search(r"the loss is not finite in epoch 1, step \d+; images of the batch: 's\d_\d+'", errors)

@@ -6,25 +6,26 @@ import sys
 
 import pytest
 
-from pipeline.storage import join_uri, list_objects, put_atomic, read_bytes
+from jobs.train import main
+from pipeline.storage.storage import join_uri, list_objects, put_atomic, read_bytes
 from tests.e2e.test_label_s3 import make_environment, run_job
 from tests.e2e.test_train_job import NUM_DECODABLE, ROOT, inputs, make_command, wait_for_place  # noqa: F401 (a fixture)
-from tests.fakes import FaultyNetwork
+from tests.faulty_network import FaultyNetwork
 
 pytestmark = pytest.mark.ray
 
 
-def test_training_on_s3_goes_on_after_its_driver_died_and_leaves_all_there(inputs, s3_folder, s3_endpoint):  # noqa: F811
+def test_training_on_s3_goes_on_after_its_driver_died_and_leaves_all_there(inputs, s3_folder, s3_endpoint, capsys):  # noqa: F811
     for path in inputs.iterdir():
         put_atomic(join_uri(s3_folder, path.name), path.read_bytes())
     # Nothing on the way may take a key for a URI, or refuse to upload what it cannot measure.
     out = join_uri(s3_folder, "my model #1?", "50% +ü")
     with FaultyNetwork(s3_endpoint) as network:
-        train_twice(s3_folder, out, network.url)
+        train_twice(s3_folder, out, network.url, capsys)
         assert network.num_without_length == 0
 
 
-def train_twice(s3_folder, out, endpoint):
+def train_twice(s3_folder, out, endpoint, capsys):
     command = [*make_command(s3_folder, out), "--epochs", "2", "--workers", "1", "--endpoint-url", endpoint]
     with subprocess.Popen(
         [sys.executable, "-m", "jobs.train", *command],
@@ -47,9 +48,8 @@ def train_twice(s3_folder, out, endpoint):
     assert [(record["epoch"], record["num_images"]) for record in history] == [(1, NUM_DECODABLE), (2, NUM_DECODABLE)]
     assert not [item.uri for item in list_objects(out) if b"hush-hush" in read_bytes(item.uri)]
 
-    again = run_job("train", *command)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "nothing to do: this run is finished after 2 epochs" in again.stdout
+    assert main(command) == 0
+    assert "nothing to do: this run is finished after 2 epochs" in capsys.readouterr().out
 
 
 def test_training_into_a_bucket_that_is_not_there_names_it(inputs, s3_folder, s3_endpoint):  # noqa: F811

@@ -1,14 +1,15 @@
 """`python -m jobs.verify` on a run that is too large for one process."""
 
 import os
+import signal
 
 import pytest
 
 from jobs.verify import main
-from pipeline import verify
-from pipeline.shards import list_shards
-from pipeline.verdict import Check
-from pipeline.verify import FULL, Depth, list_run, verify_run
+from pipeline.audit.shard import verify_shard
+from pipeline.audit.verdict import Check
+from pipeline.audit.verify import FULL, Depth, list_run, verify_run
+from pipeline.inputs.shards import list_shards
 from tests.factories import make_rejected_row, make_run, make_tar
 
 pytestmark = pytest.mark.ray
@@ -36,7 +37,7 @@ def test_verify_job_on_ray_finds_the_one_lost_row_and_the_one_lost_shard(local_r
     assert printed.endswith("the books do not balance: shard not begun, row missing\n")
 
 
-def test_process_that_ends_is_the_verdict_on_its_shard_and_the_others_go_on(local_ray, tmp_path, monkeypatch):
+def test_process_that_ends_is_the_verdict_on_its_shard_and_the_others_go_on(local_ray, tmp_path):
     rows = {}
     for number in range(3):
         path = make_tar(tmp_path / "inputs" / f"{number}.tar", {f"{number}/photo": {"jpg": b"x"}})
@@ -44,17 +45,14 @@ def test_process_that_ends_is_the_verdict_on_its_shard_and_the_others_go_on(loca
         rows[shard] = [make_rejected_row(f"{number}/photo")]
     make_run(str(tmp_path / "out"), ["cat"], rows)
 
-    def judge(group, rules, depth):
-        """End the process as a signal would; in a worker the module is as it should be."""
-        if any(item.shard.name == "1" for item in group):
-            os._exit(1)
-        from pipeline.verify import verify_group
+    def judge(item, rules):
+        """End the process as a signal would."""
+        if item.shard.name == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return verify_shard(item, rules)
 
-        return verify_group(group, rules, depth)
-
-    monkeypatch.setattr(verify, "verify_group", judge)
     # All in one task first: which of them ended it shows when each has a process of its own.
-    depth = Depth(reads_rows=True, num_shards_in_process=0, num_shards_per_task=3)
+    depth = Depth(judge=judge, num_shards_in_process=0, num_shards_per_task=3)
     verdict = verify_run(list_run(str(tmp_path / "out")), depth)
     assert verdict.failed_checks == [Check.AUDIT_FAILED]
     assert verdict.findings[Check.AUDIT_FAILED].examples[0].text.startswith("1: the process that read it ended")

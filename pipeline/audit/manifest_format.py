@@ -1,0 +1,140 @@
+"""Whether a Parquet file has the form of a manifest: its columns, their types, and what it carries beside its rows.
+
+The same is written several times in each file, for different readers: as Parquet's schema, as Arrow's, and as
+text in both.
+"""
+
+import base64
+import binascii
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.audit.parquet.layout import Layout, read_layout
+from pipeline.errors import ManifestError
+from pipeline.run.records import MANIFEST_SCHEMA
+
+FOOTER_KEY = b"tagmask"
+ARROW_KEY = b"ARROW:schema"
+CREATED_BY = re.compile(rb"parquet-cpp-arrow version \d+\.\d+\.\d+(-SNAPSHOT)?")
+"""The numbers are not held against anything: no reader of ours nor, that is known, of others goes by them."""
+
+FOOTER_FIELDS = ("fingerprint", "shard", "truncated_at", "counts", "chunks", "library_version")
+OPTIONAL_FOOTER_FIELDS = ("retries", "rows_sha256")
+
+
+def parse_footer(layout: Layout, uri: str) -> dict[str, Any]:
+    """Read what a manifest says of itself.
+
+    Raises:
+        ManifestError: It says nothing, or what it says is not JSON as it is written.
+    """
+    try:
+        text = layout.metadata[FOOTER_KEY]
+        footer = json.loads(text, object_pairs_hook=refuse_repeated)
+        if not isinstance(footer, dict):
+            raise ValueError(f"its footer is {footer!r}")
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ManifestError(f"'{uri}' is no manifest of this project: {error!r}; label the shard again") from error
+    return footer
+
+
+def refuse_repeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a mapping of a JSON object whose keys differ. Of two equal ones every reader takes another.
+
+    Raises:
+        ValueError: Two keys are equal.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"it repeats one of the keys {sorted(found)[:10]}")
+    return found
+
+
+def require_format(layout: Layout, uri: str) -> None:
+    """Check columns, types, and what is written beside the rows.
+
+    Raises:
+        ManifestError: Something is not as our writer writes it.
+    """
+    for fault in _find_faults(layout):
+        raise ManifestError(f"'{uri}' {fault}; label the shard again")
+
+
+def _find_faults(layout: Layout) -> Iterator[str]:
+    footer = layout.footer
+    wanted = _expect_schema()
+    if missing := sorted(set(MANIFEST_SCHEMA.names) - set(_list_names(footer["schema"]))):
+        yield f"lacks the columns {missing}"
+    for element, expected in zip(footer["schema"], wanted, strict=False):
+        if element != expected:
+            name = expected["name"].decode()
+            yield f"has another column than '{name}' where that should be, or another type: {element}"
+    if len(footer["schema"]) != len(wanted):
+        yield f"has {len(footer['schema'])} elements in its schema instead of {len(wanted)}"
+    paths = [[part.encode() for part in path] for path in _list_paths()]
+    for index, group in enumerate(layout.groups):
+        if [chunk["meta_data"]["path_in_schema"] for chunk in group["columns"]] != paths:
+            yield f"names its columns in row group {index} otherwise than in its schema"
+    if not CREATED_BY.fullmatch(footer.get("created_by", b"")):
+        yield f"was written by {footer.get('created_by', b'')!r}"
+    entries = footer.get("key_value_metadata", [])
+    if [entry["key"] for entry in entries] != [FOOTER_KEY, ARROW_KEY]:
+        yield f"carries the texts {[entry['key'] for entry in entries]} instead of {[FOOTER_KEY, ARROW_KEY]}"
+        return
+    yield from _check_arrow_schema(layout.metadata)
+
+
+def _list_names(elements: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Give the names of the columns: the tree is written depth first, so what is within a column follows it."""
+    num_within = 0
+    for element in elements[1:]:
+        if num_within == 0:
+            yield element["name"].decode(errors="backslashreplace")
+        num_within = max(num_within - 1, 0) + max(element.get("num_children", 0), 0)
+
+
+def _check_arrow_schema(metadata: Mapping[bytes, bytes]) -> Iterator[str]:
+    """Check the schema as Arrow's readers see it, with the text that it repeats."""
+    wanted = MANIFEST_SCHEMA.with_metadata({FOOTER_KEY: metadata[FOOTER_KEY]})
+    # Some readers parse this without all the checks of others: the bytes decide, not what one of them makes of it.
+    if metadata[ARROW_KEY] == base64.b64encode(wanted.serialize().to_pybytes()):
+        return
+    try:
+        found = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(metadata[ARROW_KEY], validate=True)))
+        differs = not found.equals(wanted, check_metadata=True)
+    except (binascii.Error, pa.ArrowException, OSError, ValueError) as error:
+        yield f"has an Arrow schema that cannot be read: {error}"
+        return
+    yield "has an Arrow schema that " + (
+        "is not that of a manifest with its text" if differs else "is written otherwise"
+    )
+
+
+@cache
+def _expect_schema() -> Sequence[Mapping[str, Any]]:
+    """Have Arrow write the schema of a manifest without rows."""
+    sink = io.BytesIO()
+    pq.write_table(MANIFEST_SCHEMA.empty_table(), sink)
+    return read_layout(sink, "an empty manifest").footer["schema"]
+
+
+@cache
+def _list_paths() -> tuple[tuple[str, ...], ...]:
+    return tuple(path for field in MANIFEST_SCHEMA for path in _list_paths_of(field, (field.name,)))
+
+
+def _list_paths_of(field: pa.Field, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    if pa.types.is_list(field.type):
+        yield from _list_paths_of(field.type.value_field, (*path, "list", "element"))
+    elif pa.types.is_struct(field.type):
+        for child in field.type:
+            yield from _list_paths_of(child, (*path, child.name))
+    else:
+        yield path

@@ -1,0 +1,1 @@
+"""Parquet files byte by byte. Knows nothing of manifests."""

@@ -1,0 +1,138 @@
+"""run.json held against itself, and the model that it names against its digest. Nothing it says is believed unseen."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.audit.manifest_format import refuse_repeated
+from pipeline.audit.rows import RowRules, read_rules
+from pipeline.errors import ManifestError
+from pipeline.run.records import RUN_FILE, InputShard
+from pipeline.storage.storage import find_object, get_local_path, join_uri, open_stream, read_bytes
+
+IDENTITY_FIELDS = ("config", "format_version", "inputs", "model_digest", "source", "vocabulary")
+"""What the fingerprint is computed of; `source` stands only in runs that make masks of kept maps."""
+OTHER_FIELDS = ("fingerprint", "library_version", "model_uri", "record_sha256")
+MODEL_FILES = ("model.json", "model.safetensors")
+PIECE_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What run.json says, as far as an audit needs it."""
+
+    fingerprint: str
+    shards: tuple[InputShard, ...]
+    inputs: Mapping[str, Any]
+    """Configuration of the inputs: which columns of Parquet files are read."""
+    rules: RowRules
+    model_uri: str
+    model_digest: str
+    faults: tuple[str, ...]
+    """What does not agree within it."""
+
+
+def read_record(out_uri: str) -> RunRecord:
+    """Read what an output folder says of its run, and what in it does not agree.
+
+    Raises:
+        ManifestError: There is no run, or run.json is not of this version's making.
+    """
+    uri = join_uri(out_uri, RUN_FILE)
+    try:
+        fields = json.loads(read_bytes(uri), object_pairs_hook=refuse_repeated, parse_constant=_refuse_constant)
+        if not isinstance(fields, dict):
+            raise ValueError(f"it holds a {type(fields).__name__}")
+        if missing := {"fingerprint", "inputs", "vocabulary"} - fields.keys():
+            raise ValueError(f"{sorted(missing)} are missing")
+    except FileNotFoundError as error:
+        raise ManifestError(f"'{out_uri}' holds no labelling run: {RUN_FILE} is missing; check the folder") from error
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"'{uri}' is not the record of a run: {error}; was it edited?") from error
+    try:
+        return _parse_record(fields)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ManifestError(
+            f"'{uri}' cannot be understood: {error!r}; use the version of tagmask that wrote it"
+        ) from error
+
+
+def check_model(record: RunRecord) -> tuple[str, str]:
+    """Compare the digest of the model with that of run.json.
+
+    Returns:
+        What is wrong with it, and why it could not be looked at; one of them is empty, or both.
+    """
+    digest = hashlib.sha256()
+    try:
+        for name in MODEL_FILES:
+            uri = join_uri(record.model_uri, name)
+            found = find_object(uri)
+            if found is None:
+                return "", f"'{uri}' is not there"
+            digest.update(f"{name} {found.size_bytes}\n".encode())
+            stream = open_stream(uri)
+            while piece := stream.read(PIECE_BYTES):
+                digest.update(piece)
+            stream.close()
+    except Exception as error:  # noqa: BLE001 (any URI may stand there, and each store's client raises its own)
+        return "", f"'{record.model_uri}' cannot be read: {error or type(error).__name__}"
+    if digest.hexdigest() == record.model_digest:
+        return "", ""
+    if get_local_path(record.model_uri) is not None and not record.model_uri.startswith(("/", "file://")):
+        # Another model may stand at that path, seen from here.
+        return "", f"'{record.model_uri}' is a relative path, at which another model stands here"
+    return f"'{record.model_uri}' has the digest {digest.hexdigest()}, run.json says {record.model_digest}", ""
+
+
+def _parse_record(fields: Mapping[str, Any]) -> RunRecord:
+    shards = tuple(_parse_input(entry) for entry in fields["inputs"])
+    faults = tuple(_find_faults(fields))
+    inputs = fields["config"]["inputs"]
+    for name in ("image_column", "key_column"):
+        if not isinstance(inputs.get(name), str | None):
+            raise ValueError(f"config.inputs.{name} is {inputs[name]!r}")
+    for name in ("fingerprint", "model_uri", "model_digest"):
+        if not isinstance(fields[name], str):
+            raise ValueError(f"{name} is {fields[name]!r}")
+    return RunRecord(
+        fingerprint=fields["fingerprint"],
+        shards=shards,
+        inputs=inputs,
+        rules=read_rules(fields),
+        model_uri=fields["model_uri"],
+        model_digest=fields["model_digest"],
+        faults=faults,
+    )
+
+
+def _parse_input(entry: Any) -> InputShard:
+    uri, name, size_bytes, etag = entry
+    if not (isinstance(uri, str) and isinstance(name, str) and isinstance(etag, str) and type(size_bytes) is int):
+        raise ValueError(f"one of its inputs is {entry!r}")
+    return InputShard(uri=uri, name=name, size_bytes=size_bytes, etag=etag)
+
+
+def _find_faults(fields: Mapping[str, Any]) -> Iterator[str]:
+    if unknown := sorted(fields.keys() - {*IDENTITY_FIELDS, *OTHER_FIELDS}):
+        yield f"it has the fields {unknown}, which no version of tagmask up to this one writes"
+    identity = {name: value for name, value in fields.items() if name in IDENTITY_FIELDS}
+    if _hash(identity) != fields["fingerprint"]:
+        yield f"its fingerprint is {fields['fingerprint']!r}, that of its content {_hash(identity)}"
+    # Earlier versions wrote none: their model_uri and library_version cannot be checked.
+    recorded = {name: value for name, value in fields.items() if name != "record_sha256"}
+    if "record_sha256" in fields and fields["record_sha256"] != _hash(recorded):
+        yield f"its record_sha256 is {fields['record_sha256']!r}, that of its content {_hash(recorded)}"
+    if not isinstance(fields.get("library_version"), str):
+        yield f"its library_version is {fields.get('library_version')!r}"
+
+
+def _hash(fields: Mapping[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"it holds {name}, which is no JSON")

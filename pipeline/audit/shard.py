@@ -1,0 +1,181 @@
+"""One published shard held against its footer, its rows and their masks, and against its input, which is read again.
+
+Everything is measured here by other means than those that made it; of what is damaged, nothing after it is looked at.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.audit.footers import check_footer, check_identity, parse_counts
+from pipeline.audit.inputs import InputReader, compare_rows
+from pipeline.audit.manifest_format import parse_footer, require_format
+from pipeline.audit.masks import check_mask
+from pipeline.audit.parquet.columns import check_columns
+from pipeline.audit.parquet.layout import Layout, read_layout, require_head, require_pages
+from pipeline.audit.rows import REASONS, check_row
+from pipeline.audit.run import RunRecord
+from pipeline.audit.verdict import Check, Problem, Tally, Verdict
+from pipeline.errors import ManifestError
+from pipeline.run.counts import LabelCounts
+from pipeline.run.records import InputShard, Status
+from pipeline.storage.storage import ByteStream, open_stream
+
+BATCH_ROWS = 64
+"""Rows of a row group that are plain Python values at a time."""
+
+_UNREADABLE = (ManifestError, OSError, UnicodeDecodeError, pa.ArrowException)
+"""What a damaged file raises; pyarrow reports some damage as OSError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedShard:
+    """An input shard and the manifest under its name."""
+
+    position: int
+    """Place among the inputs."""
+    shard: InputShard
+    manifest_uri: str
+    fingerprint: str
+    """Of the run that should have made the manifest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRules:
+    """What the manifests of a run are held against, and how closely."""
+
+    record: RunRecord
+    sample_fraction: float = 1.0
+    """Share of the rows, by a hash of their keys, whose masks are decoded and whose images are read."""
+
+    def chooses(self, key: str) -> bool:
+        """Tell whether the costly parts of a row are looked at: the same rows every time."""
+        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") < self.sample_fraction * 2**64
+
+
+def verify_footer(item: PublishedShard) -> Verdict:
+    """Judge a published shard by the footer of its manifest alone; the input is not looked at."""
+    return _ShardAudit(item).judge_footer()
+
+
+def verify_shard(item: PublishedShard, rules: AuditRules) -> Verdict:
+    """Judge a published shard by all rows of its manifest and all samples of its input."""
+    return _ShardAudit(item).judge_all(rules)
+
+
+class _ShardAudit:
+    """The audit of one shard, whose problems it sums up as it goes."""
+
+    def __init__(self, item: PublishedShard) -> None:
+        self._item = item
+        self._tally = Tally(item.position)
+        self._num_rows = 0
+        self._num_labelled = 0
+        self._rejected: Counter[str] = Counter()
+
+    def judge_footer(self) -> Verdict:
+        try:
+            with closing(open_stream(self._item.manifest_uri)) as stream:
+                layout, footer = self._open(stream)
+                return self._tally.judge(counts=self._check_footer(layout, footer))
+        except Exception as error:  # noqa: BLE001 (whatever one manifest provokes must not end the audit of the others)
+            return self._blame(error)
+
+    def judge_all(self, rules: AuditRules) -> Verdict:
+        try:
+            with closing(open_stream(self._item.manifest_uri)) as stream:
+                layout, footer = self._open(stream)
+                if self._check_footer(layout, footer) is None:
+                    return self._tally.judge()
+                require_head(stream, self._item.manifest_uri)
+                file = pq.ParquetFile(stream, page_checksum_verification=True)
+                rows = self._read_rows(stream, layout, file, footer, rules)
+                chooses = rules.chooses if rules.sample_fraction > 0 else None
+                reader = InputReader(self._item.shard, rules.record.inputs, chooses)
+                with closing(reader):
+                    for problem in compare_rows(self._item.shard, reader, rows, file, footer):
+                        self._tally.add(problem)
+        except Exception as error:  # noqa: BLE001 (likewise)
+            return self._blame(error)
+        counts = self._count()
+        stated, found = footer["counts"], counts.to_dict() | {"num_bytes": self._item.shard.size_bytes}
+        if json.dumps(stated, sort_keys=True) != json.dumps(found, sort_keys=True) and parse_counts(footer) is not None:
+            self._add(Check.WRONG_COUNTS, f"its footer counts {stated}, its rows are {found}")
+        return self._tally.judge(counts=counts)
+
+    def _open(self, stream: ByteStream) -> tuple[Layout, dict[str, Any]]:
+        layout = read_layout(stream, self._item.manifest_uri)
+        return layout, parse_footer(layout, self._item.manifest_uri)
+
+    def _check_footer(self, layout: Layout, footer: dict[str, Any]) -> LabelCounts | None:
+        """Give what the footer counts; None if it is not of this run and shard."""
+        problems = list(check_identity(self._item.shard, self._item.fingerprint, footer))
+        if not problems:
+            require_format(layout, self._item.manifest_uri)
+        for problem in problems or check_footer(self._item.shard, footer, layout):
+            self._tally.add(problem)
+        return None if problems else parse_counts(footer) or LabelCounts()
+
+    def _read_rows(
+        self, stream: ByteStream, layout: Layout, file: pq.ParquetFile, footer: dict[str, Any], rules: AuditRules
+    ) -> Iterator[dict[str, Any]]:
+        """Read and check all rows, a row group in memory at a time."""
+        digest = hashlib.sha256()
+        for index, group in enumerate(layout.groups):
+            pages = require_pages(stream, layout, index, self._item.manifest_uri)
+            table = file.read_row_group(index, use_threads=False)
+            for fault in check_columns([chunk["meta_data"] for chunk in group["columns"]], pages, table):
+                self._add(Check.WRONG_STATISTICS, f"row group {index}, {fault}")
+            for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+                for row in batch.to_pylist():
+                    digest.update(json.dumps(row, default=bytes.hex).encode() + b"\n")
+                    self._check_row(row, rules)
+                    yield row
+        # Manifests of earlier versions have none.
+        if "rows_sha256" in footer and footer["rows_sha256"] != digest.hexdigest():
+            self._add(Check.CHANGED_ROWS, f"their digest is {digest.hexdigest()}, sealed {footer['rows_sha256']}")
+
+    def _check_row(self, row: dict[str, Any], rules: AuditRules) -> None:
+        where = f"row {self._num_rows}, key '{row['key']}'"
+        if row["index"] != self._num_rows:
+            self._add(Check.MISNUMBERED_ROWS, f"{where} has index {row['index']}", 1)
+        self._num_rows += 1
+        if row["status"] == Status.LABELLED:
+            self._num_labelled += 1
+        elif row["status"] == Status.REJECTED:
+            reason = row["reason"] or ""
+            self._rejected[reason if reason in REASONS else ""] += 1
+        if fault := next(check_row(row, rules.record.rules), None):
+            self._add(Check.INCONSISTENT_ROWS, f"{where} {fault}", 1)
+            return
+        is_measured = row["status"] == Status.LABELLED and rules.chooses(row["key"])
+        if is_measured and (fault := next(check_mask(row, rules.record.rules.mask), None)):
+            self._add(Check.WRONG_MASKS, f"{where} {fault}", 1)
+
+    def _count(self) -> LabelCounts:
+        return LabelCounts(
+            num_read=self._num_rows,
+            num_labelled=self._num_labelled,
+            num_rejected=self._rejected.total(),
+            rejected_by_reason=dict(self._rejected),
+        )
+
+    def _add(self, check: Check, text: str, num_rows: int = 0) -> None:
+        self._tally.add(Problem(check, num_rows, f"{self._item.shard.name}: {text}"))
+
+    def _blame(self, error: Exception) -> Verdict:
+        """Say that the manifest cannot be read, or that something else went wrong; its rows do not count."""
+        said = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, _UNREADABLE):
+            self._add(Check.UNREADABLE_MANIFEST, said)
+        else:
+            self._add(Check.AUDIT_FAILED, f"{type(error).__name__}: {said}")
+        return self._tally.judge()

@@ -1,0 +1,208 @@
+"""Proof from the outside that the books of a labelling run balance: every sample of every input is a row, once.
+
+run.json says what was to be labelled, the listing what is published; each manifest is then held against its
+input, which is read again. Nothing that the labelling job remembered or counted is believed.
+
+run.json, listing -> of each shard: footer, pages, rows, masks, beside the samples of its input -> verdict
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from pipeline.audit.run import RunRecord, check_model, read_record
+from pipeline.audit.shard import AuditRules, PublishedShard, verify_footer, verify_shard
+from pipeline.audit.verdict import Check, Problem, Verdict, judge_shard
+from pipeline.commit.names import PartName, locate_manifest, parse_part_name
+from pipeline.errors import ManifestError
+from pipeline.run.records import InputShard
+from pipeline.storage.storage import join_uri, list_folder, list_objects
+
+NUM_THREADS = 8
+MAX_GROUPS_IN_FLIGHT = 2_000
+"""Ray tasks that may wait or run at once; the driver makes no more before some come back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth:
+    """How much of a run is read."""
+
+    judge: Callable[[PublishedShard, AuditRules], Verdict]
+    """Judges a shard."""
+    num_shards_in_process: int
+    """Up to so many shards, starting Ray takes longer than the audit."""
+    num_shards_per_task: int
+
+
+def judge_by_footer(item: PublishedShard, rules: AuditRules) -> Verdict:
+    """Judge a shard by its footer, whatever the rules for its rows are."""
+    return verify_footer(item)
+
+
+FULL = Depth(judge=verify_shard, num_shards_in_process=8, num_shards_per_task=1)
+FOOTERS = Depth(judge=judge_by_footer, num_shards_in_process=500, num_shards_per_task=200)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunListing:
+    """What an output folder holds, against what its run.json promises."""
+
+    record: RunRecord
+    published: tuple[PublishedShard, ...]
+    verdict: Verdict
+    """What run.json and the listing alone show: shards without manifest, files that do not belong."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the run."""
+        return self.record.fingerprint
+
+    def needs_ray(self, depth: Depth) -> bool:
+        """Tell whether the audit is too large for threads of this process."""
+        return len(self.published) > depth.num_shards_in_process
+
+
+def list_run(out_uri: str) -> RunListing:
+    """List a run once and hold it against its run.json.
+
+    Raises:
+        ManifestError: There is no run, or run.json is not of this version's making.
+    """
+    record = read_record(out_uri)
+    shards = record.shards
+    manifest_uris = {item.uri for item in list_folder(join_uri(out_uri, "labels"))}
+    published = tuple(
+        PublishedShard(position=position, shard=shard, manifest_uri=uri, fingerprint=record.fingerprint)
+        for position, shard in enumerate(shards)
+        if (uri := locate_manifest(out_uri, shard.name)) in manifest_uris
+    )
+    foreign = manifest_uris - {item.manifest_uri for item in published}
+    verdict = _judge_listing(out_uri, shards, {item.shard.name for item in published}, foreign)
+    problems = [Problem(Check.CHANGED_RUN, 0, fault) for fault in record.faults]
+    verdict = verdict.merge(judge_shard(-1, problems, is_input=False))
+    return RunListing(record=record, published=published, verdict=verdict)
+
+
+def judge_model(listing: RunListing) -> tuple[Verdict, str]:
+    """Judge the model that run.json names, and say why it could not be looked at; empty if it could."""
+    fault, obstacle = check_model(listing.record)
+    problems = [Problem(Check.OTHER_MODEL, 0, fault)] if fault else []
+    return judge_shard(-1, problems, is_input=False), obstacle
+
+
+def _judge_listing(out_uri: str, shards: Sequence[InputShard], published: set[str], foreign: set[str]) -> Verdict:
+    parts: dict[str, list[PartName]] = {shard.name: [] for shard in shards}
+    foreign = set(foreign)
+    for item in list_objects(join_uri(out_uri, "parts")):
+        shard_name, file_name = item.uri.rsplit("/", 2)[-2:]
+        try:
+            parts[shard_name].append(parse_part_name(file_name))
+        except (KeyError, ManifestError):
+            foreign.add(item.uri)
+    verdict = Verdict()
+    for position, shard in enumerate(shards):
+        problems = list(_check_parts(shard.name, parts[shard.name], is_published=shard.name in published))
+        is_judged_here = shard.name not in published
+        if problems or is_judged_here:
+            verdict = verdict.merge(judge_shard(position, problems, is_input=is_judged_here))
+    for position, uri in enumerate(sorted(foreign), start=len(shards)):
+        verdict = verdict.merge(judge_shard(position, [Problem(Check.FOREIGN_FILE, 0, uri)], is_input=False))
+    return verdict
+
+
+def _check_parts(shard_name: str, parts: Sequence[PartName], *, is_published: bool) -> Iterator[Problem]:
+    if is_published:
+        if parts:
+            yield Problem(Check.LEFTOVER_PARTS, 0, f"{shard_name}: {len(parts)} parts")
+        return
+    if not parts:
+        yield Problem(Check.SHARD_NOT_BEGUN, 0, shard_name)
+        return
+    yield Problem(Check.SHARD_IN_PROGRESS, 0, f"{shard_name}: {len(parts)} parts")
+    times = Counter(part.chunk_index for part in parts)
+    for chunk_index in sorted(index for index, number in times.items() if number > 1):
+        yield Problem(Check.RIVAL_PARTS, 0, f"{shard_name}: chunk {chunk_index}")
+
+
+def verify_group(group: Sequence[PublishedShard], rules: AuditRules, depth: Depth) -> Verdict:
+    """Judge some published shards."""
+    verdict = Verdict()
+    for item in group:
+        verdict = verdict.merge(depth.judge(item, rules))
+    return verdict
+
+
+def verify_run(
+    listing: RunListing,
+    depth: Depth,
+    *,
+    sample_fraction: float = 1.0,
+    on_progress: Callable[[Verdict], None] = lambda verdict: None,
+) -> Verdict:
+    """Judge a whole run: in threads when it is small, else as Ray tasks, for which Ray has to be connected.
+
+    The driver keeps the listing, one total, and a bounded number of tasks.
+
+    Args:
+        listing: Of the run.
+        depth: How much is read.
+        sample_fraction: Share of the rows whose masks are decoded and whose images are read.
+        on_progress: Called with the verdict so far.
+
+    Raises:
+        ray.exceptions.RayError: Ray failed; nothing is known of the run.
+    """
+    rules = AuditRules(record=replace(listing.record, shards=()), sample_fraction=sample_fraction)
+    size = depth.num_shards_per_task
+    groups = [listing.published[start : start + size] for start in range(0, len(listing.published), size)]
+    verify = _verify_with_ray if listing.needs_ray(depth) else _verify_in_threads
+    total = listing.verdict
+    for verdict in verify(groups, rules, depth):
+        total = total.merge(verdict)
+        on_progress(total)
+    return total
+
+
+def _verify_in_threads(
+    groups: Sequence[Sequence[PublishedShard]], rules: AuditRules, depth: Depth
+) -> Iterator[Verdict]:
+    items = [item for group in groups for item in group]
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        yield from threads.map(lambda item: verify_group([item], rules, depth), items)
+
+
+def _verify_with_ray(groups: Sequence[Sequence[PublishedShard]], rules: AuditRules, depth: Depth) -> Iterator[Verdict]:
+    # Ray's types know no remote functions made this way.
+    verify_remotely: Any = ray.remote(num_cpus=1)(verify_group)
+    shared = ray.put(rules)
+    pending: dict[Any, Sequence[PublishedShard]] = {}
+    waiting = deque(groups)
+    while pending or waiting:
+        while waiting and len(pending) < MAX_GROUPS_IN_FLIGHT:
+            group = waiting.popleft()
+            pending[verify_remotely.remote(group, shared, depth)] = group
+        (done, *_), _ = ray.wait(list(pending), num_returns=1)
+        group = pending.pop(done)
+        try:
+            yield ray.get(done)
+        except (
+            ray.exceptions.WorkerCrashedError,
+            ray.exceptions.OutOfMemoryError,
+            ray.exceptions.RayTaskError,
+        ) as error:
+            # One shard ends its process. Which of several it is shows when each has a process of its own.
+            if len(group) > 1:
+                waiting.extend([item] for item in group)
+            else:
+                yield _blame_process(group[0], error)
+
+
+def _blame_process(item: PublishedShard, error: Exception) -> Verdict:
+    said = " ".join(str(error).split())
+    problem = Problem(Check.AUDIT_FAILED, 0, f"{item.shard.name}: the process that read it ended: {said}")
+    return judge_shard(item.position, [problem])

@@ -1,0 +1,1 @@
+"""Manifests against true masks. Figures only; pages are in reports/."""

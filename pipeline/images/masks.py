@@ -1,0 +1,192 @@
+"""From class maps to pseudo labels, and both to bytes and back.
+
+A pseudo label holds 0 for background, 1..C for the classes and 255 for pixels that are ignored.
+"""
+
+import hashlib
+import io
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from models.class_maps import scale_min_max
+from pipeline.errors import ManifestError
+from pipeline.images.decode import UNREADABLE_ERRORS, open_image
+from pipeline.run.records import IGNORE_LABEL
+
+MAX_CLASSES = IGNORE_LABEL - 1
+"""Class ids are bytes, and two of them are taken: 0 is background, 255 is ignored."""
+
+VOID_COLOUR = (224, 224, 192)
+"""How PASCAL VOC paints pixels that are ignored."""
+
+MAX_NAME_BYTES = 200
+"""File systems allow 255; tools add suffixes."""
+
+_UNSAFE = re.compile(
+    # Separators, of drives and streams too; the sign that escapes; a dot at either end or behind another.
+    r"[/\\:%]|\A\.|(?<=\.)\.|\.\Z"
+    # Control characters and halves of pairs; what turns, joins or hides the letters beside it.
+    "|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def label_pixels(
+    class_maps: Float[Tensor, "k h w"],
+    class_ids: Int[Tensor, " k"],
+    background_threshold: float,
+    foreground_threshold: float,
+    *,
+    has_background: bool = True,
+) -> UInt8[Tensor, "h w"]:
+    """Give each pixel the class whose map is highest there, background, or 255.
+
+    Args:
+        class_maps: Evidence in [0, 1], on any device.
+        class_ids: Class of each map, 1 to 254; the lowest wins a tie.
+        background_threshold: Pixels whose best map is at most this are background.
+        foreground_threshold: Pixels whose best map is above this get its class; between both they get 255.
+        has_background: False: every pixel gets a class, whatever the thresholds.
+    """
+    if class_maps.shape[0] == 0:
+        return torch.zeros(class_maps.shape[1:], dtype=torch.uint8, device=class_maps.device)
+    best = class_maps.amax(dim=0)
+    ids = class_ids.to(torch.uint8)[:, None, None]
+    ignored = torch.tensor(IGNORE_LABEL, dtype=torch.uint8, device=class_maps.device)
+    winner = torch.where(class_maps == best, ids, ignored).amin(dim=0)
+    if not has_background:
+        return winner
+    labelled = torch.where(best > foreground_threshold, winner, ignored)
+    return torch.where(best <= background_threshold, torch.zeros_like(ignored), labelled)
+
+
+def voc_palette() -> UInt8[np.ndarray, "256 3"]:
+    """Make the colour map of PASCAL VOC: RGB of each index, with the void colour at 255.
+
+    The bits of an index are dealt out in turns to red, green and blue, and fill each from its highest bit
+    down: neighbouring indices get colours that are far apart.
+
+    >>> voc_palette()[[0, 1, 15, 255]].tolist()
+    [[0, 0, 0], [128, 0, 0], [192, 128, 128], [224, 224, 192]]
+
+    Source: the rule of the PASCAL VOC 2012 development kit.
+    """
+    index = np.arange(256)[:, None]
+    channel = np.arange(3)[None, :]
+    bits = [((index >> (3 * turn + channel)) & 1) << (7 - turn) for turn in range(8)]
+    palette = np.sum(bits, axis=0).astype(np.uint8)
+    palette[IGNORE_LABEL] = VOID_COLOUR
+    return palette
+
+
+def build_palette(
+    colours: Sequence[tuple[int, int, int]] | None, class_names: Sequence[str]
+) -> UInt8[np.ndarray, "256 3"]:
+    """Make the palette of masks: VOC's colours, or the vocabulary's own for its classes.
+
+    Args:
+        colours: RGB of each class, in the order of the classes; None for VOC's.
+        class_names: Classes in order; the first one has id 1.
+
+    Raises:
+        ValueError: There are more classes than a mask can hold, or not one colour a class.
+    """
+    if len(class_names) > MAX_CLASSES:
+        raise ValueError(f"masks hold at most {MAX_CLASSES} classes, got {len(class_names)}; split the vocabulary")
+    palette = voc_palette()
+    if colours is None:
+        return palette
+    if len(colours) != len(class_names):
+        raise ValueError(f"need one colour for each of {len(class_names)} classes, got {len(colours)}")
+    palette[1 : 1 + len(class_names)] = np.asarray(colours, dtype=np.uint8).reshape(-1, 3)
+    return palette
+
+
+def encode_mask(mask: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "256 3"]) -> bytes:
+    """Encode a pseudo label as a palette PNG. Equal masks give equal bytes, with one build of Pillow.
+
+    Run lengths alone suit masks. Measured on 60 smooth masks of about 500 x 375, a CPU core, Pillow 13:
+    2.1 kB in 0.6 ms, where zlib's default strategy takes 2.3 kB and 2.1 ms at level 6, 3.6 kB and 0.6 ms at
+    level 1, 1.8 kB and 8 ms at level 9. The level means nothing to this strategy.
+    """
+    image = Image.fromarray(mask)
+    image.putpalette(palette.tobytes())
+    png = io.BytesIO()
+    image.save(png, "PNG", compress_type=zlib.Z_RLE)
+    return png.getvalue()
+
+
+def name_mask_file(key: str) -> str:
+    """Name the file of a mask: a plain name in any folder, whatever the key is, and another one for every key.
+
+    Readers may write a mask under its `path`, and a key is anything that its archive says.
+
+    >>> name_mask_file("photo 1"), name_mask_file("dogs/1"), name_mask_file("../../x")
+    ('photo 1.png', 'dogs%2F1.png', '%2E%2E%2F.%2E%2Fx.png')
+    """
+    name = _UNSAFE.sub(lambda found: quote(found[0], safe="", errors="surrogatepass").replace(".", "%2E"), key)
+    content = name.encode()
+    if len(content) > MAX_NAME_BYTES:
+        # No name that was not cut holds this sign before anything but two digits.
+        digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:32]
+        name = f"{content[: MAX_NAME_BYTES - 40].decode(errors='ignore')}%-{digest}"
+    return f"{name}.png"
+
+
+def decode_mask(payload: bytes) -> UInt8[np.ndarray, "h w"]:
+    """Decode a palette PNG, or a grey one of 8 bits, to its indices.
+
+    Raises:
+        ManifestError: It is neither, or broken.
+    """
+    try:
+        image = open_image(payload, ["PNG"])
+        # Pillow spreads the values of grey images of fewer bits over 0..255, so they are indices no more.
+        num_bits = payload[24]
+        is_index_map = image.mode == "P" or (image.mode == "L" and num_bits == 8)
+        if is_index_map:
+            return np.array(image)
+    except UNREADABLE_ERRORS as error:
+        raise ManifestError(
+            f"a mask of {len(payload)} bytes is no readable PNG ({type(error).__name__}); restore or label it again"
+        ) from error
+    raise ManifestError(
+        f"a mask is a PNG of mode {image.mode} with {num_bits} bits; need a palette PNG or a grey one of 8 bits"
+    )
+
+
+def encode_class_maps(maps: Float[Tensor, "k gh gw"]) -> dict[str, Any]:
+    """Turn class maps on the patch grid, before min-max, into a plain record of `records.CLASS_MAPS`."""
+    num_classes, height, width = maps.shape
+    maps = maps.detach().float().cpu()
+    scales = maps.flatten(1).amax(dim=1).tolist() if num_classes else []
+    scaled = scale_min_max(maps[None])[0] if num_classes else maps
+    values = (scaled * 255).round().to(torch.uint8)
+    return {"height": height, "width": width, "scales": scales, "values": values.numpy().tobytes()}
+
+
+def decode_class_maps(record: Mapping[str, Any]) -> Float[np.ndarray, "k gh gw"]:
+    """Read class maps back from a record of `records.CLASS_MAPS`.
+
+    Returns:
+        One map in [0, 1] for each class of the row, float32.
+
+    Raises:
+        ManifestError: The record has not one byte for each cell of each map.
+    """
+    shape = (len(record["scales"]), record["height"], record["width"])
+    values = np.frombuffer(record["values"], dtype=np.uint8)
+    if values.size != np.prod(shape):
+        raise ManifestError(
+            f"class maps of {shape[0]} classes on {shape[1]} x {shape[2]} patches need {np.prod(shape)} bytes, "
+            f"got {values.size}; the manifest is damaged, label its shard again"
+        )
+    return values.reshape(shape).astype(np.float32) / 255

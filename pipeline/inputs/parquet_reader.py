@@ -1,0 +1,264 @@
+"""Parquet files as a sequence of samples: a row each, read by row group and in small batches."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import ShardError, is_store_failure
+from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
+from pipeline.inputs.sample_tags import find_download_error, read_tag_cell
+from pipeline.run.config import InputConfig
+from pipeline.run.records import InputShard, Sample, tell_image_size
+from pipeline.storage.storage import ByteStream, open_random
+
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
+TAGS_COLUMNS = ("tags", "txt", "caption")
+"""Where tags may stand while `tags_field` keeps its default; the later names are img2dataset's."""
+KEY_COLUMNS = ("key", "__key__")
+MAX_COLUMNS_SHOWN = 20
+
+BATCH_ROWS = 16
+"""Rows in memory at a time, besides pages (which are as large as the writer made them) and buffers."""
+BUFFER_BYTES = 8 * 2**20
+"""What is fetched of a column at a time. Without a buffer that would be all images of a row group at once."""
+LARGE_COLUMN_BYTES = 64 * 2**20
+"""Of a row group with a larger column, rows are read one by one."""
+MAX_KEY_LETTERS = 4096
+"""As long as a path may be; a longer key names nothing, and would be kept in its row and in messages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    """Which columns of a file are read, by what they hold; None for those that it does not have."""
+
+    image: str
+    tags: str
+    key: str | None
+    status: str | None
+    error_message: str | None
+
+    def list_names(self) -> list[str]:
+        names = (self.image, self.tags, self.key, self.status, self.error_message)
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def read_parquet_samples(
+    shard: InputShard,
+    config: InputConfig,
+    start_row: int = 0,
+    *,
+    limits: PageLimits = PageLimits(),  # noqa: B008 (frozen)
+    buffer_bytes: int = BUFFER_BYTES,
+) -> Iterator[tuple[int, Sample]]:
+    """Read the samples of a Parquet file from a row on, each with the number of its row.
+
+    Row groups that end before that row, and columns that are not needed, are not read.
+
+    Args:
+        shard: The file.
+        config: How it is read.
+        start_row: The first row that is wanted.
+        limits: A larger page is refused, unless it holds an image that `config` allows.
+        buffer_bytes: What is fetched of a column at a time.
+
+    Raises:
+        ShardError: There is no such file, it is damaged, or a column is missing or of a wrong type.
+        StorageError: The store failed.
+    """
+    with _open(shard) as stream:
+        # A page holds at least one value.
+        limits = replace(limits, max_page_bytes=max(limits.max_page_bytes, config.max_image_bytes))
+        yield from _read_rows(shard, PageGuard(stream, limits), config, start_row, buffer_bytes)
+
+
+def count_parquet_rows(shard: InputShard) -> int:
+    """Tell how many rows a Parquet file has, from its footer.
+
+    Raises:
+        ShardError: There is no such file, or it is damaged.
+        StorageError: The store failed.
+    """
+    with _open(shard) as stream:
+        return pq.ParquetFile(stream).metadata.num_rows
+
+
+@contextmanager
+def _open(shard: InputShard) -> Iterator[ByteStream]:
+    """Open a file; what is wrong with it, and not with the store, is blamed on it."""
+    try:
+        stream = open_random(shard.uri)
+    except FileNotFoundError as error:
+        raise ShardError(f"shard '{shard.uri}' does not exist; it was there when it was listed") from error
+    with closing(stream):
+        try:
+            yield stream
+        except HostilePageError as error:
+            raise ShardError(f"shard '{shard.uri}' cannot be read: {error}, or leave it out") from error
+        except (pa.ArrowException, OSError) as error:
+            if is_store_failure(error):
+                raise
+            raise _blame_file(shard, " ".join(str(error).split())) from error
+
+
+def _read_rows(
+    shard: InputShard, stream: PageGuard, config: InputConfig, start_row: int, buffer_bytes: int
+) -> Iterator[tuple[int, Sample]]:
+    file = pq.ParquetFile(stream, buffer_size=buffer_bytes, pre_buffer=False, page_checksum_verification=True)
+    columns = _choose_columns(shard, file.schema_arrow, config)
+    stop_row = 0
+    for group in range(file.num_row_groups):
+        row = stop_row
+        stop_row += file.metadata.row_group(group).num_rows
+        if stop_row <= start_row:
+            continue
+        names = columns.list_names()
+        stream.expect(file, group, names)
+        num_rows = _choose_batch_rows(file.metadata.row_group(group))
+        for batch in file.iter_batches(num_rows, row_groups=[group], columns=names, use_threads=False):
+            for place in range(max(start_row - row, 0), batch.num_rows):
+                yield row + place, _make_sample(batch, place, row + place, columns, config.max_image_bytes)
+            row += batch.num_rows
+        if row != stop_row:
+            raise _blame_file(shard, f"it ends at row {row}, its footer promises more")
+
+
+def _choose_batch_rows(group: pq.RowGroupMetaData) -> int:
+    """Choose how many rows are in memory at a time: rows that refer to one large value each get a copy of it."""
+    sizes = [group.column(place).total_uncompressed_size for place in range(group.num_columns)]
+    return BATCH_ROWS if max(sizes, default=0) <= LARGE_COLUMN_BYTES else 1
+
+
+def _blame_file(shard: InputShard, reason: str) -> ShardError:
+    return ShardError(f"shard '{shard.uri}' is no readable Parquet file: {reason}; copy it again or leave it out")
+
+
+def _make_sample(batch: pa.RecordBatch, place: int, row: int, columns: _Columns, max_image_bytes: int) -> Sample:
+    images = batch.column(columns.image)
+    if pa.types.is_struct(images.type):
+        images = pc.struct_field(images, "bytes")
+    num_bytes = _count_bytes(images[place])
+    image_error = tell_image_size(num_bytes, max_image_bytes) if num_bytes > max_image_bytes else ""
+    image = None if image_error else images[place].as_py()
+    found = read_tag_cell(columns.tags, batch.column(columns.tags)[place])
+    key = _read_cell(batch, place, columns.key)
+    said = {
+        "status": _read_cell(batch, place, columns.status),
+        "error_message": _read_cell(batch, place, columns.error_message),
+    }
+    has_image = image is not None or bool(image_error)
+    return Sample(
+        key=f"{row:09d}" if key in (None, "") else _require_short(str(key), row),
+        image=image,
+        image_name=columns.image if has_image else "",
+        image_bytes=num_bytes,
+        image_error=image_error,
+        tags=found.tags,
+        class_numbers=found.class_numbers,
+        tags_error=found.error,
+        download_error="" if has_image else find_download_error(said),
+    )
+
+
+def _count_bytes(cell: pa.Scalar) -> int:
+    """Count the bytes of a cell without copying them."""
+    buffer = cell.as_buffer() if cell.is_valid else None
+    return 0 if buffer is None else buffer.size
+
+
+def _require_short(key: str, row: int) -> str:
+    if len(key) > MAX_KEY_LETTERS:
+        raise HostilePageError(
+            f"the key of row {row} has {len(key)} letters, limit {MAX_KEY_LETTERS}; write shorter ones"
+        )
+    return key
+
+
+def _read_cell(batch: pa.RecordBatch, place: int, column: str | None) -> Any:
+    """Read a cell; None when there is no such column, it is null, or it is not UTF-8."""
+    if column is None:
+        return None
+    try:
+        return batch.column(column)[place].as_py()
+    except UnicodeDecodeError:
+        return None
+
+
+def _choose_columns(shard: InputShard, schema: pa.Schema, config: InputConfig) -> _Columns:
+    def require(option: str, names: Sequence[str], holds: Callable[[pa.DataType], bool], need: str) -> str:
+        return _require_column(shard, schema, option, names, holds, need)
+
+    def look_for(names: Sequence[str], holds: Callable[[pa.DataType], bool]) -> str | None:
+        fitting = (name for name in names if schema.names.count(name) == 1 and holds(schema.field(name).type))
+        return next(fitting, None)
+
+    image_names = IMAGE_COLUMNS if config.image_column is None else (config.image_column,)
+    tags_names = TAGS_COLUMNS if config.tags_field == TAGS_COLUMNS[0] else (config.tags_field,)
+    return _Columns(
+        image=require("--inputs.image-column", image_names, _holds_image, "bytes, or struct{bytes, path}"),
+        tags=require("--inputs.tags-field", tags_names, _holds_tags, "text or whole numbers, or a list of one of them"),
+        key=look_for(KEY_COLUMNS, _holds_key)
+        if config.key_column is None
+        else require("--inputs.key-column", (config.key_column,), _holds_key, "text or whole numbers"),
+        status=look_for(("status",), _is_text),
+        error_message=look_for(("error_message",), _is_text),
+    )
+
+
+def _require_column(
+    shard: InputShard,
+    schema: pa.Schema,
+    option: str,
+    names: Sequence[str],
+    holds: Callable[[pa.DataType], bool],
+    need: str,
+) -> str:
+    """Find the column that an option names, or the first of the usual ones.
+
+    Raises:
+        ShardError: There is none, several of one name, or it holds something else than what is needed.
+    """
+    there = ", ".join(f"'{name}'" for name in schema.names[:MAX_COLUMNS_SHOWN]) or "none"
+    advice = f"name one of its columns by {option}: {there}"
+    found = next((name for name in names if name in schema.names), None)
+    if found is None:
+        wanted = " or ".join(f"'{name}'" for name in names)
+        raise ShardError(f"shard '{shard.uri}' has no column {wanted}; {advice}")
+    if schema.names.count(found) > 1:
+        raise ShardError(f"shard '{shard.uri}' has several columns '{found}'; {advice}")
+    kind = schema.field(found).type
+    if not holds(kind):
+        raise ShardError(f"shard '{shard.uri}': column '{found}' holds {kind}, need {need}; {advice}")
+    return found
+
+
+def _holds_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return place >= 0 and _is_binary(kind.field(place).type)
+    return _is_binary(kind)
+
+
+def _holds_tags(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return _holds_key(kind.value_type if is_list else kind)
+
+
+def _holds_key(kind: pa.DataType) -> bool:
+    return _is_text(kind) or pa.types.is_integer(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    # A column that is null throughout says nothing wrong.
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind) or types.is_null(kind)

@@ -1,0 +1,1 @@
+"""New masks of a published run whose class maps were kept."""

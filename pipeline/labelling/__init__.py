@@ -1,0 +1,1 @@
+"""The worker side of labelling: a chunk in, a committed part out."""

@@ -1,0 +1,308 @@
+"""The one step that owns a model: the samples of a chunk -> class maps -> masks and statistics.
+
+    samples -> decode (threads) -> batches of one shape -> ClassMapper (device) -> masks, rows (threads)
+
+Nothing here knows of Ray: an actor calls `ChunkLabeler.label_chunk`, and so does a plain loop. Several
+threads may call it at once; a lock keeps one on the device while others decode and encode.
+"""
+
+import hashlib
+import logging
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import UInt8
+
+from models.bundle import ModelBundle
+from models.mctformer import MCTformer
+from pipeline.images.class_mapper import ClassMapper, ImageEvidence
+from pipeline.images.decode import DecodedImage, ImageRejection, decode_image, place_on_stored_pixels
+from pipeline.images.masks import build_palette, encode_class_maps, encode_mask, name_mask_file
+from pipeline.images.views import choose_frame_size, choose_shortest_side, choose_working_size, resize_rgb
+from pipeline.run.config import LabelConfig, PixelRefinement, settle_config
+from pipeline.run.records import PART_SCHEMA, Reason, Sample, Status
+from pipeline.run.vocabulary import Vocabulary
+
+MAX_PENDING_PIXELS = 48_000_000
+"""Decoded pixels that may wait for a batch of their shape to fill: 144 MB."""
+
+OUT_OF_MEMORY = "the device has too little memory for this image alone; label it on a larger one or in smaller views"
+
+NOT_FINITE = (
+    "the model gives NaN or infinite values for this image, again in float32; look at the image, and if many say so at "
+    "the weights of the model and at the device"
+)
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadyImage:
+    """A sample that can be labelled, decoded and at the size at which the model sees it."""
+
+    position: int
+    """Place in the chunk."""
+    frame: UInt8[np.ndarray, "h w 3"]
+    guide: UInt8[np.ndarray, "guide_h guide_w 3"] | None
+    """At the size at which its pixels refine the class maps, which follows from the frame's; None if they do not."""
+    upright_size: tuple[int, int]
+    """Height and width of the upright image in pixels, before it was scaled to the frame."""
+    class_ids: tuple[int, ...]
+    row: dict[str, Any]
+    """The columns that are known already."""
+
+    @property
+    def num_pixels(self) -> int:
+        """Count the decoded pixels that it holds."""
+        return (self.frame.size + (0 if self.guide is None else self.guide.size)) // 3
+
+
+def limit_batch_size(batch_size: int, device: torch.device) -> int:
+    """Limit the images of one shape in a forward pass to what a device takes.
+
+    A CPU takes one at a time: its kernels round by the size of the batch, so single pixels would depend on the images
+    beside them.
+    """
+    return 1 if device.type == "cpu" else batch_size
+
+
+class ChunkLabeler:
+    """Labels chunks with one model on one device."""
+
+    def __init__(
+        self,
+        *,
+        model: MCTformer,
+        bundle: ModelBundle,
+        vocabulary: Vocabulary,
+        config: LabelConfig,
+        device: torch.device,
+        batch_size: int,
+        num_threads: int,
+        use_bf16: bool,
+    ) -> None:
+        """Put the model on its device.
+
+        Args:
+            model: In evaluation mode; moved to `device`.
+            bundle: Input statistics and classes of the model.
+            vocabulary: Its classes are the model's, in the same order.
+            config: Decides the bytes; the remaining arguments only decide the speed.
+            device: Where the model and the class maps live.
+            batch_size: Images of one shape in a forward pass, as `limit_batch_size` allows.
+            num_threads: Threads that decode images and encode masks.
+            use_bf16: Run the blocks under bfloat16 autocast; maps stay float32.
+        """
+        config = settle_config(config, model.config.grid_side)
+        self._config = config
+        self._vocabulary = vocabulary
+        self._patch_size = model.config.patch_size
+        self._batch_size = batch_size
+        self._window = self._batch_size + 2 * num_threads
+        self._palette = build_palette(vocabulary.colours, vocabulary.classes)
+        self._mapper = ClassMapper(
+            model=model.to(device).eval(), bundle=bundle, config=config, device=device, use_bf16=use_bf16
+        )
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="label")
+        self._device_lock = threading.Lock()
+
+    def label_chunk(self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None) -> pa.Table:
+        """Label the samples of a chunk.
+
+        Args:
+            samples: Still encoded.
+            on_progress: Called after every step of an image or batch, from any thread.
+
+        Returns:
+            One row a sample, in order, with the schema `PART_SCHEMA`; what cannot be labelled is a
+            rejected row with its reason.
+        """
+        rows: list[dict[str, Any] | Future[dict[str, Any]]] = [{} for _ in samples]
+        unfinished: deque[Future[dict[str, Any]]] = deque()
+
+        def keep_rejections() -> Iterator[ReadyImage]:
+            for outcome in _map_ahead(self._threads, self._prepare, enumerate(samples), self._window):
+                on_progress()
+                if isinstance(outcome, ReadyImage):
+                    yield outcome
+                else:
+                    position, row = outcome
+                    rows[position] = row
+
+        for batch in _batch_by_shape(keep_rejections(), self._batch_size):
+            with self._device_lock:
+                found = self._find_finite(batch, on_progress)
+            for image, evidence in zip(batch, found, strict=True):
+                if evidence is None:
+                    rows[image.position] = _reject(image.row, Reason.OUT_OF_MEMORY, OUT_OF_MEMORY)
+                    continue
+                if not evidence.is_finite:
+                    rows[image.position] = _reject(image.row, Reason.NOT_FINITE, NOT_FINITE)
+                    continue
+                rows[image.position] = future = self._threads.submit(self._finish, image, evidence)
+                unfinished.append(future)
+            # Maps at image size are large: the device waits when more than two batches of them pile up.
+            while len(unfinished) > 2 * self._batch_size:
+                unfinished.popleft().result()
+                on_progress()
+        finished = []
+        for row in rows:
+            finished.append(row.result() if isinstance(row, Future) else row)
+            on_progress()
+        return pa.Table.from_pylist(finished, schema=PART_SCHEMA)
+
+    def _find_finite(self, batch: Sequence[ReadyImage], on_progress: Callable[[], None]) -> list[ImageEvidence | None]:
+        """Find the classes in a batch; once more, in float32, in those images whose values are not finite."""
+        found = self._find(batch, on_progress)
+        places = [place for place, evidence in enumerate(found) if evidence is not None and not evidence.is_finite]
+        if places:
+            logger.warning("%d of %d images give non-finite values, they are tried in float32", len(places), len(batch))
+            again = self._find([batch[place] for place in places], on_progress, in_float32=True)
+            for place, evidence in zip(places, again, strict=True):
+                # One that float32 has no memory for stays non-finite.
+                found[place] = evidence or found[place]
+        return found
+
+    def _find(
+        self, batch: Sequence[ReadyImage], on_progress: Callable[[], None], *, in_float32: bool = False
+    ) -> list[ImageEvidence | None]:
+        """Find the classes in a batch; in its halves if memory is too small. None for an image too large alone."""
+        guides = [image.guide for image in batch if image.guide is not None]
+        try:
+            found: list[ImageEvidence | None] = [
+                *self._mapper.find(
+                    np.stack([image.frame for image in batch]),
+                    [image.class_ids for image in batch],
+                    [image.upright_size for image in batch],
+                    np.stack(guides) if guides else None,
+                    in_float32=in_float32,
+                )
+            ]
+        except torch.OutOfMemoryError:
+            found = []
+        on_progress()
+        if found:
+            return found
+        # Outside of the handler, whose traceback keeps the tensors of the failed attempt alive.
+        torch.cuda.empty_cache()
+        if len(batch) == 1:
+            return [None]
+        logger.warning("out of memory with %d images of %s, they are halved", len(batch), batch[0].frame.shape)
+        half = len(batch) // 2
+        halves = (batch[:half], batch[half:])
+        return [one for part in halves for one in self._find(part, on_progress, in_float32=in_float32)]
+
+    def _prepare(self, numbered: tuple[int, Sample]) -> ReadyImage | tuple[int, dict[str, Any]]:
+        position, sample = numbered
+        row: dict[str, Any] = {"key": sample.key}
+        if sample.download_error:
+            return position, _reject(row, Reason.DOWNLOAD_FAILED, sample.download_error)
+        if sample.image_error:
+            return position, _reject(row, Reason.TOO_LARGE, sample.image_error)
+        if sample.image is None:
+            return position, _reject(row, Reason.NO_IMAGE, "no jpg, jpeg, png or webp member with this key")
+        row["image_sha256"] = hashlib.sha256(sample.image).hexdigest()
+        if sample.tags_error:
+            return position, _reject(row, Reason.BAD_TAGS, sample.tags_error)
+        matched = self._vocabulary.match(sample.tags, sample.class_numbers)
+        row |= {"tags_unknown": list(matched.unknown), "class_ids": list(matched.class_ids)}
+        if not matched.class_ids:
+            said = "no tags" if not sample.tags else "none of its tags is in the vocabulary"
+            return position, _reject(row, Reason.NO_KNOWN_TAG, said)
+        image = self._decode(sample.image)
+        if isinstance(image, ImageRejection):
+            return position, _reject(row, image.reason, image.error)
+        row |= {
+            "width": image.stored_width,
+            "height": image.stored_height,
+            "exif_orientation": image.exif_orientation,
+        }
+        frame = self._fit_frame(image)
+        height, width = image.stored_height, image.stored_width
+        upright_size = (width, height) if image.exif_orientation >= 5 else (height, width)
+        return ReadyImage(
+            position=position,
+            frame=frame,
+            guide=self._fit_guide(image, frame),
+            upright_size=upright_size,
+            class_ids=matched.class_ids,
+            row=row,
+        )
+
+    def _decode(self, payload: bytes) -> DecodedImage | ImageRejection:
+        return decode_image(
+            payload,
+            max_pixels=self._config.inputs.max_image_pixels,
+            min_short_side_px=choose_shortest_side(self._config, self._patch_size),
+        )
+
+    def _fit_frame(self, image: DecodedImage) -> UInt8[np.ndarray, "h w 3"]:
+        height, width = image.image_rgb.shape[:2]
+        return resize_rgb(image.image_rgb, choose_frame_size(height, width, self._config.views, self._patch_size))
+
+    def _fit_guide(
+        self, image: DecodedImage, frame: UInt8[np.ndarray, "h w 3"]
+    ) -> UInt8[np.ndarray, "guide_h guide_w 3"] | None:
+        if self._config.maps.pixel_refinement == PixelRefinement.NONE:
+            return None
+        height, width = frame.shape[:2]
+        size = choose_working_size(height, width, self._config.maps.pixel_side_px, self._patch_size)
+        return frame if size == (height, width) else resize_rgb(image.image_rgb, size)
+
+    def _finish(self, image: ReadyImage, evidence: ImageEvidence) -> dict[str, Any]:
+        stored = place_on_stored_pixels(evidence.enlarge_mask(), image.row["exif_orientation"])
+        row = image.row | {
+            "status": str(Status.LABELLED),
+            "mask": {"bytes": encode_mask(stored, self._palette), "path": name_mask_file(image.row["key"])},
+            "class_ids": list(evidence.class_ids),
+            "suggested_class_ids": list(evidence.suggested_class_ids),
+            **evidence.compute_stats(),
+        }
+        if self._config.maps.keep_maps:
+            row["class_maps"] = encode_class_maps(torch.from_numpy(evidence.grid_maps))
+        return row
+
+
+def _reject(row: dict[str, Any], reason: Reason, error: str) -> dict[str, Any]:
+    return row | {"status": str(Status.REJECTED), "reason": str(reason), "error": error}
+
+
+def _map_ahead(
+    threads: ThreadPoolExecutor, function: Callable[[Item], Outcome], items: Iterable[Item], window: int
+) -> Iterator[Outcome]:
+    """Apply a function in threads, at most `window` items ahead of the consumer, in order."""
+    pending: deque[Future[Outcome]] = deque()
+    for item in items:
+        pending.append(threads.submit(function, item))
+        if len(pending) >= window:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _batch_by_shape(images: Iterable[ReadyImage], batch_size: int) -> Iterator[list[ReadyImage]]:
+    """Gather images of one shape into batches. Which images share a batch depends on the chunk alone."""
+    waiting: dict[tuple[int, ...], list[ReadyImage]] = defaultdict(list)
+    num_pixels = 0
+    for image in images:
+        group = waiting[image.frame.shape]
+        group.append(image)
+        num_pixels += image.num_pixels
+        if len(group) < batch_size and num_pixels < MAX_PENDING_PIXELS:
+            continue
+        if len(group) < batch_size:
+            group = max(waiting.values(), key=lambda held: sum(item.num_pixels for item in held))
+        batch = waiting.pop(group[0].frame.shape)
+        num_pixels -= sum(item.num_pixels for item in batch)
+        yield batch
+    yield from waiting.values()

@@ -1,0 +1,1 @@
+"""Pages and pictures of published runs: a new page goes here."""

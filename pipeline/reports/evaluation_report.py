@@ -1,0 +1,163 @@
+"""An evaluation as a page: scores, what the columns are worth, curves, the best and the worst masks."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.commit.manifests import open_manifest
+from pipeline.evaluation.boundaries import score_boundaries
+from pipeline.evaluation.evaluate import NUM_THRESHOLDS, EvaluationCounts, FindTruth, Scores
+from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
+from pipeline.images.masks import build_palette
+from pipeline.reports.charts import Chart, draw
+from pipeline.reports.label_report import Example, Table, make_examples, render_page
+from pipeline.run.config import InputConfig
+from pipeline.run.identity import read_config, read_run
+from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
+
+NUM_EXAMPLES = 8
+"""Pictures of the best masks, and of the worst."""
+
+
+def make_score_table(
+    counts: EvaluationCounts, class_names: Sequence[str], used: Scores, curve: Sequence[Scores]
+) -> Table:
+    """Make a table with a line a class: of the masks as they are, and IoU at the best threshold."""
+    best = find_best(curve)
+    edges = [float("nan"), *score_boundaries(counts.boundaries)]
+    columns = [used.iou, used.precision, used.recall, np.array(edges)]
+    header = ["in %", "IoU", "precision", "recall", "boundary F"]
+    if best is not None:
+        columns.append(curve[best].iou)
+        header.append(f"IoU at t = {best / NUM_THRESHOLDS:.2f}")
+    names = ["background", *class_names]
+    rows = [(name, *(show_percent(column[index]) for column in columns)) for index, name in enumerate(names)]
+    means = ("mean", *(show_percent(average(column)) for column in columns))
+    return Table(
+        title="Scores",
+        header=tuple(header),
+        rows=(*rows, means),
+        note="" if best is None else "The last column is at the threshold that is best for this truth: an oracle.",
+    )
+
+
+def make_rank_table(images: Sequence[ScoredImage]) -> Table:
+    """Make a table with a line a column of the manifest: how well its order tells the order of the true IoU."""
+    ranked = sorted(
+        rank_columns(images), key=lambda score: (score.of != "image", -abs(np.nan_to_num(score.correlation)))
+    )
+    return Table(
+        title="What the columns say of the true IoU",
+        header=("column", "of", "rank correlation", "IoU, lowest tenth", "IoU, highest tenth", "values"),
+        rows=tuple(
+            (
+                score.column,
+                score.of,
+                "-" if np.isnan(score.correlation) else f"{score.correlation:+.2f}",
+                show_percent(score.lowest_tenth_iou),
+                show_percent(score.highest_tenth_iou),
+                str(score.num_values),
+            )
+            for score in ranked
+        ),
+        note="Spearman's correlation; 0 says nothing, 1 and -1 say all. Of an image: mean IoU of the classes it shows.",
+    )
+
+
+def render_evaluation(
+    labels_uri: str,
+    counts: EvaluationCounts,
+    images: Sequence[ScoredImage],
+    used: Scores,
+    curve: Sequence[Scores],
+    find_truth: FindTruth,
+) -> str:
+    """Render the page of an evaluation.
+
+    Args:
+        labels_uri: Output of jobs.label.
+        counts: Of all its manifests.
+        images: Those whose truth is known.
+        used: Scores of the masks as they are.
+        curve: Scores by threshold; empty without kept maps.
+        find_truth: Gives the true mask of a key.
+    """
+    run = read_run(labels_uri)
+    vocabulary = parse_vocabulary(run["vocabulary"])
+    inputs = read_config(labels_uri, run).inputs
+    ordered = sorted(images, key=lambda image: image.iou)
+    num = min(NUM_EXAMPLES, len(ordered) // 2)
+    galleries = {
+        f"The worst of {len(ordered)} masks": _show(ordered[:num], inputs, vocabulary, find_truth),
+        "The best": _show(ordered[::-1][:num], inputs, vocabulary, find_truth),
+    }
+    tables = [make_score_table(counts, vocabulary.classes, used, curve)]
+    ranks = make_rank_table(images)
+    return render_page(
+        title=f"{labels_uri} against the truth",
+        tables=[*tables, *([ranks] if ranks.rows else [])],
+        charts=[draw(chart) for chart in list_evaluation_charts(vocabulary.classes, images, curve)],
+        galleries={heading: examples for heading, examples in galleries.items() if examples},
+        vocabulary=vocabulary,
+    )
+
+
+def list_evaluation_charts(
+    class_names: Sequence[str], images: Sequence[ScoredImage], curve: Sequence[Scores]
+) -> list[Chart]:
+    """Make the charts for which there is data: IoU over thresholds, and IoU over quality."""
+    charts = []
+    if curve:
+        places = [index / NUM_THRESHOLDS for index in range(len(curve))]
+        curves = {"mean": (places, [100 * scores.mean_iou for scores in curve])}
+        for index, name in enumerate(["background", *class_names]):
+            values = [100 * float(scores.iou[index]) for scores in curve]
+            if not all(np.isnan(values)):
+                curves[name] = (places, values)
+        charts.append(Chart(title="IoU by threshold", unit="IoU in %", curves=curves, place="threshold"))
+    if bins := bin_by_quality(images):
+        points = ([one.mean_quality for one in bins], [100 * one.mean_iou for one in bins])
+        charts.append(
+            Chart(
+                title="True IoU by quality, tenths of the images", unit="IoU in %", curves={"": points}, place="quality"
+            )
+        )
+    return charts
+
+
+def find_best(curve: Sequence[Scores]) -> int | None:
+    """Find the place of the best mean IoU of a curve; None if there is no curve."""
+    return int(np.argmax([scores.mean_iou for scores in curve])) if curve else None
+
+
+def show_percent(share: float) -> str:
+    """Write a share as a percentage with two decimals, and NaN as a dash.
+
+    >>> show_percent(0.1234), show_percent(float("nan"))
+    ('12.34', '-')
+    """
+    return "-" if np.isnan(share) else f"{100 * share:.2f}"
+
+
+def average(values: np.ndarray) -> float:
+    """Average the values that are not NaN; NaN if there are none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _show(
+    images: Sequence[ScoredImage], inputs: InputConfig, vocabulary: Vocabulary, find_truth: FindTruth
+) -> list[Example]:
+    """Make examples of images, in their order."""
+    palette = build_palette(vocabulary.colours, vocabulary.classes)
+    wanted: dict[str, set[int]] = defaultdict(set)
+    for image in images:
+        wanted[image.manifest_uri].add(image.place)
+    made: dict[tuple[str, str], Example] = {}
+    for uri, places in wanted.items():
+        manifest = open_manifest(uri)
+        rows = [row for row in manifest.iterate_rows() if row["index"] in places]
+        for example in make_examples(manifest, rows, inputs, vocabulary, palette, find_truth):
+            made[uri, example.key] = example
+    return [made[image.manifest_uri, image.key] for image in images]

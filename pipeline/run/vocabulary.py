@@ -1,0 +1,240 @@
+"""Tags to classes: a vocabulary file and how tags are compared with it."""
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from models.documents import DocumentError, parse_yaml, show_value
+from pipeline.errors import VocabularyError
+from pipeline.storage.storage import read_bytes
+
+MAX_CLASSES = 254
+"""Masks are uint8, 0 is background and 255 is ignored."""
+
+MAX_FILE_BYTES = 16 * 2**20
+
+FILE_KEYS = ("classes", "aliases", "colours", "colors", "ignored_tags")
+
+
+class MatchedTags(NamedTuple):
+    """What a vocabulary makes of a sample's tags."""
+
+    class_ids: tuple[int, ...]
+    """Ids of the classes named, from 1, ascending, each once."""
+    unknown: tuple[str, ...]
+    """Tags that are neither known nor ignored, as they were written, each once, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Classes in the model's order, and the tags that name them."""
+
+    classes: tuple[str, ...]
+    """Names of the classes; the first one has id 1."""
+    aliases: tuple[tuple[str, ...], ...] = ()
+    """Further tags of each class, in the order of the classes; empty: none. A class name names its class anyway."""
+    ignored_tags: tuple[str, ...] = ()
+    """Tags that are neither known nor unknown."""
+    colours: tuple[tuple[int, int, int], ...] | None = None
+    """RGB of each class in masks, 0 to 255; None: PASCAL VOC's."""
+
+    def __post_init__(self) -> None:
+        _check_classes(self.classes)
+        if self.aliases and len(self.aliases) != len(self.classes):
+            raise VocabularyError(f"need aliases for each of {len(self.classes)} classes, got {len(self.aliases)}")
+        if self.colours is not None and len(self.colours) != len(self.classes):
+            raise VocabularyError(
+                f"need one colour for each of {len(self.classes)} classes, got {len(self.colours)}; "
+                "give all classes a colour, or none"
+            )
+        taken = self._ids_by_tag
+        for tag in self.ignored_tags:
+            if normalise_tag(tag) in taken:
+                owner = self.classes[taken[normalise_tag(tag)] - 1]
+                raise VocabularyError(f"tag {tag!r} is ignored and names class {owner!r}; remove one of the two")
+
+    @cached_property
+    def _ids_by_tag(self) -> dict[str, int]:
+        """Id of the class that each normalised tag names."""
+        aliases = self.aliases or ((),) * len(self.classes)
+        ids: dict[str, int] = {}
+        for class_id, (name, names) in enumerate(zip(self.classes, aliases, strict=True), start=1):
+            for alias in (name, *names):
+                normalised = normalise_tag(alias)
+                if not normalised:
+                    raise VocabularyError(f"class {name!r} has the empty alias {alias!r}; remove it")
+                if ids.setdefault(normalised, class_id) != class_id:
+                    other = self.classes[ids[normalised] - 1]
+                    raise VocabularyError(f"classes {other!r} and {name!r} share the alias {alias!r}; keep it in one")
+        return ids
+
+    @cached_property
+    def _ignored(self) -> frozenset[str]:
+        return frozenset(normalise_tag(tag) for tag in self.ignored_tags)
+
+    def match(self, tags: Sequence[str], class_numbers: Sequence[int] = ()) -> MatchedTags:
+        """Find the classes that tags name.
+
+        Args:
+            tags: As people wrote them; compared after `normalise_tag`.
+            class_numbers: Classes by their zero-based number; one that is out of range is unknown as `#7`.
+        """
+        class_ids: set[int] = set()
+        unknown: dict[str, None] = {}
+        for tag in tags:
+            normalised = normalise_tag(tag)
+            if normalised in self._ids_by_tag:
+                class_ids.add(self._ids_by_tag[normalised])
+            elif normalised and normalised not in self._ignored:
+                unknown[tag] = None
+        for number in class_numbers:
+            if 0 <= number < len(self.classes):
+                class_ids.add(number + 1)
+            else:
+                unknown[f"#{number}"] = None
+        return MatchedTags(tuple(sorted(class_ids)), tuple(unknown))
+
+    def describe(self) -> dict[str, Any]:
+        """Turn the vocabulary into plain values for JSON, as `parse_vocabulary` reads them.
+
+        Aliases are normalised and sorted: two files that match alike are described alike.
+        """
+        aliases: dict[str, list[str]] = {name: [] for name in self.classes}
+        for tag, class_id in sorted(self._ids_by_tag.items()):
+            aliases[self.classes[class_id - 1]].append(tag)
+        fields: dict[str, Any] = {
+            "classes": list(self.classes),
+            "aliases": aliases,
+            "ignored_tags": sorted(self._ignored),
+        }
+        if self.colours is not None:
+            fields["colours"] = {
+                name: f"#{bytes(colour).hex()}" for name, colour in zip(self.classes, self.colours, strict=True)
+            }
+        return fields
+
+
+def normalise_tag(tag: str) -> str:
+    """Bring a tag into the form in which tags are compared.
+
+    >>> normalise_tag("  Flock_of--SHEEP ")
+    'flock of sheep'
+    >>> normalise_tag("Straße") == normalise_tag("STRASSE")
+    True
+    """
+    # Case folding can undo the normal form, and the normal form can bring new capitals: "ΐ", "㎒".
+    folded = unicodedata.normalize("NFKC", tag).casefold()
+    folded = unicodedata.normalize("NFKC", folded).casefold()
+    return re.sub(r"[\s_\-‐‑‒–—]+", " ", unicodedata.normalize("NFKC", folded)).strip()
+
+
+def load_vocabulary(uri: str) -> Vocabulary:
+    """Read a vocabulary file, YAML or JSON.
+
+    Raises:
+        VocabularyError: It is missing or not usable; the message names the file.
+    """
+    try:
+        fields = parse_yaml(read_bytes(uri), max_bytes=MAX_FILE_BYTES)
+    except FileNotFoundError as error:
+        raise VocabularyError(f"vocabulary '{uri}' does not exist; check the path") from error
+    except DocumentError as error:
+        raise VocabularyError(f"vocabulary '{uri}' cannot be read: {error}; correct it") from error
+    try:
+        return parse_vocabulary(fields)
+    except VocabularyError as error:
+        raise VocabularyError(f"vocabulary '{uri}': {error}") from error
+
+
+def parse_vocabulary(fields: Any) -> Vocabulary:
+    """Build a vocabulary from the plain values of its file.
+
+    Raises:
+        VocabularyError: A key or a value is not as it should be.
+    """
+    if not isinstance(fields, Mapping):
+        raise VocabularyError(f"need a mapping with the key 'classes', got {show_value(fields)}; see the README")
+    _check_known(fields, FILE_KEYS, "key")
+    classes = _parse_names(fields.get("classes"), "classes")
+    _check_classes(classes)
+    return Vocabulary(
+        classes=classes,
+        aliases=_parse_aliases(fields.get("aliases"), classes),
+        ignored_tags=_parse_names(fields.get("ignored_tags"), "ignored_tags"),
+        colours=_parse_colours(fields, classes),
+    )
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    if not classes:
+        raise VocabularyError("need at least one class, got none; list them under 'classes'")
+    if len(classes) > MAX_CLASSES:
+        raise VocabularyError(f"need at most {MAX_CLASSES} classes, got {len(classes)}; split the vocabulary")
+    first: dict[str, str] = {}
+    for name in classes:
+        normalised = normalise_tag(name)
+        if not normalised:
+            raise VocabularyError(f"need classes with names, got {name!r}; name or remove it")
+        if normalised in first:
+            raise VocabularyError(f"classes {first[normalised]!r} and {name!r} are the same; remove one")
+        first[normalised] = name
+
+
+def _check_known(names: Iterable[Any], known: Sequence[str], kind: str) -> None:
+    """Raise for a name that is not among the known ones, with the nearest of them."""
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f"did you mean {nearest[0]!r}" if nearest else f"use one of {', '.join(known[:10])}"
+            raise VocabularyError(f"unknown {kind} {name!r}; {hint}")
+
+
+def _parse_names(names: Any, key: str) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    if not isinstance(names, list):
+        raise VocabularyError(
+            f"need a list under {key!r}, got {show_value(names)}; write one name a line, each after '- '"
+        )
+    for name in names:
+        # YAML reads no, on and 12 as other things than text: guessing how they were written is not ours.
+        if not isinstance(name, str):
+            raise VocabularyError(f"need text under {key!r}, got {show_value(name)}; put it into quotes")
+    return tuple(names)
+
+
+def _parse_aliases(aliases: Any, classes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    if aliases is None:
+        return ()
+    if not isinstance(aliases, Mapping):
+        raise VocabularyError(f"need a list of tags per class under 'aliases', got {show_value(aliases)}")
+    _check_known(aliases, classes, "class under 'aliases':")
+    return tuple(_parse_names(aliases.get(name), f"aliases: {name}") for name in classes)
+
+
+def _parse_colours(fields: Mapping[str, Any], classes: tuple[str, ...]) -> tuple[tuple[int, int, int], ...] | None:
+    if "colours" in fields and "colors" in fields:
+        raise VocabularyError("need one of the keys 'colours' and 'colors', got both; remove one")
+    colours = fields.get("colours", fields.get("colors"))
+    if colours is None:
+        return None
+    if not isinstance(colours, Mapping):
+        raise VocabularyError(f"need a colour per class under 'colours', got {show_value(colours)}")
+    _check_known(colours, classes, "class under 'colours':")
+    missing = [name for name in classes if name not in colours]
+    if missing:
+        raise VocabularyError(f"classes {missing[:5]} have no colour; give all classes a colour, or none")
+    return tuple(_parse_colour(name, colours[name]) for name in classes)
+
+
+def _parse_colour(name: str, colour: Any) -> tuple[int, int, int]:
+    if not isinstance(colour, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
+        raise VocabularyError(
+            f'need a colour such as "#ff8800", in quotes, for class {name!r}, got {show_value(colour)}'
+        )
+    red, green, blue = bytes.fromhex(colour[1:])
+    return red, green, blue

@@ -1,0 +1,1 @@
+"""Thresholds for kept class maps, with or without true masks."""

@@ -1,0 +1,1 @@
+"""What a training run is: configuration, random seeds, events. Nothing that runs."""

@@ -1,0 +1,1 @@
+"""Shards as a stream of training batches."""

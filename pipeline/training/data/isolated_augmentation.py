@@ -1,0 +1,60 @@
+"""Augmenting in a child process: for batches that have killed the processes that augmented them.
+
+What a training image is depends on the run's seed, the epoch and its key alone, so the others of a batch are what they
+would have been. One that kills its process keeps its place as a row that is not valid, as one that cannot be decoded.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from pipeline.errors import ShardError
+from pipeline.run.records import Reason
+from pipeline.training.config import TrainConfig
+from pipeline.training.data.augmentation import ReportRejection, augment_samples
+from pipeline.workers.guarded_reads import read_in_child
+
+Columns = dict[str, np.ndarray]
+
+
+def augment_isolated(batch: Columns, config: TrainConfig, num_classes: int, on_rejection: ReportRejection) -> Columns:
+    """Turn encoded samples into training images, as `augment_samples` does; those that kill a process are dropped."""
+    rows: list[Columns] = []
+    while len(rows) < len(batch["key"]):
+        rest = {name: column[len(rows) :] for name, column in batch.items()}
+        try:
+            for row, rejections in read_in_child("images", partial(_augment_each, rest, config, num_classes)):
+                for key, reason in rejections:
+                    on_rejection(key, reason)
+                rows.append(row)
+        except ShardError:
+            # Rows came while it read: the culprit is the next one.
+            culprit = str(batch["key"][len(rows)])
+            on_rejection(culprit, f"{Reason.CRASHED}: the processes that decoded this image died")
+            rows.append(_make_invalid(culprit, config, num_classes))
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def _augment_each(
+    batch: Columns, config: TrainConfig, num_classes: int
+) -> Iterator[tuple[Columns, list[tuple[str, str]]]]:
+    """Augment samples one by one, as the child process; give each, and what was reported of it."""
+    for place in range(len(batch["key"])):
+        rejections: list[tuple[str, str]] = []
+        one = {name: column[place : place + 1] for name, column in batch.items()}
+
+        def report(key: str, reason: str, reported: list[tuple[str, str]] = rejections) -> None:
+            reported.append((key, reason))
+
+        yield augment_samples(one, config, num_classes, report), rejections
+
+
+def _make_invalid(key: str, config: TrainConfig, num_classes: int) -> Columns:
+    size = config.model.image_size
+    return {
+        "key": np.array([key], dtype=object),
+        "image": np.zeros((1, 3, size, size), np.uint8),
+        "image_labels": np.zeros((1, num_classes), bool),
+        "is_valid": np.zeros(1, bool),
+    }

@@ -1,0 +1,1 @@
+"""The driving process of training: its folder, records and pages."""

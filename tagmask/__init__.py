@@ -1,1 +1,0 @@
-"""The command `tagmask`. Its code is in `jobs`, `pipeline` and `models`."""

@@ -1,0 +1,109 @@
+"""A manifest is plain Parquet: other readers open it unchanged, whatever our own code thinks of it."""
+
+import io
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow.dataset as ds
+import pytest
+from PIL import Image
+
+from pipeline.run.records import InputShard
+from tests.factories import make_labelled_row, make_rejected_row, make_run
+
+KEYS = ["a0", "a1", "a2", "b0", "b1", "b2"]
+MASKS = {key: np.array([[0, 1, 2], [255, number % 3, 0]]) for number, key in enumerate(KEYS) if not key.endswith("1")}
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
+    """Folder of two manifests of three rows; the middle row of each is rejected. One keeps its class maps."""
+    out = tmp_path_factory.mktemp("run")
+    class_maps = np.random.default_rng(0).random((2, 4, 4))
+    shards = {}
+    for name in "ab":
+        shard = InputShard(uri=f"s3://bucket/{name}.tar", name=name, size_bytes=1, etag=name)
+        shards[shard] = [
+            make_labelled_row(f"{name}0", MASKS[f"{name}0"], [1, 2], class_maps if name == "a" else None),
+            make_rejected_row(f"{name}1"),
+            make_labelled_row(f"{name}2", MASKS[f"{name}2"], [1, 2], tags_unknown=["sunset"]),
+        ]
+    make_run(str(out), ["cat", "dog"], shards)
+    return out / "labels"
+
+
+def require_masks(pngs):
+    """Masks of the labelled rows, in order, hold the class ids as the pixels' values."""
+    assert len(pngs) == len(MASKS)
+    for png, mask in zip(pngs, MASKS.values(), strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), mask)
+
+
+def test_pyarrow_dataset_reads_and_filters_a_folder_of_manifests(labels):
+    dataset = ds.dataset(labels, format="parquet")
+    assert dataset.to_table(columns=["key"])["key"].to_pylist() == KEYS
+    labelled = dataset.to_table(columns=["mask", "classes"], filter=ds.field("status") == "labelled")
+    require_masks([mask["bytes"] for mask in labelled["mask"].to_pylist()])
+    assert [entry["class_id"] for entry in labelled["classes"][0].as_py()] == [1, 2]
+
+
+def test_pandas_reads_a_folder_of_manifests(labels):
+    frame = pd.read_parquet(labels)
+    assert list(frame["key"]) == KEYS
+    assert frame["reason"].dropna().to_list() == ["undecodable"] * 2
+    labelled = frame[frame["status"] == "labelled"]
+    require_masks([mask["bytes"] for mask in labelled["mask"]])
+    assert [list(ids) for ids in labelled["class_ids"]] == [[1, 2]] * 4
+
+
+def test_polars_reads_and_filters_a_folder_of_manifests(labels):
+    frame = pl.read_parquet(labels / "*.parquet")
+    assert frame["key"].to_list() == KEYS
+    assert frame.schema["index"] == pl.Int64
+    labelled = pl.scan_parquet(labels / "*.parquet").filter(pl.col("status") == "labelled").collect()
+    require_masks(labelled["mask"].struct.field("bytes").to_list())
+    assert labelled.explode("classes").unnest("classes")["class_id"].to_list() == [1, 2] * 4
+
+
+def test_duckdb_queries_a_folder_of_manifests(labels):
+    with duckdb.connect() as connection:
+        manifests = f"read_parquet('{labels}/*.parquet')"
+        counts = connection.sql(f"SELECT status, reason, count(*) FROM {manifests} GROUP BY ALL ORDER BY status")
+        assert counts.fetchall() == [("labelled", None, 4), ("rejected", "undecodable", 2)]
+        pngs = connection.sql(f"SELECT mask.bytes FROM {manifests} WHERE status = 'labelled' ORDER BY key")
+        require_masks([png for (png,) in pngs.fetchall()])
+        classes = f"SELECT unnest(classes) AS entry FROM {manifests}"
+        rows = connection.sql(f"SELECT entry.class_id, count(*) FROM ({classes}) GROUP BY 1 ORDER BY 1")
+        assert rows.fetchall() == [(1, 4), (2, 4)]
+
+
+@pytest.fixture
+def hugging_face(labels, tmp_path, monkeypatch):
+    """All manifests as a Hugging Face dataset, without the network."""
+    for name in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    import datasets
+
+    files = sorted(str(path) for path in labels.iterdir())
+    dataset = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    return datasets, dataset
+
+
+def test_hugging_face_datasets_loads_manifests_as_they_are(hugging_face):
+    _, dataset = hugging_face
+    assert dataset["key"][:] == KEYS
+    require_masks([mask["bytes"] for mask in dataset["mask"] if mask and mask["bytes"]])
+
+
+def test_hugging_face_datasets_decodes_masks_once_the_column_is_cast_to_image(hugging_face):
+    """The files say nothing of Hugging Face's features, so users write `cast_column("mask", Image())`."""
+    datasets, dataset = hugging_face
+    dataset = dataset.cast_column("mask", datasets.Image())
+    images = {row["key"]: row["mask"] for row in dataset}
+    assert images["a1"] is None
+    for key, mask in MASKS.items():
+        assert images[key].mode == "P"
+        np.testing.assert_array_equal(np.asarray(images[key]), mask)

@@ -1,0 +1,338 @@
+"""Masks against the truth: the counts agree with scikit-learn, at the threshold used and at all others."""
+
+import io
+import json
+import tarfile
+from dataclasses import replace
+from functools import reduce
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import ExifTags, Image, ImageOps
+from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, precision_score
+from torch.nn import functional
+
+from jobs.evaluate import main
+from models.class_maps import scale_min_max
+from pipeline.errors import LabellingError, ManifestError
+from pipeline.evaluation.evaluate import (
+    NUM_THRESHOLDS,
+    EvaluationCounts,
+    count_pixels,
+    evaluate_manifest,
+    make_empty_counts,
+    open_truth,
+    score_curve,
+    score_masks,
+)
+from pipeline.images.masks import decode_class_maps, label_pixels
+from pipeline.run.records import IGNORE_LABEL, InputShard
+from pipeline.storage.storage import join_uri, put_atomic
+from tests.factories import make_labelled_row, make_mask_png, make_rejected_row, make_run
+
+CLASSES = ("cat", "dog", "cow")
+SHARD = InputShard(uri="photos/a.tar", name="a", size_bytes=10, etag="1")
+LEFT_OPEN = len(CLASSES) + 1
+"""What scikit-learn is told instead of 255 in a mask: one more class, which is in no truth."""
+
+
+def make_blocks(rng, values, size=(24, 32)):
+    """Random values in blocks of 4 x 4 pixels."""
+    blocks = rng.choice(values, size=(size[0] // 4, size[1] // 4))
+    return blocks.repeat(4, axis=0).repeat(4, axis=1).astype(np.uint8)
+
+
+def make_pairs(num_images, rng_seed=0):
+    """Rows with maps of one to three classes, and their true masks by key."""
+    rng = np.random.default_rng(rng_seed)
+    rows, truths = [], {}
+    for index in range(num_images):
+        class_ids = sorted(rng.choice([1, 2, 3], size=rng.integers(1, 4), replace=False).tolist())
+        maps = rng.uniform(0, 7, (len(class_ids), 3, 4))
+        mask = make_blocks(rng, [0, *class_ids, IGNORE_LABEL])
+        key = f"photo{index}"
+        rows.append(make_labelled_row(key, mask, class_ids, maps))
+        truths[key] = make_blocks(rng, [0, 1, 2, 3, IGNORE_LABEL])
+    return rows, truths
+
+
+def evaluate(folder, rows, truths):
+    """Publish rows and count them."""
+    (uri,) = make_run(str(folder / "run"), CLASSES, {SHARD: rows})
+    pngs = {key: make_mask_png(truth) for key, truth in truths.items()}
+    return evaluate_manifest(uri, pngs.get, len(CLASSES)).counts
+
+
+def read_png(payload):
+    return np.asarray(Image.open(io.BytesIO(payload)))
+
+
+def join_counted(truths, masks):
+    """Flatten pairs of truth and mask to what scikit-learn takes: pixels with a truth, 255 of masks as a class."""
+    pairs = [
+        (truth[truth != IGNORE_LABEL], mask[truth != IGNORE_LABEL]) for truth, mask in zip(truths, masks, strict=True)
+    ]
+    truth, mask = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return truth, np.where(mask == IGNORE_LABEL, LEFT_OPEN, mask)
+
+
+def require_equal_scores(scores, truth, mask):
+    labels = list(range(len(CLASSES) + 1))
+    occur = np.isin(labels, np.union1d(truth, mask))
+    expected = np.where(occur, jaccard_score(truth, mask, labels=labels, average=None, zero_division=0), np.nan)
+    np.testing.assert_allclose(scores.iou, expected, rtol=1e-12)
+    assert scores.mean_iou == pytest.approx(np.nanmean(expected), rel=1e-12)
+    assert scores.pixel_accuracy == pytest.approx(accuracy_score(truth, mask), rel=1e-12)
+
+
+def test_masks_with_ignored_pixels_are_counted_as_scikit_learn_counts_them(tmp_path):
+    rows, truths = make_pairs(6)
+    counts = evaluate(tmp_path, rows, truths)
+    truth, mask = join_counted(truths.values(), [read_png(row["mask"]["bytes"]) for row in rows])
+    labels = list(range(LEFT_OPEN + 1))
+    np.testing.assert_array_equal(counts.confusion, confusion_matrix(truth, mask, labels=labels)[:-1])
+    scores = score_masks(counts)
+    require_equal_scores(scores, truth, mask)
+    assert scores.open_fraction == pytest.approx((mask == LEFT_OPEN).mean())
+
+
+def test_curve_agrees_with_scikit_learn_at_every_threshold(tmp_path):
+    rows, truths = make_pairs(4, rng_seed=1)
+    curve = score_curve(evaluate(tmp_path, rows, truths))
+    assert len(curve) == NUM_THRESHOLDS
+    for index, scores in enumerate(curve):
+        masks = [make_mask_at(row, index / NUM_THRESHOLDS) for row in rows]
+        require_equal_scores(scores, *join_counted(truths.values(), masks))
+
+
+def make_mask_at(row, threshold, size=None):
+    """Make the mask that labelling would make of kept maps at a threshold."""
+    maps = torch.from_numpy(decode_class_maps(row["class_maps"]))[None]
+    size = size or (row["height"], row["width"])
+    enlarged = scale_min_max(functional.interpolate(maps, size=size, mode="bilinear", align_corners=False))[0]
+    return label_pixels(enlarged, torch.tensor(row["class_ids"]), threshold, threshold).numpy()
+
+
+def test_curve_of_values_that_meet_a_threshold_draws_the_line_as_labelling_does(tmp_path):
+    """51 / 255 is 0.2, of which single precision has another idea than double precision."""
+    values = np.arange(256, dtype=np.float32).reshape(1, 16, 16) / 255
+    row = make_labelled_row("a", np.zeros((16, 16)), [1], values)
+    truth = np.ones((16, 16), np.uint8)
+    for index, scores in enumerate(score_curve(evaluate(tmp_path, [row], {"a": truth}))):
+        covered = (make_mask_at(row, index / NUM_THRESHOLDS) == 1).mean()
+        assert scores.pixel_accuracy == covered, index
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_curve_of_a_turned_photo_lies_on_the_stored_pixels(tmp_path, orientation):
+    """The maps are the truth itself, upright as a viewer (Pillow) turns it: they must fit at every threshold."""
+    truth = make_blocks(np.random.default_rng(orientation), [0, 1, 3])
+    image = Image.fromarray(truth)
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(image))
+    maps = np.stack([upright == class_id for class_id in (1, 3)]).astype(np.float32)
+    row = make_labelled_row("a", truth, [1, 3], maps, exif_orientation=orientation)
+    counts = evaluate(tmp_path, [row], {"a": truth})
+    assert [scores.mean_iou for scores in (score_masks(counts), *score_curve(counts))] == [1.0] * 101
+
+
+def test_truth_and_mask_of_four_pixels_give_the_scores_counted_by_hand():
+    truth = np.array([[0, 1, 1, 1, IGNORE_LABEL]], np.uint8)
+    mask = np.array([[0, 1, 0, IGNORE_LABEL, 2]], np.uint8)
+    scores = score_masks(replace(make_empty_counts(2), confusion=count_pixels(truth, mask, 2), num_images=1))
+    # Background: 1 of 2. Class 1: 1 of 3, the pixel left open misses it. Class 2: only where the truth is ignored.
+    np.testing.assert_allclose(scores.iou, [1 / 2, 1 / 3, np.nan])
+    assert scores.mean_iou == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert (scores.pixel_accuracy, scores.open_fraction) == (0.5, 0.25)
+    np.testing.assert_allclose(scores.precision, [1 / 2, 1, np.nan])
+    np.testing.assert_allclose(scores.recall, [1, 1 / 3, np.nan])
+
+
+def counts_strategy(side=3):
+    def pixels(*shape):
+        return arrays(np.int64, shape, elements=st.integers(0, 2**40))
+
+    number = st.integers(0, 1000)
+    return st.builds(
+        EvaluationCounts,
+        confusion=pixels(side, side + 1),
+        histogram=pixels(side, side, 4),
+        boundaries=pixels(side - 1, 4),
+        num_images=number,
+        num_without_truth=number,
+        num_rejected=number,
+        num_without_maps=number,
+    )
+
+
+def describe(counts):
+    return {name: np.asarray(value).tolist() for name, value in vars(counts).items()}
+
+
+@given(counts_strategy(), counts_strategy(), counts_strategy())
+def test_counts_merge_in_any_order_and_grouping(one, two, three):
+    assert describe(one.merge(two)) == describe(two.merge(one))
+    assert describe(one.merge(two).merge(three)) == describe(one.merge(two.merge(three)))
+
+
+def test_counts_of_manifests_add_up_to_the_counts_of_one_manifest(tmp_path):
+    rows, truths = make_pairs(5, rng_seed=2)
+    whole = evaluate(tmp_path, rows, truths)
+    shards = {
+        InputShard(uri=f"photos/{index}.tar", name=str(index), size_bytes=10, etag="1"): [row]
+        for index, row in enumerate(rows)
+    }
+    pngs = {key: make_mask_png(truth) for key, truth in truths.items()}
+    uris = make_run(str(tmp_path / "split"), CLASSES, shards)
+    pieces = [evaluate_manifest(uri, pngs.get, len(CLASSES)).counts for uri in reversed(uris)]
+    assert describe(reduce(EvaluationCounts.merge, pieces, make_empty_counts(len(CLASSES)))) == describe(whole)
+
+
+def test_images_without_truth_or_mask_are_told_apart_and_not_judged(tmp_path):
+    rows, truths = make_pairs(3)
+    expected = evaluate(tmp_path / "judged", rows[:1], truths)
+    del truths["photo1"], truths["photo2"]
+    truths["broken"] = np.ones((4, 4), np.uint8)
+    counts = evaluate(tmp_path / "all", [*rows, make_rejected_row("broken")], truths)
+    assert (counts.num_images, counts.num_without_truth, counts.num_rejected) == (1, 2, 1)
+    np.testing.assert_array_equal(counts.confusion, expected.confusion)
+
+
+def test_curve_without_kept_maps_is_an_error_that_names_the_option(tmp_path):
+    rows = [make_labelled_row("a", np.zeros((4, 4)), [1])]
+    counts = evaluate(tmp_path, rows, {"a": np.zeros((4, 4), np.uint8)})
+    with pytest.raises(ManifestError, match="1 of 1 images have no class maps.*keep-maps"):
+        score_curve(counts)
+
+
+def test_truth_of_another_size_is_an_error_that_names_key_and_sizes(tmp_path):
+    rows = [make_labelled_row("dir/a", np.zeros((4, 6)), [1])]
+    with pytest.raises(LabellingError, match="'dir/a' is 4 x 6 pixels, its image 6 x 4"):
+        evaluate(tmp_path, rows, {"dir/a": np.zeros((6, 4), np.uint8)})
+
+
+def test_truth_with_a_class_that_the_run_lacks_is_an_error_that_names_key_and_value(tmp_path):
+    rows = [make_labelled_row("dir/a", np.zeros((4, 6)), [1])]
+    with pytest.raises(LabellingError, match=r"'dir/a' has classes \[7\], the run has 0 to 3"):
+        evaluate(tmp_path, rows, {"dir/a": np.full((4, 6), 7, np.uint8)})
+
+
+@pytest.mark.parametrize("mode", ["RGB", "I;16", None])
+def test_truth_that_is_no_index_map_is_an_error_that_names_its_key(tmp_path, mode):
+    png = io.BytesIO(b"no picture")
+    if mode:
+        Image.new(mode, (6, 4)).save(png, "PNG")
+    (uri,) = make_run(str(tmp_path), CLASSES, {SHARD: [make_labelled_row("dir/a", np.zeros((4, 6)), [1])]})
+    with pytest.raises(LabellingError, match="true mask of 'dir/a'"):
+        evaluate_manifest(uri, {"dir/a": png.getvalue()}.get, len(CLASSES))
+
+
+def write_truth(kind, folder, names):
+    """Write PNGs that hold their own name, as a folder or a tar, with a file beside that is no PNG."""
+    files = {**{f"{name}.png": name.encode() for name in names}, "README.txt": b"hello"}
+    if kind == "folder":
+        for name, payload in files.items():
+            put_atomic(join_uri(str(folder), "truth", name), payload)
+        return str(folder / "truth")
+    with tarfile.open(folder / "truth.tar", "w") as archive:
+        for name, payload in files.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(payload)
+            archive.addfile(header, io.BytesIO(payload))
+    return str(folder / "truth.tar")
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_truth_is_found_by_whole_key_else_by_base_name(tmp_path, kind):
+    find = open_truth(write_truth(kind, tmp_path, ["x/a", "y/a", "b", "deep/er/c", "d.e"]))
+    keys = ["x/a", "y/a", "shard7/b", "c", "d.e", "d", "z"]
+    assert [find(key) for key in keys] == [b"x/a", b"y/a", b"b", b"deep/er/c", b"d.e", None, None]
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_two_true_masks_that_fit_a_key_are_an_error_and_no_guess(tmp_path, kind):
+    find = open_truth(write_truth(kind, tmp_path, ["SegmentationClass/a", "SegmentationObject/a"]))
+    with pytest.raises(LabellingError, match="'SegmentationClass/a' and 'SegmentationObject/a' both fit .*'a'"):
+        find("a")
+
+
+def test_truth_in_an_object_store_is_found(s3_folder):
+    put_atomic(join_uri(s3_folder, "truth", "x", "a.png"), b"mask")
+    find = open_truth(join_uri(s3_folder, "truth"))
+    assert (find("x/a"), find("b")) == (b"mask", None)
+
+
+def test_truth_without_pngs_and_truth_that_is_no_tar_are_errors(tmp_path):
+    (tmp_path / "broken.tar").write_bytes(b"this is no archive" * 100)
+    with pytest.raises(LabellingError, match="nowhere' holds no PNGs"):
+        open_truth(str(tmp_path / "nowhere"))
+    with pytest.raises(LabellingError, match="broken.tar' is no readable tar"):
+        open_truth(str(tmp_path / "broken.tar"))
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A run of two shards and its truth on disk, as a command line takes them."""
+    rows, truths = make_pairs(4, rng_seed=3)
+    other = InputShard(uri="photos/b.tar", name="b", size_bytes=10, etag="1")
+    make_run(str(tmp_path / "run"), CLASSES, {SHARD: rows[:3], other: [rows[3], make_rejected_row("broken")]})
+    for key, truth in truths.items():
+        put_atomic(join_uri(str(tmp_path), "truth", f"{key}.png"), make_mask_png(truth))
+    return tmp_path, rows, truths
+
+
+def test_job_prints_and_writes_the_scores(published, capsys):
+    folder, rows, truths = published
+    flags = ["--labels", f"{folder}/run", "--truth", f"{folder}/truth", "--json", f"{folder}/scores.json"]
+    assert main([*flags, "--html", f"{folder}/scores.html"]) == 0
+    printed = capsys.readouterr().out
+    scores = json.loads((folder / "scores.json").read_text())
+    truth, mask = join_counted(truths.values(), [read_png(row["mask"]["bytes"]) for row in rows])
+    expected = jaccard_score(truth, mask, labels=[0, 1, 2, 3], average=None)
+    assert list(scores["masks"]["iou"].values()) == pytest.approx(expected)
+    assert [point["threshold"] for point in scores["curve"]] == pytest.approx(np.arange(100) / 100)
+    best = max(scores["curve"], key=lambda point: point["mean_iou"])
+    lines = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
+    used = scores["masks"]
+    dog = [used[name]["dog"] for name in ("iou", "precision", "recall", "boundary_f")]
+    assert dog[1] == precision_score(truth, mask, labels=[2], average=None)
+    assert lines["dog"] == [f"{value * 100:.2f}" for value in (*dog, best["iou"]["dog"])]
+    assert (lines["mean"][0], lines["mean"][-1]) == (f"{expected.mean() * 100:.2f}", f"{best['mean_iou'] * 100:.2f}")
+    assert "best for this truth: an oracle" in printed
+    page = (folder / "scores.html").read_text()
+    assert "The worst of 4 masks" in page
+    assert page.count("<svg") == 1
+    # Two of the worst and two of the best.
+    assert [key for key in truths if f"<code>{key}</code>" in page] == list(truths)
+    assert "4 images; 0 more without truth, 1 rejected" in printed
+
+
+def test_job_names_the_classes_that_the_mean_leaves_out(tmp_path, capsys):
+    rows = [make_labelled_row("a", np.ones((4, 4)), [1])]
+    make_run(str(tmp_path / "run"), CLASSES, {SHARD: rows})
+    put_atomic(str(tmp_path / "truth" / "a.png"), make_mask_png(np.ones((4, 4))))
+    assert main(["--labels", f"{tmp_path}/run", "--truth", f"{tmp_path}/truth"]) == 0
+    printed = capsys.readouterr().out
+    assert "in no mask and no truth: background, dog, cow" in printed
+    assert "no curve over thresholds: 1 images" in printed
+
+
+def test_job_on_bad_input_says_so_in_one_line_and_exits_with_2(published, capsys):
+    folder, _, _ = published
+    put_atomic(str(folder / "other" / "z.png"), make_mask_png(np.zeros((4, 4))))
+    put_atomic(str(folder / "ignored" / "photo0.png"), make_mask_png(np.full((24, 32), IGNORE_LABEL)))
+    for labels, truth, message in [
+        ("nowhere", "truth", "holds no labelling run"),
+        ("run", "nowhere", "holds no PNGs"),
+        ("run", "nowhere.tar", "nowhere.tar"),
+        ("run", "other", "no labelled image has a true mask"),
+        ("run", "ignored", "ignores every pixel"),
+    ]:
+        assert main(["--labels", f"{folder}/{labels}", "--truth", f"{folder}/{truth}"]) == 2
+        printed = capsys.readouterr().err.splitlines()
+        assert [line.startswith("error: ") for line in printed] == [False] * (len(printed) - 1) + [True]
+        assert message in printed[-1]

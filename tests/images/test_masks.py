@@ -1,0 +1,215 @@
+import io
+import unicodedata
+from itertools import pairwise
+from pathlib import PurePosixPath, PureWindowsPath
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+from PIL import Image
+
+from pipeline.errors import ManifestError
+from pipeline.images.masks import (
+    build_palette,
+    decode_class_maps,
+    decode_mask,
+    encode_class_maps,
+    encode_mask,
+    label_pixels,
+    name_mask_file,
+    voc_palette,
+)
+from pipeline.run.records import CLASS_MAPS, IGNORE_LABEL
+
+CLASS_NAMES = ("cat", "dog", "horse")
+
+
+def label(class_maps, class_ids, background_threshold=0.3, foreground_threshold=0.6):
+    maps = torch.tensor(class_maps, dtype=torch.float32)
+    return label_pixels(maps, torch.tensor(class_ids), background_threshold, foreground_threshold).tolist()
+
+
+def encode_png(image, **options):
+    payload = io.BytesIO()
+    image.save(payload, "PNG", **options)
+    return payload.getvalue()
+
+
+def test_pixels_get_class_ignore_or_background_by_the_best_map():
+    assert label([[[0.9, 0.5, 0.1]], [[0.2, 0.4, 0.7]]], [4, 9]) == [[4, IGNORE_LABEL, 9]]
+
+
+def test_values_at_the_thresholds_are_background_and_ignored():
+    maps = [[[0.25, 0.75, 0.0, 1.0]]]
+    assert label(maps, [7], 0.25, 0.75) == [[0, IGNORE_LABEL, 0, 7]]
+    assert label(maps, [7], 0.75, 0.75) == [[0, 0, 0, 7]]
+
+
+@pytest.mark.parametrize("class_ids", [[2, 5], [5, 2]])
+def test_tied_maps_give_the_lower_class_id_in_any_order(class_ids):
+    assert label([[[0.8]], [[0.8]]], class_ids) == [[2]]
+
+
+def test_without_background_every_pixel_gets_its_best_class_whatever_the_thresholds():
+    maps = torch.tensor([[[0.9, 0.05, 0.0]], [[0.2, 0.1, 0.0]]])
+    ids = torch.tensor([4, 9])
+    assert label_pixels(maps, ids, 0.3, 0.6, has_background=False).tolist() == [[4, 9, 4]]
+
+
+def test_no_classes_give_background():
+    mask = label_pixels(torch.zeros(0, 2, 3), torch.zeros(0, dtype=torch.int64), 0.4, 0.4)
+    assert mask.tolist() == [[0] * 3] * 2
+    assert mask.dtype == torch.uint8
+
+
+@settings(deadline=None)
+@given(
+    maps=st_numpy.arrays(np.float32, (3, 4, 5), elements=st.floats(0, 1, width=32)),
+    order=st.permutations(range(3)),
+)
+def test_order_of_the_maps_does_not_change_the_mask(maps, order):
+    ids = np.array([1, 7, 254])
+    expected = label(maps, ids)
+    assert label(maps[order], ids[order]) == expected
+    assert np.isin(expected, [0, 1, 7, 254, IGNORE_LABEL]).all()
+
+
+def test_voc_palette_has_the_known_colours():
+    palette = voc_palette()
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
+    assert {index: tuple(palette[index].tolist()) for index in known} == known
+    assert palette[IGNORE_LABEL].tolist() == [224, 224, 192]
+    assert len(np.unique(palette, axis=0)) == 256
+
+
+def test_palette_takes_the_vocabulary_s_colours_for_its_classes():
+    palette = build_palette([(1, 2, 3), (4, 5, 6), (7, 8, 9)], CLASS_NAMES)
+    assert palette[1:4].tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert np.array_equal(np.delete(palette, [1, 2, 3], axis=0), np.delete(voc_palette(), [1, 2, 3], axis=0))
+    assert np.array_equal(build_palette(None, CLASS_NAMES), voc_palette())
+
+
+def test_palette_refuses_what_a_mask_cannot_hold():
+    with pytest.raises(ValueError, match="at most 254 classes, got 255"):
+        build_palette(None, [f"class {index}" for index in range(255)])
+    with pytest.raises(ValueError, match="one colour for each of 3 classes, got 1"):
+        build_palette([(1, 2, 3)], CLASS_NAMES)
+
+
+@settings(deadline=None)
+@given(mask=st_numpy.arrays(np.uint8, st_numpy.array_shapes(min_dims=2, max_dims=2, max_side=20)))
+def test_mask_round_trip_is_exact(mask):
+    assert np.array_equal(decode_mask(encode_mask(mask, voc_palette())), mask)
+
+
+def test_mask_with_all_labels_round_trips_and_shows_its_colours():
+    mask = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    payload = encode_mask(mask, voc_palette())
+    assert np.array_equal(decode_mask(payload), mask)
+    image = Image.open(io.BytesIO(payload))
+    assert image.mode == "P"
+    assert np.array_equal(np.asarray(image.convert("RGB")), voc_palette()[mask])
+
+
+def test_equal_masks_give_equal_bytes():
+    mask = np.random.default_rng(0).integers(0, 4, (30, 40), dtype=np.uint8)
+    payload = encode_mask(mask, voc_palette())
+    assert payload == encode_mask(np.asfortranarray(mask), voc_palette())
+    assert b"tIME" not in payload
+
+
+def test_grey_mask_of_another_tool_is_read_as_indices():
+    mask = np.array([[0, 3, 255]], dtype=np.uint8)
+    assert np.array_equal(decode_mask(encode_png(Image.fromarray(mask))), mask)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_palette_mask_of_few_bits_is_read_as_indices(bits):
+    mask = np.arange(2**bits, dtype=np.uint8)[None]
+    image = Image.fromarray(mask)
+    image.putpalette(voc_palette().tobytes())
+    assert np.array_equal(decode_mask(encode_png(image, bits=bits)), mask)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "1", "I;16"])
+def test_png_that_is_no_index_map_is_an_error(mode):
+    with pytest.raises(ManifestError, match="need a palette PNG or a grey one of 8 bits"):
+        decode_mask(encode_png(Image.new(mode, (2, 2))))
+
+
+def test_broken_mask_is_an_error():
+    payload = encode_mask(np.random.default_rng(0).integers(0, 9, (64, 64), dtype=np.uint8), voc_palette())
+    for broken in (b"", b"no png", payload[: len(payload) // 2]):
+        with pytest.raises(ManifestError, match=f"a mask of {len(broken)} bytes is no readable PNG"):
+            decode_mask(broken)
+
+
+@settings(deadline=None)
+@given(
+    maps=st_numpy.arrays(
+        np.float32,
+        st.tuples(st.integers(0, 3), st.integers(1, 6), st.integers(1, 6)),
+        elements=st.floats(0, 1000, width=32),
+    )
+)
+def test_class_maps_round_trip_within_half_a_step(maps):
+    record = encode_class_maps(torch.from_numpy(maps))
+    stored = pa.array([record], type=CLASS_MAPS)[0].as_py()
+    decoded = decode_class_maps(stored)
+    assert decoded.dtype == np.float32
+    assert decoded.shape == maps.shape
+    assert stored["scales"] == [one.max() for one in maps]
+    for one, kept in zip(maps, decoded, strict=True):
+        assert kept.min() >= 0
+        assert kept.max() <= 1
+        span = float(np.ptp(one))
+        if span > 1e-3:
+            assert np.abs(kept - (one - one.min()) / span).max() <= 0.5 / 255 + 1e-3
+
+
+def test_class_maps_keep_the_order_of_their_values():
+    decoded = decode_class_maps(encode_class_maps(torch.arange(6.0).reshape(1, 2, 3) * 0.001))
+    assert all(low < high for low, high in pairwise(decoded.ravel()))
+    assert decoded.max() == 1
+
+
+def test_class_maps_of_a_damaged_record_are_an_error():
+    record = encode_class_maps(torch.rand(2, 3, 4))
+    with pytest.raises(ManifestError, match="2 classes on 3 x 4 patches need 24 bytes, got 23"):
+        decode_class_maps(record | {"values": record["values"][:-1]})
+
+
+HOSTILE_LETTERS = st.sampled_from("./\\:%~- aZ0\0\n\x1b\x7f\x85\u202e\u200b\ud800éä")
+KEYS = st.one_of(st.text(), st.text(HOSTILE_LETTERS, max_size=8), st.text(HOSTILE_LETTERS, min_size=150, max_size=400))
+
+
+@pytest.mark.parametrize("key", ["photo 1", "000000001", "n0144_18", "IMG-2024.edit", "ä ö", "=1+1", "<b>", "x" * 200])
+def test_mask_of_an_ordinary_key_is_named_after_it(key):
+    assert name_mask_file(key) == f"{key}.png"
+
+
+@given(KEYS)
+def test_name_of_a_mask_stays_in_its_folder_and_says_what_it_is(key):
+    name = name_mask_file(key)
+    for kind in (PurePosixPath, PureWindowsPath):
+        assert kind(name).name == name
+        assert not kind(name).anchor
+    assert ".." not in name
+    assert name.endswith(".png")
+    assert not [letter for letter in name if unicodedata.category(letter) in ("Cc", "Cs")]
+    assert len(name.encode()) <= 255
+
+
+@given(st.lists(KEYS, unique=True, min_size=2, max_size=20))
+def test_masks_of_two_keys_have_two_names(keys):
+    assert len({name_mask_file(key) for key in keys}) == len(keys)
+
+
+def test_long_keys_that_begin_alike_have_two_names():
+    cut = name_mask_file("x" * 300)
+    assert cut != name_mask_file("x" * 301)
+    assert name_mask_file(cut.removesuffix(".png")) != cut

@@ -1,0 +1,159 @@
+"""Shards that are damaged, gone, or no longer what was listed: nothing wrong is read, and nothing is lost silently."""
+
+import io
+import tarfile
+from dataclasses import replace
+
+import pytest
+
+from pipeline.commit.plan import ShardWork
+from pipeline.commit.seal import CompleteShard, seal_shard
+from pipeline.errors import ShardError
+from pipeline.inputs.chunks import describe_change, read_chunks, require_unchanged
+from pipeline.inputs.shards import list_shards
+from pipeline.labelling.chunk_source import read_rows
+from pipeline.run.config import InputConfig
+from pipeline.run.records import Chunk, ShardEnd
+from pipeline.run.vocabulary import Vocabulary
+from pipeline.storage.storage import delete, find_object, join_uri, list_objects, put_atomic
+from pipeline.training.data.stream import iterate_usable
+from pipeline.training.data.survey import survey_shards
+from tests.factories import make_parquet, make_tar
+from tests.fakes import REPORTING
+
+VOCABULARY = Vocabulary(classes=("cat",))
+SAMPLES = {key: {"jpg": key.encode() * 700, "txt": b"cat"} for key in ("a", "b", "c")}
+
+
+def read_pieces(path, payload, start_offset=0, first_chunk=0):
+    path.write_bytes(payload)
+    (shard,) = list_shards([str(path)])
+    config = InputConfig(max_chunk_samples=1)
+    *chunks, end = read_chunks(shard, config, start_offset=start_offset, first_chunk=first_chunk)
+    assert isinstance(end, ShardEnd)
+    return chunks, end
+
+
+def list_ends(shards):
+    rows = [
+        row.to_pylist()[0] for row in read_rows([ShardWork(shard=shard) for shard in shards], InputConfig(), REPORTING)
+    ]
+    return {row["shard_name"]: row for row in rows if row["is_end"]}
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_archive_cut_at_any_byte_gives_only_whole_samples_and_says_where(tmp_path, tar_format):
+    name = "ordner/" + "ä" * 60 if tar_format == tarfile.PAX_FORMAT else "a"
+    members = {name: {"jpg": b"1" * 5, "txt": b"cat"}, "b": {"jpg": b"2" * 5, "txt": b"cat"}}
+    payload = make_tar(tmp_path / "whole.tar", members, tar_format).read_bytes()
+    whole, _ = read_pieces(tmp_path / "whole.tar", payload)
+    last_byte = len(payload.rstrip(b"\0"))
+    for size in range(last_byte // 512 * 512 + 512 + 1):
+        if size < 512:
+            with pytest.raises(ShardError, match="no tar archive"):
+                read_pieces(tmp_path / "cut.tar", payload[:size])
+            continue
+        chunks, end = read_pieces(tmp_path / "cut.tar", payload[:size])
+        assert [chunk.samples for chunk in chunks] == [chunk.samples for chunk in whole[: len(chunks)]], size
+        assert end.truncated_at == size
+
+
+def test_archive_with_a_hole_gives_the_samples_before_it_and_says_where(tmp_path):
+    payload = bytearray(make_tar(tmp_path / "a.tar", SAMPLES).read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(payload)) as archive:
+        start = archive.getmember("b.jpg").offset
+    whole, _ = read_pieces(tmp_path / "a.tar", payload)
+    for num_bytes in (512, 600, 1024):
+        holed = payload.copy()
+        holed[start : start + num_bytes] = bytes(num_bytes)
+        chunks, end = read_pieces(tmp_path / "a.tar", holed)
+        assert [chunk.samples for chunk in chunks] == [whole[0].samples]
+        assert end.truncated_at == start
+        assert read_pieces(tmp_path / "a.tar", holed, chunks[0].end_offset, 1) == ([], end)
+
+
+@pytest.mark.parametrize("num_bytes", [512, 1024, 10_240])
+def test_archive_without_members_is_sealed_as_an_empty_manifest(tmp_path, num_bytes):
+    (tmp_path / "a.tar").write_bytes(bytes(num_bytes))
+    (shard,) = list_shards([str(tmp_path)])
+    end = list_ends([shard])["a"]
+    assert (end["num_chunks"], end["truncated_at"], end["error"]) == (0, None, None)
+    complete = CompleteShard(shard=shard, parts=())
+    counts = seal_shard(complete, out_uri=str(tmp_path / "out"), fingerprint="f", max_rejected_fraction=0.0)
+    assert counts.num_read == 0
+
+
+@pytest.mark.parametrize("suffix", ["tar", "parquet"])
+def test_file_without_bytes_is_refused_by_name(tmp_path, suffix):
+    (tmp_path / f"a.{suffix}").write_bytes(b"")
+    error = list_ends(list_shards([str(tmp_path)]))["a"]["error"]
+    assert f"a.{suffix}' is no" in error
+    assert "copy it again or leave it out" in error
+
+
+def test_shard_that_vanished_since_it_was_listed_is_named_and_the_others_go_on(folder_uri, tmp_path):
+    payload = make_tar(tmp_path / "a.tar", SAMPLES).read_bytes()
+    for name in ("a.tar", "b.tar"):
+        put_atomic(join_uri(folder_uri, name), payload)
+    shards = list_shards([folder_uri])
+    delete([shards[0].uri])
+    ends = list_ends(shards)
+    assert ends["a"]["error"] == f"shard '{shards[0].uri}' does not exist; it was there when it was listed"
+    assert (ends["b"]["error"], ends["b"]["num_chunks"]) == (None, 1)
+
+
+@pytest.mark.parametrize("suffix", ["tar", "parquet"])
+def test_shard_that_vanishes_while_it_is_opened_is_named(tmp_path, suffix):
+    (tmp_path / f"a.{suffix}").write_bytes(b"x")
+    (shard,) = list_shards([str(tmp_path)])
+    (tmp_path / f"a.{suffix}").unlink()
+    with pytest.raises(ShardError, match=f"a.{suffix}' does not exist; it was there when it was listed"):
+        next(read_chunks(shard, InputConfig()))
+
+
+def test_shard_that_changed_since_it_was_listed_is_not_read(folder_uri, tmp_path):
+    first = make_tar(tmp_path / "1.tar", SAMPLES).read_bytes()
+    other = make_tar(tmp_path / "2.tar", dict(reversed(SAMPLES.items()))).read_bytes()
+    assert len(first) == len(other)
+    for name in ("a.tar", "b.tar"):
+        put_atomic(join_uri(folder_uri, name), first)
+    shards = list_shards([folder_uri])
+    put_atomic(shards[0].uri, other)
+    put_atomic(shards[1].uri, first + first)
+    ends = list_ends(shards)
+    for name in ("a", "b"):
+        assert f"{name}.tar' changed since it was listed" in ends[name]["error"]
+    assert [item.etag for item in list_objects(folder_uri)] != [shard.etag for shard in shards]
+
+
+@pytest.mark.parametrize("make_pattern", [str, "{}/*.tar".format, "{}/{{0..11}}.tar".format, "{}/{{0..1}}.tar".format])
+def test_shard_that_did_not_change_is_read_however_it_was_listed(folder_uri, make_pattern):
+    for number in range(12):
+        put_atomic(join_uri(folder_uri, f"{number}.tar"), bytes(1024))
+    for shard in list_shards([make_pattern(folder_uri)]):
+        require_unchanged(shard)
+
+
+def test_shard_of_which_the_listing_told_nothing_is_not_compared(tmp_path):
+    (shard,) = list_shards([str(make_tar(tmp_path / "a.tar", SAMPLES))])
+    unknown = replace(shard, size_bytes=0, etag="-0")
+    require_unchanged(unknown)
+    assert describe_change(unknown, find_object(shard.uri)) == ""
+    assert "was 5 bytes" in describe_change(replace(shard, size_bytes=5), find_object(shard.uri))
+
+
+def test_training_refuses_a_shard_that_changed_since_it_was_listed(tmp_path):
+    columns = {"image": [b"i"], "tags": ["cat"]}
+    shards = list_shards([str(make_parquet(tmp_path / "a.parquet", columns))])
+    make_parquet(tmp_path / "a.parquet", {"image": [b"ii"], "tags": ["cat"]})
+    with pytest.raises(ShardError, match="changed since it was listed"):
+        survey_shards(shards, VOCABULARY, InputConfig())
+    with pytest.raises(ShardError, match="changed since it was listed"):
+        list(iterate_usable(shards, VOCABULARY, InputConfig(), epoch=0))
+
+
+def test_samples_of_a_whole_archive_are_all_there(tmp_path):
+    chunks, end = read_pieces(tmp_path / "a.tar", make_tar(tmp_path / "a.tar", SAMPLES).read_bytes())
+    assert all(isinstance(chunk, Chunk) for chunk in chunks)
+    assert [chunk.samples[0].key for chunk in chunks] == ["a", "b", "c"]
+    assert end == ShardEnd(num_chunks=3, num_ignored_members=0)

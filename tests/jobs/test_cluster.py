@@ -1,0 +1,101 @@
+"""Ray that does not come up: real starts in processes of their own."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import os, sys
+import jobs.cluster.connection
+from jobs.command_line.console import run_job
+jobs.cluster.connection.PAUSE_S = 0.1
+
+class Healing:
+    "A stream for errors: whoever writes to it mends the machine."
+    def write(self, text):
+        os.environ.pop("RAY_gcs_server_port_wait_time_s", None)
+        return sys.__stderr__.write(text)
+    def __getattr__(self, name):
+        return getattr(sys.__stderr__, name)
+
+def count_servers():
+    folders = [folder for folder in os.listdir("/proc") if folder.isdigit()]
+    mine = 0
+    for folder in folders:
+        try:
+            with open(f"/proc/{folder}/cmdline", "rb") as file:
+                mine += b"gcs_server" in file.read().split(b"\\0")[0] and os.getpgid(int(folder)) == os.getpgid(0)
+        except OSError:
+            pass
+    return mine
+
+def job():
+    try:
+        jobs.cluster.connection.connect(None if sys.argv[1] == "local" else sys.argv[1], num_cpus=1)
+    finally:
+        print("servers", count_servers())
+    import ray
+    print("cpus", ray.cluster_resources()["CPU"])
+    return 0
+
+if sys.argv[2] == "heal":
+    sys.stderr = Healing()
+sys.exit(run_job(job))
+"""
+
+
+def run(address, *, heals=False, **variables):
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | variables
+    with tempfile.TemporaryDirectory(prefix="rc", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        return subprocess.run(
+            [sys.executable, "-c", PROGRAM, address, "heal" if heals else "-"],
+            cwd=ROOT,
+            env=environment | {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+            process_group=0,
+        )
+
+
+@pytest.mark.ray
+def test_ray_that_is_not_up_in_time_is_tried_once_more_and_then_told_in_our_words():
+    done = run("local", RAY_gcs_server_port_wait_time_s="0")
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[0].startswith("warning: a local Ray did not come up: ")
+    assert done.stderr.splitlines()[-1].startswith("error: a local Ray did not come up in 2 tries: Timed out waiting")
+    # What came up too late is ended.
+    assert done.stdout == "servers 0\n"
+
+
+@pytest.mark.ray
+def test_ray_that_comes_up_at_the_second_try_is_used():
+    done = run("local", heals=True, RAY_gcs_server_port_wait_time_s="0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "servers 1\ncpus 1.0\n"
+
+
+def test_address_where_nobody_listens_is_told_at_once():
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{reserved.getsockname()[1]}"
+        done = run(address)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"error: the Ray cluster at '{address}' did not come up in 2 tries" in done.stderr
+    assert "correct --address" in done.stderr
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:port"])
+def test_address_that_is_none_is_a_wrong_command(address):
+    done = run(address)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: the Ray cluster at '{address}' cannot be used: ")

@@ -1,0 +1,265 @@
+"""The page of a run: complete in one file, honest about what is missing, the same for the same random seed."""
+
+import base64
+import io
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from jobs.report import main
+from pipeline.errors import LabellingError
+from pipeline.evaluation.evaluate import open_truth
+from pipeline.inputs.shards import list_shards
+from pipeline.reports.label_report import MAX_SIDE_PX, Table, build_report
+from pipeline.run.records import InputShard
+from pipeline.storage.storage import join_uri, put_atomic
+from tests.factories import (
+    make_labelled_row,
+    make_mask_png,
+    make_photo,
+    make_rejected_row,
+    make_run,
+    make_tar,
+)
+
+CLASSES = ("cat", "dog")
+GONE = InputShard(uri="memory://nowhere/a.tar", name="a", size_bytes=10, etag="1")
+
+
+class Page(HTMLParser):
+    """What a reader of the page sees: its text, and its pictures by their captions."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.html, self.text, self.tags, self.pictures = html, "", set(), []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        fields = dict(attributes)
+        assert "href" not in fields
+        if tag == "img":
+            head, payload = fields["src"].split(",", 1)
+            assert head == "data:image/jpeg;base64"
+            image = Image.open(io.BytesIO(base64.b64decode(payload, validate=True)))
+            self.pictures.append((fields["alt"], np.asarray(image.convert("RGB"))))
+
+    def handle_data(self, data):
+        self.text += f" {data.strip()}"
+
+    @property
+    def captions(self):
+        return [caption for caption, _ in self.pictures]
+
+
+def make_square_mask(size=(48, 64), class_id=1):
+    mask = np.zeros(size, np.uint8)
+    mask[size[0] // 4 : size[0] // 2, size[1] // 4 : size[1] // 2] = class_id
+    return mask
+
+
+def write_run(folder, *, keep_maps=True, key_prefix="", **row_fields):
+    """A shard of four photos and its run: cat, dog, both, and one that was rejected."""
+    photos = {f"{key_prefix}{index}": make_photo(index, size=(64, 48)) for index in range(4)}
+    make_tar(folder / "photos.tar", {key: {"jpg": photo} for key, photo in photos.items()})
+    maps = np.random.default_rng(0).uniform(0, 1, (2, 3, 4))
+    rows = [
+        make_labelled_row(
+            key,
+            make_square_mask(class_id=class_ids[0]),
+            class_ids,
+            maps[: len(class_ids)] if keep_maps else None,
+            photo=photos[key],
+            **row_fields,
+        )
+        for key, class_ids in zip(photos, ([1], [2], [1, 2]), strict=False)
+    ]
+    rejected = make_rejected_row(f"{key_prefix}3", "no_known_tag") | {"tags_unknown": ["zebra"]}
+    make_run(str(folder / "run"), CLASSES, {list_shards([str(folder / "photos.tar")])[0]: [*rows, rejected]})
+    return str(folder / "run")
+
+
+def test_page_shows_photo_maps_and_mask_of_each_picked_image(tmp_path):
+    page = Page(build_report(write_run(tmp_path)))
+    assert page.captions == [
+        *("photo", "map: cat", "mask"),
+        *("photo", "map: dog", "mask"),
+        *("photo", "map: cat", "map: dog", "mask"),
+    ]
+    assert {pixels.shape for _, pixels in page.pictures} == {(MAX_SIDE_PX * 48 // 64, MAX_SIDE_PX, 3)}
+
+
+def test_page_needs_no_other_file_and_runs_no_script(tmp_path):
+    html = build_report(write_run(tmp_path))
+    assert "script" not in Page(html).tags
+    assert "link" not in Page(html).tags
+    assert "http" not in html
+    assert "@import" not in html
+    assert len(html) < 1_000_000
+
+
+def test_photo_on_the_page_is_the_photo_of_the_shard(tmp_path):
+    page = Page(build_report(write_run(tmp_path)))
+    shown = dict(page.pictures[:1])["photo"]
+    original = Image.open(io.BytesIO(make_photo(0, size=(64, 48)))).resize(shown.shape[1::-1])
+    assert np.abs(shown.astype(int) - np.asarray(original)).mean() < 8
+
+
+def test_mask_is_bright_where_the_class_is_and_in_its_colour(tmp_path):
+    page = Page(build_report(write_run(tmp_path)))
+    mask = dict(page.pictures[:3])["mask"].astype(int)
+    height, width = mask.shape[:2]
+    inside = mask[height * 3 // 8, width * 3 // 8]
+    outside = mask[height * 3 // 4, width * 3 // 4]
+    # VOC's colour of class 1 is a dark red.
+    assert inside[0] - inside[1:].max() > 40
+    assert np.ptp(outside) < 40
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_turned_photo_and_its_mask_are_both_shown_upright(tmp_path, orientation):
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[make_square_mask() > 0] = 255
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    photo = io.BytesIO()
+    Image.fromarray(pixels).save(photo, "JPEG", exif=exif, quality=95)
+    make_tar(tmp_path / "photos.tar", {"a": {"jpg": photo.getvalue()}})
+    row = make_labelled_row("a", make_square_mask(), [1], photo=photo.getvalue(), exif_orientation=orientation)
+    make_run(str(tmp_path / "run"), CLASSES, {list_shards([str(tmp_path / "photos.tar")])[0]: [row]})
+    shown = dict(Page(build_report(str(tmp_path / "run"))).pictures)
+    assert shown["photo"].shape == shown["mask"].shape
+    assert (shown["photo"].shape[0] > shown["photo"].shape[1]) == (orientation >= 5)
+    bright = shown["photo"].mean(-1) > 128
+    marked = shown["mask"].max(-1) > 90
+    assert (bright & marked).sum() / (bright | marked).sum() > 0.9
+
+
+def test_keys_and_tags_with_markup_are_shown_and_not_obeyed(tmp_path):
+    page = Page(build_report(write_run(tmp_path, key_prefix="<script>alert(1)</script>&", tags_unknown=["<b>x"])))
+    assert "script" not in page.tags
+    assert "b" not in page.tags
+    assert "<script>alert(1)</script>&0" in page.text
+    assert "<b>x" in page.text
+
+
+def test_same_seed_gives_the_same_page_and_another_seed_other_images(tmp_path):
+    rows = [make_labelled_row(f"photo{index:02d}", make_square_mask(), [1]) for index in range(30)]
+    make_run(str(tmp_path), CLASSES, {GONE: rows})
+    first, again, other = (build_report(str(tmp_path), num_images=4, rng_seed=rng_seed) for rng_seed in (0, 0, 1))
+    assert first == again
+    assert {key for key in (row["key"] for row in rows) if key in first} != {
+        key for key in (row["key"] for row in rows) if key in other
+    }
+    assert len(Page(first).pictures) == 4
+
+
+def test_rare_class_is_on_the_page_whatever_the_seed(tmp_path):
+    rows = [make_labelled_row(f"cat{index:02d}", make_square_mask(), [1]) for index in range(60)]
+    rows.insert(17, make_labelled_row("rare", make_square_mask(class_id=2), [2]))
+    make_run(str(tmp_path), CLASSES, {GONE: rows})
+    for rng_seed in range(5):
+        assert "rare" in Page(build_report(str(tmp_path), num_images=2, rng_seed=rng_seed)).text
+
+
+def test_shard_that_is_gone_leaves_the_masks_and_a_note(tmp_path):
+    run = write_run(tmp_path)
+    (tmp_path / "photos.tar").unlink()
+    page = Page(build_report(run))
+    assert "photo" not in page.captions
+    assert page.captions.count("mask") == 3
+    assert page.text.count("the input shard is gone or has changed") == 3
+
+
+def test_photo_that_changed_since_it_was_labelled_is_not_shown(tmp_path):
+    run = write_run(tmp_path)
+    photos = [make_photo(0, size=(64, 48)), make_photo(9, size=(64, 48)), make_photo(2, size=(64, 48))]
+    make_tar(tmp_path / "photos.tar", {str(index): {"jpg": photo} for index, photo in enumerate(photos)})
+    page = Page(build_report(run))
+    assert page.captions.count("photo") == 2
+    assert page.text.count("the input shard is gone or has changed") == 1
+
+
+def test_figures_count_rows_reasons_classes_and_unknown_tags(tmp_path):
+    page = Page(build_report(write_run(tmp_path, tags_unknown=["sunset"])))
+    words = " ".join(page.text.split())
+    for fact in ("labelled 3", "rejected, no_known_tag 1", "sunset 3", "zebra 1", f"model {'d' * 16}"):
+        assert fact in words
+    area = f"{make_square_mask().mean():.2f}"
+    assert f"cat 2 0.50 {area} 0.50 0.75" in words
+
+
+def test_at_most_twenty_unknown_tags_are_listed_most_frequent_first(tmp_path):
+    rows = [
+        make_rejected_row(f"photo{row}") | {"tags_unknown": [f"tag{tag:02d}" for tag in range(row)]}
+        for row in range(26)
+    ]
+    make_run(str(tmp_path), CLASSES, {GONE: rows})
+    page = Page(build_report(str(tmp_path)))
+    assert [f"tag{tag:02d}" in page.text for tag in range(25)] == [True] * 20 + [False] * 5
+    assert page.text.index("tag00") < page.text.index("tag19")
+
+
+def test_run_without_a_labelled_image_gives_a_page_that_says_so(tmp_path):
+    make_run(str(tmp_path), CLASSES, {GONE: [make_rejected_row("a")]})
+    assert "No image is labelled." in Page(build_report(str(tmp_path))).text
+
+
+def test_tables_of_the_caller_stand_first(tmp_path):
+    table = Table(title="Compared <all>", header=("", "mIoU"), rows=(("trained", "61.2"),), note="A note.")
+    text = Page(build_report(write_run(tmp_path), tables=[table], title="demo")).text
+    assert "Compared <all>" in text
+    assert text.index("61.2") < text.index("Classes")
+    assert "A note." in text
+
+
+def test_truth_is_shown_beside_the_mask_with_their_agreement(tmp_path):
+    run = write_run(tmp_path)
+    put_atomic(join_uri(str(tmp_path), "truth", "0.png"), make_mask_png(make_square_mask()))
+    put_atomic(join_uri(str(tmp_path), "truth", "1.png"), make_mask_png(make_square_mask()))
+    page = Page(build_report(run, find_truth=open_truth(join_uri(str(tmp_path), "truth"))))
+    assert page.captions.count("truth") == 2
+    assert "mean IoU with the truth 1.00" in page.text
+    # The other mask has its square in another class: background agrees, both classes miss.
+    assert "mean IoU with the truth 0.33" in page.text
+
+
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [
+        (make_mask_png(np.zeros((3, 4))), "'0' is 4 x 3 pixels"),
+        (b"no picture", "'0' cannot be read"),
+        (make_mask_png(np.full((48, 64), 9)), r"'0' has classes \[9\]"),
+    ],
+)
+def test_truth_that_does_not_fit_is_an_error_that_names_the_key(tmp_path, truth, message):
+    run = write_run(tmp_path)
+    with pytest.raises(LabellingError, match=message):
+        build_report(run, find_truth={"0": truth}.get)
+
+
+def test_run_without_kept_maps_has_photos_and_masks(tmp_path):
+    page = Page(build_report(write_run(tmp_path, keep_maps=False)))
+    assert page.captions == ["photo", "mask"] * 3
+
+
+def test_job_writes_the_page_and_says_where(tmp_path, capsys):
+    run = write_run(tmp_path)
+    assert main(["--labels", run, "--out", f"{tmp_path}/deep/report.html", "--num-images", "2"]) == 0
+    assert f"{tmp_path}/deep/report.html" in capsys.readouterr().out
+    assert Page((tmp_path / "deep" / "report.html").read_text("utf-8")).captions.count("mask") == 2
+
+
+def test_job_on_bad_input_says_so_in_one_line_and_exits_with_2(tmp_path, capsys):
+    run = write_run(tmp_path)
+    for flags, message in [
+        (["--labels", f"{tmp_path}/nowhere"], "holds no labelling run"),
+        (["--labels", run, "--truth", f"{tmp_path}/nowhere"], "holds no PNGs"),
+        (["--labels", run, "--num-images", "0"], "need --num-images >= 1, got 0"),
+    ]:
+        assert main([*flags, "--out", f"{tmp_path}/report.html"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    assert not (tmp_path / "report.html").exists()

@@ -1,0 +1,58 @@
+"""Settings that came after outputs were published: runs that were begun without them are still the same runs."""
+
+import pytest
+
+from pipeline.errors import RunConflictError
+from pipeline.run.config import InputConfig, LabelConfig, MapConfig, compute_fingerprint, describe_config, parse_config
+from pipeline.run.identity import describe_identity, open_run, read_run
+from pipeline.run.records import InputShard
+from pipeline.run.vocabulary import Vocabulary
+from pipeline.training.config import TrainConfig, describe_train_config
+
+VOCABULARY = Vocabulary(classes=("cat", "dog"), aliases=(("kitty",), ()))
+SHARDS = [InputShard(uri="s3://bucket/a.tar", name="a", size_bytes=10240, etag="e1")]
+SMALL = LabelConfig(
+    inputs=InputConfig(max_chunk_samples=7, max_image_pixels=10**6),
+    maps=MapConfig(keep_maps=True, background_threshold=0.3),
+)
+
+
+# Computed at commit b75fd66, before there was a setting that later ones could be told from.
+@pytest.mark.parametrize(
+    ("config", "fingerprint"),
+    [
+        (LabelConfig(), "d53dd34c38ef1ddea0f6b42049ccdd56980581ea728dd42b0a5eae6b3049dde8"),
+        (SMALL, "edce23ce5ea0e091df3f92a3898b5022161b9e909f763fa2c0450caf2488fe42"),
+    ],
+)
+def test_labelling_run_that_was_begun_without_later_settings_keeps_its_fingerprint(config, fingerprint):
+    identity = describe_identity(config, VOCABULARY, "d" * 64, SHARDS)
+    assert compute_fingerprint(identity) == fingerprint
+    assert parse_config(identity["config"]) == config
+
+
+def test_training_run_that_was_begun_without_later_settings_keeps_its_fingerprint():
+    described = describe_train_config(TrainConfig())
+    assert compute_fingerprint(described) == "d9c8e434cda91de69c37902cb467063a4d9e8f92647443d310e64dbf01a48932"
+
+
+def test_later_setting_that_is_set_is_described_and_read_back_and_makes_another_run(tmp_path):
+    config = LabelConfig(inputs=InputConfig(max_image_bytes=1000))
+    assert describe_config(config)["inputs"]["max_image_bytes"] == 1000
+    arguments = {
+        "out_uri": str(tmp_path),
+        "model_uri": "model",
+        "model_digest": "d" * 64,
+        "vocabulary": VOCABULARY,
+        "shards": SHARDS,
+    }
+    open_run(**arguments, config=config)
+    assert parse_config(read_run(str(tmp_path))["config"]) == config
+    message = f"config.inputs.max_image_bytes was 1000, is {256 * 2**20};"
+    with pytest.raises(RunConflictError, match=message):
+        open_run(**arguments, config=LabelConfig())
+
+
+def test_image_bytes_must_be_at_least_one():
+    with pytest.raises(ValueError, match="need max_image_bytes >= 1, got 0"):
+        InputConfig(max_image_bytes=0)

@@ -1,0 +1,102 @@
+"""Vocabulary files, and what tags mean by them."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import VocabularyError
+from pipeline.run.vocabulary import Vocabulary, load_vocabulary, normalise_tag, parse_vocabulary
+
+ANIMALS = {
+    "classes": ["cat", "sheep"],
+    "aliases": {"cat": ["Kitty", "cat"], "sheep": ["flock of sheep"]},
+    "ignored_tags": ["Sunset"],
+}
+
+
+@given(st.data())
+def test_match_case_spacing_and_order_do_not_matter(data):
+    vocabulary = parse_vocabulary(ANIMALS)
+    tags = data.draw(st.permutations(["kitty", "flock of sheep", "sunset"]))
+    space = data.draw(st.text(" _-", min_size=1, max_size=3))
+    change = data.draw(st.sampled_from([str.upper, str.title, str.lower]))
+    written = [space + change(tag).replace(" ", space) + space for tag in tags]
+    assert vocabulary.match(written) == ((1, 2), ())
+
+
+@given(st.text())
+def test_normalise_tag_twice_is_once(tag):
+    assert normalise_tag(normalise_tag(tag)) == normalise_tag(tag)
+
+
+def test_match_unknown_tags_are_kept_as_written_once():
+    vocabulary = parse_vocabulary(ANIMALS)
+    assert vocabulary.match(["Sky", "cat", "Sky", "", "tree"], [1, 7]) == ((1, 2), ("Sky", "tree", "#7"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": []}, "at least one class"),
+        ({"classes": ["cat", "sheep", "Cat"]}, "'cat' and 'Cat' are the same"),
+        ({"classes": ["cat", 1, "sheep"]}, "need text"),
+        ({"classes": ["cat", "sheep"] + [f"c{i}" for i in range(253)]}, "at most 254 classes, got 255"),
+        ({"clases": []}, "did you mean 'classes'"),
+        ({"aliases": {"sheeps": ["lamb"]}}, "did you mean 'sheep'"),
+        ({"aliases": {"cat": ["Lamb"], "sheep": ["lamb"]}}, "'cat' and 'sheep' share the alias 'lamb'"),
+        ({"aliases": {"cat": "kitty"}}, "need a list"),
+        ({"ignored_tags": ["CAT"]}, "'CAT' is ignored and names class 'cat'"),
+        ({"colours": {"cat": "#ff0000"}}, "sheep"),
+        ({"colours": {"cat": "red", "sheep": "#00ff00"}}, "class 'cat'"),
+    ],
+)
+def test_unusable_vocabulary_is_refused_with_the_reason(tmp_path, change, message):
+    path = tmp_path / "vocabulary.json"
+    path.write_text(json.dumps(ANIMALS | change))
+    with pytest.raises(VocabularyError, match=message) as caught:
+        load_vocabulary(str(path))
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["classes: [cat", "", "- cat", "\x00"])
+def test_file_without_a_vocabulary_is_refused(tmp_path, text):
+    path = tmp_path / "vocabulary.yaml"
+    path.write_text(text)
+    with pytest.raises(VocabularyError):
+        load_vocabulary(str(path))
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(VocabularyError, match="does not exist"):
+        load_vocabulary(str(tmp_path / "none.yaml"))
+
+
+def test_yaml_and_description_give_the_same_vocabulary(tmp_path):
+    path = tmp_path / "vocabulary.yaml"
+    path.write_text('classes: [cat, sheep]\naliases:\n  cat: [kitty]\ncolors: {cat: "#ff0001", sheep: "#00ff00"}\n')
+    vocabulary = load_vocabulary(str(path))
+    assert vocabulary.colours == ((255, 0, 1), (0, 255, 0))
+    assert parse_vocabulary(vocabulary.describe()).describe() == vocabulary.describe()
+
+
+def test_classes_without_aliases_match_themselves():
+    assert Vocabulary(classes=("cat", "dog")).match(["DOG"]) == ((2,), ())
+
+
+def test_emoji_that_json_writes_as_escapes_is_matched(tmp_path):
+    path = tmp_path / "vocabulary.json"
+    path.write_text(json.dumps({"classes": ["cat"], "aliases": {"cat": ["\N{CAT FACE}"]}}))
+    assert load_vocabulary(str(path)).match(["\N{CAT FACE}"]) == ((1,), ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"classes": ["cat", "dog"], "classes": ["dog", "cat"]}', "classes: [cat]\naliases: {cat: [kitty], cat: [Katze]}"],
+)
+def test_key_that_comes_twice_is_refused_and_named(tmp_path, text):
+    path = tmp_path / "vocabulary.yaml"
+    path.write_text(text)
+    with pytest.raises(VocabularyError, match='the key "c'):
+        load_vocabulary(str(path))

@@ -1,0 +1,350 @@
+"""Thresholds from true masks and without, and the file that carries them."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import jaccard_score
+
+from jobs import evaluate, label, remask
+from jobs.calibrate import main
+from jobs.qualities import balanced
+from pipeline.bundles import load_bundle
+from pipeline.commit.manifests import open_manifest
+from pipeline.errors import CalibrationError
+from pipeline.evaluation.evaluate import open_truth
+from pipeline.images.masks import decode_mask
+from pipeline.kept_maps.new_run import open_remask
+from pipeline.kept_maps.run import open_kept_run
+from pipeline.remask import remask_run
+from pipeline.run.config import InputConfig, LabelConfig, MapConfig, MapKind, ViewConfig, settle_config
+from pipeline.run.records import IGNORE_LABEL, InputShard
+from pipeline.storage.storage import put_atomic
+from pipeline.thresholds.calibration import (
+    Calibration,
+    describe_maps,
+    encode_calibration,
+    load_calibration,
+    use_calibration,
+)
+from pipeline.thresholds.choice import choose_threshold, compute_threshold, count_values, find_band
+from pipeline.thresholds.fit import count_confusion, fit_by_class, fit_common, make_table, score_thresholds, to_scales
+from pipeline.thresholds.samples import MapSample, read_samples
+from tests.factories import (
+    make_labelled_row,
+    make_mask_png,
+    make_photo,
+    make_rejected_row,
+    make_run,
+    make_tar,
+    save_small_model,
+)
+from tests.fakes import SerialCluster
+
+CLASSES = ("cat", "dog")
+OWN = {1: 0.3, 2: 0.7}
+"""Where the maps of a class are cut to give its true objects: cats show weakly, dogs bleed over their edges."""
+SHARD = InputShard(uri="photos/a.tar", name="a", size_bytes=10, etag="1")
+
+
+def make_hill(rng, size):
+    """Make a map that falls from 1 to 0 around some place, on a patch grid."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    top = rng.uniform(0.2, 0.8, 2) * size
+    distance = np.hypot(rows - top[0], columns - top[1])
+    return 1 - distance / distance.max()
+
+
+def make_collection(folder, num_images=48, **maps):
+    """Publish a run with kept maps and the truth that its maps give at thresholds of their own."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(num_images):
+        class_ids = [(1,), (2,), (1, 2)][number % 3]
+        hills = np.stack([make_hill(rng, (8, 10)) for _ in class_ids])
+        size = (40, 50) if number % 2 else (48, 36)
+        row = make_labelled_row(
+            f"photo{number}", np.zeros(size), class_ids, hills, exif_orientation=6 if number == 5 else 1
+        )
+        rows.append(row)
+    rows.append(make_rejected_row("broken"))
+    config = LabelConfig(maps=MapConfig(keep_maps=True, **maps))
+    make_run(f"{folder}/run", CLASSES, {SHARD: rows}, config)
+    scales = tuple(min(OWN.values()) / OWN[n] for n in (1, 2))
+    kept = open_kept_run(f"{folder}/run")
+    own = replace(kept.config.maps, background_threshold=0.3, foreground_threshold=0.3, class_scales=scales)
+    remask_run(open_remask(f"{folder}/own", kept, own), cluster=SerialCluster())
+    for row in open_manifest(f"{folder}/own/labels/a.parquet").iterate_rows():
+        if row["mask"]:
+            put_atomic(f"{folder}/truth/{row['key']}.png", row["mask"]["bytes"])
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    """A folder with a run, `run`, its truth, `truth`, and the masks that are the truth, `own`."""
+    folder = tmp_path_factory.mktemp("collection")
+    make_collection(folder)
+    return folder
+
+
+def calibrate(folder, *flags, check=0):
+    assert main(["--labels", f"{folder}/run", "--out", f"{folder}/calibration.json", *flags]) == check
+    return f"{folder}/calibration.json"
+
+
+def test_fit_finds_the_thresholds_that_made_the_truth(collection, tmp_path, capsys):
+    uri = calibrate(collection, "--truth", f"{collection}/truth")
+    printed = capsys.readouterr().out
+    found = load_calibration(uri)
+    assert found.uses_truth
+    own = [found.foreground_threshold / scale for scale in found.class_scales]
+    assert own == pytest.approx([0.3, 0.7], abs=0.04)
+    scores = found.figures["mean_iou"]
+    assert scores["a threshold a class, fitted"]["held_out"] > 0.95
+    assert scores["a threshold a class, fitted"]["held_out"] > scores["one threshold, fitted"]["held_out"] + 0.05
+    assert (found.figures["num_fitted"], found.figures["num_held_out"]) == (24, 24)
+    assert f"on their own maps, classes above: cat {own[0]:.3f}, dog {own[1]:.3f}" in printed
+
+    flags = ["--labels", f"{collection}/run", "--truth", f"{collection}/truth"]
+    assert evaluate.main([*flags, "--json", f"{tmp_path}/before.json"]) == 0
+    kept = open_kept_run(f"{collection}/run")
+    maps = remask.choose_maps(remask.RemaskJob(labels="", out="", calibration=uri), kept)
+    remask_run(open_remask(f"{tmp_path}/out", kept, maps), cluster=SerialCluster())
+    flags[1] = f"{tmp_path}/out"
+    assert evaluate.main([*flags, "--json", f"{tmp_path}/after.json"]) == 0
+    after = json.loads((tmp_path / "after.json").read_text())
+    assert after["masks"]["mean_iou"] > 0.95
+    # The curve is over the same maps: at the threshold used it is what the masks are.
+    at = round(found.foreground_threshold * 100)
+    assert after["curve"][at]["mean_iou"] == pytest.approx(after["masks"]["mean_iou"], abs=0.03)
+
+
+def test_one_threshold_for_all_is_fitted_on_demand(collection):
+    found = load_calibration(calibrate(collection, "--truth", f"{collection}/truth", "--no-by-class"))
+    assert found.class_scales is None
+    assert 0.3 <= found.foreground_threshold <= 0.7
+
+
+def test_which_images_are_fitted_on_is_drawn_from_the_seed(collection):
+    def fit(seed):
+        uri = calibrate(collection, "--truth", f"{collection}/truth", "--rng-seed", str(seed))
+        return load_calibration(uri).figures["mean_iou"]
+
+    assert fit(1) == fit(1)
+    assert fit(1) != fit(2)
+
+
+def test_counted_pixels_are_those_of_the_masks(collection):
+    """Against masks made by the way of jobs.remask, scored by scikit-learn, on all pixels."""
+    samples = read_samples(f"{collection}/run/labels/a.parquet", open_truth(f"{collection}/truth"), 2, 100)
+    thresholds = np.array([0.5, 0.4])
+    threshold, scales = to_scales(thresholds)
+    kept = open_kept_run(f"{collection}/run")
+    maps = replace(
+        kept.config.maps, background_threshold=threshold, foreground_threshold=threshold, class_scales=scales
+    )
+    remask_run(open_remask(f"{collection}/again", kept, maps), cluster=SerialCluster())
+    rows = [row for row in open_manifest(f"{collection}/again/labels/a.parquet").iterate_rows() if row["mask"]]
+    truth = [decode_mask(open_truth(f"{collection}/truth")(row["key"])).ravel() for row in rows]
+    masks = [decode_mask(row["mask"]["bytes"]).ravel() for row in rows]
+    expected = jaccard_score(np.concatenate(truth), np.concatenate(masks), average="macro")
+    assert score_thresholds(make_table(samples, 2), thresholds) == pytest.approx(expected, abs=0.002)
+
+
+def make_random_table(rng_seed, num_classes=3):
+    rng = np.random.default_rng(rng_seed)
+    samples = [
+        MapSample(
+            class_ids=tuple(sorted(rng.choice(np.arange(1, num_classes + 1), 2, replace=False).tolist())),
+            maps=rng.random((2, 50)).astype(np.float32),
+            truth=rng.choice([0, 1, 2, 3, IGNORE_LABEL], 50).astype(np.uint8),
+        )
+        for _ in range(40)
+    ]
+    return make_table(samples, num_classes)
+
+
+@pytest.mark.parametrize("rng_seed", range(3))
+def test_fit_is_never_worse_than_its_start_where_it_is_fitted(rng_seed):
+    table = make_random_table(rng_seed)
+    common = fit_common(table)
+    assert score_thresholds(table, fit_by_class(table, common)) >= score_thresholds(table, common)
+    best = max(score_thresholds(table, np.full(3, value / 100)) for value in range(1, 100))
+    assert score_thresholds(table, common) == pytest.approx(best, abs=1e-12)
+    assert count_confusion(table, common).sum() == len(table.truth) < 40 * 50
+
+
+def test_class_with_few_images_keeps_the_common_threshold():
+    table = make_random_table(0)
+    few = table.take(np.arange(40) < 9)
+    few = replace(few, ids=few.ids[:9])
+    np.testing.assert_array_equal(fit_by_class(few, np.full(3, 0.4)), np.full(3, 0.4))
+
+
+def test_threshold_without_truth_lies_between_two_groups():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(0.2, 0.05, 3000), rng.normal(0.7, 0.05, 1000)]).clip(0, 0.999)
+    histogram = np.bincount((values * 100).astype(int), minlength=100)
+    assert 0.35 < compute_threshold(histogram) < 0.55
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.integers(0, 99), st.integers(1, 10**6), min_size=1, max_size=20))
+def test_threshold_without_truth_parts_any_histogram_of_two_bins(counts):
+    histogram = np.zeros(100, np.int64)
+    histogram[list(counts)] = list(counts.values())
+    found = compute_threshold(histogram)
+    if len(counts) == 1:
+        assert found is None
+    else:
+        assert min(counts) / 100 < found <= max(counts) / 100
+
+
+def test_images_whose_maps_are_constant_have_no_say():
+    flat, parted = np.zeros(100, np.int64), np.zeros(100, np.int64)
+    flat[0], parted[[20, 59]] = 7, 5
+    assert choose_threshold([flat, parted, flat]) == round(compute_threshold(parted), 2) == 0.5
+    assert choose_threshold([flat]) is None
+
+
+def test_threshold_without_truth_says_so_and_how_it_was_found(collection, capsys):
+    found = load_calibration(calibrate(collection))
+    assert (found.uses_truth, found.class_scales) == (False, None)
+    assert "without truth" in found.method
+    assert found.background_threshold == found.foreground_threshold
+    samples = read_samples(f"{collection}/run/labels/a.parquet", None, 2, 100)
+    assert len(samples) == 48
+    assert len(read_samples(f"{collection}/run/labels/a.parquet", None, 2, 5)) == 5
+    assert found.foreground_threshold == choose_threshold([count_values(sample) for sample in samples])
+    assert found.figures == {"num_images": 48}
+
+
+def test_band_is_as_wide_as_the_wanted_stability_allows(collection):
+    samples = read_samples(f"{collection}/run/labels/a.parquet", None, 2, 100)
+    histograms = [count_values(sample) for sample in samples]
+    found = load_calibration(calibrate(collection, "--min-stability", "0.7"))
+    low, high = found.background_threshold, found.foreground_threshold
+    assert low < high
+    areas = [
+        np.mean([(sample.maps.max(0) > t).mean() for sample in samples]) for t in (low, high, low - 0.01, high + 0.01)
+    ]
+    assert areas[1] / areas[0] >= 0.69
+    assert areas[3] / areas[2] < 0.71
+    assert find_band(histograms, 0.5, 1.0) == (0.5, 0.5)
+    assert "band of stability 0.7" in found.method
+
+
+@pytest.mark.parametrize("maps", [{"kind": MapKind.PATCH_CAM}, {"refine": False}, {"num_attention_layers": 2}])
+def test_calibration_for_other_maps_is_refused_with_what_differs(collection, maps):
+    uri = calibrate(collection)
+    kept = open_kept_run(f"{collection}/run")
+    config = replace(kept.config, maps=replace(kept.config.maps, **maps))
+    (name,) = maps
+    with pytest.raises(CalibrationError, match=f"made for other class maps: maps.{name} was"):
+        use_calibration(uri, describe_maps(kept.model_digest, CLASSES, config))
+
+
+def test_calibration_for_another_model_views_or_classes_is_refused(collection):
+    uri = calibrate(collection)
+    kept = open_kept_run(f"{collection}/run")
+    for digest, classes, config, message in [
+        ("0" * 64, CLASSES, kept.config, "model_digest was 'ddd"),
+        (kept.model_digest, ("dog", "cat"), kept.config, "classes was"),
+        (kept.model_digest, CLASSES, replace(kept.config, views=ViewConfig(flip=False)), "views.flip was True"),
+    ]:
+        with pytest.raises(CalibrationError, match=message):
+            use_calibration(uri, describe_maps(digest, classes, config))
+
+
+def test_calibration_fits_runs_that_differ_in_what_leaves_maps_as_they_are(collection):
+    uri = calibrate(collection)
+    kept = open_kept_run(f"{collection}/run")
+    maps = replace(kept.config.maps, background_threshold=0.1, suggestion_threshold=0.9, keep_maps=False)
+    config = replace(kept.config, maps=maps, inputs=InputConfig(max_chunk_samples=3))
+    found = use_calibration(uri, describe_maps(kept.model_digest, CLASSES, config))
+    assert found.apply(maps) == replace(
+        maps, background_threshold=found.background_threshold, foreground_threshold=found.foreground_threshold
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda fields: fields.update(version=9), "it has version 9, this is version 1"),
+        (lambda fields: fields["maps"].update(model_digest="0"), "was it edited"),
+        (lambda fields: fields.update(background_threshold=0.99, foreground_threshold=0.1), "background_threshold"),
+        (lambda fields: fields.pop("method"), "method"),
+        (lambda fields: fields.clear(), "version"),
+    ],
+)
+def test_damaged_calibration_is_named(collection, tmp_path, change, message):
+    with open(calibrate(collection)) as file:  # noqa: PTH123 (a URI)
+        fields = json.load(file)
+    change(fields)
+    (tmp_path / "edited.json").write_text(json.dumps(fields))
+    with pytest.raises(CalibrationError, match=f"edited.json' is no usable calibration: .*{message}"):
+        load_calibration(str(tmp_path / "edited.json"))
+
+
+def test_job_on_bad_input_says_so_in_one_line_and_exits_with_2(collection, tmp_path, capsys):
+    put_atomic(f"{tmp_path}/other/z.png", make_mask_png(np.zeros((4, 4))))
+    for name in range(3):
+        put_atomic(f"{tmp_path}/few/photo{name}.png", (collection / "truth" / f"photo{name}.png").read_bytes())
+    for flags, message in [
+        (["--truth", f"{tmp_path}/other"], "has no labelled image with a true mask in"),
+        (["--truth", f"{tmp_path}/few"], "2 images to fit thresholds on are too few"),
+        (["--truth", f"{tmp_path}/nowhere"], "holds no PNGs"),
+    ]:
+        calibrate(collection, *flags, check=2)
+        assert message in capsys.readouterr().err.splitlines()[-1]
+    for flags in (["--fit-share", "0"], ["--min-stability", "1.5"], ["--max-images", "0"]):
+        with pytest.raises(SystemExit):
+            calibrate(collection, *flags)
+        assert f"need 0 < {flags[0]} <= 1" in (err := capsys.readouterr().err) or "need --max-images" in err
+    clash = [
+        "--labels",
+        f"{collection}/run",
+        "--out",
+        f"{tmp_path}/out",
+        "--calibration",
+        f"{collection}/calibration.json",
+    ]
+    assert remask.main([*clash, "--maps.background-threshold", "0.3"]) == 2
+    assert "--calibration sets the thresholds" in capsys.readouterr().err
+
+
+def test_label_job_takes_thresholds_from_a_calibration_of_its_own_maps_only(tmp_path, capsys):
+    save_small_model(f"{tmp_path}/model")
+    _, _, digest = load_bundle(f"{tmp_path}/model")
+    make_tar(tmp_path / "photos.tar", {"a": {"jpg": make_photo(0), "txt": b"cat"}})
+    put_atomic(f"{tmp_path}/vocabulary.json", json.dumps({"classes": CLASSES}).encode())
+    calibration = Calibration(
+        background_threshold=0.21,
+        foreground_threshold=0.37,
+        class_scales=(1.0, 0.5),
+        maps=describe_maps(digest, CLASSES, settle_config(balanced(), grid_side=2)),
+        method="made by a test",
+        uses_truth=False,
+        figures={},
+    )
+    put_atomic(f"{tmp_path}/calibration.json", encode_calibration(calibration))
+    flags = ["--shards", f"{tmp_path}/photos.tar", "--model", f"{tmp_path}/model", "--out", f"{tmp_path}/out"]
+    flags += [
+        "--vocabulary",
+        f"{tmp_path}/vocabulary.json",
+        "--calibration",
+        f"{tmp_path}/calibration.json",
+        "--dry-run",
+    ]
+    assert label.main(flags) == 0
+    printed = capsys.readouterr().out
+    assert "background_threshold: 0.21" in printed
+    assert "foreground_threshold: 0.37" in printed
+    assert "class_scales: [1.0, 0.5]" in printed
+    assert label.main([*flags, "--views.no-flip"]) == 2
+    assert "views.flip was True, is False" in capsys.readouterr().err
+    assert label.main([*flags, "--maps.foreground-threshold", "0.7"]) == 2
+    assert "--calibration sets the thresholds" in capsys.readouterr().err

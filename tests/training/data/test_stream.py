@@ -1,0 +1,251 @@
+import io
+import json
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.errors import ShardError
+from pipeline.inputs.shards import list_shards
+from pipeline.run.config import InputConfig
+from pipeline.run.records import InputShard
+from pipeline.run.vocabulary import Vocabulary
+from pipeline.training.config import AugmentConfig, ModelConfig, TrainConfig
+from pipeline.training.data.augmentation import augment_image, augment_samples, make_variation
+from pipeline.training.data.batch_feeder import BatchFeeder, make_batch
+from pipeline.training.data.epoch_order import VALIDATION, group_shards, list_pieces
+from pipeline.training.data.stream import PieceSource, rebatch, shuffle_in_window
+from pipeline.training.data.survey import Survey, digest_keys, group_evenly, survey_shards
+from pipeline.training.seeds import derive_seed
+from tests.factories import make_photo, make_tar
+
+VOCABULARY = Vocabulary(classes=("cat", "dog"))
+CONFIG = TrainConfig(model=ModelConfig(image_size=32), shuffle_window=4)
+TAGS = (["cat"], ["dog", "cat"], ["film"], ["Dog", "film"])
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for number in range(3):
+        samples = {
+            f"photo{number}_{place}": {"jpg": make_photo(place), "json": json.dumps({"tags": tags}).encode()}
+            for place, tags in enumerate(TAGS)
+        }
+        samples[f"bare{number}"] = {"json": b'{"tags": ["cat"]}'}
+        make_tar(tmp_path / f"train-{number}.tar", samples)
+    return list_shards([str(tmp_path / "train-{0..2}.tar")])
+
+
+def list_pieces_of(shards, epoch, window=4, share=None):
+    usable = survey_shards(shards, VOCABULARY, InputConfig()).usable_per_shard
+    groups = group_shards(shards, usable, window=window, rng_seed=0, epoch=epoch)
+    return list(list_pieces(groups, share or [(0, sum(usable.values()))], epoch))
+
+
+def read_keys(pieces):
+    source = PieceSource(pieces, VOCABULARY, CONFIG)
+    return [key for task in source.get_read_tasks(1) for table in task() for key in table["key"].to_pylist()]
+
+
+def test_survey_counts_images_of_each_class_unknown_tags_and_unusable_samples(shards):
+    survey = survey_shards(shards, VOCABULARY, InputConfig())
+    assert (survey.num_samples, survey.num_usable) == (15, 9)
+    assert survey.unusable == {"no_known_tag": 3, "no_image": 3}
+    assert survey.images_per_class == {1: 6, 2: 6}
+    assert survey.unknown_tags == {"film": 6}
+
+
+def test_surveys_of_single_shards_add_up_to_the_survey_of_all(shards):
+    parts = [survey_shards([shard], VOCABULARY, InputConfig()) for shard in shards]
+    assert sum(parts, Survey()) == survey_shards(shards, VOCABULARY, InputConfig())
+
+
+def test_training_samples_come_in_another_order_each_epoch_and_each_exactly_once(shards):
+    first, again, second = (read_keys(list_pieces_of(shards, epoch)) for epoch in (0, 0, 1))
+    assert first == again
+    assert first != second
+    assert len(first) == 9
+    assert sorted(first) == sorted(second) == sorted(set(first))
+
+
+@given(st.lists(st.integers(0, 9), max_size=4), st.integers(1, 12))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_shares_of_an_epoch_read_apart_make_up_the_epoch(shards, cuts, window):
+    bounds = [0, *sorted(cuts), 9]
+    whole = read_keys(list_pieces_of(shards, 3, window))
+    parts = [list_pieces_of(shards, 3, window, [(start, stop)]) for start, stop in pairwise(bounds) if stop > start]
+    assert [key for part in parts for key in read_keys(part)] == whole
+
+
+def test_validation_samples_keep_the_order_of_their_shards(shards):
+    keys = read_keys(list_pieces_of(shards, VALIDATION))
+    assert keys == [f"photo{number}_{place}" for number in range(3) for place in (0, 1, 3)]
+
+
+def test_shard_that_changed_after_the_survey_is_an_error(shards):
+    pieces = list_pieces_of(shards, 0)
+    Path(shards[0].uri).write_bytes(b"other")
+    with pytest.raises(ShardError, match="changed"):
+        read_keys(pieces)
+
+
+def test_training_images_with_the_key_of_a_validation_image_are_counted(shards):
+    digests = digest_keys(shards[:1], InputConfig())
+    survey = sum((survey_shards([s], VOCABULARY, InputConfig(), digests) for s in shards), Survey())
+    assert (survey.num_shared, survey.shared_keys) == (3, ("photo0_0", "photo0_1", "photo0_3"))
+
+
+def test_rows_are_cut_into_the_batches_that_are_wanted():
+    blocks = [{"key": np.arange(start, stop)} for start, stop in ((0, 3), (3, 3), (3, 10))]
+    batches = [batch["key"].tolist() if batch else [] for batch in rebatch(iter(blocks), [4, 0, 5, 1])]
+    assert batches == [[0, 1, 2, 3], [], [4, 5, 6, 7, 8], [9]]
+
+
+@pytest.mark.parametrize(("sizes", "complaint"), [([4, 7], "ended 1 rows early"), ([4, 5], "1 rows too many")])
+def test_rows_that_do_not_fit_the_batches_are_an_error(sizes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        list(rebatch(iter([{"key": np.arange(10)}]), sizes))
+
+
+@given(st.integers(0, 30), st.integers(1, 10))
+def test_shuffling_in_a_window_keeps_every_row_and_never_draws_beyond_the_window(num_rows, window):
+    rows = [{"key": number} for number in range(num_rows)]
+    shuffled = [row["key"] for row in shuffle_in_window(iter(rows), window, np.random.default_rng(0))]
+    assert sorted(shuffled) == list(range(num_rows))
+    assert all(key <= place + window for place, key in enumerate(shuffled))
+
+
+@given(st.integers(1, 20), st.integers(1, 8))
+def test_groups_of_shards_are_even_and_hold_each_shard_once(num_shards, num_groups):
+    shards = [InputShard(uri=f"{n}.tar", name=f"{n}", size_bytes=1, etag="") for n in range(num_shards)]
+    groups = group_evenly(shards, num_groups)
+    sizes = [len(group) for group in groups]
+    assert sorted(shard.name for group in groups for shard in group) == sorted(shard.name for shard in shards)
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1
+
+
+def test_augmented_image_is_the_same_in_a_retry_and_another_in_the_next_epoch():
+    variation = make_variation(32, AugmentConfig())
+    photo = make_photo(0)
+    first, again, other = (
+        augment_image(photo, variation, derive_seed(0, epoch, "image/a"), 10**6) for epoch in (0, 0, 1)
+    )
+    assert first.shape == (3, 32, 32)
+    assert first.dtype == np.uint8
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_validation_image_does_not_depend_on_the_seed():
+    variation = make_variation(32, None)
+    first, other = (augment_image(make_photo(0), variation, rng_seed, 10**6) for rng_seed in (0, 1))
+    assert np.array_equal(first, other)
+
+
+def test_strongest_draws_of_the_default_policy_do_not_fail():
+    variation = make_variation(16, AugmentConfig())
+    photo = make_photo(1)
+    assert all(augment_image(photo, variation, rng_seed, 10**6).shape == (3, 16, 16) for rng_seed in range(300))
+
+
+@pytest.mark.parametrize("side", [128, 512])
+def test_crops_are_as_sharp_as_if_the_image_had_been_decoded_whole(side):
+    """Stripes that are finer than the pixels of the whole image at this size, but not than those of a small crop."""
+    image_size, augment = 64, AugmentConfig(min_crop_fraction=0.25, rand_augment="", color_jitter=0.0)
+    width_px = side // 128
+    stripes = np.tile(np.repeat([20, 235], width_px), side // width_px // 2).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(np.broadcast_to(stripes[None, :, None], (side, side, 3))).save(buffer, "JPEG", quality=95)
+    chosen = make_variation(image_size, augment)
+
+    def find_contrast(variation):
+        images = [augment_image(buffer.getvalue(), variation, seed, 10**7).astype(int) for seed in range(20)]
+        return max(image.std() for image in images)
+
+    contrasts = [
+        find_contrast(chosen._replace(min_short_side_px=shortest))
+        for shortest in (side, chosen.min_short_side_px, image_size)
+    ]
+    assert contrasts[0] > 40
+    assert contrasts[1] == pytest.approx(contrasts[0], rel=0.1)
+    assert contrasts[2] < 0.1 * contrasts[0]
+
+
+def test_images_that_are_not_cropped_may_be_reduced_to_their_size():
+    assert make_variation(64, None).min_short_side_px == 64
+    assert make_variation(64, AugmentConfig(min_crop_fraction=1.0)).min_short_side_px == 74
+    assert make_variation(64, AugmentConfig(min_crop_fraction=0.25)).min_short_side_px == 148
+
+
+def make_encoded(*samples):
+    return {
+        "key": np.array([key for key, *_ in samples]),
+        "epoch": np.array([epoch for _, epoch, *_ in samples]),
+        "image": np.array([image for *_, image, _ in samples], dtype=object),
+        "class_ids": np.array([ids for *_, ids in samples], dtype=object),
+    }
+
+
+def test_image_that_cannot_be_decoded_is_reported_and_keeps_its_place():
+    batch = make_encoded(("bad", 0, b"no image", [1]), ("good", 0, make_photo(0), [2]))
+    rejected = {}
+    images = augment_samples(batch, CONFIG, 2, rejected.__setitem__)
+    assert images["key"].tolist() == ["bad", "good"]
+    assert images["is_valid"].tolist() == [False, True]
+    assert images["image_labels"].tolist() == [[False, False], [False, True]]
+    assert not images["image"][0].any()
+    assert images["image"][1].any()
+    assert list(rejected) == ["bad"]
+    assert rejected["bad"].startswith("undecodable: ")
+
+
+def test_validation_images_are_not_varied():
+    photo = make_photo(0)
+    batch = make_encoded(("a", VALIDATION, photo, [1]), ("b", VALIDATION, photo, [1]), ("c", 0, photo, [1]))
+    images = augment_samples(batch, CONFIG, 2, lambda key, error: None)["image"]
+    assert np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
+
+
+def test_batches_are_filled_up_with_images_without_weight():
+    columns = {
+        "key": np.array(["a", "b"], dtype=object),
+        "image": np.ones((2, 3, 4, 4), np.uint8),
+        "image_labels": np.array([[True, False], [False, True]]),
+        "is_valid": np.array([True, False]),
+    }
+    batch = make_batch(columns, batch_size=3, image_size=4, num_classes=2)
+    assert batch.keys == ("a",)
+    assert batch.weights.tolist() == [1.0, 0.0, 0.0]
+    assert batch.images.shape == (3, 3, 4, 4)
+    assert not batch.images[2].any()
+    assert make_batch({}, batch_size=3, image_size=4, num_classes=2).weights.sum() == 0
+
+
+def test_feeder_gives_batches_in_order_then_the_error_that_ended_them():
+    batches = [make_batch({}, batch_size=size, image_size=4, num_classes=2) for size in (1, 2)]
+
+    def fail_after_two():
+        yield from batches
+        raise ShardError("gone")
+
+    feeder = BatchFeeder(fail_after_two(), depth=1)
+    assert [len(feeder.take().weights), len(feeder.take().weights)] == [1, 2]
+    with pytest.raises(ShardError, match="gone"):
+        feeder.take()
+    assert feeder.waited_s >= 0
+
+
+def test_feeder_that_is_closed_lets_its_thread_end():
+    before = set(threading.enumerate())
+    feeder = BatchFeeder(iter([make_batch({}, batch_size=1, image_size=4, num_classes=2)] * 100), depth=1)
+    (thread,) = set(threading.enumerate()) - before
+    feeder.close()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
