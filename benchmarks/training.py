@@ -225,7 +225,7 @@ def make_training_step(job: Benchmark, config: TrainConfig, initial: InitialMode
         images = images.pin_memory()
     batch = TrainingBatch(tuple(map(str, range(job.batch_size))), images, labels, torch.ones(job.batch_size))
     score_tags = choose_tag_loss(config.loss, torch.ones(labels.shape[1]), epoch=0)
-    return lambda: step.take(batch, score_tags, None)
+    return lambda: step.update(batch, score_tags, None)
 
 
 def make_tensors(job: Benchmark, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:

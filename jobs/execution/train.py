@@ -15,8 +15,9 @@ from pipeline.bundles import load_bundle
 from pipeline.errors import TrainingError
 from pipeline.inputs.shards import list_shards
 from pipeline.run.vocabulary import load_vocabulary
-from pipeline.train import find_shortage, fit, is_finished, survey_run
+from pipeline.train import fit, is_finished, survey_run
 from pipeline.training.config import WorkerConfig
+from pipeline.training.driver.resources import find_shortage
 from pipeline.training.driver.run import TrainingRun, open_training
 from pipeline.training.worker.network import InitialModel, build_initial_model
 from pipeline.workers.ray_failures import describe_failure

@@ -21,7 +21,7 @@ from pipeline.commit.parts import count_rows, read_part
 from pipeline.commit.plan import Plan, ShardWork
 from pipeline.commit.seal import CompleteShard
 from pipeline.errors import ManifestError, RunConflictError
-from pipeline.run.config import compute_fingerprint
+from pipeline.run.fingerprint import compute_fingerprint
 from pipeline.run.identity import Run, describe_identity, list_differences, read_run
 from pipeline.run.records import InputShard, Reason, Status
 from pipeline.storage.storage import delete

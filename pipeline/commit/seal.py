@@ -13,7 +13,8 @@ from pipeline.commit.names import PartName, locate_manifest, locate_part
 from pipeline.commit.parts import count_rows, read_footer, read_part
 from pipeline.errors import LabellingError, ManifestError, RejectionLimitError, describe_exception, is_store_failure
 from pipeline.run.counts import LabelCounts
-from pipeline.run.identity import describe_shard, get_library_version
+from pipeline.run.fingerprint import get_library_version
+from pipeline.run.identity import describe_shard
 from pipeline.run.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard, Reason, Status
 from pipeline.storage.storage import delete, read_bytes
 from pipeline.workers.pulse import Reporting

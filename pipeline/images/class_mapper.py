@@ -15,7 +15,8 @@ from torch import Tensor
 
 from models.bundle import ModelBundle
 from models.class_maps import Evidence, compute_evidence, flag_finite, refine_class_maps, scale_min_max
-from models.mctformer import MCTformer, MCTformerOutput
+from models.mctformer import MCTformer
+from models.output import MCTformerOutput
 from pipeline.images.pixel_maps import (
     draw_mask,
     enlarge_maps,

@@ -1,6 +1,5 @@
 """What a labelling run is: frozen dataclasses, checked at construction, and their fingerprint."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -192,16 +191,6 @@ def settle_config(config: LabelConfig, grid_side: int) -> LabelConfig:
     if config.views.num_patches is not None:
         return config
     return replace(config, views=replace(config.views, num_patches=max(MIN_PATCHES, grid_side**2)))
-
-
-def to_canonical_json(fields: Any) -> str:
-    """Render plain values so that equal values give equal text."""
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def compute_fingerprint(fields: dict[str, Any]) -> str:
-    """Compute the name of a run: sha256 over what it is, as 64 hex digits."""
-    return hashlib.sha256(to_canonical_json(fields).encode()).hexdigest()
 
 
 def parse_config(described: Mapping[str, Any]) -> LabelConfig:

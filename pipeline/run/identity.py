@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
@@ -10,15 +9,8 @@ from typing_extensions import TypedDict
 
 from models.documents import DocumentError, check_fields, parse_json
 from pipeline.errors import ManifestError, RunConflictError, VocabularyError
-from pipeline.run.config import (
-    FORMAT_VERSION,
-    LabelConfig,
-    compute_fingerprint,
-    describe_config,
-    name_unset,
-    parse_config,
-    to_canonical_json,
-)
+from pipeline.run.config import FORMAT_VERSION, LabelConfig, describe_config, name_unset, parse_config
+from pipeline.run.fingerprint import compute_fingerprint, get_library_version, list_changes, to_canonical_json
 from pipeline.run.records import RUN_FILE, InputShard
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
 from pipeline.storage.storage import create_if_absent, exists, join_uri, read_bytes
@@ -54,14 +46,6 @@ class RunRecord(TypedDict):
     model_uri: NotRequired[str]
     library_version: NotRequired[str]
     source: NotRequired[_Source]
-
-
-def get_library_version() -> str:
-    """Return the version of this library, `unknown` when it runs from a checkout that is not installed."""
-    try:
-        return version("tagmask")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,12 +204,8 @@ def list_differences(existing: dict[str, Any], wanted: dict[str, Any]) -> list[s
         if existing.get(name) != wanted[name]:
             differences.append(f"{name} was {existing.get(name)!r}, is {wanted[name]!r}")
     for name in ("vocabulary", "config"):
-        before, after = (_flatten_entry(record.get(name)) for record in (existing, wanted))
-        differences += [
-            f"{name}.{key} was {before.get(key)!r}, is {after.get(key)!r}"
-            for key in sorted(before.keys() | after.keys())
-            if before.get(key) != after.get(key)
-        ]
+        before, after = (_name_unset_fields(record.get(name)) for record in (existing, wanted))
+        differences += list_changes(before, after, f"{name}.")
     differences += _list_source_differences(existing.get("source"), wanted.get("source"))
     return differences + _list_input_differences(existing["inputs"], wanted["inputs"])
 
@@ -239,15 +219,8 @@ def _list_source_differences(before: dict[str, Any] | None, after: dict[str, Any
     return _list_input_differences(before["manifests"], after["manifests"])
 
 
-def _flatten_entry(entry: Any) -> dict[str, Any]:
-    return flatten(name_unset(entry) if isinstance(entry, dict) else entry)
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Give the plain values of nested mappings by their dotted names."""
-    if not isinstance(value, dict):
-        return {prefix.removesuffix("."): value}
-    return {key: leaf for name, inner in value.items() for key, leaf in flatten(inner, f"{prefix}{name}.").items()}
+def _name_unset_fields(entry: Any) -> Any:
+    return name_unset(entry) if isinstance(entry, dict) else entry
 
 
 def _list_input_differences(before: list[list[Any]], after: list[list[Any]], most: int = 5) -> list[str]:

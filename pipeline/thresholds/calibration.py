@@ -11,8 +11,8 @@ from typing import Any
 
 from models.documents import STRICT, DocumentError, check_fields, parse_json, show_value
 from pipeline.errors import CalibrationError
-from pipeline.run.config import LabelConfig, MapConfig, compute_fingerprint, describe_config
-from pipeline.run.identity import flatten
+from pipeline.run.config import LabelConfig, MapConfig, describe_config
+from pipeline.run.fingerprint import compute_fingerprint, list_changes
 from pipeline.storage.storage import read_bytes
 
 CALIBRATION_VERSION = 1
@@ -66,12 +66,7 @@ def use_calibration(uri: str, maps: Mapping[str, Any]) -> Calibration:
         CalibrationError: It is not usable or was made for others; the message names what differs.
     """
     calibration = load_calibration(uri)
-    before, after = flatten(dict(calibration.maps)), flatten(dict(maps))
-    differences = [
-        f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    ]
+    differences = list_changes(dict(calibration.maps), dict(maps))
     if differences:
         raise CalibrationError(
             f"calibration '{uri}' was made for other class maps: {'; '.join(differences)}; run jobs.calibrate on "

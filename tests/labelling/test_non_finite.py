@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 from torch.overrides import TorchFunctionMode
 
-from models.bundle import decode_bundle, encode_bundle, import_authors_checkpoint, load_backbone_weights
+from models.bundle import decode_bundle, encode_bundle
+from models.importers import import_authors_checkpoint, load_backbone_weights
 from models.mctformer import Variant
 from models.weights import CheckpointError
 from pipeline.bundles import load_bundle, save_bundle

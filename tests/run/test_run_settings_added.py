@@ -3,7 +3,8 @@
 import pytest
 
 from pipeline.errors import RunConflictError
-from pipeline.run.config import InputConfig, LabelConfig, MapConfig, compute_fingerprint, describe_config, parse_config
+from pipeline.run.config import InputConfig, LabelConfig, MapConfig, describe_config, parse_config
+from pipeline.run.fingerprint import compute_fingerprint
 from pipeline.run.identity import describe_identity, open_run, read_run
 from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
