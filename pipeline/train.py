@@ -17,7 +17,8 @@ import ray
 
 from pipeline.bundles import BUNDLE_FILES
 from pipeline.errors import TrainingError
-from pipeline.storage.storage import exists, join_uri
+from pipeline.storage.listing import exists
+from pipeline.storage.uris import join_uri
 from pipeline.training.config import WorkerConfig
 from pipeline.training.data.feed import select_samples
 from pipeline.training.data.survey import Survey, require_usable, survey_splits

@@ -16,7 +16,9 @@ from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.run.identity import Run, open_run
 from pipeline.run.options import LabelOptions
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import list_objects, put_atomic, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.writing import put_atomic
 from tests.factories import make_photo, make_tar, save_small_model
 from tests.fakes import FaultyStore, SerialCluster
 

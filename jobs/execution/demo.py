@@ -18,11 +18,13 @@ from jobs.execution.demo_photos import write_collection
 from models.mctformer import MCTformer
 from pipeline.bundles import load_bundle, save_bundle
 from pipeline.commit.manifests import list_manifests, open_manifest
-from pipeline.evaluation.evaluate import EvaluationCounts, count_pixels, make_empty_counts, open_truth, score_masks
+from pipeline.evaluation.scores import EvaluationCounts, count_pixels, make_empty_counts, score_masks
+from pipeline.evaluation.truth import open_truth
 from pipeline.images.masks import decode_mask
-from pipeline.reports.label_report import Table, build_report
+from pipeline.reports.label_report import build_report
+from pipeline.reports.page import Table
 from pipeline.run.records import Status
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 
 NUM_TRAIN, NUM_VALIDATION, NUM_PHOTOS = 1024, 96, 128
 BOX_SIDE_FRACTION = 0.5**0.5

@@ -20,7 +20,7 @@ from pipeline.training.config import WorkerConfig
 from pipeline.training.driver.resources import find_shortage
 from pipeline.training.driver.run import TrainingRun, open_training
 from pipeline.training.worker.network import InitialModel, build_initial_model
-from pipeline.workers.ray_failures import describe_failure
+from pipeline.workers.ray_failures import describe_ray_failure
 
 DATA_SLOTS = 2
 """CPU slots of a local Ray that training workers cannot take, so that reading and decoding always go on."""
@@ -56,7 +56,7 @@ def train(job: TrainJob) -> int:
         print_lines(f"error: training failed: {error}", to_stderr=True)
         return EXIT_FAILED
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-        print_lines(f"error: training failed: {describe_failure(error)}", to_stderr=True)
+        print_lines(f"error: training failed: {describe_ray_failure(error)}", to_stderr=True)
         print_lines("run the same command again to go on from the last checkpoint", to_stderr=True)
         return EXIT_FAILED
     printer.print_summary(outcome)

@@ -18,7 +18,10 @@ from pipeline.commit.encoding import encode_parquet, parse_footer
 from pipeline.commit.names import locate_manifest
 from pipeline.errors import ManifestError
 from pipeline.run.records import MANIFEST_SCHEMA
-from pipeline.storage.storage import ByteStream, join_uri, list_folder, open_stream, put_atomic, read_bytes
+from pipeline.storage.listing import list_folder
+from pipeline.storage.reading import ByteStream, open_stream, read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

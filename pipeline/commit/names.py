@@ -5,7 +5,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from pipeline.errors import ManifestError
-from pipeline.storage.storage import join_uri, list_objects
+from pipeline.storage.listing import list_objects
+from pipeline.storage.uris import join_uri
 
 PARTS_FOLDER = "parts"
 

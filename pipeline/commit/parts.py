@@ -20,7 +20,8 @@ from pipeline.errors import ManifestError
 from pipeline.run.counts import LabelCounts
 from pipeline.run.identity import Run
 from pipeline.run.records import PART_SCHEMA, Status
-from pipeline.storage.storage import put_atomic, read_bytes
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.writing import put_atomic
 
 
 def encode_part(rows: pa.Table, fingerprint: str, shard_name: str, chunk_index: int) -> bytes:

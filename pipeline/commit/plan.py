@@ -11,7 +11,8 @@ from pipeline.commit.names import PartName, list_part_names, locate_part
 from pipeline.errors import ManifestError
 from pipeline.run.identity import Run
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import join_uri, list_folder
+from pipeline.storage.listing import list_folder
+from pipeline.storage.uris import join_uri
 
 
 @dataclass(frozen=True, kw_only=True)

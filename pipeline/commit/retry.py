@@ -24,7 +24,7 @@ from pipeline.errors import ManifestError, RunConflictError
 from pipeline.run.fingerprint import compute_fingerprint
 from pipeline.run.identity import Run, describe_identity, list_differences, read_run
 from pipeline.run.records import InputShard, Reason, Status
-from pipeline.storage.storage import delete
+from pipeline.storage.writing import delete
 
 CHANGEABLE = (
     ("config", "inputs", "max_image_pixels"),

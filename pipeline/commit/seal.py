@@ -16,7 +16,8 @@ from pipeline.run.counts import LabelCounts
 from pipeline.run.fingerprint import get_library_version
 from pipeline.run.identity import describe_shard
 from pipeline.run.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard, Reason, Status
-from pipeline.storage.storage import delete, read_bytes
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.writing import delete
 from pipeline.workers.pulse import Reporting
 
 SEAL_TIMEOUT_S = 1800.0

@@ -21,7 +21,7 @@ from pipeline.errors import WaveError
 from pipeline.workers.attempts import Attempts
 from pipeline.workers.planned_source import PlannedSource
 from pipeline.workers.pulse import Beat, Reporting
-from pipeline.workers.ray_failures import describe_failure
+from pipeline.workers.ray_failures import describe_ray_failure
 from pipeline.workers.shared_state import SharedAttempts, SharedBoard
 
 MAX_READ_TASKS = 5_000
@@ -292,5 +292,5 @@ def _fill_inbox(inbox: Inbox, dataset: Dataset, is_wanted: threading.Event) -> N
         ending = None
     except BaseException as error:  # noqa: BLE001 (of any type: it ends the wave, and the driver decides what follows)
         # The message alone: the error holds the frames that it passed, and with them the dataset.
-        ending = WaveError(describe_failure(error))
+        ending = WaveError(describe_ray_failure(error))
     put(ending)

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 
 from models.documents import parse_json
 from pipeline.driver.silence import WaitNotices
-from pipeline.storage.storage import delete, join_uri, put_atomic, read_bytes
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import delete, put_atomic
 
 DRIVER_FILE = "driver.json"
 PERIOD_S = 60.0

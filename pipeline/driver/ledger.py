@@ -16,7 +16,7 @@ from pipeline.commit.seal import CompleteShard, Publish, Refusal, publish_shard
 from pipeline.commit.worker_reports import ChunkReport, Report, ShardEndReport, ShardFailure
 from pipeline.run.counts import LabelCounts
 from pipeline.run.records import InputShard, ShardEnd
-from pipeline.workers.ray_failures import describe_failure
+from pipeline.workers.ray_failures import describe_ray_failure
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class Ledger:
                 refusal = seal.result()
             except ray.exceptions.RayError as failure:
                 # The parts are there: the next wave finds the shard unsealed and seals it.
-                logger.warning("sealing shard '%s' failed, it is tried again: %s", name, describe_failure(failure))
+                logger.warning("sealing shard '%s' failed, it is tried again: %s", name, describe_ray_failure(failure))
                 continue
             if refusal is None:
                 self.num_sealed += 1

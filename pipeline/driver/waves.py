@@ -17,7 +17,7 @@ from pipeline.driver.totals import RunSummary, Totals
 from pipeline.errors import WaveError
 from pipeline.run.options import DriverOptions
 from pipeline.storage.outage import Patience
-from pipeline.storage.storage import delete
+from pipeline.storage.writing import delete
 
 logger = logging.getLogger(__name__)
 

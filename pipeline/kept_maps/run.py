@@ -11,7 +11,8 @@ from pipeline.run.config import InputConfig, LabelConfig, PixelRefinement
 from pipeline.run.identity import MapSource, Run, read_config, read_run
 from pipeline.run.records import RUN_FILE, InputShard
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
-from pipeline.storage.storage import join_uri, list_folder
+from pipeline.storage.listing import list_folder
+from pipeline.storage.uris import join_uri
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,17 @@ from pipeline.run.config import FORMAT_VERSION, LabelConfig, describe_config, na
 from pipeline.run.fingerprint import compute_fingerprint, get_library_version, list_changes, to_canonical_json
 from pipeline.run.records import RUN_FILE, InputShard
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
-from pipeline.storage.storage import create_if_absent, exists, join_uri, read_bytes
+from pipeline.storage.listing import exists
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import create_if_absent
 
 MAX_RUN_BYTES = 2**31
-"""Of a run.json: 10 million shards have fewer."""
+"""Maximum size of a run.json; 10 million shards take less."""
 _Size = Annotated[int, Field(ge=0)]
 _FolderName = Annotated[str, Field(pattern=r"^[^/\x00]+$")]
 _Input = tuple[str, _FolderName, _Size, str]
-"""As `_describe_inputs` gives it."""
+"""URI, name, size in bytes and etag, as of `_describe_inputs`."""
 
 
 class _Source(TypedDict):
@@ -35,7 +38,7 @@ class _Config(TypedDict):
 
 
 class RunRecord(TypedDict):
-    """What a run.json holds, as far as all versions of it agree."""
+    """Fields of a run.json that all versions share."""
 
     fingerprint: str
     inputs: list[_Input]
@@ -50,20 +53,20 @@ class RunRecord(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class MapSource:
-    """The published run whose kept maps another run makes masks of."""
+    """The published run whose kept maps are the source of another run's masks."""
 
     labels_uri: str
     """Its output folder."""
     fingerprint: str
     manifests: tuple[InputShard, ...]
-    """Its manifests as they were when they were listed, each under the name of its shard."""
+    """Its manifests as listed, each under the name of its shard."""
     patch_size: int | None = None
-    """Of the model that made the maps, in pixels; None where the masks need no images."""
+    """Patch size of the model that made the maps, in pixels; None if the masks need no images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What is labelled, with what, to where."""
+    """A labelling run: inputs, model, configuration, output folder."""
 
     out_uri: str
     model_uri: str
@@ -73,9 +76,9 @@ class Run:
     shards: tuple[InputShard, ...]
     fingerprint: str
     parts_folder: str = "parts"
-    """Where chunks are committed, below the output folder."""
+    """Folder of the committed parts, below the output folder."""
     source: MapSource | None = None
-    """Where the class maps come from; None: from the model and the images of the shards."""
+    """Source of the class maps; None: the model and the images of the shards."""
 
 
 def describe_identity(
@@ -85,7 +88,7 @@ def describe_identity(
     shards: Sequence[InputShard],
     source: MapSource | None = None,
 ) -> dict[str, Any]:
-    """Collect everything that decides the bytes of a run, as plain values."""
+    """Collect all inputs that determine the bytes of a run, as plain values."""
     identity = {
         "format_version": FORMAT_VERSION,
         "model_digest": model_digest,
@@ -94,7 +97,7 @@ def describe_identity(
         "inputs": _describe_inputs(shards),
     }
     if source is not None:
-        # By name and not by place: a run that was moved as it is still gives the same masks.
+        # By name and not by location: a moved run still has the same masks.
         named = [replace(manifest, uri=f"labels/{manifest.name}.parquet") for manifest in source.manifests]
         identity["source"] = {"fingerprint": source.fingerprint, "manifests": _describe_inputs(named)}
     return identity
@@ -115,21 +118,21 @@ def open_run(
     source: MapSource | None = None,
     writes: bool = True,
 ) -> Run:
-    """Start a run in an empty output folder, or take up the same run again.
+    """Start a run in an empty output folder, or resume the same run.
 
     Args:
         out_uri: Output folder.
-        model_uri: Where workers find the model.
-        model_digest: What the model is.
+        model_uri: Bundle that the workers load.
+        model_digest: Digest of the bundle.
         vocabulary: Tags and classes.
-        config: What decides the rows.
+        config: Settings of the run.
         shards: The inputs.
-        source: Where the class maps come from; None: from the model and the inputs.
-        writes: False to look only: a run that is not there is not started.
+        source: Source of the class maps; None: the model and the inputs.
+        writes: False to check only; no run is started.
 
     Raises:
-        ValueError: There are scales for another number of classes.
-        RunConflictError: The folder belongs to another run; the message names what differs.
+        ValueError: The number of class scales is not the number of classes.
+        RunConflictError: The folder belongs to another run; the message contains the differences.
     """
     scales = config.maps.class_scales
     if scales is not None and len(scales) != len(vocabulary.classes):
@@ -141,7 +144,7 @@ def open_run(
         "model_uri": model_uri,
         "library_version": get_library_version(),
     }
-    # Over what the fingerprint does not cover, too: an audit sees any change of the record.
+    # Also covers the fields outside the fingerprint: an audit detects any change of the record.
     record["record_sha256"] = compute_fingerprint(record)
     uri = join_uri(out_uri, RUN_FILE)
     is_new = create_if_absent(uri, to_canonical_json(record).encode()) if writes else not exists(uri)
@@ -165,10 +168,10 @@ def open_run(
 
 
 def read_run(out_uri: str) -> dict[str, Any]:
-    """Read what an output folder says of its run.
+    """Read the run record of an output folder.
 
     Raises:
-        ManifestError: There is none, or it cannot be read.
+        ManifestError: It is missing or cannot be read.
     """
     uri = join_uri(out_uri, RUN_FILE)
     try:
@@ -186,7 +189,7 @@ def read_config(out_uri: str, record: Mapping[str, Any]) -> LabelConfig:
     """Read the configuration of a run from its record.
 
     Raises:
-        ManifestError: It is that of another version, or was edited.
+        ManifestError: Another version wrote it, or it was edited.
     """
     try:
         return parse_config(record.get("config", {}))
@@ -198,7 +201,7 @@ def read_config(out_uri: str, record: Mapping[str, Any]) -> LabelConfig:
 
 
 def list_differences(existing: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Name what two runs do not share, most telling first, in words."""
+    """List the differences of two runs as text, most important first."""
     differences = []
     for name in ("format_version", "model_digest"):
         if existing.get(name) != wanted[name]:
@@ -242,5 +245,5 @@ def _list_input_differences(before: list[list[Any]], after: list[list[Any]], mos
 
 
 def describe_shard(shard: InputShard) -> dict[str, Any]:
-    """Turn a shard's identity into plain values for a footer."""
+    """Convert a shard's identity to plain values for a footer."""
     return asdict(shard)

@@ -17,7 +17,7 @@ from pipeline.run.config import InputConfig, LabelConfig
 from pipeline.run.identity import Run
 from pipeline.run.records import Chunk, InputShard, ShardEnd
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from tests.factories import make_parquet, make_photo, make_rejected_row, make_tar
 from tests.factories import make_run as publish_shards
 

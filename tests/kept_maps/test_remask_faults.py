@@ -17,7 +17,7 @@ from pipeline.kept_maps.run import open_kept_run, pair_with_manifests, require_s
 from pipeline.kept_maps.source import read_kept_rows
 from pipeline.label import label_run
 from pipeline.remask import remask_run
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter
 from tests.fakes import REPORTING, CrashError, FaultyStore, SerialCluster, fail_reads
 from tests.small_run import OPTIONS, read_all

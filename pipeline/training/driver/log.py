@@ -17,7 +17,9 @@ from typing_extensions import TypedDict
 
 from models.documents import DocumentError, check_fields, parse_json
 from pipeline.errors import TrainingError
-from pipeline.storage.storage import join_uri, put_atomic, read_bytes
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from pipeline.training.driver.page import render_training_page
 
 METRICS_FILE = "metrics.jsonl"

@@ -20,7 +20,10 @@ from pipeline.run.config import FORMAT_VERSION
 from pipeline.run.fingerprint import compute_fingerprint, get_library_version, list_changes, to_canonical_json
 from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import create_if_absent, exists, join_uri, put_atomic, read_bytes
+from pipeline.storage.listing import exists
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import create_if_absent, put_atomic
 from pipeline.training.config import TrainConfig, describe_train_config
 from pipeline.training.data.survey import Survey, SurveyFields
 from pipeline.training.worker.state import CHECKPOINT_FOLDER

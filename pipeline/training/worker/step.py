@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from models.losses import ScoreTags, SeedTerm, compute_loss
 from models.mctformer import MCTformer, Variant
 from models.output import MCTformerOutput
+from pipeline.images.frames import normalise
 from pipeline.training.config import Precision, TrainConfig
 from pipeline.training.data.batch_feeder import TrainingBatch
 from pipeline.training.worker.schedule import make_optimizer, update_average
@@ -47,15 +48,6 @@ class StepResult(NamedTuple):
     """Before clipping; NaN after a fault."""
     fault: Fault | None = None
     """None after a valid step. After a fault the weights are those before the step."""
-
-
-def normalise(
-    images: UInt8[Tensor, "b 3 h w"], mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> Float[Tensor, "b 3 h w"]:
-    """Scale pixels to [0, 1], then subtract the mean and divide by the standard deviation of each channel."""
-    offset = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    spread = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
-    return (images.float() / 255 - offset) / spread
 
 
 class TrainingStep:

@@ -4,7 +4,7 @@ import json
 
 from tensorboardX.proto.event_pb2 import Event
 
-from pipeline.storage.storage import read_bytes
+from pipeline.storage.reading import read_bytes
 from pipeline.training.driver.log import EVENTS_FILE, METRICS_FILE, PAGE_FILE, MetricLog, read_records
 
 

@@ -6,7 +6,8 @@ from jobs.recipes import RECIPES
 from pipeline.errors import RunConflictError, TrainingError
 from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import join_uri, put_atomic
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from pipeline.train import is_finished
 from pipeline.training.config import ModelConfig, TrainConfig
 from pipeline.training.data.survey import Survey
