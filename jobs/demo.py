@@ -23,6 +23,8 @@ class DemoJob:
     """Folder of the demo. What an earlier demo left in it is removed."""
     epochs: int | None = None
     """Epochs of training; default: the recipe's."""
+    photos_only: bool = False
+    """Only make the pictures, for commands of your own. Nothing else in the folder is touched."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,11 +34,12 @@ BOX_SIDE_FRACTION = 0.5**0.5
 def run_demo(job: DemoJob) -> int:
     """Run the demo and return the exit code."""
     started_s = time.monotonic()
-    _empty(job.out)
     photos, model, masks = job.out / "photos", job.out / "model", job.out / "masks"
-    num_pictures = NUM_TRAIN + NUM_VALIDATION + NUM_PHOTOS
-    print(f"drawing {num_pictures} tagged pictures into {photos}", flush=True)
-    write_collection(photos, {"train": NUM_TRAIN, "val": NUM_VALIDATION, "photos": NUM_PHOTOS})
+    if job.photos_only:
+        _draw_photos(photos)
+        return EXIT_OK
+    _empty(job.out)
+    _draw_photos(photos)
     vocabulary = ["--vocabulary", f"{photos}/vocabulary.json"]
     epochs = [] if job.epochs is None else ["--epochs", str(job.epochs)]
     _run(
@@ -69,9 +70,17 @@ def run_demo(job: DemoJob) -> int:
     return EXIT_OK
 
 
+def _draw_photos(photos: Path) -> None:
+    """Draw the collection in place of an earlier one."""
+    shutil.rmtree(photos, ignore_errors=True)
+    num_pictures = NUM_TRAIN + NUM_VALIDATION + NUM_PHOTOS
+    print(f"drawing {num_pictures} tagged pictures into {photos}", flush=True)
+    write_collection(photos, {"train": NUM_TRAIN, "val": NUM_VALIDATION, "photos": NUM_PHOTOS})
+
+
 def _empty(out: Path) -> None:
     """Remove what an earlier demo left, and nothing else."""
-    for name in ("photos", "model", "untrained", "masks", "untrained-masks"):
+    for name in ("model", "untrained", "masks", "untrained-masks"):
         shutil.rmtree(out / name, ignore_errors=True)
 
 
