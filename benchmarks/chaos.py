@@ -46,8 +46,8 @@ from jobs import label
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.audit.verify import FULL, list_run, verify_run
-from pipeline.driver.cluster import CALLS_PER_ACTOR
-from pipeline.run.bundles import save_bundle
+from pipeline.bundles import save_bundle
+from pipeline.label import CALLS_PER_ACTOR
 
 ROOT = Path(__file__).parents[1]
 MARK = "TAGMASK_CHAOS"
@@ -166,7 +166,7 @@ class Playground:
             "RAY_health_check_failure_threshold": "3",
         }
         self._cluster: ClusterHost | None = None
-        PROCESSES.set_forkserver_preload(["jobs.label"])
+        PROCESSES.set_forkserver_preload(["jobs.execution.label"])
 
     def __enter__(self) -> "Playground":
         """Start the cluster."""
@@ -202,7 +202,7 @@ class Playground:
         arguments = [
             *("--shards", f"{self._inputs}/photos-*.tar", "--vocabulary", f"{self._inputs}/vocabulary.json"),
             *("--model", f"{self._inputs}/model", "--out", str(out), "--device", "cpu"),
-            *("--num-actors", str(num_actors), "--cpus-per-actor", "0.5", "--views.num-patches", "16"),
+            *("--workers", str(num_actors), "--cpus-per-worker", "0.5", "--views.num-patches", "16"),
             *("--inputs.max-chunk-samples", str(self._job.chunk_samples), "--address", self._cluster.address),
         ]
         driver = PROCESSES.Process(target=drive, args=(arguments, self._variables, log_path))

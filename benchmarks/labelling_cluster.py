@@ -20,11 +20,14 @@ from ray.exceptions import RayError
 
 from benchmarks.host_stores import Store, wait_until
 from benchmarks.network_hosts import Network
-from jobs.demo_photos import CLASSES, write_collection
+from jobs.execution.demo_photos import CLASSES, write_collection
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
-from pipeline.run.bundles import save_bundle
-from pipeline.storage.storage import join_uri, list_objects, put_atomic, read_bytes
+from pipeline.bundles import save_bundle
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 
 ROOT = Path(__file__).parents[1]
 WORKERS = ("w1", "w2")
@@ -167,7 +170,7 @@ class LabellingCluster:
             *(sys.executable, "-m", "jobs.label", "--shards", join_uri(self._inputs_uri, "photos-*.tar")),
             *("--vocabulary", join_uri(self._inputs_uri, "vocabulary.json")),
             *("--model", join_uri(self._inputs_uri, "model"), "--out", out_uri, "--address", self._address),
-            *("--device", "cpu", "--gpus-per-actor", "0", "--cpus-per-actor", "0.5", "--num-actors", "2"),
+            *("--device", "cpu", "--gpus-per-worker", "0", "--cpus-per-worker", "0.5", "--workers", "2"),
             *("--views.num-patches", str(self.photos.num_patches)),
             *("--inputs.max-chunk-samples", str(self.photos.chunk_samples)),
         ]
@@ -222,7 +225,7 @@ class LabellingCluster:
 
     def _verify(self, out_uri: str) -> int:
         """Run `jobs.verify` on this machine, which reaches the store over the bridge."""
-        command = [sys.executable, "-m", "jobs.verify", "--out", out_uri, "--address", "local"]
+        command = [sys.executable, "-m", "jobs.verify", "--labels", out_uri, "--address", "local"]
         log = self.network.open_log("verify")
         variables: Mapping[str, str] = self._get_variables()
         return subprocess.run(command, env=variables, cwd=ROOT, stdout=log, stderr=log, check=False).returncode

@@ -20,16 +20,18 @@ import ray
 import torch
 import tyro
 
-from jobs.cluster import connect
-from pipeline.commit.parts import PartName, commit_part, encode_part
+from jobs.cluster.connection import connect
+from pipeline.bundles import load_bundle
+from pipeline.commit.names import PartName
+from pipeline.commit.parts import commit_part, encode_part
 from pipeline.driver.ledger import Progress
-from pipeline.inputs.shards import list_shards, read_chunks
+from pipeline.inputs.chunks import read_chunks
+from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
 from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
-from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.run.identity import Run, open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.records import Chunk
 from pipeline.run.vocabulary import load_vocabulary
 

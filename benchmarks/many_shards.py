@@ -21,15 +21,16 @@ import tyro
 
 from benchmarks.chaos import Benchmark as Inputs
 from benchmarks.chaos import make_inputs
-from pipeline import label
 from pipeline.audit.verify import FOOTERS, FULL, list_run, verify_run
-from pipeline.driver import cluster as engine
+from pipeline.bundles import load_bundle
+from pipeline.driver.cluster import RayCluster
 from pipeline.driver.ledger import Progress
+from pipeline.driver.waves import Hooks
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.label_actor import LabelOptions
-from pipeline.run.bundles import load_bundle
+from pipeline.label import label_run
 from pipeline.run.config import LabelConfig, ViewConfig
 from pipeline.run.identity import Run, open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.vocabulary import load_vocabulary
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +93,6 @@ def open_benchmark_run(folder: Path) -> Run:
 def main() -> None:
     """Label the shards."""
     job = tyro.cli(Benchmark, description=__doc__)
-    engine.MAX_READ_TASKS = label.MAX_READ_TASKS = job.wave_tasks
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Ray {ray.__version__}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -105,10 +105,12 @@ def main() -> None:
         run = open_benchmark_run(folder)
         print(f"planned: driver {get_memory_mib():.0f} MiB", flush=True)
         options = LabelOptions(gpus_per_actor=0.0, cpus_per_actor=0.5)
-        summary = label.label_run(run, options, on_progress=Meter(job.period_s).show)
+        summary = label_run(
+            run, options, hooks=Hooks(on_progress=Meter(job.period_s).show), cluster=RayCluster(job.wave_tasks)
+        )
         print(f"{summary.num_sealed} shards in {summary.elapsed_s:.0f} s, driver {get_memory_mib():.0f} MiB")
         started_s = time.monotonic()
-        again = label.label_run(open_benchmark_run(folder), options)
+        again = label_run(open_benchmark_run(folder), options, cluster=RayCluster(job.wave_tasks))
         print(f"the same again: {again.num_sealed} shards, {time.monotonic() - started_s:.1f} s, nothing to do")
         for name, depth in (("footers", FOOTERS), ("every row and key", FULL)):
             started_s = time.monotonic()

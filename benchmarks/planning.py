@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import tyro
 
-from pipeline.commit.parts import locate_manifest
+from pipeline.commit.names import locate_manifest
 from pipeline.commit.plan import plan_run
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import LabelConfig

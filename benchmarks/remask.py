@@ -18,15 +18,16 @@ from pathlib import Path
 import ray
 import tyro
 
-from jobs.cluster import connect
+from jobs.cluster.connection import connect
 from pipeline.commit.manifests import stream_manifest
-from pipeline.commit.parts import PartName, commit_part, encode_part
-from pipeline.commit.seal import seal_shard
+from pipeline.commit.names import PartName
+from pipeline.commit.parts import commit_part, encode_part
+from pipeline.commit.seal import CompleteShard, seal_shard
 from pipeline.driver.ledger import Progress
-from pipeline.kept_maps.source import KeptRun, open_kept_run
-from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
-from pipeline.remask import open_remask
+from pipeline.driver.waves import Hooks
+from pipeline.kept_maps.new_run import open_remask
+from pipeline.kept_maps.run import KeptRun, open_kept_run
+from pipeline.remask import remask_run
 from pipeline.run.identity import open_run
 from pipeline.run.records import PART_SCHEMA
 
@@ -67,14 +68,8 @@ def repeat_run(kept: KeptRun, out_uri: str, num_repeats: int) -> KeptRun:
                 parts.append(PartName(chunk_index=index, end_offset=end_offset))
                 payload = encode_part(rows, run.fingerprint, shard.name, index)
                 commit_part(out_uri, shard.name, parts[-1], payload)
-        seal_shard(
-            out_uri=out_uri,
-            fingerprint=run.fingerprint,
-            shard=shard,
-            parts=parts,
-            truncated_at=None,
-            max_rejected_fraction=1.0,
-        )
+        complete = CompleteShard(shard=shard, parts=tuple(parts))
+        seal_shard(complete, out_uri=out_uri, fingerprint=run.fingerprint, max_rejected_fraction=1.0)
     return open_kept_run(out_uri)
 
 
@@ -84,7 +79,7 @@ def measure(kept: KeptRun, out_uri: str, num_cores: int) -> tuple[int, float]:
     connect(None, num_cpus=num_cores + 1)
     seen: list[Progress] = []
     maps = replace(kept.config.maps, background_threshold=0.5, foreground_threshold=0.5)
-    summary = label_run(open_remask(out_uri, kept, maps), LabelOptions(), on_progress=seen.append)
+    summary = remask_run(open_remask(out_uri, kept, maps), hooks=Hooks(on_progress=seen.append))
     ray.shutdown()
     chunks = [state for before, state in itertools.pairwise(seen) if state.counts != before.counts]
     num_images = chunks[-1].counts.num_read - chunks[0].counts.num_read

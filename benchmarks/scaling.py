@@ -21,13 +21,14 @@ import tyro
 
 from benchmarks.chaos import Benchmark as Inputs
 from benchmarks.chaos import make_inputs
+from pipeline.bundles import load_bundle
 from pipeline.driver.ledger import Progress
+from pipeline.driver.waves import Hooks
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
-from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.run.identity import Run, open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.vocabulary import load_vocabulary
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +70,7 @@ def measure_speed(run: Run, num_actors: int, job: Benchmark) -> float:
             seen.append((time.monotonic(), progress.counts.num_read))
 
     options = LabelOptions(gpus_per_actor=0.0, cpus_per_actor=0.5, num_actors=num_actors)
-    label_run(run, options, on_progress=note)
+    label_run(run, options, hooks=Hooks(on_progress=note))
     total = num_actors * job.chunks_per_actor * job.chunk_samples
     # Actors start one after the other, and end one after the other: the first and the last quarter do not count.
     busy = [(moment, number) for moment, number in seen if total / 4 <= number <= total * 3 / 4]

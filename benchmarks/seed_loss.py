@@ -61,7 +61,7 @@ def make_work(job: Benchmark, config: TrainConfig, term: SeedTerm | None, batch:
         input_std=initial.input_std,
         device=torch.device(job.device),
     )
-    return lambda: step.take(batch, score_soft_margin, term)
+    return lambda: step.update(batch, score_soft_margin, term)
 
 
 def main() -> None:

@@ -1,36 +1,22 @@
 """Find thresholds for the class maps of a labelled sample, with true masks or without, and write them to a file.
 
-    python -m jobs.calibrate --labels OUT --truth truth/ --out calibration.json   # fitted, a threshold a class
-    python -m jobs.calibrate --labels OUT --out calibration.json                  # by a rule, without truth
+    tagmask calibrate --labels OUT --truth truth/ --out calibration.json   # fitted, a threshold a class
+    tagmask calibrate --labels OUT --out calibration.json                  # by a rule, without truth
 
 The run must have been made with --maps.keep-maps; the images of one whose maps pixels refine (--maps.pixel-refinement
-par) are read again from its shards. jobs.label and jobs.remask take the file with --calibration, for
+par) are read again from its shards. tagmask label and remask take the file with --calibration, for
 the same model, views and evidence only. Exit code 0: written; 2: the command or its inputs are wrong.
 """
 
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Annotated
 
-import numpy as np
+import tyro
 
-from jobs.cluster import use_endpoint
-from jobs.console import EXIT_OK, parse, print_lines, run_job
-from pipeline.errors import LabellingError
-from pipeline.evaluation.evaluate import open_truth
-from pipeline.kept_maps.source import KeptRun, open_kept_run
-from pipeline.remask import find_patch_size
-from pipeline.run.records import InputShard
-from pipeline.storage.storage import put_atomic
-from pipeline.thresholds.calibration import Calibration, describe_maps, encode_calibration
-from pipeline.thresholds.choice import NUM_DEVIATIONS, choose_threshold, count_values, find_band
-from pipeline.thresholds.fit import PixelTable, fit_by_class, fit_common, make_table, score_thresholds, to_scales
-from pipeline.thresholds.samples import ImageSource, MapSample, read_samples, spread
-
-MIN_FITTED = 10
-"""Images below which a fit says nothing."""
+from jobs.command_line.console import leave, run_job
+from jobs.command_line.options import StoreOptions
+from jobs.command_line.parsing import Usage, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +24,11 @@ class CalibrateJob:
     """Find thresholds for the class maps of a labelled sample, with true masks or without."""
 
     labels: str
-    """Output folder or URI of jobs.label, labelled with --maps.keep-maps."""
+    """Labelling run to look at: output folder or URI of tagmask label or remask, made with --maps.keep-maps."""
     out: str
     """File or URI to write."""
     truth: str | None = None
-    """Folder, URI or tar of true masks, as for jobs.evaluate. Default: none, and a rule that needs none."""
+    """Folder, URI or tar of true masks, as for tagmask evaluate. Default: none, and a rule that needs none."""
     fit_share: float = 0.5
     """With truth: share of its images that thresholds are fitted on; the others only judge them."""
     by_class: bool = True
@@ -57,8 +43,7 @@ class CalibrateJob:
     """Decides which images are fitted on."""
     num_threads: int = 4
     """Manifests that are read at the same time."""
-    endpoint_url: str | None = None
-    """Address of an S3-compatible store. Default: AWS_ENDPOINT_URL, else AWS. Credentials come from the usual chain."""
+    store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
 
     def __post_init__(self) -> None:
         if not 0 < self.fit_share <= 1:
@@ -69,161 +54,17 @@ class CalibrateJob:
             raise ValueError(f"need --max-images and --num-threads >= 1, got {self.max_images} and {self.num_threads}")
 
 
-class Found(NamedTuple):
-    """One threshold for scaled maps, and how it was found."""
-
-    threshold: float
-    class_scales: tuple[float, ...] | None
-    method: str
-    figures: dict[str, Any]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, `sys.argv` if None, and return its exit code."""
-    return run_job(lambda: calibrate(parse(CalibrateJob, __doc__, arguments)))
+    return run_job(lambda: _run(parse(CalibrateJob, Usage(command="calibrate", description=__doc__), arguments)))
 
 
-def calibrate(job: CalibrateJob) -> int:
-    """Calibrate as the job says and return the exit code."""
-    use_endpoint(job.endpoint_url)
-    kept = open_kept_run(job.labels)
-    if not kept.config.maps.has_background:
-        raise LabellingError(
-            f"'{job.labels}' was made with has_background False, where thresholds decide nothing; calibrate a run with "
-            "background, jobs.remask makes one of it"
-        )
-    samples = sample_run(job, kept)
-    found = choose(samples) if job.truth is None else fit(job, kept, samples)
-    band = (found.threshold, found.threshold)
-    if job.min_stability < 1:
-        histograms = [count_values(sample, found.class_scales) for sample in samples]
-        band = find_band(histograms, found.threshold, job.min_stability)
-    calibration = Calibration(
-        background_threshold=band[0],
-        foreground_threshold=band[1],
-        class_scales=found.class_scales,
-        maps=describe_maps(kept.model_digest, kept.vocabulary.classes, kept.config),
-        method=found.method + (f"; band of stability {job.min_stability:g}" if job.min_stability < 1 else ""),
-        uses_truth=job.truth is not None,
-        figures=found.figures,
-    )
-    put_atomic(job.out, encode_calibration(calibration))
-    _print_calibration(calibration, kept.vocabulary.classes)
-    print_lines(f"written to {job.out}; use it with --calibration {job.out}")
-    return EXIT_OK
+def _run(job: CalibrateJob) -> int:
+    # Arrow and PyTorch take seconds, which a wrong command or --help does not wait for.
+    from jobs.execution.calibrate import calibrate
 
-
-def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
-    """Sample the images of a run.
-
-    Raises:
-        LabellingError: There are none; or pixels refine their maps, and the images or the model are not there.
-    """
-    find_truth = None if job.truth is None else open_truth(job.truth)
-    patch_size = find_patch_size(kept, kept.config)
-    pairs = list(zip(kept.source.manifests, kept.shards, strict=True))
-    most = sys.maxsize
-    if find_truth is None:
-        pairs = spread(pairs, job.max_images)
-        most = -(-job.max_images // len(pairs))
-
-    def read(pair: tuple[InputShard, InputShard]) -> list[MapSample]:
-        manifest, shard = pair
-        source = None
-        if patch_size is not None:
-            source = ImageSource(shard=shard, config=kept.config, patch_size=patch_size)
-        return read_samples(manifest.uri, find_truth, len(kept.vocabulary.classes), most, source)
-
-    samples: list[MapSample] = []
-    with ThreadPoolExecutor(job.num_threads) as threads:
-        for number, found in enumerate(threads.map(read, pairs), start=1):
-            samples += found
-            print_lines(f"{number}/{len(pairs)} manifests, {len(samples)} images", to_stderr=True)
-    if not samples:
-        lack = "labelled image" if job.truth is None else f"labelled image with a true mask in '{job.truth}'"
-        raise LabellingError(f"'{job.labels}' has no {lack}; nothing can be calibrated on it")
-    return samples
-
-
-def choose(samples: Sequence[MapSample]) -> Found:
-    """Choose a threshold without truth.
-
-    Raises:
-        LabellingError: The maps say nothing.
-    """
-    threshold = choose_threshold(count_values(sample) for sample in samples)
-    if threshold is None:
-        raise LabellingError(f"the class maps of all {len(samples)} images are constant; look at the model")
-    return Found(
-        threshold,
-        None,
-        f"by a rule without truth: mean plus {NUM_DEVIATIONS} standard deviations of the best map, over the images",
-        {"num_images": len(samples)},
-    )
-
-
-def fit(job: CalibrateJob, kept: KeptRun, samples: Sequence[MapSample]) -> Found:
-    """Fit thresholds on a part of the images, and print and keep how good they are there and on the others.
-
-    Raises:
-        LabellingError: There are too few images.
-    """
-    num_classes = len(kept.vocabulary.classes)
-    order = np.random.default_rng(job.rng_seed).permutation(len(samples))
-    num_fitted = round(job.fit_share * len(samples))
-    if num_fitted < MIN_FITTED:
-        raise LabellingError(
-            f"{num_fitted} images to fit thresholds on are too few, {MIN_FITTED} are needed; give more true masks or a "
-            "higher --fit-share"
-        )
-    fitted, held_out = (
-        make_table([samples[place] for place in places], num_classes) for places in np.split(order, [num_fitted])
-    )
-    before = kept.config.maps.foreground_threshold
-    common = fit_common(fitted)
-    chosen = fit_by_class(fitted, common) if job.by_class else common
-    tried = {"one threshold, fitted": common} | ({"a threshold a class, fitted": chosen} if job.by_class else {})
-    figures: dict[str, Any] = {
-        "num_fitted": num_fitted,
-        "num_held_out": len(samples) - num_fitted,
-        "rng_seed": job.rng_seed,
-    }
-    figures |= {"mean_iou": _print_scores(fitted, held_out, tried, before=before, by_class=job.by_class)}
-    threshold, scales = to_scales(chosen)
-    return Found(threshold, scales, "fitted to true masks by mean IoU", figures)
-
-
-def _print_scores(
-    fitted: PixelTable, held_out: PixelTable, tried: dict[str, np.ndarray], *, before: float, by_class: bool
-) -> dict[str, dict[str, float]]:
-    """Print mean IoU on both parts, before and after; with oracles, which saw the truth of the part that judges."""
-    tried = {f"{before:g} for all, as the run was made": np.full(fitted.num_classes, before), **tried}
-    if len(held_out.truth):
-        oracle = fit_common(held_out)
-        tried["one threshold, oracle of the held-out"] = oracle
-        if by_class:
-            tried["a threshold a class, oracle of the held-out"] = fit_by_class(held_out, oracle)
-    scores = {}
-    print_lines(f"{'mIoU in %, sampled pixels':46s}{'fitted':>10s}{'held out':>10s}")
-    for name, thresholds in tried.items():
-        scores[name] = {"fitted": score_thresholds(fitted, thresholds)}
-        shown = f"{name:46s}{scores[name]['fitted'] * 100:10.2f}"
-        if len(held_out.truth):
-            scores[name]["held_out"] = score_thresholds(held_out, thresholds)
-            shown += f"{scores[name]['held_out'] * 100:10.2f}"
-        print_lines(shown)
-    return scores
-
-
-def _print_calibration(calibration: Calibration, classes: Sequence[str]) -> None:
-    low, high = calibration.background_threshold, calibration.foreground_threshold
-    print_lines(f"{calibration.method}: background up to {low:g}, classes above {high:g}")
-    if calibration.class_scales is not None:
-        own = ", ".join(
-            f"{name} {high / scale:.3f}" for name, scale in zip(classes, calibration.class_scales, strict=True)
-        )
-        print_lines(f"on their own maps, classes above: {own}")
+    return calibrate(job)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,39 +1,18 @@
 """From made-up tagged photos to scored masks, on this machine, in minutes.
 
-    python -m jobs.demo --out demo
+    tagmask demo --out demo
 
 Makes a collection of tagged pictures, trains a small MCTformer+ on the tags alone, labels other pictures,
 scores the masks against the truth that was kept aside, and leaves a page with pictures and figures. Every step is
 a command that you can run on your own shards; it is printed before it runs.
 """
 
-import json
-import shlex
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from jobs.console import EXIT_OK, format_duration, parse, run_job
-from jobs.demo_photos import write_collection
-from models.mctformer import MCTformer
-from pipeline.commit.manifests import list_manifests, open_manifest
-from pipeline.evaluation.evaluate import EvaluationCounts, count_pixels, make_empty_counts, open_truth, score_masks
-from pipeline.images.masks import decode_mask
-from pipeline.reports.label_report import Table, build_report
-from pipeline.run.bundles import load_bundle, save_bundle
-from pipeline.run.records import Status
-from pipeline.storage.storage import put_atomic
-
-NUM_TRAIN, NUM_VALIDATION, NUM_PHOTOS = 1024, 96, 128
-BOX_SIDE_FRACTION = 0.5**0.5
-"""The box in the middle has half the area of the picture."""
+from jobs.command_line.console import leave, run_job
+from jobs.command_line.parsing import Usage, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,112 +27,15 @@ class DemoJob:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, `sys.argv` if None, and return its exit code."""
-    return run_job(lambda: run_demo(parse(DemoJob, __doc__, arguments)))
+    return run_job(lambda: _run(parse(DemoJob, Usage(command="demo", description=__doc__), arguments)))
 
 
-def run_demo(job: DemoJob) -> int:
-    """Run the demo and return the exit code."""
-    started_s = time.monotonic()
-    _empty(job.out)
-    photos, model, masks = job.out / "photos", job.out / "model", job.out / "masks"
-    num_pictures = NUM_TRAIN + NUM_VALIDATION + NUM_PHOTOS
-    print(f"drawing {num_pictures} tagged pictures into {photos}", flush=True)
-    write_collection(photos, {"train": NUM_TRAIN, "val": NUM_VALIDATION, "photos": NUM_PHOTOS})
-    vocabulary = ["--vocabulary", f"{photos}/vocabulary.json"]
-    epochs = [] if job.epochs is None else ["--epochs", str(job.epochs)]
-    _run(
-        *("train", "--recipe", "demo", "--shards", f"{photos}/train-*.tar", "--val-shards", f"{photos}/val-*.tar"),
-        *(*vocabulary, "--num-workers", "2", *epochs, "--out", str(model)),
-    )
-    untrained = _make_untrained(model / "bundle", job.out / "untrained")
-    for bundle, out in ((str(model / "bundle"), masks), (untrained, job.out / "untrained-masks")):
-        _run(
-            *("label", "--shards", f"{photos}/photos-*.tar", *vocabulary, "--model", bundle, "--out", str(out)),
-            *("--gpus-per-actor", "0", "--views.num-patches", "324", "--maps.keep-maps"),
-            # A ViT that saw a thousand pictures has no affinity worth following, and its maps are peaked: hence no
-            # refinement and a low threshold, found on pictures of other random seeds.
-            *("--maps.no-refine", "--maps.background-threshold", "0.2", "--maps.foreground-threshold", "0.2"),
-        )
-        scores = job.out / f"{out.name}.json"
-        _run("evaluate", "--labels", str(out), "--truth", f"{photos}/truth", "--json", str(scores))
-    figures = _compare(job.out, photos, masks)
-    page = build_report(
-        str(masks),
-        find_truth=open_truth(f"{photos}/truth"),
-        tables=[figures],
-        title="tagmask demo: masks made from tags alone",
-    )
-    put_atomic(str(job.out / "report.html"), page.encode())
-    _print_table(figures)
-    print(f"\nlook at {job.out}/report.html ({format_duration(time.monotonic() - started_s)} in all)")
-    return EXIT_OK
+def _run(job: DemoJob) -> int:
+    # PyTorch takes seconds, which a wrong command or --help does not wait for.
+    from jobs.execution.demo import run_demo
 
-
-def _empty(out: Path) -> None:
-    """Remove what an earlier demo left, and nothing else."""
-    for name in ("photos", "model", "untrained", "masks", "untrained-masks"):
-        shutil.rmtree(out / name, ignore_errors=True)
-
-
-def _run(job: str, *arguments: str) -> None:
-    command = ["python", "-m", f"jobs.{job}", *arguments]
-    print(f"\n$ {shlex.join(command)}", flush=True)
-    done = subprocess.run([sys.executable, *command[1:]], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-
-
-def _make_untrained(trained: Path, out: Path) -> str:
-    """Write a bundle of the same architecture with random weights."""
-    model, bundle, _ = load_bundle(str(trained))
-    torch.manual_seed(0)
-    save_bundle(str(out), MCTformer(model.config).eval(), bundle)
-    return str(out)
-
-
-def _compare(out: Path, photos: Path, masks: Path) -> Table:
-    def read_scores(name: str) -> tuple[str, str]:
-        scores = json.loads((out / f"{name}.json").read_text())
-        best = max(point["mean_iou"] for point in scores["curve"])
-        return f"{scores['masks']['mean_iou'] * 100:.1f}", f"{best * 100:.1f}"
-
-    box = score_masks(_count_box(masks, photos / "truth")).mean_iou
-    return Table(
-        title=f"mIoU in % on {NUM_PHOTOS} pictures the model has not seen",
-        header=("", "masks", "best threshold"),
-        rows=(
-            ("trained on tags", *read_scores("masks")),
-            ("untrained model", *read_scores("untrained-masks")),
-            ("one box in the middle", f"{box * 100:.1f}", "-"),
-        ),
-        note="Mean over background and classes. The best threshold is chosen with the truth in hand.",
-    )
-
-
-def _count_box(masks: Path, truth: Path) -> EvaluationCounts:
-    """Count what a box in the middle scores that has the first tagged class."""
-    find_truth = open_truth(str(truth))
-    num_classes = len(json.loads((truth.parent / "vocabulary.json").read_text())["classes"])
-    total = make_empty_counts(num_classes)
-    for uri in list_manifests(str(masks)):
-        for row in open_manifest(uri).iterate_rows(["key", "status", "class_ids"]):
-            payload = find_truth(row["key"])
-            if row["status"] != Status.LABELLED or payload is None:
-                continue
-            true_mask = decode_mask(payload)
-            box = np.zeros_like(true_mask)
-            margins = [round(side * (1 - BOX_SIDE_FRACTION) / 2) for side in box.shape]
-            box[margins[0] : box.shape[0] - margins[0], margins[1] : box.shape[1] - margins[1]] = row["class_ids"][0]
-            confusion = total.confusion + count_pixels(true_mask, box, num_classes)
-            total = replace(total, confusion=confusion, num_images=total.num_images + 1)
-    return total
-
-
-def _print_table(table: Table) -> None:
-    print(f"\n{table.title}")
-    for row in (table.header, *table.rows):
-        print(f"  {row[0]:24s}{row[1]:>8s}{row[2]:>16s}")
+    return run_demo(job)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,16 +1,17 @@
 """Look at what was labelled: one page with figures and pictures.
 
-python -m jobs.report --labels OUT --out report.html [--truth truth/]
+tagmask report --labels OUT --out report.html [--truth truth/]
 """
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
 
-from jobs.console import EXIT_OK, format_bytes, parse, print_lines, run_job
-from pipeline.evaluation.evaluate import open_truth
-from pipeline.reports.label_report import build_report
-from pipeline.storage.storage import put_atomic
+import tyro
+
+from jobs.command_line.console import leave, run_job
+from jobs.command_line.options import StoreOptions
+from jobs.command_line.parsing import Usage, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class ReportJob:
     """Make a page with figures and pictures of a labelling run, finished or not."""
 
     labels: str
-    """Output folder or URI of jobs.label."""
+    """Labelling run to show: output folder or URI of tagmask label or remask."""
     out: str
     """The page: an HTML file or URI, which needs no other file."""
     truth: str | None = None
@@ -27,23 +28,24 @@ class ReportJob:
     """Images in the gallery; every class is shown about equally often."""
     rng_seed: int = 0
     """Another one picks other images."""
+    store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
+
+    def __post_init__(self) -> None:
+        if self.num_images < 1:
+            raise ValueError(f"need --num-images >= 1, got {self.num_images}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, `sys.argv` if None, and return its exit code."""
-    return run_job(lambda: report(parse(ReportJob, __doc__, arguments)))
+    return run_job(lambda: _run(parse(ReportJob, Usage(command="report", description=__doc__), arguments)))
 
 
-def report(job: ReportJob) -> int:
-    """Make the page as the job says and return the exit code."""
-    if job.num_images < 1:
-        raise ValueError(f"need --num-images >= 1, got {job.num_images}")
-    find_truth = open_truth(job.truth) if job.truth else None
-    page = build_report(job.labels, find_truth=find_truth, num_images=job.num_images, rng_seed=job.rng_seed).encode()
-    put_atomic(job.out, page)
-    print_lines(f"{job.out}: {format_bytes(len(page))}")
-    return EXIT_OK
+def _run(job: ReportJob) -> int:
+    # Arrow and PyTorch take seconds, which a wrong command or --help does not wait for.
+    from jobs.execution.report import report
+
+    return report(job)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,207 +1,93 @@
-"""The assembly: every step of labelling in order.
+"""Labelling: the way of the data, and its assembly.
 
-plan -> read tasks: chunks -> labelling actors: parts -> driver: counts, seals
+    shards  -> chunks             inputs/      read tar or Parquet from the first chunk that is missing
+    chunk   -> images             images/      decode, turn upright, scale to a frame
+    images  -> class maps         images/      views -> model -> attention x patch CAM, refined and joined over views
+    maps    -> masks, statistics  images/      thresholds, PNG, confidence; or a rejected row with its reason
+    rows    -> part               commit/      one atomic put a chunk
+    parts   -> manifest           commit/      one atomic put a shard, once all of its chunks are committed
+    counts  -> the next wave      driver/      plan from listings, count, seal, watch, stop; no row passes here
+
+labelling/ chains the steps two to five in one actor: it holds the model on its device and commits each chunk before it
+takes the next one. So a death costs at most the chunks in hand, and masks do not travel.
 """
 
-import logging
-import os
-import socket
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
-from pipeline.commit.plan import Plan, plan_run
-from pipeline.commit.seal import seal_shard
-from pipeline.driver.cluster import MAX_READ_TASKS, MAX_SHARDS_PER_TASK, Engine, RayEngine
-from pipeline.driver.heartbeat import Driver, Heartbeat
-from pipeline.driver.ledger import Ledger, Progress
-from pipeline.driver.stop import Stop
-from pipeline.driver.waves import WaitNotices, run_wave
-from pipeline.errors import WaveError
-from pipeline.labelling.label_actor import LabelOptions
-from pipeline.run.counts import LabelCounts
+from pipeline.commit.plan import Plan, ShardWork, plan_run
+from pipeline.commit.retry import RetryOrder, plan_retry, replace_manifest
+from pipeline.commit.seal import Publish, seal_shard
+from pipeline.driver.cluster import Cluster
+from pipeline.driver.steps import Actors, Steps
+from pipeline.driver.totals import RunSummary
+from pipeline.driver.waves import Hooks, drive_run
+from pipeline.labelling.chunk_source import CHUNK_SCHEMA, read_rows
+from pipeline.labelling.label_actor import LabelChunks
 from pipeline.run.identity import Run
-from pipeline.storage.outage import Patience
-from pipeline.storage.storage import delete
+from pipeline.run.options import LabelOptions
+from pipeline.workers.attempts import Attempts
+from pipeline.workers.planned_source import ReadPart
+from pipeline.workers.pulse import Reporting
 
-logger = logging.getLogger(__name__)
-
-MAX_READS = 3
-"""Waves in which a shard is tried whose store does not give it."""
-MAX_IDLE_WAVES = 3
-"""Waves in a row that may end without a chunk, a seal or a verdict: Ray may fail, but not for ever."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelSummary:
-    """What an invocation did."""
-
-    counts: LabelCounts
-    num_chunks: int
-    num_sealed: int
-    failed_shards: dict[str, str]
-    """Error of each shard that is not published."""
-    cut_shards: dict[str, str]
-    """Of each shard that breaks off, where, and how much of it was not read."""
-    was_stopped: bool
-    num_shards_left: int
-    elapsed_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """What an invocation is to do."""
-
-    make_plan: Callable[[], Plan]
-    """Gives what remains, from storage."""
-    publish: Callable[..., object] = seal_shard
-    """Publishes a shard that is complete: a function of a module."""
-    publish_arguments: Mapping[str, Any] = field(default_factory=dict)
+CALLS_PER_ACTOR = 2
+"""Chunks that an actor has in hand: one is on the device while the other is decoded, encoded or committed."""
 
 
 def label_run(
     run: Run,
     options: LabelOptions,
     *,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-    on_warning: Callable[[str], None] = logger.warning,
-    stop: Stop | None = None,
-    engine: Engine | None = None,
-    assignment: Assignment | None = None,
-) -> LabelSummary:
-    """Label all that remains of a run, wave by wave, until nothing does.
-
-    Between waves the plan is made anew from storage, so nothing that the driver remembers is needed to
-    go on. A shard that fails is left out of later waves of this invocation and reported.
+    retry: RetryOrder | None = None,
+    limit: int | None = None,
+    hooks: Hooks | None = None,
+    cluster: Cluster | None = None,
+) -> RunSummary:
+    """Label all that remains of a run.
 
     Args:
         run: What is labelled.
         options: How it is executed.
-        on_progress: Called often with where the run stands.
-        on_warning: Called with what an operator should know and nothing can be done about here.
-        stop: Ends the run between two chunks.
-        engine: Where it runs; None: the Ray cluster that this process is connected to.
-        assignment: What is to do; None: all that is not published.
+        retry: Label only the rejected rows of this order again; None: all that is not published.
+        limit: Only the first shards; None: all.
+        hooks: How the caller watches and stops the run.
+        cluster: Where the steps run; None: the Ray cluster that this process is connected to.
 
     Raises:
-        WaveError: `MAX_IDLE_WAVES` waves ended without progress, or what an ended wave left cannot be ended.
-        StorageError: The output cannot be listed, also after `options.store_outage_s`.
+        WaveError: Several waves made no progress; what is committed stays.
+        StorageError: The output cannot be listed.
     """
-    stop, engine = stop or Stop(), engine or RayEngine()
-    assignment = assignment or Assignment(make_plan=lambda: plan_run(run))
-    totals = _Totals(started_s=time.monotonic())
-    patience = Patience(limit_s=options.store_outage_s, on_wait=WaitNotices(on_warning).note, stop=stop.event)
-    # Apart: a wave that goes on says nothing of a heartbeat that cannot be written.
-    notices, heartbeat_notices = WaitNotices(on_warning), WaitNotices(on_warning)
-    heartbeat = Heartbeat(run.out_uri, _describe_driver())
-    num_idle_waves = 0
-    while True:
-        try:
-            plan = patience.call(lambda: _plan(assignment))
-        except OSError:
-            if not stop.is_requested:
-                raise
-            break
-        work = [item for item in plan.work if item.shard.name not in totals.failed_shards]
-        totals.num_shards_left = len(plan.work)
-        if not work or stop.is_requested:
-            break
-        wave = work[: MAX_READ_TASKS * MAX_SHARDS_PER_TASK]
-        ledger = Ledger(
-            run=run,
-            options=options,
-            plan=plan,
-            wave=wave,
-            started_s=totals.started_s,
-            counts=totals.counts,
-            submit=engine.submit,
-            publish=assignment.publish,
-            publish_arguments=assignment.publish_arguments,
-        )
-        failure = run_wave(ledger, engine, stop, on_progress, lambda: _beat(heartbeat, heartbeat_notices), notices)
-        totals.enter(ledger)
-        if stop.is_requested:
-            # The plan would have to be listed again, and the time of grace is short.
-            totals.num_shards_left = len(plan.work) - ledger.num_sealed
-            break
-        if failure is not None:
-            on_warning(f"this wave ended early, it is taken up again from what is committed: {failure.reason}")
-        # Shards that cannot be read are given up after some waves, so they do not keep the run from its end.
-        is_idle = not (ledger.made_progress or ledger.unread_shards or (failure and failure.may_be_others))
-        num_idle_waves = num_idle_waves + 1 if is_idle else 0
-        if num_idle_waves == MAX_IDLE_WAVES:
-            names = ", ".join(item.shard.name for item in work[:5])
-            why = f": {failure.reason}" if failure else ""
-            raise WaveError(
-                f"no progress on {len(work)} shards ({names}) in {MAX_IDLE_WAVES} waves{why}; what is committed stays, "
-                "run the same command again"
-            )
-    try:
-        heartbeat.end()
-    except OSError as error:
-        on_warning(f"the heartbeat cannot be removed, the next driver may warn of this one: {error}")
-    return totals.summarise(was_stopped=stop.is_requested)
+    steps = Steps(
+        make_plan=lambda: plan_label_run(run, retry, limit),
+        plan_read=partial(_plan_read, run),
+        read_schema=CHUNK_SCHEMA,
+        workers=Actors(
+            make=LabelChunks,
+            # Without the list of shards: Ray keeps the arguments of actors and sends them to each.
+            arguments={"run": replace(run, shards=()), "options": options},
+            num_actors=options.num_actors,
+            calls_per_actor=CALLS_PER_ACTOR,
+            num_cpus=options.cpus_per_actor,
+            num_gpus=options.gpus_per_actor,
+        ),
+        publish=_choose_publish(run, options, retry),
+    )
+    return drive_run(steps, options, run.out_uri, hooks, cluster)
 
 
-def _describe_driver() -> Driver:
-    return Driver(host=socket.gethostname(), pid=os.getpid(), started_s=time.time())
+def plan_label_run(run: Run, retry: RetryOrder | None = None, limit: int | None = None) -> Plan:
+    """List what remains of a run, or of a retry."""
+    return plan_run(run, limit) if retry is None else plan_retry(run, retry, limit)
 
 
-def _plan(assignment: Assignment) -> Plan:
-    plan = assignment.make_plan()
-    delete(plan.leftover_parts)
-    return plan
+def _plan_read(run: Run, work: Sequence[ShardWork], reporting: Reporting, attempts: Attempts) -> ReadPart:
+    num_bytes = sum(item.shard.size_bytes for item in work)
+    return ReadPart(partial(read_rows, tuple(work), run.config.inputs, reporting, attempts), num_bytes)
 
 
-def _beat(heartbeat: Heartbeat, notices: WaitNotices) -> None:
-    """Write the heartbeat; warn if another driver is active. A store that fails for a moment does not end a run."""
-    if not heartbeat.is_due:
-        return
-    try:
-        warning = heartbeat.beat()
-    except OSError as error:
-        notices.note(f"the heartbeat cannot be written, other drivers will not see this one: {error}")
-        return
-    notices.note(None)
-    if warning:
-        notices.on_warning(warning)
-
-
-@dataclass(kw_only=True)
-class _Totals:
-    """What all waves of an invocation did."""
-
-    started_s: float
-    counts: LabelCounts = field(default_factory=LabelCounts)
-    num_chunks: int = 0
-    num_sealed: int = 0
-    num_shards_left: int = 0
-    failed_shards: dict[str, str] = field(default_factory=dict)
-    cut_shards: dict[str, str] = field(default_factory=dict)
-    _num_reads: Counter[str] = field(default_factory=Counter)
-    """Waves in which the store did not give a shard."""
-
-    def enter(self, ledger: Ledger) -> None:
-        self.counts = ledger.counts
-        self.num_chunks += ledger.num_chunks
-        self.num_sealed += ledger.num_sealed
-        self.failed_shards |= ledger.failed_shards
-        self.cut_shards |= ledger.cut_shards
-        self._num_reads.update(ledger.unread_shards.keys())
-        for name, error in ledger.unread_shards.items():
-            if self._num_reads[name] >= MAX_READS:
-                self.failed_shards[name] = f"{error} (tried {MAX_READS} times)"
-
-    def summarise(self, was_stopped: bool) -> LabelSummary:
-        return LabelSummary(
-            counts=self.counts,
-            num_chunks=self.num_chunks,
-            num_sealed=self.num_sealed,
-            failed_shards=self.failed_shards,
-            cut_shards=self.cut_shards,
-            was_stopped=was_stopped and self.num_shards_left > 0,
-            num_shards_left=self.num_shards_left,
-            elapsed_s=time.monotonic() - self.started_s,
-        )
+def _choose_publish(run: Run, options: LabelOptions, retry: RetryOrder | None) -> Publish:
+    if retry is not None:
+        return partial(replace_manifest, out_uri=run.out_uri, fingerprint=run.fingerprint, order=retry)
+    limit = options.max_rejected_fraction
+    return partial(seal_shard, out_uri=run.out_uri, fingerprint=run.fingerprint, max_rejected_fraction=limit)

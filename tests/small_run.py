@@ -7,16 +7,20 @@ from typing import Any
 
 import pytest
 
+from pipeline.bundles import load_bundle
+from pipeline.driver.totals import RunSummary
+from pipeline.driver.waves import Hooks
 from pipeline.inputs.shards import list_shards
-from pipeline.label import LabelSummary, label_run
-from pipeline.labelling.label_actor import LabelOptions
-from pipeline.run.bundles import load_bundle
+from pipeline.label import label_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.run.identity import Run, open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import list_objects, put_atomic, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.writing import put_atomic
 from tests.factories import make_photo, make_tar, save_small_model
-from tests.fakes import FaultyStore, SerialEngine
+from tests.fakes import FaultyStore, SerialCluster
 
 NUM_PER_SHARD = 5
 CHUNK_SAMPLES = 2
@@ -69,11 +73,11 @@ def open_small_run(small_inputs: Path) -> Callable[..., Run]:
 
 
 @pytest.fixture(scope="session")
-def label_small_run(open_small_run: Callable[..., Run]) -> Callable[..., LabelSummary]:
+def label_small_run(open_small_run: Callable[..., Run]) -> Callable[..., RunSummary]:
     """Open and label the run without a cluster."""
 
-    def label(out_uri: str, engine: SerialEngine | None = None, **arguments: Any) -> LabelSummary:
-        return label_run(open_small_run(out_uri), OPTIONS, engine=engine or SerialEngine(), **arguments)
+    def label(out_uri: str, cluster: SerialCluster | None = None, **hooks: Any) -> RunSummary:
+        return label_run(open_small_run(out_uri), OPTIONS, cluster=cluster or SerialCluster(), hooks=Hooks(**hooks))
 
     return label
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from jobs.actor_count import ClusterSize, choose_num_actors, describe_wait
+from jobs.cluster.actor_count import ClusterSize, choose_gpus, choose_num_actors, describe_wait
 from jobs.label import parse_command
 from pipeline.errors import LabellingError
 
@@ -61,17 +61,28 @@ def test_labelling_command_starts_on_the_cluster_as_it_is_at_first():
     # The launcher's autoscaler does not publish how far it goes.
     nothing_yet = ClusterSize(num_cpus=0, num_gpus=0, most_gpus=0)
     assert worker["min_workers"] == 0
-    num_actors = choose_num_actors(job.num_actors, job.gpus_per_actor, job.cpus_per_actor, nothing_yet)
-    assert num_actors * job.gpus_per_actor == worker["max_workers"] * worker["resources"]["GPU"]
-    assert job.cpus_per_actor < worker["resources"]["CPU"] / worker["resources"]["GPU"]
+    num_actors = choose_num_actors(
+        job.workers, choose_gpus(job.gpus_per_worker, nothing_yet), job.cpus_per_worker, nothing_yet
+    )
+    assert num_actors * job.gpus_per_worker == worker["max_workers"] * worker["resources"]["GPU"]
+    assert job.cpus_per_worker < worker["resources"]["CPU"] / worker["resources"]["GPU"]
 
 
 def test_cluster_without_gpus_is_refused_only_when_nobody_says_that_more_will_come():
     nothing_yet = ClusterSize(num_cpus=0, num_gpus=0, most_gpus=0)
-    with pytest.raises(LabellingError, match="has 0 GPUs and an actor wants 0.5; .* --num-actors to wait"):
+    with pytest.raises(LabellingError, match="has 0 GPUs and a worker wants 0.5; .* --workers to wait"):
         choose_num_actors(None, 0.5, 1.0, nothing_yet)
     assert choose_num_actors(None, 0.5, 1.0, replace(nothing_yet, most_gpus=16)) == 32
     assert choose_num_actors(None, 0.0, 2.0, replace(nothing_yet, num_cpus=9)) == 4
     assert choose_num_actors(None, 0.0, 2.0, nothing_yet) == 1
     assert describe_wait(2, 1.0, replace(nothing_yet, num_gpus=2)) is None
-    assert "has 0 GPUs now, 2 actors want 1" in describe_wait(2, 0.5, nothing_yet)
+    assert "has 0 GPUs now, 2 workers want 1" in describe_wait(2, 0.5, nothing_yet)
+
+
+def test_gpus_are_used_where_there_are_enough_of_them_unless_said():
+    nothing_yet = ClusterSize(num_cpus=4, num_gpus=0, most_gpus=0)
+    four = replace(nothing_yet, num_gpus=2, most_gpus=4)
+    assert [choose_gpus("auto", size) for size in (nothing_yet, four)] == [0.0, 1.0]
+    assert [choose_gpus("auto", four, num_workers=number) for number in (4, 5)] == [1.0, 0.0]
+    assert [choose_gpus(wanted, nothing_yet) for wanted in (0.5, 2.0)] == [0.5, 2.0]
+    assert choose_gpus(0.0, four) == 0.0

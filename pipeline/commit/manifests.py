@@ -1,7 +1,12 @@
-"""Reading what a run published: its manifests, row by row."""
+"""Manifests: the commit of a shard. Published in one atomic put, read row by row.
 
+There is no marker beside a manifest: a shard with a manifest is done.
+"""
+
+import hashlib
 import io
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.documents import parse_json
-from pipeline.commit.parts import FOOTER_KEY
+from pipeline.commit.encoding import encode_parquet, parse_footer
+from pipeline.commit.names import locate_manifest
 from pipeline.errors import ManifestError
-from pipeline.storage.storage import ByteStream, join_uri, list_folder, open_stream, read_bytes
+from pipeline.run.records import MANIFEST_SCHEMA
+from pipeline.storage.listing import list_folder
+from pipeline.storage.reading import ByteStream, open_stream, read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +34,7 @@ class Manifest:
     file: pq.ParquetFile
 
     def iterate_rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Read the rows, a chunk in memory at a time."""
+        """Read the rows; one chunk is in memory at a time."""
         for batch in self.file.iter_batches(columns=columns):
             yield from batch.to_pylist()
 
@@ -38,7 +47,9 @@ def list_manifests(out_uri: str) -> list[str]:
     """
     uris = [item.uri for item in list_folder(join_uri(out_uri, "labels")) if item.uri.endswith(".parquet")]
     if not uris:
-        raise ManifestError(f"'{out_uri}' has no manifests (labels/*.parquet); give the --out of jobs.label")
+        raise ManifestError(
+            f"'{out_uri}' has no manifests (labels/*.parquet); pass the output folder of a labelling run"
+        )
     return uris
 
 
@@ -52,13 +63,13 @@ def open_manifest(uri: str) -> Manifest:
     try:
         return _parse_manifest(uri, io.BytesIO(payload))
     except OSError as error:
-        # Of bytes in memory this is how pyarrow calls damage.
-        raise ManifestError(f"'{uri}' is no manifest of this project: {error}; label the shard again") from error
+        # pyarrow raises OSError for damaged bytes in memory.
+        raise ManifestError(f"'{uri}' is not a manifest of this project: {error}; label the shard again") from error
 
 
 @contextmanager
 def stream_manifest(uri: str) -> Iterator[Manifest]:
-    """Open a manifest without reading it whole: the footer now, rows as they are asked for.
+    """Open a manifest without reading all of it: the footer now, rows on demand.
 
     Raises:
         FileNotFoundError: There is none.
@@ -71,9 +82,38 @@ def stream_manifest(uri: str) -> Iterator[Manifest]:
 def _parse_manifest(uri: str, source: ByteStream) -> Manifest:
     try:
         file = pq.ParquetFile(source, page_checksum_verification=True)
-        footer = parse_json((file.schema_arrow.metadata or {})[FOOTER_KEY])
-        if not isinstance(footer, dict):
-            raise ValueError(f"its footer is {footer!r}")
+        footer = parse_footer(file)
     except (pa.ArrowInvalid, KeyError, ValueError) as error:
-        raise ManifestError(f"'{uri}' is no manifest of this project: {error}; label the shard again") from error
+        raise ManifestError(f"'{uri}' is not a manifest of this project: {error}; label the shard again") from error
     return Manifest(uri=uri, footer=footer, file=file)
+
+
+DIGEST_ROWS = 64
+"""Rows that are converted to Python values at a time while their digest is computed."""
+
+
+def publish_manifest(out_uri: str, shard_name: str, tables: Sequence[pa.Table], footer: dict[str, Any]) -> None:
+    """Publish a manifest in one atomic put. It replaces an older one.
+
+    Args:
+        out_uri: Output folder of the run.
+        shard_name: Name of the shard.
+        tables: One a chunk, with the schema `MANIFEST_SCHEMA`; each becomes a row group.
+        footer: Description of the manifest. The digest of its rows is added.
+    """
+    footer = footer | {"rows_sha256": compute_rows_digest(tables)}
+    put_atomic(locate_manifest(out_uri, shard_name), encode_parquet(tables, MANIFEST_SCHEMA, footer))
+
+
+def compute_rows_digest(tables: Iterable[pa.Table]) -> str:
+    """Compute the digest of the rows of a manifest: sha256 over one line of JSON a row, as 64 hex digits.
+
+    Columns are in the order of the schema, bytes are hex digits, numbers are as Python writes them. The digest does not
+    depend on how Parquet stores the rows.
+    """
+    digest = hashlib.sha256()
+    for table in tables:
+        for batch in table.select(MANIFEST_SCHEMA.names).to_batches(max_chunksize=DIGEST_ROWS):
+            for row in batch.to_pylist():
+                digest.update(json.dumps(row, default=bytes.hex).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,28 +1,18 @@
-"""Which chunks remain: the plan, made once from two listings and then frozen.
+"""The plan: which chunks remain. Made once from two listings, then frozen.
 
-Ray replays the outputs of a lost read task by position. A read task must therefore give the same rows
-whenever it runs, whatever was committed meanwhile: it gets its part of the plan as plain values.
+Ray replays the outputs of a lost read task by position. So a read task must return the same rows at every run, also
+when more was committed meanwhile. Its part of the plan travels with it as plain values.
 """
 
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from pipeline.commit.manifests import stream_manifest
-from pipeline.commit.parts import PartName, list_part_names, locate_manifest, locate_part
-from pipeline.errors import ManifestError, ShardError
-from pipeline.inputs.parquet_reader import count_parquet_rows
-from pipeline.inputs.shards import read_chunks
-from pipeline.run.config import InputConfig
+from pipeline.commit.names import PartName, list_part_names, locate_part
+from pipeline.errors import ManifestError
 from pipeline.run.identity import Run
-from pipeline.run.records import Chunk, InputShard
-from pipeline.storage.storage import join_uri, list_folder
-
-MAX_SAMPLED = 20
-"""Manifests of which an estimate reads the footers."""
-MAX_SAMPLED_INPUTS = 3
-"""Shards of which an estimate reads the first chunk, while nothing is published."""
+from pipeline.run.records import InputShard
+from pipeline.storage.listing import list_folder
+from pipeline.storage.uris import join_uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +21,14 @@ class ShardWork:
 
     shard: InputShard
     committed: tuple[PartName, ...] = ()
-    """Parts that are there, in order; there may be gaps."""
+    """Parts that exist, in order. There may be gaps."""
     wanted: Mapping[int, tuple[int, ...]] | None = None
-    """Places of the samples to label, by chunk; None: all."""
+    """Positions of the samples to label, by chunk; None: all."""
+
+    @property
+    def end_offsets(self) -> dict[int, int]:
+        """Where each committed chunk ends, by its number."""
+        return {part.chunk_index: part.end_offset for part in self.committed}
 
     @property
     def num_bytes_done(self) -> int:
@@ -50,35 +45,35 @@ class ShardWork:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run has done and what it has to do."""
+    """What a run has done and what remains."""
 
     work: tuple[ShardWork, ...]
     """Shards that are not sealed, in the order of the inputs."""
     sealed: tuple[InputShard, ...]
-    """Shards of which nothing is left to do, in the order of the inputs."""
+    """Shards that are done, in the order of the inputs."""
     num_bytes: int
     """Size of all shards."""
     num_bytes_done: int
-    """Size of the sealed shards, and of what is committed of the others."""
+    """Size of the sealed shards, and of the committed chunks of the others."""
     leftover_parts: tuple[str, ...]
-    """URIs of parts whose shard is sealed: a crash came between sealing and cleaning up."""
+    """URIs of parts whose shard is sealed: a crash came between the seal and the deletion."""
 
     @property
     def num_shards(self) -> int:
-        """Shards that the plan is about."""
+        """Shards of the plan."""
         return len(self.work) + len(self.sealed)
 
     @property
     def num_sealed(self) -> int:
-        """Shards of which nothing is left to do."""
+        """Shards that are done."""
         return len(self.sealed)
 
 
 def plan_run(run: Run, limit: int | None = None) -> Plan:
-    """List the output once and work out what remains of the first `limit` shards (None: of all).
+    """List the output once and find what remains of the first `limit` shards (None: of all).
 
     Raises:
-        ManifestError: The output folder holds files that are not of this run's making.
+        ManifestError: The output folder holds files that are not of this run.
     """
     shards = run.shards[:limit]
     names_sealed = _list_sealed(run.out_uri)
@@ -99,77 +94,6 @@ def plan_run(run: Run, limit: int | None = None) -> Plan:
         num_bytes_done=sum(shard.size_bytes for shard in sealed) + sum(item.num_bytes_done for item in work),
         leftover_parts=leftovers,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """About how much is left, by what the published shards hold a byte."""
-
-    num_rows: int
-    num_chunks: int
-    num_sampled: int
-    """Of how many this was worked out."""
-    basis: str
-    """Of what, in words."""
-
-
-def estimate_rest(run: Run, plan: Plan) -> Estimate | None:
-    """Estimate what is left; None if nothing tells.
-
-    Nobody knows how many samples a shard holds before it is read. So the footers of a few manifests are looked at, or
-    else the first chunks of a few inputs.
-    """
-    samples = _sample_published(run, plan)
-    basis = "published shards"
-    if not samples:
-        samples = _sample_inputs(run, plan)
-        basis = "shards whose first chunk was read"
-    num_bytes = sum(sample.num_bytes for sample in samples)
-    if not num_bytes:
-        return None
-    share = (plan.num_bytes - plan.num_bytes_done) / num_bytes
-    return Estimate(
-        num_rows=round(share * sum(sample.num_rows for sample in samples)),
-        num_chunks=round(share * sum(sample.num_chunks for sample in samples)),
-        num_sampled=len(samples),
-        basis=basis,
-    )
-
-
-class _Density(NamedTuple):
-    """How much some bytes of a shard hold."""
-
-    num_bytes: float
-    num_rows: int
-    num_chunks: float
-
-
-def _sample_published(run: Run, plan: Plan) -> list[_Density]:
-    samples = []
-    for shard in plan.sealed[:MAX_SAMPLED]:
-        with stream_manifest(locate_manifest(run.out_uri, shard.name)) as manifest:
-            counts, chunks = manifest.footer["counts"], manifest.footer["chunks"]
-            samples.append(_Density(shard.size_bytes, counts["num_read"], len(chunks)))
-    return samples
-
-
-def _sample_inputs(run: Run, plan: Plan) -> list[_Density]:
-    """Read the first chunk of a few shards; those that cannot be read tell nothing."""
-    samples = []
-    for item in plan.work[:MAX_SAMPLED_INPUTS]:
-        with suppress(ShardError):
-            samples.append(_sample_input(item.shard, run.config.inputs))
-    return samples
-
-
-def _sample_input(shard: InputShard, config: InputConfig) -> _Density:
-    piece = next(read_chunks(shard, config))
-    if not isinstance(piece, Chunk):
-        return _Density(shard.size_bytes, 0, 0)
-    if not shard.is_parquet:
-        return _Density(piece.end_offset, len(piece.samples), 1)
-    num_rows = count_parquet_rows(shard)
-    return _Density(shard.size_bytes, num_rows, num_rows / len(piece.samples))
 
 
 def _list_sealed(out_uri: str) -> Collection[str]:

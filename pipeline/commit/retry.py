@@ -1,35 +1,30 @@
-"""Labelling again just the rows that were rejected, say after raising a limit.
+"""Labelling only the rejected rows again, for example after a limit was raised.
 
     manifests -> rows rejected for the wanted reasons -> their chunks -> labelling actors -> parts -> manifests replaced
 
-A manifest is replaced in one atomic put and keeps every other row as it is. It remembers the retry, so the same
-command goes on after a crash and does nothing once it is done.
+A manifest is replaced in one atomic put and keeps every other row as it is. It records the retry, so the same command
+resumes after a crash and does nothing once the retry is done.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.commit.manifests import Manifest, open_manifest, stream_manifest
-from pipeline.commit.parts import (
-    PartName,
-    count_rows,
-    list_part_names,
-    locate_manifest,
-    locate_part,
-    publish_manifest,
-    read_part,
-)
+from pipeline.commit.manifests import Manifest, open_manifest, publish_manifest, stream_manifest
+from pipeline.commit.names import PartName, list_part_names, locate_manifest, locate_part
+from pipeline.commit.parts import count_rows, read_part
 from pipeline.commit.plan import Plan, ShardWork
+from pipeline.commit.seal import CompleteShard
 from pipeline.errors import ManifestError, RunConflictError
-from pipeline.run.config import compute_fingerprint
+from pipeline.run.fingerprint import compute_fingerprint
 from pipeline.run.identity import Run, describe_identity, list_differences, read_run
 from pipeline.run.records import InputShard, Reason, Status
-from pipeline.storage.storage import delete
+from pipeline.storage.writing import delete
 
 CHANGEABLE = (
     ("config", "inputs", "max_image_pixels"),
@@ -41,7 +36,7 @@ CHANGEABLE_TEXT = (
     "--inputs.max-image-pixels, --inputs.max-image-bytes, --inputs.tags-field, and the aliases of the vocabulary"
 )
 HOPELESS = frozenset({Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE, Reason.NO_IMAGE, Reason.DOWNLOAD_FAILED})
-"""Reasons that lie in the shard: labelling again cannot change them, and a changed shard is another run."""
+"""Properties of the shard: another labelling cannot change them, and a changed shard is another run."""
 NUM_THREADS = 16
 
 
@@ -51,17 +46,17 @@ class RetryOrder:
 
     reasons: tuple[str, ...]
     id: str
-    """Names the retry: hash of the reasons and of all that decides its rows."""
+    """Identifies the retry: hash of the reasons and of all settings that decide its rows."""
 
 
 def parse_reasons(text: str) -> tuple[str, ...]:
-    """Read `rejected`, or `rejected:reason,reason`.
+    """Parse `rejected` or `rejected:reason,reason`.
 
     >>> parse_reasons("rejected:too_large,crashed")
     ('crashed', 'too_large')
 
     Raises:
-        ValueError: It is neither, or a reason is unknown or cannot be mended by labelling again.
+        ValueError: It is neither, or a reason is unknown or permanent.
     """
     status, _, listed = text.partition(":")
     known = sorted(str(reason) for reason in set(Reason) - HOPELESS)
@@ -77,15 +72,15 @@ def parse_reasons(text: str) -> tuple[str, ...]:
 
 
 def open_retry(run: Run, reasons: Sequence[str]) -> tuple[Run, RetryOrder]:
-    """Take up a run to label its rejected rows again, under limits that may have changed.
+    """Open a run to label its rejected rows again, under limits that may have changed.
 
     Args:
-        run: The run as the command line describes it; its fingerprint is not that of the output folder yet.
-        reasons: As `parse_reasons` gives them.
+        run: The run as the command line describes it. Its fingerprint is not yet that of the output folder.
+        reasons: From `parse_reasons`.
 
     Raises:
-        RunConflictError: The command line describes another run, in more than what a retry may change.
-        ManifestError: There is no run.
+        RunConflictError: The command line describes another run, beyond what a retry may change.
+        ManifestError: The output folder holds no run.
     """
     existing = read_run(run.out_uri)
     wanted = describe_identity(run.config, run.vocabulary, run.model_digest, run.shards)
@@ -102,9 +97,7 @@ def open_retry(run: Run, reasons: Sequence[str]) -> tuple[Run, RetryOrder]:
 
 
 def plan_retry(run: Run, order: RetryOrder, limit: int | None = None) -> Plan:
-    """Read what the manifests say of rejected rows and work out which chunks have some that are to be labelled again.
-
-    Shards that are not published yet are left out.
+    """Find the chunks with rejected rows that the retry labels again. Shards that are not published are left out.
 
     Raises:
         ManifestError: A manifest cannot be read or is of another run.
@@ -114,7 +107,7 @@ def plan_retry(run: Run, order: RetryOrder, limit: int | None = None) -> Plan:
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         found = list(threads.map(lambda shard: _plan_shard(run, order, shard, parts.get(shard.name, [])), shards))
     work = tuple(item for item in found if isinstance(item, ShardWork))
-    sealed = tuple(shard for shard, item in zip(shards, found, strict=True) if item is True)
+    sealed = tuple(shard for shard, item in zip(shards, found, strict=True) if item is NoWork.DONE)
     done = {shard.name for shard in shards} - {item.shard.name for item in work}
     return Plan(
         work=work,
@@ -130,21 +123,19 @@ def plan_retry(run: Run, order: RetryOrder, limit: int | None = None) -> Plan:
     )
 
 
-def replace_manifest(
-    *, out_uri: str, fingerprint: str, shard: InputShard, parts: Sequence[PartName], order: RetryOrder, **_: Any
-) -> None:
-    """Put the rows that were labelled again into the manifest of their shard, then delete their parts.
+def replace_manifest(complete: CompleteShard, *, out_uri: str, fingerprint: str, order: RetryOrder) -> None:
+    """Put the rows of a retry into the manifest of their shard, then delete their parts.
 
-    Doing it twice changes nothing. Parts that are gone because another driver of the same retry has done it meanwhile
-    are no error.
+    A second call changes nothing. Parts that are gone because another driver of the same retry did this are no error.
 
     Raises:
-        ManifestError: The manifest or a part is not what its name promises.
+        ManifestError: The manifest or a part is not that of this shard and run.
     """
+    shard = complete.shard
     try:
-        _replace_manifest(out_uri, fingerprint, shard, parts, order)
+        _replace_manifest(out_uri, fingerprint, shard, complete.parts, order)
     except FileNotFoundError as error:
-        if not _remembers(open_manifest(locate_manifest(out_uri, shard.name)), order):
+        if not _records_retry(open_manifest(locate_manifest(out_uri, shard.name)), order):
             raise ManifestError(f"shard '{shard.name}': {error}; run the same command again") from error
 
 
@@ -156,7 +147,7 @@ def _replace_manifest(
     _require_run(manifest, fingerprint, shard)
     by_chunk = {part.chunk_index: part for part in parts}
     redone: list[PartName] = []
-    if not _remembers(manifest, order):
+    if not _records_retry(manifest, order):
         tables = []
         for chunk_index in range(manifest.file.num_row_groups):
             rows = manifest.file.read_row_group(chunk_index)
@@ -175,22 +166,29 @@ def _replace_manifest(
     delete([locate_part(out_uri, shard.name, part, folder) for part in redone])
 
 
-def _plan_shard(run: Run, order: RetryOrder, shard: InputShard, parts: Sequence[PartName]) -> ShardWork | bool | None:
-    """Give what remains of a shard; True when nothing does, None when it is not published."""
+class NoWork(Enum):
+    """Why a retry has no work in a shard."""
+
+    DONE = "done"
+    UNPUBLISHED = "unpublished"
+
+
+def _plan_shard(run: Run, order: RetryOrder, shard: InputShard, parts: Sequence[PartName]) -> ShardWork | NoWork:
+    """The remaining work of a retry in a shard."""
     try:
         with stream_manifest(locate_manifest(run.out_uri, shard.name)) as manifest:
             return _plan_published(run, order, shard, manifest, parts)
     except FileNotFoundError:
-        return None
+        return NoWork.UNPUBLISHED
 
 
 def _plan_published(
     run: Run, order: RetryOrder, shard: InputShard, manifest: Manifest, parts: Sequence[PartName]
-) -> ShardWork | bool:
+) -> ShardWork | NoWork:
     _require_run(manifest, run.fingerprint, shard)
     rejected = manifest.footer["counts"]["rejected_by_reason"]
-    if _remembers(manifest, order) or not any(rejected.get(reason) for reason in order.reasons):
-        return True
+    if _records_retry(manifest, order) or not any(rejected.get(reason) for reason in order.reasons):
+        return NoWork.DONE
     wanted: dict[int, tuple[int, ...]] = {}
     committed = list(parts)
     for chunk_index, (_, end_offset) in enumerate(manifest.footer["chunks"]):
@@ -198,7 +196,7 @@ def _plan_published(
         if places := _find_wanted(rows, order):
             wanted[chunk_index] = places
         else:
-            # Nothing to do there: reading passes over it as if it had just been committed.
+            # No work there: readers skip it like a committed chunk.
             committed.append(PartName(chunk_index=chunk_index, end_offset=end_offset))
     return ShardWork(shard=shard, committed=tuple(sorted(committed)), wanted=wanted)
 
@@ -208,16 +206,16 @@ def _find_wanted(rows: pa.Table, order: RetryOrder) -> tuple[int, ...]:
 
 
 def _replace_rows(rows: pa.Table, wanted: Sequence[int], fresh: pa.Table, part_uri: str) -> pa.Table:
-    """Put fresh rows in the places of others."""
+    """Replace rows at some positions."""
     keys = rows["key"].take(pa.array(wanted)).to_pylist()
     if fresh["key"].to_pylist() != keys:
-        raise ManifestError(f"'{part_uri}' holds other samples than the manifest wants; delete it and run again")
+        raise ManifestError(f"'{part_uri}' holds other samples than its manifest; delete it and run again")
     numbered = fresh.add_column(1, rows.schema.field("index"), rows["index"].take(pa.array(wanted)))
     kept = rows.filter(pc.invert(pc.is_in(pa.array(range(rows.num_rows)), pa.array(wanted))))
     return pa.concat_tables([kept, numbered.cast(kept.schema)]).sort_by("index")
 
 
-def _remembers(manifest: Manifest, order: RetryOrder) -> bool:
+def _records_retry(manifest: Manifest, order: RetryOrder) -> bool:
     return any(entry["id"] == order.id for entry in manifest.footer.get("retries", []))
 
 
@@ -229,7 +227,7 @@ def _require_run(manifest: Manifest, fingerprint: str, shard: InputShard) -> Non
 
 
 def _copy(path: Sequence[str], source: dict[str, Any], target: dict[str, Any]) -> None:
-    """Make a field of one description that of another; a field that is left out there is left out here."""
+    """Copy a field of a description; a field that the source lacks is removed from the target."""
     *folders, name = path
     for folder in folders:
         source, target = source[folder], target[folder]

@@ -1,65 +1,65 @@
-"""The parts of a shard become its manifest: checked, numbered, published in one atomic put.
-
-This module and what it imports do without PyTorch: tasks that seal start in a fraction of the time.
-"""
+"""Sealing: the parts of a shard become its manifest. Checked, numbered, published in one atomic put."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipeline.commit.parts import (
-    PartName,
-    count_rows,
-    locate_manifest,
-    locate_part,
-    publish_manifest,
-    read_footer,
-    read_part,
-)
+from pipeline.commit.manifests import publish_manifest
+from pipeline.commit.names import PartName, locate_manifest, locate_part
+from pipeline.commit.parts import count_rows, read_footer, read_part
 from pipeline.errors import LabellingError, ManifestError, RejectionLimitError, describe_exception, is_store_failure
 from pipeline.run.counts import LabelCounts
-from pipeline.run.identity import describe_shard, get_library_version
+from pipeline.run.fingerprint import get_library_version
+from pipeline.run.identity import describe_shard
 from pipeline.run.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard, Reason, Status
-from pipeline.storage.storage import delete, read_bytes
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.writing import delete
 from pipeline.workers.pulse import Reporting
 
 SEAL_TIMEOUT_S = 1800.0
-"""A process that needs so long to seal a shard, beside all waits for the store, is ended; the shard is sealed later."""
+"""A process that seals a shard for longer, without waits for the store, is ended. The shard is sealed later."""
 
 
-def seal_shard(
-    *,
-    out_uri: str,
-    fingerprint: str,
-    shard: InputShard,
-    parts: Sequence[PartName],
-    truncated_at: int | None,
-    max_rejected_fraction: float,
-) -> LabelCounts:
+@dataclass(frozen=True, kw_only=True)
+class CompleteShard:
+    """A shard of which every chunk is committed."""
+
+    shard: InputShard
+    parts: tuple[PartName, ...]
+    truncated_at: int | None = None
+    """Byte at which the archive is truncated; None: it ends as it should."""
+
+
+Publish = Callable[[CompleteShard], object]
+"""Publishes a complete shard. Publishing it again gives the same bytes."""
+
+
+def seal_shard(complete: CompleteShard, *, out_uri: str, fingerprint: str, max_rejected_fraction: float) -> LabelCounts:
     """Turn all parts of a shard into its manifest, then delete them.
 
-    Sealing twice gives the same bytes. A crash between the put and the deletion leaves parts behind,
-    which the next plan removes. Parts that are gone because another driver has sealed the shard meanwhile
-    are no error.
+    A second seal writes the same bytes. A crash between the put and the deletion leaves parts behind, which the next
+    plan removes. Parts that are gone because another driver sealed the shard are no error.
 
     Raises:
-        ManifestError: The parts are not those of this shard and run, or the books do not balance.
-        RejectionLimitError: Too large a share of the rows was rejected; the parts stay.
+        ManifestError: The parts are not those of this shard and run, or the counts do not add up.
+        RejectionLimitError: Too large a share of the rows is rejected; the parts stay.
     """
+    shard, parts = complete.shard, sorted(complete.parts)
     try:
-        tables = _read_parts(out_uri, fingerprint, shard.name, sorted(parts))
+        tables = _read_parts(out_uri, fingerprint, shard.name, parts)
     except FileNotFoundError as error:
         sealed = _find_sealed(out_uri, fingerprint, shard)
         if sealed is None:
             raise ManifestError(
-                f"shard '{shard.name}': {error}, and nobody sealed it; run the same command again"
+                f"shard '{shard.name}': {error}, and it is not sealed; run the same command again"
             ) from error
         delete([locate_part(out_uri, shard.name, part) for part in parts])
         return sealed
-    chunks = [[table.num_rows, part.end_offset] for table, part in zip(tables, sorted(parts), strict=True)]
+    chunks = [[table.num_rows, part.end_offset] for table, part in zip(tables, parts, strict=True)]
     tables = _number_rows(_reject_repeated_keys(tables))
     counts = count_rows(tables, num_bytes=shard.size_bytes)
     _require_balance(shard.name, counts, expected=sum(table.num_rows for table in tables))
@@ -67,7 +67,7 @@ def seal_shard(
     footer = {
         "fingerprint": fingerprint,
         "shard": describe_shard(shard),
-        "truncated_at": truncated_at,
+        "truncated_at": complete.truncated_at,
         "counts": counts.to_dict(),
         "chunks": chunks,
         "library_version": get_library_version(),
@@ -82,29 +82,27 @@ class Refusal(NamedTuple):
 
     error: str
     is_store_error: bool
-    """Whether it is that of a store, so that trying again may help."""
+    """Whether a store failed, so that another try may succeed."""
 
 
-def tell_refusal(publish: Callable[..., object], reporting: Reporting, **arguments: Any) -> Refusal | None:
-    """Publish a shard somewhere else; a refusal is an answer and not a failed task. None if all went well.
+def publish_shard(publish: Publish, complete: CompleteShard, reporting: Reporting) -> Refusal | None:
+    """Publish a shard from a task; None if it is published. A refusal is an answer and not a failed task.
 
-    An outage of the store is waited for: publishing again gives the same bytes.
+    An outage of the store is waited for.
     """
-    with (
-        closing(reporting.open()) as pulse,
-        pulse.busy(f"sealing '{arguments['shard'].name}'", SEAL_TIMEOUT_S) as patience,
-    ):
+    name = complete.shard.name
+    with closing(reporting.open()) as pulse, pulse.busy(f"sealing '{name}'", SEAL_TIMEOUT_S) as patience:
         try:
-            patience.call(partial(publish, **arguments))
+            patience.call(partial(publish, complete))
         except (LabellingError, OSError) as error:
             return Refusal(str(error), is_store_failure(error))
-        except Exception as error:  # noqa: BLE001 (of whatever type: it is of this shard, and no other may wait for it)
-            return Refusal(f"shard '{arguments['shard'].name}' cannot be sealed: {describe_exception(error)}", False)
+        except Exception as error:  # noqa: BLE001 (of any type: it concerns this shard, and no other may wait for it)
+            return Refusal(f"shard '{name}' cannot be sealed: {describe_exception(error)}", False)
     return None
 
 
 def _find_sealed(out_uri: str, fingerprint: str, shard: InputShard) -> LabelCounts | None:
-    """Give the counts of a shard's manifest; None when there is none of this run."""
+    """The counts in the manifest of a shard; None if this run has not published it."""
     uri = locate_manifest(out_uri, shard.name)
     try:
         footer = read_footer(read_bytes(uri), uri)
@@ -124,10 +122,10 @@ def _read_parts(out_uri: str, fingerprint: str, shard_name: str, parts: Sequence
 
 
 def _reject_repeated_keys(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """Reject every row whose key the shard showed before.
+    """Reject every row whose key an earlier row of the shard has.
 
-    Done here and not by the reader: a resumed reader has not seen the earlier keys, and a part must be
-    a function of its chunk alone.
+    Done here and not by the reader: a resumed reader has not seen the earlier keys, and a part must be a function of
+    its chunk alone.
     """
     seen: set[str] = set()
     checked = []
@@ -146,7 +144,7 @@ def _replace_rows(table: pa.Table, repeated: Sequence[int]) -> pa.Table:
     rows = table.to_pylist()
     for index in repeated:
         row = rows[index]
-        # Rows that come from a manifest were judged here before.
+        # Rows of a manifest were checked here before.
         is_fragment = row["reason"] in (Reason.NO_IMAGE, Reason.SPLIT_SAMPLE)
         kept = {name: row[name] for name in ("key", "width", "height", "exif_orientation", "image_sha256")}
         rows[index] = kept | {
@@ -180,7 +178,7 @@ def _require_balance(shard_name: str, counts: LabelCounts, expected: int) -> Non
 def _require_few_rejections(
     shard_name: str, counts: LabelCounts, tables: Sequence[pa.Table], max_rejected_fraction: float
 ) -> None:
-    # Missing tags and links that are dead are properties of a collection, not damage.
+    # Missing tags and dead links are properties of a collection, not damage.
     harmless = (Reason.NO_KNOWN_TAG, Reason.DOWNLOAD_FAILED)
     damaged = {reason: num for reason, num in counts.rejected_by_reason.items() if reason not in harmless}
     num_damaged = sum(damaged.values())

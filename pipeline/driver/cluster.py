@@ -1,62 +1,58 @@
-"""Where the steps of labelling run: Ray Data for the chunks, Ray tasks for what is done once a shard.
-
-read tasks: chunks -> labelling actors: parts -> driver: counts
-"""
+"""The cluster that runs the steps of a run: Ray Data for chunks, Ray tasks for shards."""
 
 import math
 import queue
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from pipeline.commit.plan import ShardWork
+from pipeline.commit.worker_reports import Report, read_report
 from pipeline.driver.cluster_state import Resources, count_alive, end_actors, list_actors, look_at_resources
-from pipeline.driver.ray_failures import describe_failure
+from pipeline.driver.steps import Steps, Tasks
 from pipeline.errors import WaveError
-from pipeline.kept_maps.source import KeptMapSource, require_source
-from pipeline.labelling.chunk_source import ChunkSource
-from pipeline.labelling.label_actor import LabelChunks, LabelOptions
-from pipeline.remask import remask_row
-from pipeline.run.identity import Run
-from pipeline.workers.attempts import Attempts, SharedAttempts
-from pipeline.workers.pulse import Beat, Reporting, SharedBoard
+from pipeline.workers.attempts import Attempts
+from pipeline.workers.planned_source import PlannedSource
+from pipeline.workers.pulse import Beat, Reporting
+from pipeline.workers.ray_failures import describe_ray_failure
+from pipeline.workers.shared_state import SharedAttempts, SharedBoard
 
 MAX_READ_TASKS = 5_000
-"""Read tasks in one dataset: Ray's driver needs 10 ms and 4 kB for each, before the first one runs."""
+"""Read tasks in one dataset. Ray's driver needs 10 ms and 4 kB for each before the first one runs."""
 MAX_SHARDS_PER_TASK = 4
 """A lost read task is read again, so a task takes only a few shards even when there are many."""
-CALLS_PER_ACTOR = 2
-"""Chunks that a labelling actor has in hand: one is on the device while the other is decoded, encoded or committed."""
-MAX_WAITING_ROWS = 256
-"""Counts of committed chunks that may wait for the driver."""
+MAX_WAITING_REPORTS = 256
+"""Reports that may wait for the driver."""
 POLL_PERIOD_S = 0.25
 JOIN_TIMEOUT_S = 20.0
-"""For how long Ray Data may take to end a dataset."""
+"""Limit of the time that Ray Data takes to end a dataset."""
 READ_CPUS = 0.5
-REMASK_CPUS = 1.0
 END_TIMEOUT_S = 60.0
-"""For how long the actors of a wave may take to be dead once they are ended by force."""
+"""Limit of the time until the actors of a wave are dead after they were ended by force."""
+
+
+Inbox: TypeAlias = "queue.Queue[Report | WaveError | None]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WaveSigns:
-    """What is seen of a wave besides its rows."""
+    """What the driver sees of a wave besides its reports."""
 
     beats: Mapping[str, Beat] = field(default_factory=dict)
     """The last report of each worker, by its host and process."""
     num_actors: int = 0
-    """Labelling actors that were asked for."""
+    """Actors that were asked for."""
     num_alive: int = 0
-    """Labelling actors that run."""
+    """Actors that run."""
     resources: Resources = field(default_factory=Resources)
-    """What the workers ask for that cannot be less, and what the cluster has."""
+    """What the workers need at least, and what the cluster has."""
 
     @property
     def silent_s(self) -> float:
@@ -65,36 +61,41 @@ class WaveSigns:
 
 
 @runtime_checkable
-class Engine(Protocol):
-    """What labelling needs of a cluster."""
+class Cluster(Protocol):
+    """What a driver needs of a cluster."""
 
-    def label_chunks(
-        self, run: Run, work: Sequence[ShardWork], options: LabelOptions
-    ) -> Generator[dict[str, Any] | None, None, None]:
-        """Label and commit the missing chunks of shards; give the counts of each, and the end of each shard.
+    max_wave_shards: int
+    """Shards of a wave at most."""
 
-        Gives None every now and then while there is nothing to give, so that the driver can look up.
+    def run_chunks(
+        self, steps: Steps, work: Sequence[ShardWork], store_outage_s: float
+    ) -> Generator[Report | None, None, None]:
+        """Commit the missing chunks of some shards. Yields a report of each chunk and of the end of each shard.
+
+        Yields None from time to time while there is no report, so that the driver can look at other things.
         """
 
     def look(self) -> WaveSigns:
         """Look at the workers of the wave that was started last, and at the cluster."""
 
     def end_wave(self) -> None:
-        """End what is left of the wave that was started last, and wait until it is gone.
+        """End the rest of the wave that was started last, and wait until it is gone.
 
         Raises:
             WaveError: Some of it cannot be ended.
         """
 
     def submit(self, function: Callable[..., Any], **arguments: Any) -> Future[Any]:
-        """Call a function of a module somewhere else, with the wave's `reporting` as a further argument."""
+        """Call a function in another process, with the `reporting` of the wave as a further argument."""
 
 
-class RayEngine:
+class RayCluster:
     """The cluster that this process is connected to."""
 
-    def __init__(self) -> None:
-        """Start with no wave."""
+    def __init__(self, max_read_tasks: int = MAX_READ_TASKS) -> None:
+        """Start with no wave of at most `max_read_tasks` read tasks."""
+        self.max_wave_shards = max_read_tasks * MAX_SHARDS_PER_TASK
+        self._max_read_tasks = max_read_tasks
         self._reporting: Reporting | None = None
         self._dataset: Dataset | None = None
         self._rows: threading.Thread | None = None
@@ -103,21 +104,21 @@ class RayEngine:
         self._num_actors = 0
         self._asked: dict[str, float] = {}
 
-    def label_chunks(
-        self, run: Run, work: Sequence[ShardWork], options: LabelOptions
-    ) -> Generator[dict[str, Any] | None, None, None]:
-        """Label and commit the missing chunks of shards; give the counts of each, and the end of each shard.
+    def run_chunks(
+        self, steps: Steps, work: Sequence[ShardWork], store_outage_s: float
+    ) -> Generator[Report | None, None, None]:
+        """Commit the missing chunks of some shards. Yields a report of each chunk and of the end of each shard.
 
         Raises:
             WaveError: Ray failed, or a worker did; what is committed stays.
         """
-        self._dataset = self._start_wave(run, work, options)
-        inbox: queue.Queue[dict[str, Any] | WaveError | None] = queue.Queue(MAX_WAITING_ROWS)
+        self._dataset = self._start_wave(steps, work, store_outage_s)
+        inbox: Inbox = queue.Queue(MAX_WAITING_REPORTS)
         is_wanted = threading.Event()
         is_wanted.set()
         # Ray Data's iterator blocks until there is a row. A driver has to hear signals meanwhile.
         arguments = (inbox, self._dataset, is_wanted)
-        self._rows = threading.Thread(target=_fill, args=arguments, name="rows", daemon=True)
+        self._rows = threading.Thread(target=_fill_inbox, args=arguments, name="rows", daemon=True)
         self._rows.start()
         del arguments
         try:
@@ -136,22 +137,25 @@ class RayEngine:
             is_wanted.clear()
 
     def begin_wave(self) -> None:
-        """Note which actors are not of the wave that begins; end those that the seals of the last one may need."""
+        """Note which actors are not of the wave that begins; end the helpers of the wave before."""
+        # Its seals may have needed them until now.
         end_actors(lambda: self._helpers & list_actors(), END_TIMEOUT_S)
         self._actors_before = list_actors()
 
-    def _start_wave(self, run: Run, work: Sequence[ShardWork], options: LabelOptions) -> Dataset:
+    def _start_wave(self, steps: Steps, work: Sequence[ShardWork], store_outage_s: float) -> Dataset:
         self.begin_wave()
         board, attempts = SharedBoard(), SharedAttempts()
         # By their handles: Ray's table may not have them yet.
         self._helpers = {board.actor_id, attempts.actor_id}
-        self._reporting = Reporting(board=board, store_outage_s=options.store_outage_s)
-        if run.source is not None:
-            self._num_actors, self._asked = 0, {"CPU": REMASK_CPUS}
-            return build_remask_dataset(run, work, attempts, self._reporting)
-        self._num_actors = options.num_actors
-        self._asked = {"GPU": options.gpus_per_actor, "CPU": options.cpus_per_actor}
-        return build_dataset(run, work, options, attempts, self._reporting)
+        self._reporting = Reporting(board=board, store_outage_s=store_outage_s)
+        workers = steps.workers
+        if isinstance(workers, Tasks):
+            self._num_actors, self._asked = 0, {"CPU": workers.num_cpus}
+        else:
+            self._num_actors = workers.num_actors
+            self._asked = {"GPU": workers.num_gpus, "CPU": workers.num_cpus}
+        groups = _group_shards(work, self._max_read_tasks)
+        return build_dataset(steps, groups, self._reporting, attempts)
 
     def look(self) -> WaveSigns:
         """Look at the workers of the wave that was started last, and at the cluster."""
@@ -166,11 +170,11 @@ class RayEngine:
         )
 
     def end_wave(self) -> None:
-        """End what is left of the wave that was started last, and wait until it is gone.
+        """End the rest of the wave that was started last, and wait until it is gone.
 
         Ray Data drops the handles of its actors when a dataset fails, and an actor without handles ends. But the
-        exception of the failure holds frames that hold handles, and so do threads that hang. A pool that lives on keeps
-        its CPUs and GPUs from the next wave, which then waits for ever. So the actors are ended by their ids.
+        exception of the failure holds frames with handles, and so do threads that hang. A pool that lives on keeps
+        its CPUs and GPUs from the next wave, which then waits without end. So the actors are ended by their ids.
 
         Raises:
             WaveError: Ray still counts some as alive.
@@ -189,17 +193,17 @@ class RayEngine:
             )
 
     def _list_workers(self) -> set[str]:
-        """List the labelling actors that are not dead."""
+        """The ids of the workers that are not dead."""
         return list_actors() - self._actors_before - self._helpers
 
     def submit(self, function: Callable[..., Any], **arguments: Any) -> Future[Any]:
-        """Call a function of a module in a Ray task, with the wave's `reporting` as a further argument."""
+        """Call a function in a Ray task, with the `reporting` of the wave as a further argument."""
         return _make_remote(function).remote(**arguments, reporting=self._reporting).future()
 
 
 @lru_cache
 def _make_remote(function: Callable[..., Any]) -> Any:
-    """Make a task of a function, once: Ray pickles and exports it anew for every new one."""
+    """A Ray task of a function. Made once: Ray pickles and exports each one."""
     return ray.remote(num_cpus=0.25)(function)
 
 
@@ -214,66 +218,51 @@ def _set_up_context() -> None:
     context.enable_progress_bars = False
 
 
-def _count_shards_per_task(work: Sequence[ShardWork]) -> int:
-    return min(MAX_SHARDS_PER_TASK, math.ceil(len(work) / MAX_READ_TASKS))
+def _group_shards(work: Sequence[ShardWork], max_read_tasks: int) -> list[tuple[ShardWork, ...]]:
+    """The shards of each read task."""
+    size = min(MAX_SHARDS_PER_TASK, math.ceil(len(work) / max_read_tasks))
+    return [tuple(work[start : start + size]) for start in range(0, len(work), size)]
 
 
 def build_dataset(
-    run: Run, work: Sequence[ShardWork], options: LabelOptions, attempts: Attempts, reporting: Reporting
+    steps: Steps, groups: Sequence[Sequence[ShardWork]], reporting: Reporting, attempts: Attempts
 ) -> Dataset:
-    """Chain the steps: chunks -> parts -> counts.
+    """Chain the steps as a dataset: read tasks, then workers.
 
-    An actor commits what it has labelled before it takes up the next chunk. So what is labelled again after a death is
-    at most `CALLS_PER_ACTOR` chunks an actor, however slow the store is; masks do not travel; and while one call waits
-    for the store, another is on the device.
+    A worker commits its rows before it takes the next chunk. So a death costs at most the chunks that the worker had in
+    hand, however slow the store is; masks do not travel; and while one call waits for the store, another computes.
     """
     _set_up_context()
-    # Ray Data runs a read task again as often as it dies: `read_guarded` sees to it that this ends.
-    chunks = ray.data.read_datasource(
-        ChunkSource(work, run.config.inputs, _count_shards_per_task(work), attempts, reporting),
-        num_cpus=READ_CPUS,
-        override_num_blocks=len(work),
-    )
-    return chunks.map_batches(
-        LabelChunks,
-        # Without the list of shards: Ray keeps the arguments of actors, and ships them to each.
-        fn_constructor_args=(replace(run, shards=()), options, attempts, reporting),
+    parts = [steps.plan_read(group, reporting, attempts) for group in groups]
+    # Ray Data runs a read task again as often as it dies: `guarded_reads` ends this.
+    source = PlannedSource("Shards", parts, steps.read_schema)
+    rows = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=sum(map(len, groups)))
+    workers, shared = steps.workers, {"reporting": reporting, "attempts": attempts}
+    if isinstance(workers, Tasks):
+        return rows.map_batches(
+            workers.function,
+            fn_kwargs={**workers.arguments, **shared},
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=workers.num_cpus,
+        )
+    return rows.map_batches(
+        workers.make,
+        fn_constructor_kwargs={**workers.arguments, **shared},
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
-            size=options.num_actors,
-            max_concurrent_calls_per_actor=CALLS_PER_ACTOR,
+            size=workers.num_actors,
+            max_concurrent_calls_per_actor=workers.calls_per_actor,
             enable_true_multi_threading=True,
         ),
-        num_cpus=options.cpus_per_actor,
-        num_gpus=options.gpus_per_actor or None,
-    )
-
-
-def build_remask_dataset(run: Run, work: Sequence[ShardWork], attempts: Attempts, reporting: Reporting) -> Dataset:
-    """Chain the steps for a run whose maps are kept: rows of manifests -> parts -> counts.
-
-    A chunk's masks are made and committed by one task: no step waits for a device, and masks need not travel.
-    """
-    _set_up_context()
-    source = KeptMapSource(run, work, _count_shards_per_task(work), attempts, reporting)
-    rows = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=len(work))
-    return rows.map_batches(
-        remask_row,
-        # Without lists of shards and manifests: each task gets a copy.
-        fn_kwargs={
-            "run": replace(run, shards=(), source=replace(require_source(run), manifests=())),
-            "reporting": reporting,
-            "attempts": attempts,
-        },
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=REMASK_CPUS,
+        num_cpus=workers.num_cpus,
+        num_gpus=workers.num_gpus or None,
     )
 
 
 def _shut_down(dataset: Dataset) -> None:
-    """Let Ray Data end what a dataset has started, tasks too; one that hangs in that is left alone."""
+    """Let Ray Data end what a dataset has started, tasks too. If that hangs, it is left alone."""
     executor = dataset._current_executor
     if executor is None:
         return
@@ -282,12 +271,10 @@ def _shut_down(dataset: Dataset) -> None:
     ending.join(JOIN_TIMEOUT_S)
 
 
-def _fill(
-    inbox: "queue.Queue[dict[str, Any] | WaveError | None]", dataset: Dataset, is_wanted: threading.Event
-) -> None:
-    """Put the rows of a dataset into the inbox, then None or what ended it."""
+def _fill_inbox(inbox: Inbox, dataset: Dataset, is_wanted: threading.Event) -> None:
+    """Put the reports of a dataset into the inbox, then None or the error that ended it."""
 
-    def put(item: dict[str, Any] | WaveError | None) -> None:
+    def put(item: Report | WaveError | None) -> None:
         while is_wanted.is_set():
             try:
                 inbox.put(item, timeout=1.0)
@@ -297,12 +284,13 @@ def _fill(
 
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for fields in cast(pa.Table, batch).to_pylist():
-                put(fields)
+            table = cast(pa.Table, batch)
+            for place in range(table.num_rows):
+                put(read_report(table.slice(place, 1)))
             if not is_wanted.is_set():
                 return
         ending = None
     except BaseException as error:  # noqa: BLE001 (of any type: it ends the wave, and the driver decides what follows)
-        # Its words alone: the error itself holds the frames that it passed, and so the whole dataset.
-        ending = WaveError(describe_failure(error))
+        # The message alone: the error holds the frames that it passed, and with them the dataset.
+        ending = WaveError(describe_ray_failure(error))
     put(ending)

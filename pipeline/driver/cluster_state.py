@@ -1,4 +1,4 @@
-"""What Ray knows of this driver's actors and of the cluster's resources, and how actors are ended for certain."""
+"""Ray's tables of the actors of this driver and of the resources of the cluster; ending actors by id."""
 
 import time
 from collections.abc import Callable, Mapping, Set

@@ -1,4 +1,4 @@
-"""How a driver is asked to end, and how long it may take."""
+"""The request to stop a driver, and its grace period."""
 
 import threading
 import time
@@ -7,26 +7,26 @@ from dataclasses import dataclass, field
 
 @dataclass(kw_only=True)
 class Stop:
-    """The wish that a driver ends."""
+    """A request to stop, which may never come."""
 
     grace_s: float = 2.0
-    """For how long commits and seals that are under way are still waited for."""
+    """Grace period: how long the driver still waits for commits and seals, in seconds."""
     _since_s: float | None = None
     event: threading.Event = field(default_factory=threading.Event)
-    """Set once the driver should end."""
+    """Set once the stop is requested."""
 
     def request(self) -> None:
-        """Ask the driver to end; may be called by a handler of signals."""
+        """Request the stop. May be called by a signal handler."""
         if self._since_s is None:
             self._since_s = time.monotonic()
         self.event.set()
 
     @property
     def is_requested(self) -> bool:
-        """Whether the driver should end."""
+        """Whether the stop is requested."""
         return self.event.is_set()
 
     @property
     def remaining_s(self) -> float:
-        """Seconds of grace that are left; all of them while nobody asked."""
+        """Rest of the grace period in seconds; all of it before the request."""
         return self.grace_s if self._since_s is None else max(0.0, self._since_s + self.grace_s - time.monotonic())

@@ -1,174 +1,179 @@
-"""One wave of a labelling run, as its driver sees it: rows come, shards are sealed, silence is noticed."""
+"""The driving loop: wave after wave, each planned from storage, until nothing remains."""
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from pipeline.driver.cluster import POLL_PERIOD_S, Engine, WaveSigns
+from pipeline.commit.plan import Plan
+from pipeline.driver.cluster import POLL_PERIOD_S, Cluster, RayCluster
+from pipeline.driver.heartbeat import Heartbeat
 from pipeline.driver.ledger import Ledger, Progress
+from pipeline.driver.silence import SilenceError, SilenceWatch, WaitNotices, WaveEnd
+from pipeline.driver.steps import Steps
 from pipeline.driver.stop import Stop
+from pipeline.driver.totals import RunSummary, Totals
 from pipeline.errors import WaveError
+from pipeline.run.options import DriverOptions
+from pipeline.storage.outage import Patience
+from pipeline.storage.writing import delete
 
-LOOK_PERIOD_S = 5.0
-"""How often a driver that hears nothing looks at its workers."""
-START_TIMEOUT_S = 600.0
-"""Silence may last so long until a labelling actor runs: its process has to start and to load PyTorch."""
-NOTICE_PERIOD_S = 60.0
-"""How often one wait is told of."""
+logger = logging.getLogger(__name__)
 
 
-@dataclass
-class WaitNotices:
-    """Tells an operator what is waited for: at once, then every minute, and when it is over."""
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """How a caller watches a run and stops it."""
 
-    on_warning: Callable[[str], None]
-    clock: Callable[[], float] = time.monotonic
-    _since_s: float | None = None
-    _told_s: float = 0.0
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    """Called often with the progress of the run."""
+    on_warning: Callable[[str], None] = logger.warning
+    """Called with what an operator should know and the driver cannot mend."""
+    stop: Stop = field(default_factory=Stop)
+    """Ends the run between two chunks."""
 
-    def note(self, what: str | None) -> None:
-        """Note what is waited for; None: nothing any longer."""
-        now = self.clock()
-        if what is None:
-            if self._since_s is not None:
-                self.on_warning(f"goes on after a wait of {now - self._since_s:.0f} s")
-            self._since_s = None
-        elif self._since_s is None or now - self._told_s >= NOTICE_PERIOD_S:
-            self._since_s = now if self._since_s is None else self._since_s
-            self._told_s = now
-            self.on_warning(f"waiting: {what}")
+
+def drive_run(
+    steps: Steps,
+    options: DriverOptions,
+    out_uri: str,
+    hooks: Hooks | None = None,
+    cluster: Cluster | None = None,
+) -> RunSummary:
+    """Do all that remains of a run.
+
+    The plan of each wave is made from storage, so the driver needs nothing that it remembers. A shard that fails is
+    left out of later waves of this invocation and reported.
+
+    Args:
+        steps: What is done.
+        options: How patient the driver is.
+        out_uri: Output folder of the run.
+        hooks: How the caller watches and stops the run; None: not at all.
+        cluster: Where the steps run; None: the Ray cluster that this process is connected to.
+
+    Raises:
+        WaveError: `totals.MAX_IDLE_WAVES` waves ended without progress, or the rest of a wave cannot be ended.
+        StorageError: The output cannot be listed, also after `options.store_outage_s`.
+    """
+    hooks, cluster = hooks or Hooks(), cluster or RayCluster()
+    stop, on_warning = hooks.stop, hooks.on_warning
+    totals = Totals(started_s=time.monotonic())
+    # Apart: a wave that goes on does not mean that the heartbeat can be written.
+    notices, heartbeat = WaitNotices(on_warning), Heartbeat(out_uri, WaitNotices(on_warning))
+    patience = Patience(limit_s=options.store_outage_s, on_wait=WaitNotices(on_warning).note, stop=stop.event)
+    while (plan := _make_plan(steps, patience, stop)) is not None:
+        work = totals.choose_work(plan)
+        if not work or stop.is_requested:
+            break
+        ledger = Ledger(
+            plan=plan,
+            wave=work[: cluster.max_wave_shards],
+            started_s=totals.started_s,
+            counts=totals.counts,
+            submit=cluster.submit,
+            publish=steps.publish,
+        )
+        wave = Wave(steps=steps, options=options, ledger=ledger, cluster=cluster, stop=stop, notices=notices)
+        failure = wave.run(hooks.on_progress, heartbeat.beat)
+        totals.enter(ledger)
+        if stop.is_requested:
+            # Another plan would cost a listing, and the grace period is short.
+            break
+        if failure is not None:
+            on_warning(f"this wave ended early, the next one resumes from what is committed: {failure.reason}")
+        totals.require_progress(ledger, work, failure)
+    heartbeat.end()
+    return totals.summarise(was_stopped=stop.is_requested)
+
+
+def _make_plan(steps: Steps, patience: Patience, stop: Stop) -> Plan | None:
+    """The remaining work. None if the store fails while the driver is asked to stop."""
+
+    def make_plan() -> Plan:
+        plan = steps.make_plan()
+        delete(plan.leftover_parts)
+        return plan
+
+    try:
+        return patience.call(make_plan)
+    except OSError:
+        if stop.is_requested:
+            return None
+        raise
 
 
 @dataclass(kw_only=True)
-class SilenceWatch:
-    """Notices that nothing is heard of a wave, and why that may be."""
+class Wave:
+    """The shards that one dataset labels."""
 
-    engine: Engine
-    limit_s: float
+    steps: Steps
+    options: DriverOptions
+    ledger: Ledger
+    cluster: Cluster
+    stop: Stop
     notices: WaitNotices
-    clock: Callable[[], float] = time.monotonic
-    _heard_s: float = field(init=False)
-    _looked_s: float = field(init=False)
 
-    def __post_init__(self) -> None:
-        self._heard_s = self._looked_s = self.clock()
+    def run(self, on_progress: Callable[[Progress], None], beat: Callable[[], None]) -> WaveEnd | None:
+        """Commit the chunks and seal the shards that are complete. Nothing of the wave runs afterwards.
 
-    def hear(self) -> None:
-        """Note that something came back: a chunk, the end of a shard, a seal."""
-        self._heard_s = self.clock()
+        Args:
+            on_progress: Called between two reports with the progress of the run.
+            beat: Called between two reports: writes the heartbeat.
 
-    def look(self) -> None:
-        """Look at the workers, if it is time.
+        Returns:
+            Why the wave ended early; None if it did not. As words, because an exception holds the frames that it
+            passed and all that they hold.
 
         Raises:
-            WaveError: Nothing was heard for too long, and nothing that is waited for explains it.
+            WaveError: The rest of the wave cannot be ended.
         """
-        now = self.clock()
-        if now - self._looked_s < LOOK_PERIOD_S:
-            return
-        self._looked_s = now
-        signs = self.engine.look()
-        if signs.silent_s < self.limit_s:
-            self._heard_s = max(self._heard_s, now - signs.silent_s)
-        waits = [beat.waiting_for for beat in signs.beats.values() if beat.waiting_for and beat.age_s < NOTICE_PERIOD_S]
-        if waits:
-            self.notices.note(f"{len(waits)} workers wait for a store: {waits[0]}")
-            return
-        silent_s = now - self._heard_s
-        if silent_s < LOOK_PERIOD_S:
-            self.notices.note(None)
-            return
-        missing, taken = signs.resources.describe_missing(), signs.resources.describe_taken()
-        is_starting = signs.num_actors and not signs.num_alive
-        # Tasks that reported once and are silent now hold what is taken themselves.
-        are_ours = signs.num_alive or (not signs.num_actors and signs.beats)
-        if missing and not signs.num_alive:
-            # A cluster that is still to grow is no failure.
-            self._heard_s = now
-            self.notices.note(f"no worker can start: {missing}")
-        elif silent_s >= (max(self.limit_s, START_TIMEOUT_S) if is_starting else self.limit_s):
-            raise SilenceError(_describe_silence(silent_s, signs), may_be_others=bool(taken and not are_ours))
-        elif taken and not are_ours:
-            self.notices.note(f"no worker can start: {taken}")
+        watch = SilenceWatch(cluster=self.cluster, limit_s=self.options.no_progress_timeout_s, notices=self.notices)
 
+        def pause() -> None:
+            on_progress(self.ledger.show())
+            beat()
+            if not self.stop.is_requested:
+                watch.look()
 
-class SilenceError(WaveError):
-    """Nothing was heard of a wave for too long."""
+        beat()
+        failure = self._enter_reports(watch, pause)
+        if not self.stop.is_requested:
+            self.cluster.end_wave()
+            watch.hear()
+        failure_of_seals = self._finish_seals(watch, pause)
+        self.ledger.collect_seals(timeout_s=0.0)
+        on_progress(self.ledger.show())
+        return failure or failure_of_seals
 
-    def __init__(self, message: str, *, may_be_others: bool) -> None:
-        """Say what was seen, and whether others may hold the resources that workers want."""
-        super().__init__(message)
-        self.may_be_others = may_be_others
+    @property
+    def _is_over(self) -> bool:
+        return self.stop.is_requested and self.stop.remaining_s == 0
 
+    def _enter_reports(self, watch: SilenceWatch, pause: Callable[[], None]) -> WaveEnd | None:
+        try:
+            with closing(self.cluster.run_chunks(self.steps, self.ledger.wave, self.options.store_outage_s)) as reports:
+                for report in reports:
+                    if report is not None:
+                        self.ledger.enter(report)
+                    if self.ledger.collect_seals(timeout_s=0.0) or report is not None:
+                        watch.hear()
+                    pause()
+                    if self._is_over:
+                        break
+        except WaveError as error:
+            return WaveEnd(str(error), isinstance(error, SilenceError) and error.may_be_others)
+        return None
 
-class WaveEnd(NamedTuple):
-    """How a wave ended early."""
-
-    reason: str
-    may_be_others: bool
-    """Others hold what its workers want: nothing that this run does wrong."""
-
-
-def _describe_silence(silent_s: float, signs: WaveSigns) -> str:
-    actors = f"{signs.num_alive} of {signs.num_actors} labelling actors alive" if signs.num_actors else "no actors"
-    last = min(signs.beats.values(), key=lambda beat: beat.age_s, default=None)
-    heard = f"the last sign {last.age_s:.0f} s ago ({last.doing})" if last else "no sign of any worker"
-    return f"no chunk and no sign of a worker for {silent_s:.0f} s: {actors}; {heard}; {signs.resources.describe()}"
-
-
-def run_wave(
-    ledger: Ledger,
-    engine: Engine,
-    stop: Stop,
-    on_progress: Callable[[Progress], None],
-    on_pause: Callable[[], None],
-    notices: WaitNotices,
-) -> WaveEnd | None:
-    """Label the shards of a wave and seal those that are complete; nothing of it is left running afterwards.
-
-    Returns:
-        What ended it early, None if nothing did: what is committed stays. Words, as an exception would hold the frames
-        that it passed and all that they hold.
-
-    Raises:
-        WaveError: What is left of the wave cannot be ended.
-    """
-    watch = SilenceWatch(engine=engine, limit_s=ledger.options.no_progress_timeout_s, notices=notices)
-    failure = None
-
-    def pause() -> None:
-        on_progress(ledger.show())
-        on_pause()
-        if not stop.is_requested:
-            watch.look()
-
-    on_pause()
-    try:
-        with closing(engine.label_chunks(ledger.run, ledger.wave, ledger.options)) as rows:
-            for fields in rows:
-                if fields is not None:
-                    ledger.take(fields)
-                if ledger.collect_seals(timeout_s=0.0) or fields is not None:
+    def _finish_seals(self, watch: SilenceWatch, pause: Callable[[], None]) -> WaveEnd | None:
+        """Wait for the seals. An abandoned seal is no loss: the parts stay, and the next driver seals the shard."""
+        try:
+            while self.ledger.has_seals and not self._is_over:
+                if self.ledger.collect_seals(timeout_s=POLL_PERIOD_S):
                     watch.hear()
                 pause()
-                if stop.is_requested and stop.remaining_s == 0:
-                    break
-    except WaveError as error:
-        failure = WaveEnd(str(error), getattr(error, "may_be_others", False))
-    if not stop.is_requested:
-        engine.end_wave()
-        watch.hear()
-    # A seal that is given up is no loss: the parts are there, and the next driver seals the shard.
-    try:
-        while ledger.has_seals and not (stop.is_requested and stop.remaining_s == 0):
-            if ledger.collect_seals(timeout_s=POLL_PERIOD_S):
-                watch.hear()
-            pause()
-    except WaveError as error:
-        names = ledger.abandon_seals()
-        failure = failure or WaveEnd(f"{len(names)} shards such as '{names[0]}' were being sealed: {error}", False)
-    ledger.collect_seals(timeout_s=0.0)
-    on_progress(ledger.show())
-    return failure
+        except WaveError as error:
+            names = self.ledger.abandon_seals()
+            return WaveEnd(f"{len(names)} shards such as '{names[0]}' were being sealed: {error}", False)
+        return None

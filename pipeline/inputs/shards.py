@@ -1,4 +1,4 @@
-"""Input shards in a stable order, and their chunks."""
+"""Input shards that patterns match, in a stable order."""
 
 import hashlib
 import os
@@ -9,39 +9,29 @@ from dataclasses import replace
 
 from braceexpand import braceexpand
 
-from pipeline.errors import LabellingError, ShardError, describe_exception, is_store_failure
-from pipeline.inputs.parquet_reader import read_parquet_samples
-from pipeline.inputs.sample_tags import find_json_download_error, read_tags
-from pipeline.inputs.tar_reader import ArchiveEnd, MemberGroup, read_groups
-from pipeline.run.config import InputConfig
-from pipeline.run.records import PARQUET_SUFFIX, RUN_FILE, Chunk, InputShard, Sample, ShardEnd
-from pipeline.storage.storage import (
-    find_object,
-    get_local_path,
-    glob_objects,
-    list_folder,
-    list_objects,
-    read_bytes,
-)
-from pipeline.storage.stored_objects import UNKNOWN_ETAG, StoredObject
+from pipeline.errors import ShardError
+from pipeline.run.records import PARQUET_SUFFIX, RUN_FILE, InputShard
+from pipeline.storage.listing import StoredObject, find_object, glob_objects, list_folder, list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import get_local_path
 
 MAX_LOOKUPS = 8
-"""Up to so many names in one folder are looked up one by one; more cost one listing of the folder."""
+"""Maximum number of names in a folder to look up one by one; for more the folder is listed once."""
 
 OUTPUT_FOLDERS = ("labels/", "parts/", "retries/")
 
 MAX_NAME_BYTES = 200
-"""File systems allow 255; suffixes and hashes are added."""
+"""File systems allow 255 bytes; suffixes and hashes are added."""
 
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
 TAR_SUFFIX = ".tar"
 STATISTICS_SUFFIX = "_stats.json"
-"""What img2dataset writes beside each shard; a glob may match it, nobody means it."""
+"""Suffix of the statistics that img2dataset writes beside each shard; a glob may match them by accident."""
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def list_shards(patterns: Sequence[str]) -> tuple[InputShard, ...]:
-    """List the shards that patterns name, in the order of first mention, sorted within a pattern.
+    """List the shards that patterns match, in the order of the patterns, sorted within a pattern.
 
     Args:
         patterns: Each a path or URI of an archive, a folder (all `*.tar` below it, else all `*.parquet`), a glob, a
@@ -49,8 +39,8 @@ def list_shards(patterns: Sequence[str]) -> tuple[InputShard, ...]:
             a line.
 
     Raises:
-        ShardError: A pattern matches nothing, some names of a brace pattern are missing, or a file has a format
-            that is not read here.
+        ShardError: A pattern matches nothing, some names of a brace pattern are missing, or a file has an
+            unsupported format.
     """
     found: dict[str, StoredObject] = {}
     for pattern in _read_pattern_files(patterns):
@@ -61,111 +51,14 @@ def list_shards(patterns: Sequence[str]) -> tuple[InputShard, ...]:
     for uri in found:
         _require_supported(uri)
     shards = [
-        InputShard(uri=item.uri, name=_make_name(item.uri), size_bytes=item.size_bytes, etag=item.etag)
+        InputShard(uri=item.uri, name=_make_shard_name(item.uri), size_bytes=item.size_bytes, etag=item.etag)
         for item in found.values()
     ]
-    # Some disks do not tell capitals from small letters.
+    # Some file systems ignore case.
     times = Counter(shard.name.casefold() for shard in shards)
     return tuple(
         replace(shard, name=f"{shard.name}-{_hash_uri(shard.uri)}") if times[shard.name.casefold()] > 1 else shard
         for shard in shards
-    )
-
-
-def read_chunks(
-    shard: InputShard, config: InputConfig, *, start_offset: int = 0, first_chunk: int = 0
-) -> Iterator[Chunk | ShardEnd]:
-    """Read the chunks of a shard in order, then one `ShardEnd`.
-
-    Started again at the `end_offset` of chunk k, with `first_chunk=k + 1`, it gives the same later chunks. So
-    `is_continuation` is set when the same chunk showed the key before; sealing finds keys that come again in
-    another chunk. Of several images of one key the first is used. Members count as ignored when they are
-    hidden, called `__..__`, without a suffix, or no plain files.
-
-    Raises:
-        ShardError: The shard is gone, or neither a tar archive nor a Parquet file that fits the configuration; or
-            reading it raises anything else that is not the store's failure.
-    """
-    try:
-        yield from _group_samples(shard, config, start_offset, first_chunk)
-    except LabellingError:
-        raise
-    except Exception as error:  # parsers raise anything on hostile bytes, and no shard may end the reading of others
-        if is_store_failure(error):
-            raise
-        raise ShardError(
-            f"shard '{shard.uri}' cannot be read: {describe_exception(error)}; copy it again or leave it out"
-        ) from error
-
-
-def _group_samples(
-    shard: InputShard, config: InputConfig, start_offset: int, first_chunk: int
-) -> Iterator[Chunk | ShardEnd]:
-    index, num_bytes, num_ignored = first_chunk, 0, 0
-    samples: list[Sample] = []
-    keys: set[str] = set()
-    for offset, item in _read_samples(shard, config, start_offset):
-        is_full = len(samples) >= config.max_chunk_samples or num_bytes >= config.max_chunk_bytes
-        if samples and (is_full or isinstance(item, ArchiveEnd)):
-            yield Chunk(index=index, end_offset=offset, samples=tuple(samples))
-            index, num_bytes, samples, keys = index + 1, 0, [], set()
-        if isinstance(item, ArchiveEnd):
-            num_ignored = item.num_ignored_members
-            yield ShardEnd(num_chunks=index, num_ignored_members=num_ignored, truncated_at=item.truncated_at)
-            return
-        samples.append(replace(item, is_continuation=True) if item.key in keys else item)
-        keys.add(item.key)
-        # Of images that are too large to be read, too: where a chunk ends must not depend on what is too large.
-        num_bytes += item.image_bytes
-
-
-def _read_samples(shard: InputShard, config: InputConfig, start: int) -> Iterator[tuple[int, Sample | ArchiveEnd]]:
-    """Read the samples of a shard from an offset on, each with its own, and then the end."""
-    if not shard.is_parquet:
-        for group in read_groups(shard, start, max_image_bytes=config.max_image_bytes):
-            yield group.offset, group if isinstance(group, ArchiveEnd) else _make_sample(group, config)
-        return
-    number = start - 1
-    for number, sample in read_parquet_samples(shard, config, start):
-        yield number, sample
-    yield number + 1, ArchiveEnd(offset=number + 1, num_ignored_members=0, truncated_at=None)
-
-
-def require_unchanged(shard: InputShard) -> None:
-    """Check that a shard is still what it was when it was listed.
-
-    Raises:
-        ShardError: It is gone, or has another size or etag.
-    """
-    found = find_object(shard.uri)
-    if found is None:
-        raise ShardError(f"shard '{shard.uri}' does not exist; it was there when it was listed")
-    if change := describe_change(shard, found):
-        raise ShardError(
-            f"shard '{shard.uri}' changed since it was listed ({change}); put the old one back, or label the new one "
-            "with a new --out"
-        )
-
-
-def describe_change(shard: InputShard, found: StoredObject) -> str:
-    """Say how a shard differs from what it was when it was listed; empty if it does not, or nobody can tell."""
-    if shard.etag == UNKNOWN_ETAG or (found.size_bytes, found.etag) == (shard.size_bytes, shard.etag):
-        return ""
-    return f"was {shard.size_bytes} bytes, etag {shard.etag}; is {found.size_bytes} bytes, etag {found.etag}"
-
-
-def _make_sample(group: MemberGroup, config: InputConfig) -> Sample:
-    found = read_tags(group.key, group.tag_payloads, config.tags_field, group.oversized_tags)
-    return Sample(
-        key=group.key,
-        image=group.image,
-        image_name=group.image_name,
-        image_bytes=group.image_bytes,
-        image_error=group.image_error,
-        tags=found.tags,
-        class_numbers=found.class_numbers,
-        tags_error=found.error,
-        download_error="" if group.image_name else find_json_download_error(group.tag_payloads.get("json")),
     )
 
 
@@ -192,12 +85,12 @@ def _make_absolute(pattern: str) -> str:
 
 
 def _expand_pattern(pattern: str) -> list[StoredObject]:
-    """List what one pattern names.
+    """List the files that one pattern matches.
 
     Raises:
         ShardError: Nothing matches, or not all names of a brace pattern exist.
     """
-    # A name that exists is meant literally, whatever characters it has.
+    # An existing name is literal, even if it contains pattern characters.
     if (item := find_object(pattern)) is not None:
         return [item]
     try:
@@ -209,16 +102,16 @@ def _expand_pattern(pattern: str) -> list[StoredObject]:
         if not found:
             raise ShardError(f"shard pattern '{pattern}' matches no file; check the folder and the pattern")
         return found
-    return _list_shards_below(pattern) if names == [pattern] else _look_up(pattern, names)
+    return _list_shards_below(pattern) if names == [pattern] else _look_up_names(pattern, names)
 
 
 def _list_shards_below(folder_uri: str) -> list[StoredObject]:
-    """List the tars of a folder, or else its Parquet files.
+    """List the tars below a folder, or its Parquet files if it has none.
 
-    img2dataset writes a Parquet file with metadata beside each tar: there the tars are meant.
+    A Parquet file beside a tar of the same name is the metadata of img2dataset, not a shard.
     """
     items = [item for item in list_objects(folder_uri) if not item.uri.rpartition("/")[2].startswith(".")]
-    # An output folder may lie below, or be the folder itself: what a run wrote is no input.
+    # An output folder may be below, or be the folder itself: outputs of a run are not inputs.
     runs = [item.uri.removesuffix(RUN_FILE) for item in items if item.uri.endswith(f"/{RUN_FILE}")]
     outputs = tuple(run + folder for run in runs for folder in OUTPUT_FOLDERS)
     items = [item for item in items if not item.uri.startswith(outputs)]
@@ -243,8 +136,8 @@ def _list_shards_below(folder_uri: str) -> list[StoredObject]:
     return tars or tables
 
 
-def _look_up(pattern: str, names: Sequence[str]) -> list[StoredObject]:
-    """Look names up, each folder in one listing unless they are few."""
+def _look_up_names(pattern: str, names: Sequence[str]) -> list[StoredObject]:
+    """Look up names; list each folder once if it has many of them."""
     by_folder: dict[str, list[str]] = {}
     for name in names:
         by_folder.setdefault(name.rpartition("/")[0], []).append(name)
@@ -267,10 +160,10 @@ def _require_supported(uri: str) -> None:
         raise ShardError(f"shard '{uri}' is compressed, which is not supported; decompress it, as images do not shrink")
 
 
-def _make_name(uri: str) -> str:
-    """Make a shard's name of its URI.
+def _make_shard_name(uri: str) -> str:
+    """Derive a shard's name from its URI.
 
-    >>> _make_name("s3://bucket/train 00001.tar")
+    >>> _make_shard_name("s3://bucket/train 00001.tar")
     'train_00001'
     """
     name = re.sub(r"[^\w.\-]", "_", uri.rpartition("/")[2].removesuffix(TAR_SUFFIX).removesuffix(PARQUET_SUFFIX))

@@ -1,8 +1,6 @@
 """The images of published rows, read again from the shards that they were labelled from.
 
-manifest -> chunks wanted -> samples of the shard, each held against its row -> encoded images
-
-This module and what it imports do without PyTorch: tasks that read start in a fraction of the time.
+manifest -> chunks wanted -> samples of the shard, each compared with its row -> encoded images
 """
 
 import hashlib
@@ -12,11 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.commit.manifests import Manifest
-from pipeline.commit.parts import PartName
-from pipeline.commit.plan import ShardWork
 from pipeline.errors import ShardError
-from pipeline.inputs.shards import require_unchanged
-from pipeline.labelling.chunk_source import read_missing_chunks
+from pipeline.inputs.chunks import read_missing_chunks, require_unchanged
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, Sample, Status
 
@@ -38,24 +33,22 @@ def read_images(
         manifest: What was published of it.
         wanted: Numbers of the chunks.
 
-    Returns:
-        For each chunk, in order, its number and one encoded image a row: None where a row is not labelled.
+    Yields:
+        The number of each chunk in order, and one encoded image a row: None where a row is not labelled.
 
     Raises:
-        ShardError: The shard is gone or changed, or holds other samples than the manifest says.
+        ShardError: The shard is gone or changed, or holds other samples than the manifest.
     """
     if not wanted:
         return
     try:
         require_unchanged(shard)
         chunks = manifest.footer["chunks"]
-        passed = [
-            PartName(chunk_index=index, end_offset=end) for index, (_, end) in enumerate(chunks) if index not in wanted
-        ]
+        passed = {index: end for index, (_, end) in enumerate(chunks) if index not in wanted}
         num_left = len(wanted)
-        # What was labelled was not too large, whatever limit it was labelled under.
+        # An image that was labelled was below the limit of its run, which may differ from this one.
         config = replace(config, max_image_bytes=sys.maxsize)
-        for piece in read_missing_chunks(ShardWork(shard=shard, committed=tuple(passed)), config):
+        for piece in read_missing_chunks(shard, config, passed):
             if not isinstance(piece, Chunk) or piece.index not in wanted:
                 break
             rows = manifest.file.read_row_group(piece.index, columns=list(COLUMNS)).to_pylist()

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from pipeline.errors import ManifestError, ShardError
 from pipeline.images.decode import ImageRejection, decode_image
+from pipeline.images.frames import choose_shortest_side, fit_guide
 from pipeline.images.masks import decode_class_maps
+from pipeline.images.orientation import turn_size
 from pipeline.images.pixel_maps import enlarge_maps, enlarge_refined_maps, refine_maps
-from pipeline.images.views import choose_frame_size, choose_shortest_side, choose_working_size, resize_rgb
 from pipeline.run.config import LabelConfig, PixelRefinement
 
 
@@ -29,7 +30,7 @@ def make_row_maps(
         row: With the columns of the image's size and of the kept maps.
         image: Encoded; needed if the configuration refines maps by pixels.
         config: Of the run.
-        patch_size: Of the model, in pixels; needed likewise, for the size at which pixels refine follows from it.
+        patch_size: Of the model, in pixels; needed likewise: the size at which pixels refine depends on it.
         class_scales: Multiplies each map, in (0, 1]; None: nothing does.
 
     Raises:
@@ -60,14 +61,12 @@ def _make_guide(
     said = (row["height"], row["width"], row["exif_orientation"])
     if (decoded.stored_height, decoded.stored_width, decoded.exif_orientation) != said:
         raise ShardError(f"image of '{row['key']}' has another size or orientation than when it was labelled")
-    height, width = decoded.image_rgb.shape[:2]
-    frame = choose_frame_size(height, width, config.views, patch_size)
-    return resize_rgb(decoded.image_rgb, choose_working_size(*frame, config.maps.pixel_side_px, patch_size))
+    return fit_guide(decoded.image_rgb, config, patch_size)
 
 
 def measure_upright(row: Mapping[str, Any]) -> tuple[int, int]:
-    """Give height and width of a row's image once it is turned upright."""
-    return (row["width"], row["height"]) if row["exif_orientation"] >= 5 else (row["height"], row["width"])
+    """Height and width of a row's image after it is turned upright."""
+    return turn_size((row["height"], row["width"]), row["exif_orientation"])
 
 
 def require_row_maps(row: Mapping[str, Any]) -> None:

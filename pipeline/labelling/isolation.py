@@ -1,8 +1,8 @@
-"""Labelling in a child process: for chunks that have killed the processes that labelled them.
+"""Labelling in a child process, for chunks that killed the processes that labelled them.
 
-A chunk may be innocent: it was only in flight when its worker died for other reasons. So all of it is tried
-first. If the child dies too, its images are labelled one by one to find the culprits, and then the others
-together: the rows are those that any worker would have given, had it known the culprits before.
+A chunk may be innocent: it was in flight when its worker died for another reason. So the whole chunk is tried first. If
+the child dies too, its images are labelled one by one to find the culprits, and then the others together. The rows are
+those of a worker that had known the culprits before.
 """
 
 import multiprocessing
@@ -17,18 +17,18 @@ from pipeline.errors import ChunkError, LabellingError
 from pipeline.run.records import PART_SCHEMA, Reason, Sample, Status
 
 MAX_CULPRITS = 16
-"""After so many images at the start of a chunk that all failed, each alone, the rest is not tried: each costs a process
-that loads the model."""
+"""Images at the start of a chunk that may all fail alone before the rest is not tried: each costs a process that loads
+the model."""
 
 CRASHED = "the process that labelled this image died or hung, again with this image alone; look at the image"
 
 
 @runtime_checkable
 class Labeler(Protocol):
-    """What labels samples: `ChunkLabeler`, watched."""
+    """Labels samples: a watched `ChunkLabeler`."""
 
     def label(self, samples: Sequence[Sample]) -> pa.Table:
-        """Give one row a sample."""
+        """One row a sample, in order."""
 
 
 _labeler: Labeler | None = None
@@ -36,15 +36,15 @@ _labeler: Labeler | None = None
 
 
 def label_isolated(make_labeler: Callable[[], Labeler], samples: Sequence[Sample]) -> pa.Table:
-    """Label samples in child processes; those that kill them become rejected rows.
+    """Label samples in child processes. Samples that kill a process become rejected rows.
 
     Args:
-        make_labeler: Called once in each child; goes there by pickle.
+        make_labeler: Called once in each child process; picklable.
         samples: The samples of a chunk.
 
     Raises:
         ChunkError: Labelling fails with each of several images.
-        LabellingError: The child dies without any image: the machine is at fault.
+        LabellingError: The child process dies without an image: the machine is at fault.
     """
     with _Child(make_labeler) as child:
         rows = child.try_label(samples)
@@ -58,7 +58,7 @@ def label_isolated(make_labeler: Callable[[], Labeler], samples: Sequence[Sample
         errors = {place: answer for place, answer in enumerate(singles) if isinstance(answer, str)}
         kept = [sample for place, sample in enumerate(samples) if place not in errors]
         together = child.try_label(kept)
-    # Together they may still ask for more than one by one; the rows of each alone are as good.
+    # Together they may still need too much memory. The rows of single images are as good.
     labelled = (
         together.to_pylist()
         if isinstance(together, pa.Table)
@@ -82,7 +82,7 @@ def _reject(sample: Sample, error: str) -> dict[str, Any]:
 
 
 class _Child:
-    """A child process with a model of its own; another one is started when it dies."""
+    """A child process with a model. Another one is started when it dies."""
 
     def __init__(self, make_labeler: Callable[[], Labeler]) -> None:
         self._make_labeler = make_labeler
@@ -96,7 +96,7 @@ class _Child:
             self._pool.shutdown(cancel_futures=True)
 
     def try_label(self, samples: Sequence[Sample]) -> pa.Table | str:
-        """Label samples; a text instead of rows says how that failed."""
+        """Label samples. Returns the error as text if that fails."""
         pool = self._start()
         try:
             return pool.submit(_label, samples).result()
@@ -104,12 +104,12 @@ class _Child:
             pool.shutdown()
             self._pool = None
             return CRASHED
-        except Exception as error:  # noqa: BLE001 (whatever an image provokes is the image's row, and is told there)
+        except Exception as error:  # noqa: BLE001 (of any type: the row of the image shows it)
             return f"{type(error).__name__}: {error}"
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            # A forked child would share the parent's threads and GPU; it must start from nothing.
+            # A forked child would share threads and GPU of its parent.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, context, initializer=_prepare, initargs=(self._make_labeler,))
             try:

@@ -1,27 +1,26 @@
-"""The labelling actor: a row with a chunk in; its part is committed; a row with its counts out."""
+"""The labelling actor: a chunk in, a committed part, the report of it out."""
 
 import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 import ray
 import torch
 
-from pipeline.commit.parts import commit_chunk, describe_row
+from pipeline.bundles import load_bundle
+from pipeline.commit.parts import commit_chunk
+from pipeline.commit.worker_reports import REPORT_SCHEMA, ChunkId, ShardFailure, make_row, read_head
 from pipeline.errors import ChunkError, LabellingError, describe_exception, is_store_failure
 from pipeline.labelling.chunk_source import to_samples
 from pipeline.labelling.isolation import Labeler, label_isolated
 from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
 from pipeline.printable import EscapingFormatter
-from pipeline.run.bundles import load_bundle
 from pipeline.run.identity import Run
+from pipeline.run.options import LabelOptions
 from pipeline.run.records import Reason, Sample
-from pipeline.storage.outage import DEFAULT_OUTAGE_S
 from pipeline.workers.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, Attempts
 from pipeline.workers.pulse import Reporting
 from pipeline.workers.watchdog import Watchdog
@@ -37,51 +36,6 @@ last of them: the next worker labels that one again, and what it finds then coun
 MAX_MISSES = 2
 """After so many chunks in a row that failed in the actor and not in a child process the actor ends itself: what it
 holds, such as the context of its GPU, is broken, and every chunk would cost the start of a child process."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelOptions:
-    """How a run is executed. Nothing here changes the bytes that come out."""
-
-    gpus_per_actor: float = 1.0
-    """GPUs of a labelling actor: 1, a fraction to share one, 0 to label on CPUs."""
-    cpus_per_actor: float = 1.0
-    """CPUs of a labelling actor: for decoding and encoding, and on CPUs for the model too."""
-    num_actors: int = 1
-    """Labelling actors, each with its own copy of the model."""
-    device: str = "auto"
-    """cuda, cpu, or auto: cuda when the actor holds a GPU."""
-    batch_size: int = 16
-    """Images of one shape in a forward pass."""
-    max_rejected_fraction: float = 0.5
-    """A shard with a larger share of rejected rows is not published; no_known_tag and download_failed do not count."""
-    stall_timeout_s: float = 300.0
-    """A worker that shows no progress on a chunk for so long is ended and its chunk tried again."""
-    no_progress_timeout_s: float = 300.0
-    """A wave of which the driver hears nothing for so long is ended by force and taken up again."""
-    store_outage_s: float = DEFAULT_OUTAGE_S
-    """For how long a store that is away, or a disk that is full, is waited for."""
-
-    def __post_init__(self) -> None:
-        if self.gpus_per_actor < 0 or self.cpus_per_actor <= 0:
-            raise ValueError(
-                f"need gpus_per_actor >= 0 and cpus_per_actor > 0, got {self.gpus_per_actor} and {self.cpus_per_actor}"
-            )
-        if self.gpus_per_actor > 1 and not float(self.gpus_per_actor).is_integer():
-            raise ValueError(f"need gpus_per_actor to be a fraction or a whole number, got {self.gpus_per_actor}")
-        if self.num_actors < 1 or self.batch_size < 1:
-            raise ValueError(f"need num_actors and batch_size >= 1, got {self.num_actors} and {self.batch_size}")
-        if self.device not in ("auto", "cuda", "cpu"):
-            raise ValueError(f"device must be auto, cuda or cpu, got '{self.device}'")
-        if not (self.stall_timeout_s > 0 and self.no_progress_timeout_s > 0):
-            raise ValueError(
-                f"need stall_timeout_s and no_progress_timeout_s > 0, got {self.stall_timeout_s} and "
-                f"{self.no_progress_timeout_s}"
-            )
-        if not self.store_outage_s >= 0:
-            raise ValueError(f"need store_outage_s >= 0, got {self.store_outage_s}")
-        if not 0 <= self.max_rejected_fraction <= 1:
-            raise ValueError(f"need 0 <= max_rejected_fraction <= 1, got {self.max_rejected_fraction}")
 
 
 class WatchedLabeler:
@@ -160,34 +114,33 @@ class LabelChunks:
             row: One row of `chunk_source.CHUNK_SCHEMA`, or none.
 
         Returns:
-            A row of `commit.COMMITTED_SCHEMA`, or none.
+            A row of `worker_reports.REPORT_SCHEMA`, or none.
         """
-        fields: dict[str, Any] = row.drop_columns(["samples"]).to_pylist()[0] if row.num_rows else {}
-        if not fields or fields["is_end"]:
-            return describe_row(fields)
+        chunk = read_head(row)
+        if not isinstance(chunk, ChunkId):
+            return REPORT_SCHEMA.empty_table() if chunk is None else make_row(chunk)
         if self._num_misses >= MAX_MISSES:
             self._end_process(f"{self._num_misses} chunks in a row, which a child process labelled without trouble")
-        chunk = f"{fields['shard_name']}/{fields['chunk_index']:06d}"
-        num_deaths = self._attempts.begin(chunk)
+        num_deaths = self._attempts.begin(str(chunk))
         if num_deaths >= MAX_DEATHS_IN_ALL:
             error = (
-                f"shard '{fields['shard_name']}': {num_deaths} workers died with chunk {fields['chunk_index']}, also "
-                "when a child process labelled it; look at their logs (memory?), then run the same command again"
+                f"shard '{chunk.shard_name}': {num_deaths} workers died with chunk {chunk.part.chunk_index}, also when "
+                "a child process labelled it; look at their logs (memory?), then run the same command again"
             )
-            return describe_row(fields | {"is_end": True, "error": error})
+            return make_row(ShardFailure(shard_name=chunk.shard_name, error=error))
         try:
             with self._pulse.busy(f"labelling {chunk}"):
                 rows = self._label(chunk, to_samples(row), num_deaths)
-        except Exception as error:  # noqa: BLE001 (whatever images provoke is their shard's alone)
-            return self._give_up(chunk, fields, error)
+        except Exception as error:  # noqa: BLE001 (of any type: it concerns the shard of the images alone)
+            return self._give_up(chunk, error)
         self._watch_non_finite(rows, num_deaths)
         with self._pulse.busy(f"committing {chunk}", self._commit_timeout_s) as patience:
-            committed = patience.call(lambda: commit_chunk(rows, fields, self._run))
-        self._attempts.finish(chunk)
-        return committed
+            report = patience.call(lambda: commit_chunk(rows, chunk, self._run))
+        self._attempts.finish(str(chunk))
+        return make_row(report)
 
     def _load(self) -> None:
-        """Load the model; an actor whose processes die with that is given up, as Ray would start it again for ever."""
+        """Load the model. Give up an actor whose processes die while they load it: Ray would restart it without end."""
         name = f"load {_name_actor()}"
         num_deaths = self._attempts.begin(name)
         if num_deaths >= MAX_DEATHS:
@@ -200,18 +153,18 @@ class LabelChunks:
             self._labeler = patience.call(self._make_labeler)
         self._attempts.finish(name)
 
-    def _give_up(self, chunk: str, fields: dict[str, Any], error: Exception) -> pa.Table:
+    def _give_up(self, chunk: ChunkId, error: Exception) -> pa.Table:
         """Fail the shard of a chunk; what is the machine's or the store's fault is raised again."""
         is_of_chunk = isinstance(error, ChunkError) or not isinstance(error, LabellingError)
         if not is_of_chunk or is_store_failure(error):
             raise error
         # If it is this process after all, then no other shard should fail by it.
         self._num_misses += 1
-        self._attempts.finish(chunk)
+        self._attempts.finish(str(chunk))
         said = str(error) if isinstance(error, LabellingError) else describe_exception(error)
-        return describe_row(fields | {"is_end": True, "error": f"shard '{fields['shard_name']}': {said}"})
+        return make_row(ShardFailure(shard_name=chunk.shard_name, error=f"shard '{chunk.shard_name}': {said}"))
 
-    def _label(self, chunk: str, samples: Sequence[Sample], num_deaths: int) -> pa.Table:
+    def _label(self, chunk: ChunkId, samples: Sequence[Sample], num_deaths: int) -> pa.Table:
         started_s = time.monotonic()
         if num_deaths >= MAX_DEATHS:
             logger.warning("%s: %d workers died with it, it is labelled in a child process", chunk, num_deaths)

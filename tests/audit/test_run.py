@@ -1,4 +1,4 @@
-"""An audit believes neither run.json nor the files that it names, and one hostile file harms no other."""
+"""An audit checks run.json and the files that it names, and one hostile file does not affect the others."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from pipeline.audit.keys import compare_keys
 from pipeline.audit.shard import verify_shard
 from pipeline.audit.verdict import MAX_EXAMPLES, Check, Problem, judge_shard
 from pipeline.audit.verify import FULL, judge_model, list_run, verify_run
-from pipeline.commit.parts import FOOTER_KEY
+from pipeline.commit.encoding import FOOTER_KEY
 from pipeline.inputs.shards import list_shards
 from pipeline.run.identity import list_differences, read_run
 from pipeline.run.records import MANIFEST_SCHEMA
@@ -27,7 +27,7 @@ def output(tmp_path_factory):
 
 
 def audit_manifest(output, manifest):
-    """Give what the audit finds of a manifest: by check, the first example."""
+    """First example of each failed check of a manifest."""
     Path(output.item.manifest_uri).write_bytes(manifest)
     try:
         verdict = verify_shard(output.item, output.rules)
@@ -37,7 +37,7 @@ def audit_manifest(output, manifest):
 
 
 def write_manifest(output, **options):
-    """Write the rows of a good manifest again, under options of the Parquet writer."""
+    """Write the rows of an intact manifest again with other options of the Parquet writer."""
     file = pq.ParquetFile(io.BytesIO(output.manifest))
     schema = MANIFEST_SCHEMA.with_metadata({FOOTER_KEY: file.schema_arrow.metadata[FOOTER_KEY]})
     sink = io.BytesIO()
@@ -67,7 +67,7 @@ def test_manifest_without_any_of_its_columns_is_named(output, name):
 
 
 def test_bound_of_a_column_that_is_not_its_greatest_value_is_named(output):
-    """DuckDB and others pass over row groups by these bounds, without looking at the values."""
+    """DuckDB and other readers skip row groups by these bounds."""
     start = len(output.manifest) - 8 - int.from_bytes(output.manifest[-8:-4], "little")
     # The greatest key of the first row group, as its footer has it.
     place = output.manifest.index(b"photo4", start)
@@ -133,14 +133,14 @@ def test_any_other_field_of_run_json_is_named(output, tmp_path, path, capsys):
     holder[path[-1]] = value / 2 if isinstance(value, float) else f"{value}0"
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert Check.CHANGED_RUN in list_run(str(tmp_path)).verdict.failed_checks
-    assert main(["--out", str(tmp_path)]) == 1
+    assert main(["--labels", str(tmp_path)]) == 1
     assert "run.json changed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"inputs": ' * 5_000, "\xff", "[]", '{"inputs": NaN}', "null", ""])
 def test_run_json_that_is_none_is_one_line(tmp_path, capsys, text):
     (tmp_path / "run.json").write_text(text, encoding="latin-1")
-    assert main(["--out", str(tmp_path)]) == 2
+    assert main(["--labels", str(tmp_path)]) == 2
     assert "run.json' is not the record of a run" in capsys.readouterr().err
 
 
@@ -170,7 +170,7 @@ def test_run_json_with_values_of_other_types_is_one_line(output, tmp_path, path,
         holder = holder[name]
     holder[path[-1]] = value
     (tmp_path / "run.json").write_text(json.dumps(record))
-    assert main(["--out", str(tmp_path)]) == 2
+    assert main(["--labels", str(tmp_path)]) == 2
     assert "run.json' cannot be understood" in capsys.readouterr().err
 
 
@@ -187,14 +187,14 @@ def test_model_is_held_against_its_digest_if_it_is_there(output, capsys):
         verdict, obstacle = judge_model(listing)
         assert verdict.findings == {}
         assert "is not there" in obstacle
-        assert main(["--out", str(output.folder / "out")]) == 0
+        assert main(["--labels", str(output.folder / "out")]) == 0
         assert "the model was not held against its digest" in capsys.readouterr().out
     finally:
         weights.write_bytes(payload)
 
 
 def make_chained_headers(num_headers):
-    """Make a tar whose first member has pax headers before pax headers: each makes tarfile call itself."""
+    """Make a tar whose first member has nested pax headers, for each of which tarfile recurses."""
     header = tarfile.TarInfo("p")
     body = b"11 path=xy\n"
     header.type, header.size = tarfile.XHDTYPE, len(body)
@@ -258,13 +258,13 @@ def test_key_that_comes_very_often_takes_no_quadratic_time_and_no_long_report():
 
 @pytest.mark.parametrize("share", ["-0.1", "1.5", "nan"])
 def test_share_of_rows_that_is_none_is_refused(output, capsys, share):
-    assert main(["--out", str(output.folder / "out"), "--sample", share]) == 2
+    assert main(["--labels", str(output.folder / "out"), "--sample", share]) == 2
     assert "need --sample from 0 to 1" in capsys.readouterr().err
 
 
-def test_job_says_which_share_of_the_rows_it_looked_at(output, capsys, tmp_path):
+def test_job_prints_the_share_of_checked_rows(output, capsys, tmp_path):
     report = tmp_path / "verdict.json"
-    assert main(["--out", str(output.folder / "out"), "--sample", "0.25", "--report", str(report)]) == 0
+    assert main(["--labels", str(output.folder / "out"), "--sample", "0.25", "--json", str(report)]) == 0
     assert "masks and images were looked at in 0.25 of the rows" in capsys.readouterr().out
     assert json.loads(report.read_text())["sample"] == 0.25
 
@@ -278,7 +278,7 @@ def test_manifest_whose_arrow_schema_is_damaged_is_named_though_arrow_may_read_i
         assert audit_manifest(output, damaged).keys() == {Check.UNREADABLE_MANIFEST}, offset
 
 
-def test_other_model_at_a_relative_path_is_told_and_no_failure(tmp_path, monkeypatch):
+def test_other_model_at_a_relative_path_is_reported_without_failure(tmp_path, monkeypatch):
     make_tar(tmp_path / "a.tar", {"x": {"jpg": b"1"}})
     (shard,) = list_shards([str(tmp_path / "a.tar")])
     make_run(str(tmp_path / "out"), ["cat"], {shard: [make_rejected_row("x")]})

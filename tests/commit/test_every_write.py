@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from tests.fakes import CrashError, FaultyStore, SerialEngine
+from tests.fakes import CrashError, FaultyStore, SerialCluster
 from tests.small_run import read_all
 
 OUT = "faulty://out"
@@ -46,11 +46,11 @@ def test_run_resumes_after_a_fault_at_any_write_with_the_same_bytes(label_small_
     disturb = crash_before if fault.startswith("crash") else lose_reply
     moment = "before_write" if fault in ("crash_before", "failed_write") else "after_write"
     setattr(FaultyStore, moment, staticmethod(lambda count, name: disturb(count, name, number)))
-    first = SerialEngine()
+    first = SerialCluster()
     with contextlib.suppress(CrashError, OSError):
         label_small_run(OUT, first)
     FaultyStore.heal()
-    second = SerialEngine()
+    second = SerialCluster()
     summary = label_small_run(OUT, second)
     assert summary.num_shards_left == 0
     assert read_all(OUT) == expected

@@ -7,19 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commit.parts import (
-    FOOTER_KEY,
-    PartName,
-    commit_part,
-    encode_part,
-    locate_manifest,
-    locate_part,
-    parse_part_name,
-)
-from pipeline.commit.seal import seal_shard
+from pipeline.commit.encoding import FOOTER_KEY
+from pipeline.commit.names import PartName, locate_manifest, locate_part, parse_part_name
+from pipeline.commit.parts import commit_part, encode_part
+from pipeline.commit.seal import CompleteShard, seal_shard
 from pipeline.errors import ManifestError, RejectionLimitError
 from pipeline.run.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard
-from pipeline.storage.storage import exists, list_objects, read_bytes
+from pipeline.storage.listing import exists, list_objects
+from pipeline.storage.reading import read_bytes
 
 FINGERPRINT = "f" * 64
 SHARD = InputShard(uri="photos/a.tar", name="a", size_bytes=10_000, etag="1")
@@ -51,16 +46,10 @@ def commit(out_uri, *chunks):
     return names
 
 
-def seal(out_uri, parts, **changes):
-    arguments = {
-        "out_uri": out_uri,
-        "fingerprint": FINGERPRINT,
-        "shard": SHARD,
-        "parts": parts,
-        "truncated_at": None,
-        "max_rejected_fraction": 0.5,
-    }
-    return seal_shard(**arguments | changes)
+def seal(out_uri, parts, *, shard=SHARD, truncated_at=None, **changes):
+    complete = CompleteShard(shard=shard, parts=tuple(parts), truncated_at=truncated_at)
+    arguments = {"out_uri": out_uri, "fingerprint": FINGERPRINT, "max_rejected_fraction": 0.5}
+    return seal_shard(complete, **arguments | changes)
 
 
 def read_manifest(out_uri):

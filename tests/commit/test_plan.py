@@ -7,16 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.commit.parts import PartName, locate_manifest, locate_part
-from pipeline.commit.plan import ShardWork, estimate_rest, plan_run
+from pipeline.commit.names import PartName, locate_manifest, locate_part
+from pipeline.commit.plan import ShardWork, plan_run
+from pipeline.driver.estimate import estimate_rest
 from pipeline.errors import ManifestError
+from pipeline.inputs.chunks import read_missing_chunks
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.chunk_source import read_missing_chunks
 from pipeline.run.config import InputConfig, LabelConfig
 from pipeline.run.identity import Run
 from pipeline.run.records import Chunk, InputShard, ShardEnd
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from tests.factories import make_parquet, make_photo, make_rejected_row, make_tar
 from tests.factories import make_run as publish_shards
 
@@ -86,13 +87,13 @@ def shard(tmp_path_factory):
 @given(committed=st.sets(st.integers(0, 7)))
 def test_missing_chunks_are_read_whatever_is_committed(shard, committed):
     config = InputConfig(max_chunk_samples=3)
-    whole = list(read_missing_chunks(ShardWork(shard=shard), config))
+    whole = list(read_missing_chunks(shard, config, {}))
     parts = tuple(
         PartName(chunk_index=piece.index, end_offset=piece.end_offset)
         for piece in whole
         if isinstance(piece, Chunk) and piece.index in committed
     )
-    left = list(read_missing_chunks(ShardWork(shard=shard, committed=parts), config))
+    left = list(read_missing_chunks(shard, config, ShardWork(shard=shard, committed=parts).end_offsets))
     assert left[:-1] == [piece for piece in whole[:-1] if piece.index not in committed]
     assert isinstance(left[-1], ShardEnd)
     assert left[-1].num_chunks == whole[-1].num_chunks == 8

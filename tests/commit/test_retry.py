@@ -8,13 +8,13 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commit.parts import FOOTER_KEY
-from pipeline.commit.retry import open_retry, parse_reasons, plan_retry, replace_manifest
+from pipeline.commit.encoding import FOOTER_KEY
+from pipeline.commit.retry import open_retry, parse_reasons
 from pipeline.errors import RunConflictError
 from pipeline.images.masks import decode_mask
-from pipeline.label import Assignment, label_run
+from pipeline.label import label_run
 from pipeline.run.config import MapConfig
-from tests.fakes import CrashError, FaultyStore, SerialEngine
+from tests.fakes import CrashError, FaultyStore, SerialCluster
 from tests.small_run import OPTIONS, read_all
 
 OUT = "faulty://out"
@@ -27,19 +27,16 @@ COLUMNS = ["key", "index", "status", "reason", "error", "width", "height", "imag
 LENIENT = replace(OPTIONS, max_rejected_fraction=1.0)
 
 
-def label(run, engine=None, reasons="rejected:too_large"):
+def label(run, cluster=None, reasons="rejected:too_large"):
     run, order = open_retry(run, parse_reasons(reasons))
-    assignment = Assignment(
-        make_plan=lambda: plan_retry(run, order), publish=replace_manifest, publish_arguments={"order": order}
-    )
-    engine = engine or SerialEngine()
-    return label_run(run, LENIENT, engine=engine, assignment=assignment), engine
+    cluster = cluster or SerialCluster()
+    return label_run(run, LENIENT, retry=order, cluster=cluster), cluster
 
 
 @pytest.fixture
 def finished(open_small_run, faulty_uri):
     """A finished run that rejected large photos."""
-    label_run(open_small_run(OUT, max_image_pixels=LIMIT), LENIENT, engine=SerialEngine())
+    label_run(open_small_run(OUT, max_image_pixels=LIMIT), LENIENT, cluster=SerialCluster())
     FaultyStore.heal()
     return {name: pq.read_table(io.BytesIO(data)) for name, data in read_all(OUT).items() if "labels" in name}
 
@@ -48,7 +45,7 @@ def finished(open_small_run, faulty_uri):
 def expected_rows(open_small_run):
     """The rows of a run that had the high limit from the start."""
     FaultyStore.reset()
-    label_run(open_small_run(OUT), LENIENT, engine=SerialEngine())
+    label_run(open_small_run(OUT), LENIENT, cluster=SerialCluster())
     return read_rows()
 
 
@@ -84,9 +81,9 @@ def test_retry_under_a_raised_limit_gives_the_rows_of_a_run_that_had_it(open_sma
 
 
 def test_chunks_without_such_rows_are_not_read(open_small_run, finished):
-    _, engine = label(open_small_run(OUT, check=False))
+    _, cluster = label(open_small_run(OUT, check=False))
     # Chunk 1 of the first shard holds one large photo; its chunk 0 none, as the photo without a known tag is not one.
-    assert engine.labelled == ["photos-0/1", "photos-0/2", "photos-1/0", "photos-1/1", "photos-1/2"]
+    assert cluster.labelled == ["photos-0/1", "photos-0/2", "photos-1/0", "photos-1/1", "photos-1/2"]
 
 
 def test_retry_writes_what_the_protocol_says(open_small_run, finished):
@@ -97,8 +94,8 @@ def test_retry_writes_what_the_protocol_says(open_small_run, finished):
 def test_same_retry_again_does_nothing(open_small_run, finished):
     label(open_small_run(OUT, check=False))
     once = read_all(OUT)
-    summary, engine = label(open_small_run(OUT, check=False))
-    assert (engine.labelled, summary.num_sealed) == ([], 0)
+    summary, cluster = label(open_small_run(OUT, check=False))
+    assert (cluster.labelled, summary.num_sealed) == ([], 0)
     assert read_all(OUT) == once
 
 

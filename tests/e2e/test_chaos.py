@@ -12,15 +12,14 @@ import pytest
 from benchmarks.chaos import Benchmark, Playground, judge, make_inputs, read_manifests, run_schedule
 from jobs.qualities import balanced
 from pipeline.audit.verify import FULL, list_run, verify_run
-from pipeline.driver.cluster import CALLS_PER_ACTOR
+from pipeline.bundles import load_bundle
 from pipeline.inputs.shards import list_shards
-from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
-from pipeline.run.bundles import load_bundle
+from pipeline.label import CALLS_PER_ACTOR, label_run
 from pipeline.run.config import InputConfig, ViewConfig
 from pipeline.run.identity import open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.vocabulary import load_vocabulary
-from tests.fakes import SerialEngine
+from tests.fakes import SerialCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -55,7 +54,7 @@ def calm(inputs, tmp_path_factory):
         ),
         shards=list_shards([f"{inputs}/photos-*.tar"]),
     )
-    label_run(run, LabelOptions(gpus_per_actor=0.0), engine=SerialEngine())
+    label_run(run, LabelOptions(gpus_per_actor=0.0), cluster=SerialCluster())
     return read_manifests(out)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import ray
 
-from pipeline.driver.cluster import RayEngine
+from pipeline.driver.cluster import RayCluster
 from pipeline.driver.cluster_state import list_actors
 
 pytestmark = pytest.mark.ray
@@ -18,13 +18,13 @@ class Worker:
 def test_actors_of_an_ended_wave_are_gone_although_their_handles_are_held(local_ray):
     before = Worker.remote()
     ray.get(before.wait.remote())
-    engine = RayEngine()
+    cluster = RayCluster()
     actors_before = list_actors()
-    engine.begin_wave()
+    cluster.begin_wave()
     held = [Worker.remote() for _ in range(3)]
     ray.get([worker.wait.remote() for worker in held])
     assert len(list_actors() - actors_before) == 3
-    engine.end_wave()
+    cluster.end_wave()
     assert list_actors() == actors_before
     # The actors that were there before the wave are not its own.
     ray.get(before.wait.remote())

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from pipeline.driver.cluster import CALLS_PER_ACTOR
+from pipeline.label import CALLS_PER_ACTOR
 from tests.e2e.test_label_job import ROOT, inputs, list_arguments, read_rows, run_label  # noqa: F401 (fixtures)
 from tests.factories import make_photo, make_tar
 

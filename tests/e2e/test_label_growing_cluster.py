@@ -33,17 +33,17 @@ def test_job_on_a_cluster_that_may_grow_waits_for_its_gpus_and_says_so(inputs, c
     command = [
         *(sys.executable, "-m", "jobs.label", "--address", cluster.address, "--out", str(tmp_path / "masks")),
         *("--shards", f"{inputs}/photos-00000.tar", "--vocabulary", f"{inputs}/vocabulary.json"),
-        *("--model", f"{inputs}/model", "--device", "cpu", "--views.num-patches", "16"),
+        *("--model", f"{inputs}/model", "--device", "cpu", "--views.num-patches", "16", "--gpus-per-worker", "1"),
     ]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     options = {"cwd": ROOT, "env": environment | {"RAY_AUTH_MODE": "disabled"}, "text": True}
     refused = subprocess.run(command, **options, capture_output=True, timeout=200, check=False)
     assert refused.returncode == 2
-    assert "the cluster has 0 GPUs and an actor wants 1" in refused.stderr
+    assert "the cluster has 0 GPUs and a worker wants 1" in refused.stderr
     publish_growth(cluster.address, CPU=2, GPU=1)
     with subprocess.Popen(command, **options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
         for line in job.stdout:
-            if "the cluster has 0 GPUs now, 1 actors want 1" in line:
+            if "the cluster has 0 GPUs now, 1 workers want 1" in line:
                 cluster.add_node(num_cpus=2, num_gpus=1)
                 break
         rest = job.communicate(timeout=200)[0]

@@ -15,7 +15,8 @@ import pytest
 from jobs import verify
 from jobs.label import main
 from pipeline.images.masks import decode_mask
-from pipeline.storage.storage import list_objects, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
 from tests.factories import make_parquet, make_photo, make_tar, save_small_model
 
 pytestmark = pytest.mark.ray
@@ -48,7 +49,7 @@ def list_arguments(inputs, out, *flags, shards="photos-{00000..00002}.tar"):
     """List the arguments of a run by one actor: each of them imports PyTorch, which takes longer than the photos."""
     return [
         *("--shards", f"{inputs}/{shards}", "--vocabulary", f"{inputs}/vocabulary.json"),
-        *("--model", f"{inputs}/model", "--out", str(out), "--gpus-per-actor", "0", "--num-actors", "1"),
+        *("--model", f"{inputs}/model", "--out", str(out), "--gpus-per-worker", "0", "--workers", "1"),
         *("--views.num-patches", "16", "--inputs.max-chunk-samples", "4", *flags),
     ]
 
@@ -84,7 +85,7 @@ def test_run_reports_what_it_did(labelled):
 def labelled(inputs, tmp_path_factory):
     """A run as a user starts it: its own process, its own Ray, as many actors as that holds."""
     out = tmp_path_factory.mktemp("out")
-    command = [sys.executable, "-m", "jobs.label", *list_arguments(inputs, out, "--num-actors", "None")]
+    command = [sys.executable, "-m", "jobs.label", *list_arguments(inputs, out, "--workers", "None")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return out, done.stdout
@@ -185,7 +186,8 @@ def test_broken_shards_give_all_that_is_whole_and_the_rest_is_named(run_label, b
         assert re.search(f"error: shard '.*/{name}' .*{why}", printed)
     for name in ("cut.tar", "garbage.tar"):
         size = (broken_shards / name).stat().st_size
-        told = re.search(f"warning: .*{name}' breaks off at byte (\\d+) of {size}: .* the (\\d+) bytes behind", printed)
+        warning = f"warning: .*{name}' is truncated at byte (\\d+) of {size}: .* the (\\d+) bytes behind"
+        told = re.search(warning, printed)
         assert 0 < int(told[2]) < size
     assert "4 shards are not published" in printed
 
@@ -201,7 +203,7 @@ def test_broken_shards_give_all_that_is_whole_and_the_rest_is_named(run_label, b
     rejected = {row["key"]: row["reason"] for row in read_rows(out) if row["status"] == "rejected"}
     assert rejected["p1"] == "download_failed"
 
-    assert verify.main(["--out", str(out)]) == 1
+    assert verify.main(["--labels", str(out)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "the books do not balance: shard not begun"
     assert [line.split()[3] for line in lines if line.startswith("input truncated (warning)")] == ["2"]
@@ -224,7 +226,7 @@ def test_retry_labels_rejected_rows_again_under_a_raised_limit(run_label, inputs
     assert "labelled 5 and rejected 0 of 5 images" in run_label(out, *retry)
     assert {row["reason"] for row in read_rows(out)} == {None, "no_known_tag"}
     assert "nothing to do: every shard is labelled again" in run_label(out, *retry)
-    assert verify.main(["--out", str(out)]) == 0
+    assert verify.main(["--labels", str(out)]) == 0
 
 
 @pytest.mark.parametrize(

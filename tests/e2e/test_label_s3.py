@@ -13,7 +13,10 @@ import pytest
 
 from jobs.label import main as label
 from jobs.verify import main as verify
-from pipeline.storage.storage import join_uri, list_objects, put_atomic, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from tests.e2e.test_label_job import NUM_PER_SHARD, ROOT, inputs  # noqa: F401 (a fixture)
 from tests.faulty_network import FaultyNetwork
 
@@ -68,9 +71,9 @@ def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(
             put_atomic(join_uri(s3_folder, path.relative_to(inputs).as_posix()), path.read_bytes())
     out = join_uri(s3_folder, "masks")
     arguments = [
-        *("--shards", join_uri(s3_folder, "photos-{00000..00002}.tar"), "--out", out, "--gpus-per-actor", "0"),
+        *("--shards", join_uri(s3_folder, "photos-{00000..00002}.tar"), "--out", out, "--gpus-per-worker", "0"),
         *("--vocabulary", join_uri(s3_folder, "vocabulary.json"), "--model", join_uri(s3_folder, "model")),
-        *("--views.num-patches", "16", "--inputs.max-chunk-samples", "4", "--num-actors", "1"),
+        *("--views.num-patches", "16", "--inputs.max-chunk-samples", "4", "--workers", "1"),
     ]
     with FaultyNetwork(s3_endpoint) as network:
         done = run_job("label", *arguments, "--endpoint-url", network.url, RAY_TMPDIR=str(ray_folder))
@@ -112,7 +115,7 @@ def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(
             for request in network.requests
             if request.kind in ("put", "delete") and "run.json" not in request.path
         ]
-        assert verify(["--out", out, "--endpoint-url", network.url]) == 0
+        assert verify(["--labels", out, "--endpoint-url", network.url]) == 0
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     assert list(ray_folder.rglob("worker-*.err"))

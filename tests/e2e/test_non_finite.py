@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.run.bundles import save_bundle
+from pipeline.bundles import save_bundle
 from tests.e2e.test_label_job import inputs, read_rows, run_label  # noqa: F401 (fixtures)
 from tests.factories import make_black_photo, make_overflowing_model, make_photo, make_tar
 

@@ -19,16 +19,16 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from jobs.qualities import balanced
+from pipeline.bundles import load_bundle
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
-from pipeline.run.bundles import load_bundle
 from pipeline.run.config import InputConfig, ViewConfig
 from pipeline.run.identity import open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.vocabulary import load_vocabulary
 from tests.e2e.test_label_job import ROOT
 from tests.factories import make_photo, make_tar, save_small_model
-from tests.fakes import SerialEngine
+from tests.fakes import SerialCluster
 
 pytestmark = pytest.mark.ray
 
@@ -57,7 +57,7 @@ def make_command(inputs, out, *flags, folder=None):
     return [
         *(sys.executable, "-m", "jobs.label", "--shards", f"{folder}/photos-*.tar"),
         *("--vocabulary", f"{folder}/vocabulary.json", "--model", f"{folder}/model", "--out", str(out)),
-        *("--gpus-per-actor", "0", "--views.num-patches", "16", "--inputs.max-chunk-samples", "4", *flags),
+        *("--gpus-per-worker", "0", "--views.num-patches", "16", "--inputs.max-chunk-samples", "4", *flags),
     ]
 
 
@@ -126,13 +126,13 @@ def expected(inputs, tmp_path_factory):
         config=replace(balanced(), inputs=InputConfig(max_chunk_samples=4), views=ViewConfig(num_patches=16)),
         shards=list_shards([f"{inputs}/photos-*.tar"]),
     )
-    label_run(run, LabelOptions(gpus_per_actor=0.0), engine=SerialEngine())
+    label_run(run, LabelOptions(gpus_per_actor=0.0), cluster=SerialCluster())
     return read_manifests(out)
 
 
 def test_full_disk_is_waited_for_and_then_the_run_goes_on(inputs, expected, tmp_path):
     with small_disk(tmp_path / "disk") as enlarge:
-        running = Running(make_command(inputs, tmp_path / "disk" / "out", "--num-actors", "1"))
+        running = Running(make_command(inputs, tmp_path / "disk" / "out", "--workers", "1"))
         running.wait_for(r"waiting: .*[Nn]o space left on device.* free")
         enlarge()
         assert running.finish() == 0, running.printed
@@ -145,7 +145,7 @@ def test_full_disk_is_waited_for_and_then_the_run_goes_on(inputs, expected, tmp_
 def test_wave_that_fails_leaves_its_cpus_to_the_next_one(inputs, expected, tmp_path):
     with small_disk(tmp_path / "disk") as enlarge:
         # Nobody waits for space, so the wave fails; the cluster has just the CPUs that one pool and its readers need.
-        running = Running(make_command(inputs, tmp_path / "disk" / "out", "--store-outage", "0"))
+        running = Running(make_command(inputs, tmp_path / "disk" / "out", "--store-outage-s", "0"))
         running.wait_for(r"this wave ended early")
         enlarge()
         assert running.finish() == 0, running.printed
@@ -178,7 +178,7 @@ def test_store_that_is_away_for_a_while_is_waited_for(inputs, expected, s3_serve
     store = fsspec.filesystem("s3", use_listings_cache=False)
     store.mkdir("photos")
     store.put(str(inputs), "photos/in", recursive=True)
-    command = make_command(inputs, "s3://photos/out", "--num-actors", "1", folder="s3://photos/in")
+    command = make_command(inputs, "s3://photos/out", "--workers", "1", folder="s3://photos/in")
     running = Running(command)
     end_s = time.monotonic() + 150
     while not store.find("photos/out/parts") and time.monotonic() < end_s:
@@ -187,7 +187,7 @@ def test_store_that_is_away_for_a_while_is_waited_for(inputs, expected, s3_serve
     running.wait_for(r"waiting: \d workers wait for a store: 's3://photos/.* cannot be reached")
     start_server()
     assert running.finish() == 0, running.printed
-    assert "goes on after a wait of" in running.printed
+    assert "resumed after a wait of" in running.printed
     assert "ended early" not in running.printed
     found = {
         name.rpartition("/")[2]: pq.read_table(io.BytesIO(store.cat_file(name)))
@@ -218,7 +218,7 @@ def list_workers(mark):
 
 def test_wave_whose_workers_are_frozen_is_ended_by_force_and_taken_up_again(inputs, expected, tmp_path):
     out, mark = tmp_path / "out", str(tmp_path)
-    flags = ("--num-actors", "1", "--no-progress-timeout", "8")
+    flags = ("--workers", "1", "--no-progress-timeout-s", "8")
     running = Running(make_command(inputs, out, *flags), TAGMASK_TEST_JOB=mark)
     end_s = time.monotonic() + 150
     while not list((out / "parts").rglob("*.parquet")) and time.monotonic() < end_s:
@@ -228,7 +228,7 @@ def test_wave_whose_workers_are_frozen_is_ended_by_force_and_taken_up_again(inpu
     for process in frozen:
         os.kill(process, signal.SIGSTOP)
     running.wait_for(
-        r"this wave ended early.*no chunk and no sign of a worker for \d+ s: \d of 1 labelling actors alive"
+        r"this wave ended early.*no chunk and no report of a worker for \d+ s: \d of 1 labelling actors alive"
     )
     assert running.finish() == 0, running.printed
     assert not set(frozen) & set(list_workers(mark.encode()))
@@ -238,7 +238,7 @@ def test_wave_whose_workers_are_frozen_is_ended_by_force_and_taken_up_again(inpu
 
 
 def test_gpus_that_are_not_there_yet_are_waited_for(inputs, tmp_path):
-    flags = ("--gpus-per-actor", "1", "--num-actors", "1", "--no-progress-timeout", "1")
+    flags = ("--gpus-per-worker", "1", "--workers", "1", "--no-progress-timeout-s", "1")
     running = Running(make_command(inputs, tmp_path / "out", *flags))
     running.wait_for(r"waiting: no worker can start: it asks for 1 GPU, and no node of the cluster has more than 0")
     running.process.send_signal(signal.SIGTERM)
@@ -249,7 +249,7 @@ def test_gpus_that_are_not_there_yet_are_waited_for(inputs, tmp_path):
 def test_job_whose_cluster_dies_says_what_stays(inputs, tmp_path):
     out = tmp_path / "out"
     environment = {"RAY_gcs_rpc_server_reconnect_timeout_s": "8", "TAGMASK_TEST_JOB": str(tmp_path)}
-    flags = ("--gpus-per-actor", "1", "--num-actors", "1")
+    flags = ("--gpus-per-worker", "1", "--workers", "1")
     running = Running(make_command(inputs, out, *flags), **environment)
     running.wait_for(r"waiting: no worker can start")
     for folder in Path("/proc").glob("[0-9]*"):

@@ -5,15 +5,16 @@ import pytest
 
 from jobs.remask import main
 from jobs.verify import main as verify
+from pipeline.bundles import load_bundle
 from pipeline.commit.manifests import open_manifest
 from pipeline.inputs.shards import list_shards
-from pipeline.kept_maps.source import open_kept_run
+from pipeline.kept_maps.new_run import open_remask
+from pipeline.kept_maps.run import open_kept_run
 from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
-from pipeline.remask import open_remask
-from pipeline.run.bundles import load_bundle
+from pipeline.remask import remask_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, PixelRefinement, ViewConfig
 from pipeline.run.identity import open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.vocabulary import Vocabulary
 from tests.factories import (
     make_black_photo,
@@ -24,7 +25,7 @@ from tests.factories import (
     make_tar,
     save_small_model,
 )
-from tests.fakes import SerialEngine
+from tests.fakes import SerialCluster
 
 pytestmark = pytest.mark.ray
 
@@ -49,11 +50,11 @@ def test_remask_job_gives_the_bytes_of_the_steps_without_ray_and_goes_on(local_r
     assert [path.name for path in (tmp_path / "out" / "labels").iterdir()] == ["00000.parquet"]
     assert main(flags) == 0
     assert "labelled 8 and rejected 2 of 10 images" in capsys.readouterr().out
-    assert verify(["--out", f"{tmp_path}/out"]) == 0
+    assert verify(["--labels", f"{tmp_path}/out"]) == 0
 
     source = open_kept_run(f"{tmp_path}/kept")
     maps = MapConfig(keep_maps=True, foreground_threshold=0.6)
-    label_run(open_remask(f"{tmp_path}/serial", source, maps), LabelOptions(), engine=SerialEngine())
+    remask_run(open_remask(f"{tmp_path}/serial", source, maps), cluster=SerialCluster())
     for number in range(3):
         name = f"labels/{number:05d}.parquet"
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "serial" / name).read_bytes()
@@ -82,7 +83,7 @@ def test_remask_job_reads_the_images_that_refine_maps_and_names_a_shard_that_is_
         ),
         shards=list_shards([f"{tmp_path}/inputs"]),
     )
-    label_run(run, LabelOptions(gpus_per_actor=0.0, device="cpu"), engine=SerialEngine())
+    label_run(run, LabelOptions(gpus_per_actor=0.0, device="cpu"), cluster=SerialCluster())
 
     flags = ["--labels", f"{tmp_path}/kept", "--out", f"{tmp_path}/out", "--maps.pixel-refinement", "par"]
     flags += ["--maps.pixel-side-px", "64"]
@@ -92,11 +93,11 @@ def test_remask_job_reads_the_images_that_refine_maps_and_names_a_shard_that_is_
     assert "00001.tar' does not exist" in capsys.readouterr().err
     (tmp_path / "gone.tar").rename(tmp_path / "inputs" / "00001.tar")
     assert main(flags) == 0
-    assert verify(["--out", f"{tmp_path}/out"]) == 0
+    assert verify(["--labels", f"{tmp_path}/out"]) == 0
 
     source = open_kept_run(f"{tmp_path}/kept")
     maps = MapConfig(keep_maps=True, pixel_refinement=PixelRefinement.PAR, pixel_side_px=64)
-    label_run(open_remask(f"{tmp_path}/serial", source, maps), LabelOptions(), engine=SerialEngine())
+    remask_run(open_remask(f"{tmp_path}/serial", source, maps), cluster=SerialCluster())
     for number in range(2):
         name = f"labels/{number:05d}.parquet"
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "serial" / name).read_bytes()

@@ -25,13 +25,13 @@ def test_verify_job_on_ray_finds_the_one_lost_row_and_the_one_lost_shard(local_r
         (shard,) = list_shards([str(path)])
         rows[shard] = [make_rejected_row(key) for key in keys]
     make_run(str(tmp_path / "whole"), ["cat"], rows)
-    assert main(["--out", str(tmp_path / "whole")]) == 0
+    assert main(["--labels", str(tmp_path / "whole")]) == 0
     assert f"{NUM_SHARDS} of {NUM_SHARDS} shards published, {5 * NUM_SHARDS} rows read" in capsys.readouterr().out
 
     shard = list(rows)[3]
     make_run(str(tmp_path / "torn"), ["cat"], rows | {shard: rows[shard][:-1]})
     (tmp_path / "torn" / "labels" / "00000.parquet").unlink()
-    assert main(["--out", str(tmp_path / "torn")]) == 1
+    assert main(["--labels", str(tmp_path / "torn")]) == 1
     printed = capsys.readouterr().out
     assert "00003: key '3/photo4'" in printed
     assert printed.endswith("the books do not balance: shard not begun, row missing\n")

@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, sys
-import jobs.cluster
-from jobs.console import run_job
-jobs.cluster.PAUSE_S = 0.1
+import jobs.cluster.connection
+from jobs.command_line.console import run_job
+jobs.cluster.connection.PAUSE_S = 0.1
 
 class Healing:
     "A stream for errors: whoever writes to it mends the machine."
@@ -37,7 +37,7 @@ def count_servers():
 
 def job():
     try:
-        jobs.cluster.connect(None if sys.argv[1] == "local" else sys.argv[1], num_cpus=1)
+        jobs.cluster.connection.connect(None if sys.argv[1] == "local" else sys.argv[1], num_cpus=1)
     finally:
         print("servers", count_servers())
     import ray

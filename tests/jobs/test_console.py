@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.console import EXIT_PIPE
+from jobs.command_line.console import EXIT_PIPE
 
 ROOT = Path(__file__).parents[2]
 JOBS = [path.stem for path in sorted((ROOT / "jobs").glob("*.py")) if '__name__ == "__main__"' in path.read_text()]
@@ -55,7 +55,8 @@ def test_help_that_nobody_reads_ends_quietly_in_every_job():
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_job_whose_reader_is_gone_ends_quietly(name):
-    program = f"import sys\nfrom jobs.console import run_job\ndef job():\n    {PROGRAMS[name].strip()}\n    return 0\n"
+    job = f"def job():\n    {PROGRAMS[name].strip()}\n    return 0\n"
+    program = f"import sys\nfrom jobs.command_line.console import run_job\n{job}"
     is_warning = "stderr" in PROGRAMS[name]
     process = start("-c", program + "sys.exit(run_job(job))", stderr=None if is_warning else subprocess.PIPE)
     _, complaints = process.communicate(timeout=200)
@@ -65,7 +66,7 @@ def test_job_whose_reader_is_gone_ends_quietly(name):
 @pytest.mark.parametrize("variables", [{}, {"PYTHONUNBUFFERED": "1"}, {"PYTHONIOENCODING": "latin-1:replace"}])
 def test_output_that_is_read_arrives_whole_and_in_its_encoding(variables):
     program = (
-        "import sys\nfrom jobs.console import run_job\n"
+        "import sys\nfrom jobs.command_line.console import run_job\n"
         "def job():\n    print('ü羊' * 50000)\n    print('w', file=sys.stderr)\n    return 3\n"
         "sys.exit(run_job(job))"
     )
@@ -82,7 +83,7 @@ def test_output_that_is_read_arrives_whole_and_in_its_encoding(variables):
 
 
 def test_job_without_standard_output_runs():
-    program = "import sys; from jobs.console import run_job; sys.exit(run_job(lambda: print(1) or 3))"
+    program = "import sys; from jobs.command_line.console import run_job; sys.exit(run_job(lambda: print(1) or 3))"
     command = f"exec '{sys.executable}' -c '{program}' >&- 2>&-"
     done = subprocess.run(["sh", "-c", command], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == 3

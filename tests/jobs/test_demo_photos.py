@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from jobs.demo_photos import ALIASES, CLASSES, draw_picture, write_collection
+from jobs.execution.demo_photos import ALIASES, CLASSES, draw_picture, write_collection
 from pipeline.images.decode import decode_image
 from pipeline.images.masks import decode_mask
-from pipeline.inputs.shards import list_shards, read_chunks
+from pipeline.inputs.chunks import read_chunks
+from pipeline.inputs.shards import list_shards
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk
 from pipeline.run.vocabulary import load_vocabulary, parse_vocabulary

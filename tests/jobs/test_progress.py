@@ -1,6 +1,6 @@
 """Speed and time left are those of what came back lately; where nothing came back, there are none."""
 
-from jobs.progress import Pace
+from jobs.display.progress import Pace
 from pipeline.driver.ledger import Progress
 from pipeline.run.counts import LabelCounts
 

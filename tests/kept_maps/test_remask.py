@@ -11,21 +11,22 @@ from PIL import Image
 
 from jobs import evaluate, report, verify
 from jobs.remask import main
+from pipeline.bundles import load_bundle
 from pipeline.commit.manifests import list_manifests, open_manifest
 from pipeline.errors import ManifestError, RunConflictError
 from pipeline.images.masks import decode_mask
 from pipeline.images.pixel_maps import MAX_MAP_PIXELS
 from pipeline.inputs.shards import list_shards
-from pipeline.kept_maps.source import open_kept_run
+from pipeline.kept_maps.new_run import open_remask
+from pipeline.kept_maps.run import open_kept_run
 from pipeline.label import label_run
-from pipeline.labelling.label_actor import LabelOptions
-from pipeline.remask import open_remask
-from pipeline.run.bundles import load_bundle
+from pipeline.remask import remask_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
 from pipeline.run.identity import open_run
+from pipeline.run.options import LabelOptions
 from pipeline.run.records import InputShard, Reason
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from tests.factories import (
     make_labelled_row,
     make_mask_png,
@@ -35,7 +36,7 @@ from tests.factories import (
     make_tar,
     save_small_model,
 )
-from tests.fakes import SerialEngine
+from tests.fakes import SerialCluster
 
 OPTIONS = LabelOptions(gpus_per_actor=0.0, device="cpu", max_rejected_fraction=1.0)
 FROM_MODEL = ("presence", "presence_std", "raw_peak", "view_agreement", "head_agreement")
@@ -75,20 +76,19 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def label(inputs, out_uri, **maps):
-    """Label the photos with the model."""
+def label(inputs, out_uri, views=ViewConfig(num_patches=30), **maps):  # noqa: B008 (frozen)
+    """Label the photos with the model; the URI of the run."""
     _, _, digest = load_bundle(str(inputs / "model"))
     run = open_run(
         out_uri=str(out_uri),
         model_uri=str(inputs / "model"),
         model_digest=digest,
         vocabulary=Vocabulary(classes=("cat", "dog")),
-        config=LabelConfig(
-            inputs=InputConfig(max_chunk_samples=3), views=ViewConfig(num_patches=30), maps=MapConfig(**maps)
-        ),
-        shards=list_shards([str(inputs / "photos-*.tar")]),
+        config=LabelConfig(inputs=InputConfig(max_chunk_samples=3), views=views, maps=MapConfig(**maps)),
+        shards=list_shards([str(inputs / "photos-*")]),
     )
-    label_run(run, OPTIONS, engine=SerialEngine())
+    label_run(run, OPTIONS, cluster=SerialCluster())
+    return str(out_uri)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def remask(kept_uri, out_uri, **maps):
     """Make new masks in this process; returns what was done."""
     kept = open_kept_run(str(kept_uri))
     run = open_remask(str(out_uri), kept, replace(kept.config.maps, **maps))
-    return label_run(run, OPTIONS, engine=SerialEngine())
+    return remask_run(run, cluster=SerialCluster())
 
 
 def read_rows(out_uri):
@@ -182,7 +182,7 @@ def test_mask_of_a_huge_image_is_made_small_and_enlarged(tmp_path):
 
 def test_books_balance_and_everything_that_reads_a_run_reads_the_new_one(kept_uri, tmp_path, capsys):
     remask(kept_uri, tmp_path / "out", background_threshold=0.2, foreground_threshold=0.2)
-    assert verify.main(["--out", f"{tmp_path}/out"]) == 0
+    assert verify.main(["--labels", f"{tmp_path}/out"]) == 0
     for row in read_rows(tmp_path / "out"):
         if row["mask"]:
             put_atomic(f"{tmp_path}/truth/{row['key']}.png", make_mask_png(np.zeros((row["height"], row["width"]))))
@@ -219,7 +219,7 @@ def test_source_that_changed_since_is_refused_and_named(inputs, tmp_path):
     run = open_remask(str(tmp_path / "out"), kept, kept.config.maps)
     manifest = tmp_path / "kept" / "labels" / "photos-1.parquet"
     manifest.write_bytes(manifest.read_bytes() + b" ")
-    summary = label_run(run, OPTIONS, engine=SerialEngine())
+    summary = remask_run(run, cluster=SerialCluster())
     assert list(summary.failed_shards) == ["photos-1"]
     assert "changed since it was listed" in summary.failed_shards["photos-1"]
     with pytest.raises(RunConflictError, match="shard 'labels/photos-1.parquet' changed"):
@@ -300,7 +300,7 @@ def test_row_of_maps_that_are_not_finite_is_rejected_and_no_other(tmp_path):
     make_run(labels, ("cat",), {shard: rows}, LabelConfig(maps=MapConfig(keep_maps=True)))
     kept = open_kept_run(labels)
     run = open_remask(str(tmp_path / "out"), kept, replace(kept.config.maps, background_threshold=0.2))
-    label_run(run, OPTIONS, engine=SerialEngine())
+    remask_run(run, cluster=SerialCluster())
     (manifest,) = list_manifests(run.out_uri)
     found = list(open_manifest(manifest).iterate_rows())
     assert [(row["key"], row["status"], row["reason"]) for row in found] == [

@@ -10,12 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.commit.plan import ShardWork
-from pipeline.kept_maps.source import open_kept_run, pair_with_manifests, read_kept_rows, require_source
-from pipeline.label import MAX_READS, label_run
-from pipeline.remask import open_remask, remask_row
-from pipeline.storage.storage import put_atomic
+from pipeline.driver.totals import MAX_READS
+from pipeline.kept_maps.new_run import open_remask
+from pipeline.kept_maps.redraw import remask_row
+from pipeline.kept_maps.run import open_kept_run, pair_with_manifests, require_source
+from pipeline.kept_maps.source import read_kept_rows
+from pipeline.label import label_run
+from pipeline.remask import remask_run
+from pipeline.storage.writing import put_atomic
 from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter
-from tests.fakes import REPORTING, CrashError, FaultyStore, SerialEngine, fail_reads
+from tests.fakes import REPORTING, CrashError, FaultyStore, SerialCluster, fail_reads
 from tests.small_run import OPTIONS, read_all
 
 OUT = "faulty://out"
@@ -27,7 +31,7 @@ NUM_WRITES = 17
 def kept_uri(open_small_run, tmp_path_factory):
     """A finished run that keeps its maps."""
     out_uri = str(tmp_path_factory.mktemp("kept"))
-    label_run(open_small_run(out_uri, keep_maps=True), OPTIONS, engine=SerialEngine())
+    label_run(open_small_run(out_uri, keep_maps=True), OPTIONS, cluster=SerialCluster())
     return out_uri
 
 
@@ -40,11 +44,11 @@ def open_lower(kept_uri):
 
 def remask(kept_uri):
     """Make masks with a lower threshold; gives the chunks made."""
-    engine = SerialEngine()
+    cluster = SerialCluster()
     # What was made up to a crash is wanted, too.
     with contextlib.suppress(CrashError):
-        label_run(open_lower(kept_uri), OPTIONS, engine=engine)
-    return engine.labelled
+        remask_run(open_lower(kept_uri), cluster=cluster)
+    return cluster.labelled
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +83,7 @@ def test_manifest_with_a_damaged_page_fails_its_shard_and_no_other(kept_uri, fau
     column = pq.ParquetFile(manifest).metadata.row_group(0).column(0)
     payload[column.data_page_offset + column.total_compressed_size - 1] ^= 1
     manifest.write_bytes(payload)
-    summary = label_run(open_lower(str(damaged)), OPTIONS, engine=SerialEngine())
+    summary = remask_run(open_lower(str(damaged)), cluster=SerialCluster())
     assert list(summary.failed_shards) == ["photos-0"]
     assert f"manifest '{manifest}' cannot be read: " in summary.failed_shards["photos-0"]
     assert summary.num_sealed == 1
@@ -92,7 +96,7 @@ def test_manifest_that_its_store_does_not_give_is_tried_three_times(kept_uri, fa
     FaultyStore.heal()
     run = open_lower("faulty://kept")
     failed = fail_reads("kept/labels/photos-0.parquet", PermissionError("access denied"), num_failures)
-    summary = label_run(run, OPTIONS, engine=SerialEngine())
+    summary = remask_run(run, cluster=SerialCluster())
     assert len(failed) == min(num_failures, MAX_READS)
     assert summary.num_sealed == (2 if num_failures == 2 else 1)
     assert list(summary.failed_shards.values()) == (
@@ -118,7 +122,7 @@ def test_shard_with_whose_maps_anything_is_raised_fails_alone(kept_uri, faulty_u
         return original(*positional, **arguments)
 
     monkeypatch.setattr(module, name, fail_once)
-    summary = label_run(open_lower(kept_uri), OPTIONS, engine=SerialEngine())
+    summary = remask_run(open_lower(kept_uri), cluster=SerialCluster())
     assert list(summary.failed_shards) == ["photos-0"]
     assert error.__name__ in summary.failed_shards["photos-0"]
     assert summary.num_sealed == 1

@@ -7,27 +7,25 @@ import tarfile
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import calibrate, remask, verify
 from pipeline.commit.manifests import open_manifest
-from pipeline.commit.plan import ShardWork
+from pipeline.driver.stop import Stop
+from pipeline.driver.waves import Hooks
 from pipeline.errors import BundleError
 from pipeline.images.masks import decode_mask
-from pipeline.inputs.shards import list_shards
-from pipeline.kept_maps.source import open_kept_run
-from pipeline.label import label_run
-from pipeline.remask import open_remask
-from pipeline.run.bundles import load_bundle
-from pipeline.run.config import InputConfig, LabelConfig, MapConfig, PixelRefinement, Resolution, ViewConfig
-from pipeline.run.identity import open_run
-from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import put_atomic
+from pipeline.kept_maps.new_run import open_remask
+from pipeline.kept_maps.run import open_kept_run
+from pipeline.remask import remask_run
+from pipeline.run.config import PixelRefinement, Resolution, ViewConfig
+from pipeline.storage.writing import put_atomic
 from pipeline.thresholds.calibration import load_calibration
 from pipeline.thresholds.samples import ImageSource, read_samples
 from tests.factories import make_mask_png, make_parquet, make_photo, make_tar, save_small_model
-from tests.fakes import SerialEngine
-from tests.kept_maps.test_remask import OPTIONS, read_rows
+from tests.fakes import SerialCluster
+from tests.kept_maps.test_remask import label, read_rows
 from tests.kept_maps.test_remask import remask as make_masks
 
 PAR = {"pixel_refinement": PixelRefinement.PAR, "pixel_side_px": 64, "pixel_iterations": 4}
@@ -61,21 +59,6 @@ def inputs(tmp_path_factory):
     make_parquet(folder / "photos-2.parquet", columns, row_group_size=2)
     save_small_model(str(folder / "model"))
     return folder
-
-
-def label(inputs, out_uri, views=ViewConfig(num_patches=30), **maps):  # noqa: B008 (frozen)
-    """Label the photos with the model."""
-    _, _, digest = load_bundle(str(inputs / "model"))
-    run = open_run(
-        out_uri=str(out_uri),
-        model_uri=str(inputs / "model"),
-        model_digest=digest,
-        vocabulary=Vocabulary(classes=("cat", "dog")),
-        config=LabelConfig(inputs=InputConfig(max_chunk_samples=3), views=views, maps=MapConfig(**maps)),
-        shards=list_shards([str(inputs / "photos-*")]),
-    )
-    label_run(run, OPTIONS, engine=SerialEngine())
-    return str(out_uri)
 
 
 def compare_masks(before_uri, after_uri):
@@ -217,16 +200,17 @@ def test_stopped_run_goes_on_and_leaves_the_bytes_of_a_calm_one(refined_uri, tmp
     make_masks(refined_uri, tmp_path / "calm", foreground_threshold=0.8)
     kept = open_kept_run(refined_uri)
     run = open_remask(str(tmp_path / "out"), kept, replace(kept.config.maps, foreground_threshold=0.8))
-    for committed in SerialEngine().label_chunks(run, [ShardWork(shard=shard) for shard in run.shards[:2]], OPTIONS):
-        if committed and committed["shard_name"] == "photos-1":
-            break
-    engine = SerialEngine()
-    label_run(run, OPTIONS, engine=engine)
-    assert len(engine.labelled) == 9 - 4
+    # Stopped behind the first chunk of the second shard.
+    stop, num_first = Stop(grace_s=0.0), pq.read_metadata(tmp_path / "calm" / "labels" / "photos-0.parquet").num_rows
+    hooks = Hooks(on_progress=lambda done: done.counts.num_read > num_first and stop.request(), stop=stop)
+    remask_run(run, hooks=hooks, cluster=SerialCluster())
+    cluster = SerialCluster()
+    remask_run(run, cluster=cluster)
+    assert len(cluster.labelled) == 9 - 4
     for number in range(3):
         name = f"labels/photos-{number}.parquet"
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
-    assert verify.main(["--out", f"{tmp_path}/out"]) == 0
+    assert verify.main(["--labels", f"{tmp_path}/out"]) == 0
 
 
 def test_model_that_is_gone_or_another_is_named(inputs, tmp_path):

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from pipeline.commit.parts import PartName, list_part_names
+from pipeline.commit.names import PartName, list_part_names
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import LabellingError, StorageError
 from pipeline.labelling.chunk_source import read_rows
@@ -135,7 +135,7 @@ def test_chunk_of_which_nothing_can_be_labelled_fails_its_shard_and_no_other(ope
     make_labeler = choose_labelers(partial(RecoveringLabeler, MAX_MISSES), make_broken)
     actor = LabelChunks(run, OPTIONS, attempts, reporting, make_labeler=make_labeler)
     (fields,) = actor(rows[0]).to_pylist()
-    assert (fields["shard_name"], fields["is_end"], fields["is_store_error"]) == ("photos-0", True, None)
+    assert (fields["shard_name"], fields["is_end"], fields["is_store_error"]) == ("photos-0", True, False)
     assert fields["error"].startswith("shard 'photos-0': labelling fails with every one of 2 images from 's0-0' on")
     assert attempts.begin("photos-0/000000") == 0
     # Should it have been the process and not the images, then it fails no third shard.

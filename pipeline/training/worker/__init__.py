@@ -1,1 +1,4 @@
-"""What each training worker runs: network, steps, validation, checkpoints."""
+"""A training worker: network, steps, schedules, validation, checkpoints.
+
+No reading of shards, no files of the run.
+"""

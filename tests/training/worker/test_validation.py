@@ -39,7 +39,7 @@ def collect(network, *batches):
     return scores
 
 
-def test_unequal_shares_of_workers_add_up_to_the_whole_and_fillers_do_not_count(network):
+def test_unequal_shares_of_workers_add_up_to_the_whole_without_padding(network):
     whole = collect(network, make_batch(0, 8)).describe(NAMES)
     shares = [collect(network, make_batch(0, 3, num_fillers=1), make_batch(3, 5, num_fillers=2)), collect(network)]
     shares.append(collect(network, make_batch(5, 8)))

@@ -1,0 +1,105 @@
+"""What the jobs that label and remask share: they drive a run, hear signals, and tell how it went."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import ray.exceptions
+
+from jobs.cluster.head_watch import watch_head
+from jobs.command_line.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
+from jobs.display.progress import ProgressPrinter
+from pipeline.driver.stop import Stop
+from pipeline.driver.totals import RunSummary
+from pipeline.driver.waves import Hooks
+from pipeline.errors import WaveError
+from pipeline.run.identity import Run
+from pipeline.run.records import Reason
+from pipeline.workers.ray_failures import describe_ray_failure
+
+GO_ON = "what is committed stays, run the same command again"
+
+
+def drive(run: Run, run_steps: Callable[[Hooks], RunSummary], *, grace_s: float) -> int:
+    """Do what remains of a run, show its progress, handle signals, and return the exit code. Ray is connected.
+
+    Args:
+        run: What is labelled or remasked.
+        run_steps: `label_run` or `remask_run` of it.
+        grace_s: Grace period after a signal, in seconds.
+    """
+    printer = ProgressPrinter()
+    try:
+        with stop_on_signals(Stop(grace_s=grace_s)) as stop, watch_head(lambda: _describe_loss(run, printer)):
+            summary = run_steps(Hooks(on_progress=printer, on_warning=print_warning, stop=stop))
+    except WaveError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except ray.exceptions.RayError as error:
+        print(f"error: {describe_ray_failure(error)}; {GO_ON}", file=sys.stderr)
+        return EXIT_FAILED
+    return conclude(run.out_uri, summary)
+
+
+def _describe_loss(run: Run, printer: ProgressPrinter) -> str:
+    """Say what stays when the cluster is gone."""
+    last = printer.last
+    done = f"{last.num_sealed} of {last.num_shards} shards are published, " if last else ""
+    return f"{done}the chunks of others are committed under '{run.out_uri}'; {GO_ON} once there is a cluster"
+
+
+@contextmanager
+def stop_on_signals(stop: Stop) -> Iterator[Stop]:
+    """Turn SIGTERM and SIGINT into an orderly stop. Comes after ray.init, which installs its own handler."""
+
+    def request_stop(signum: int, frame: object) -> None:
+        if stop.is_requested:
+            raise KeyboardInterrupt
+        print(
+            f"{signal.Signals(signum).name}: stopping within {stop.grace_s:g} s, what is committed stays; "
+            "once more to stop at once",
+            file=sys.stderr,
+            flush=True,
+        )
+        stop.request()
+
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def print_warning(warning: str) -> None:
+    """Show what an operator should know."""
+    print_lines(f"warning: {warning}", to_stderr=True)
+
+
+def conclude(out_uri: str, summary: RunSummary) -> int:
+    """Print what an invocation did and what is left, and give the exit code."""
+    counts = summary.counts
+    print(
+        f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images "
+        f"in {format_duration(summary.elapsed_s)}; published {summary.num_sealed} shards"
+    )
+    for reason, number in sorted(counts.rejected_by_reason.items()):
+        print(f"  rejected, {reason}: {number}")
+    if counts.num_read and counts.rejected_by_reason.get(Reason.NO_KNOWN_TAG, 0) == counts.num_read:
+        print("warning: no image had a known tag; check the vocabulary and --inputs.tags-field", file=sys.stderr)
+    for _, damage in sorted(summary.truncated_shards.items()):
+        print_warning(damage)
+    for name, error in sorted(summary.failed_shards.items()):
+        print_lines(f"error: {error if name in error else f'{name}: {error}'}", to_stderr=True)
+    if summary.was_stopped:
+        print(f"stopped with {summary.num_shards_left} shards to do; run the same command again to go on")
+        return EXIT_STOPPED
+    if summary.num_shards_left:
+        print(
+            f"{summary.num_shards_left} shards are not published; run the same command again when what held them up is "
+            "over, but a shard that was mended is another input and needs another --out"
+        )
+        return EXIT_FAILED
+    print(f"masks and statistics: {out_uri.rstrip('/')}/labels/*.parquet")
+    return EXIT_OK

@@ -1,0 +1,62 @@
+"""The last words when the head of a cluster dies: ours, and not those of Ray, which ends its drivers without any."""
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import ray
+
+from jobs.command_line.console import EXIT_FAILED
+
+RAY_TIMEOUT_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"
+RAY_TIMEOUT_S = 60.0
+"""So long Ray itself looks for a head that is gone before it ends the driver, unless the variable says otherwise."""
+POLL_PERIOD_S = 3.0
+CONNECT_TIMEOUT_S = 3.0
+
+
+@contextmanager
+def watch_head(describe_loss: Callable[[], str]) -> Iterator[None]:
+    """End this process when the head of the cluster is gone, and say what stays. Ray is connected.
+
+    A head that comes back in time (one that keeps its state elsewhere) is no loss. The process ends shortly before Ray
+    would end it from within, without a word and with a stack of C++.
+    """
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    limit_s = 0.75 * float(os.environ.get(RAY_TIMEOUT_VARIABLE, RAY_TIMEOUT_S))
+    is_over = threading.Event()
+
+    def watch() -> None:
+        seen_s = time.monotonic()
+        while not is_over.wait(POLL_PERIOD_S):
+            if _answers(host, int(port)):
+                seen_s = time.monotonic()
+            elif time.monotonic() - seen_s >= limit_s:
+                _end(
+                    f"error: the head of the cluster ({host}:{port}) has been gone for {limit_s:.0f} s; ", describe_loss
+                )
+
+    threading.Thread(target=watch, name="head", daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host.strip("[]"), port), CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def _end(cause: str, describe_loss: Callable[[], str]) -> None:
+    sys.stdout.flush()
+    print(cause + describe_loss(), file=sys.stderr, flush=True)
+    # Every thread that asks Ray anything hangs by now.
+    os._exit(EXIT_FAILED)

@@ -1,0 +1,39 @@
+"""Options that several jobs have: of the cluster, of the store, of a run that can be stopped and resumed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Gpus = float | Literal["auto"]
+"""GPUs of a worker as the command line has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Where a job computes."""
+
+    address: str | None = None
+    """Ray cluster to use. Default: the one that this job runs on, else a local one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """Where URIs lead."""
+
+    endpoint_url: str | None = None
+    """Address of an S3-compatible store. Default: AWS_ENDPOINT_URL, else AWS. Credentials come from the usual chain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How much of a labelling run is done, and how it stops."""
+
+    limit: int | None = None
+    """Only the first LIMIT shards. The whole can follow under the same --out."""
+    dry_run: bool = False
+    """Print what is done and what remains, and stop. Nothing is written."""
+    grace_s: float = 2.0
+    """After SIGTERM or SIGINT, seconds in which commits under way may finish. Ray kills a stopped job after 3 s."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"need --limit >= 1, got {self.limit}")

@@ -1,0 +1,150 @@
+"""From the words of a command line to the options of a job; old names of flags, and which options `--help` shows."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+
+from jobs.command_line.console import print_lines
+from pipeline.storage.uris import require_no_password
+
+Job = TypeVar("Job")
+
+HELP_FLAGS = ("-h", "--help")
+HELP_ALL = "--help-all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """How a command is called."""
+
+    command: str
+    """Its name, as in `tagmask NAME`."""
+    description: str | None
+    """Text of `--help`."""
+    basic: frozenset[str] | None = None
+    """Names of the fields that `--help` shows; `--help-all` shows all. None: there are so few that both show all."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """New flags by their old names; an old name may hold a value, such as `--flag False`."""
+
+
+def parse(job_type: type[Job], usage: Usage, arguments: Sequence[str] | None, default: Job | None = None) -> Job:
+    """Read a command line, `sys.argv` if None; enumerations are written by their values, as everywhere else.
+
+    Args:
+        job_type: Dataclass of the options.
+        usage: Of the command.
+        arguments: Words of the command line.
+        default: Where options that are not given come from; None: the defaults of `job_type`.
+
+    Raises:
+        ValueError: An argument is a URI with a password in it.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    refuse_passwords(words)
+    words = rename_flags(words, usage.renamed)
+    registry = None
+    description = usage.description or ""
+    if HELP_ALL in words:
+        words = [HELP_FLAGS[-1]]
+    elif usage.basic is not None and any(word in HELP_FLAGS for word in words):
+        registry = _hide_all_but(usage.basic)
+        description += f"\nThese are the common options; {HELP_ALL} shows all.\n"
+    parsed: Any = tyro.cli(
+        job_type,
+        prog=name_program(usage.command),
+        description=description,
+        args=words,
+        default=default,
+        config=(tyro.conf.EnumChoicesFromValues,),
+        registry=registry,
+    )
+    job: Job = parsed
+    return job
+
+
+def name_program(command: str) -> str:
+    """Name a command as it was called: by the script, or by its module."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec and spec.name.startswith("jobs.") else f"tagmask {command}"
+
+
+def rename_flags(arguments: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
+    """Write flags by their new names, with a hint for each old one.
+
+    >>> rename_flags(["--tags", "a", "--workers=2"], {"--actors": "--workers"})
+    ['--tags', 'a', '--workers=2']
+    """
+    words = list(arguments)
+    written = []
+    while words:
+        flag, equals, value = words.pop(0).partition("=")
+        name = "--" + flag.removeprefix("--").replace("_", "-") if flag.startswith("--") else flag
+        followed = f"{name} {value if equals else next(iter(words), '')}"
+        if followed in renamed:
+            _hint(followed, renamed[followed])
+            written.append(renamed[followed])
+            words = words if equals else words[1:]
+        elif name in renamed:
+            _hint(name, renamed[name])
+            written.append(renamed[name] + equals + value)
+        else:
+            written.append(flag + equals + value)
+    return written
+
+
+def _hint(old: str, new: str) -> None:
+    print_lines(f"warning: {old} is now {new}", to_stderr=True)
+
+
+def peek(arguments: Sequence[str] | None, option: str) -> str | None:
+    """Find the value of one option before the others are parsed, for it decides their defaults.
+
+    >>> peek(["--recipe", "v2", "--epochs", "3"], "--recipe"), peek(["--epochs=3"], "--epochs"), peek([], "--epochs")
+    ('v2', '3', None)
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument(option, dest="value")
+    value: str | None = early.parse_known_args(arguments)[0].value
+    return value
+
+
+def refuse_passwords(arguments: Sequence[str]) -> None:
+    """Check that no word of a command line tells a secret. Comes before all parsing, whose complaints repeat words.
+
+    Raises:
+        ValueError: An argument is a URI with a password in it.
+    """
+    for argument in arguments:
+        require_no_password(argument.partition("=")[2] if argument.startswith("--") else argument)
+
+
+def _hide_all_but(names: frozenset[str]) -> ConstructorRegistry:
+    """Make tyro list the named options alone, for `--help`; what is not listed could not be given."""
+    registry = ConstructorRegistry()
+    is_nested = False
+
+    @registry.struct_rule
+    def hide(info: StructTypeInfo) -> StructConstructorSpec | None:
+        nonlocal is_nested
+        if is_nested or not is_dataclass(info.type):
+            return None
+        is_nested = True
+        spec = ConstructorRegistry.get_struct_spec(info)
+        is_nested = False
+        assert isinstance(spec, StructConstructorSpec), "a dataclass has fields"
+        return replace(spec, fields=tuple(_hide_unless(item.name in names, item) for item in spec.fields))
+
+    return registry
+
+
+def _hide_unless(is_shown: bool, item: StructFieldSpec) -> StructFieldSpec:
+    kind: Any = get_args(item.type)[0] if get_origin(item.type) is Annotated else item.type
+    if is_shown or is_dataclass(kind):
+        return item
+    hidden: Any = tyro.conf.Suppress
+    return replace(item, type=hidden[item.type])

@@ -1,0 +1,1 @@
+"""What long jobs print while they run."""

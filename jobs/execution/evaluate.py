@@ -1,0 +1,159 @@
+"""Score masks against the truth: count all manifests, print tables, write JSON and a page."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from jobs.cluster.connection import use_endpoint
+from jobs.command_line.console import EXIT_OK, print_lines
+from jobs.evaluate import EvaluateJob
+from pipeline.commit.manifests import list_manifests
+from pipeline.errors import LabellingError
+from pipeline.evaluation.boundaries import score_boundaries
+from pipeline.evaluation.evaluate import ManifestScores, evaluate_manifest
+from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
+from pipeline.evaluation.scores import (
+    NUM_THRESHOLDS,
+    EvaluationCounts,
+    Scores,
+    make_empty_counts,
+    score_curve,
+    score_masks,
+)
+from pipeline.evaluation.truth import FindTruth, open_truth
+from pipeline.reports.evaluation_report import find_best, make_rank_table, make_score_table, render_evaluation
+from pipeline.reports.page import Table
+from pipeline.run.identity import read_config, read_run
+from pipeline.storage.writing import put_atomic
+
+
+def evaluate(job: EvaluateJob) -> int:
+    """Evaluate as the job says and return the exit code."""
+    use_endpoint(job.store.endpoint_url)
+    run = read_run(job.labels)
+    class_names = list(run["vocabulary"]["classes"])
+    class_scales = read_config(job.labels, run).maps.class_scales
+    find_truth = open_truth(job.truth)
+    counts, images = score_run(job, find_truth, len(class_names), class_scales)
+    if not counts.num_images:
+        raise LabellingError(
+            f"no labelled image has a true mask in '{job.truth}' ({counts.num_without_truth} have none); "
+            "name the masks by the keys of the manifests"
+        )
+    if not counts.confusion.any():
+        raise LabellingError(f"the truth in '{job.truth}' ignores every pixel (255); give masks with class ids")
+    used = score_masks(counts)
+    curve = [] if counts.num_without_maps else score_curve(counts)
+    print_scores(counts, class_names, used, curve)
+    print_trust(images)
+    if job.json:
+        plain = describe_scores(counts, class_names, used, curve) | describe_trust(images)
+        put_atomic(job.json, json.dumps(plain, indent=1).encode())
+    if job.html:
+        put_atomic(job.html, render_evaluation(job.labels, counts, images, used, curve, find_truth).encode())
+    return EXIT_OK
+
+
+def score_run(
+    job: EvaluateJob, find_truth: FindTruth, num_classes: int, class_scales: Sequence[float] | None
+) -> ManifestScores:
+    """Count all manifests of a run, and score its images; the curve is over maps weighed by its `class_scales`."""
+    uris = list_manifests(job.labels)
+    total, images = make_empty_counts(num_classes), []
+    with ThreadPoolExecutor(job.num_threads) as threads:
+        scored = threads.map(lambda uri: evaluate_manifest(uri, find_truth, num_classes, class_scales), uris)
+        for number, scores in enumerate(scored, start=1):
+            total = total.merge(scores.counts)
+            images += scores.images
+            print_lines(f"{number}/{len(uris)} manifests, {total.num_images} images", to_stderr=True)
+    return ManifestScores(total, images)
+
+
+def print_scores(counts: EvaluationCounts, class_names: list[str], used: Scores, curve: list[Scores]) -> None:
+    """Print a table: a line a class, columns for the masks as they are and one for the best threshold."""
+    print_table(make_score_table(counts, class_names, used, curve))
+    best = find_best(curve)
+    print_lines(
+        f"pixel accuracy: {used.pixel_accuracy:.1%}; pixels that the masks leave open: {used.open_fraction:.1%}"
+    )
+    print_lines(
+        f"{counts.num_images} images; {counts.num_without_truth} more without truth, {counts.num_rejected} rejected"
+    )
+    left_out = [name for name, iou in zip(["background", *class_names], used.iou, strict=True) if np.isnan(iou)]
+    if left_out:
+        print_lines(f"not in the mean, for they are in no mask and no truth: {', '.join(left_out)}")
+    if best is None:
+        print_lines(
+            f"no curve over thresholds: {counts.num_without_maps} images were labelled without --maps.keep-maps"
+        )
+
+
+def print_trust(images: Sequence[ScoredImage]) -> None:
+    """Print how well the columns of the manifests tell good masks from bad ones."""
+    table = make_rank_table(images)
+    if table.rows:
+        print_lines("")
+        print_table(table)
+    for place, one in enumerate(bin_by_quality(images), start=1):
+        iou = f"IoU {100 * one.mean_iou:.1f}"
+        print_lines(f"tenth {place:2d} by quality: {one.mean_quality:.2f}, {iou} ({one.num_images} images)")
+
+
+def print_table(table: Table) -> None:
+    """Print a table of text."""
+    widths = [max(len(row[place]) for row in (table.header, *table.rows)) for place in range(len(table.header))]
+    for row in (table.header, *table.rows):
+        first, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        print_lines("  ".join([f"{row[0]:<{len(first)}}", *others]))
+    if table.note:
+        print_lines(table.note)
+
+
+def describe_trust(images: Sequence[ScoredImage]) -> dict[str, Any]:
+    """Turn what the columns are worth into plain values for JSON; a constant column has correlation null."""
+    ranked = [score._asdict() for score in rank_columns(images)]
+    return {
+        "columns": [
+            one | {"correlation": None if np.isnan(one["correlation"]) else one["correlation"]} for one in ranked
+        ],
+        "quality_tenths": [one._asdict() for one in bin_by_quality(images)],
+    }
+
+
+def describe_scores(
+    counts: EvaluationCounts, class_names: list[str], used: Scores, curve: list[Scores]
+) -> dict[str, Any]:
+    """Turn scores into plain values for JSON; a class without IoU is null."""
+
+    def describe(scores: Scores) -> dict[str, Any]:
+        names = ["background", *class_names]
+
+        def by_name(values: np.ndarray) -> dict[str, float | None]:
+            return {name: None if np.isnan(one) else one for name, one in zip(names, values.tolist(), strict=True)}
+
+        return {
+            "mean_iou": scores.mean_iou,
+            "iou": by_name(scores.iou),
+            "precision": by_name(scores.precision),
+            "recall": by_name(scores.recall),
+            "pixel_accuracy": scores.pixel_accuracy,
+        }
+
+    return {
+        "masks": describe(used)
+        | {"open_fraction": used.open_fraction, "boundary_f": describe_edges(counts, class_names)},
+        "curve": [{"threshold": index / NUM_THRESHOLDS, **describe(scores)} for index, scores in enumerate(curve)],
+        "num_images": counts.num_images,
+        "num_without_truth": counts.num_without_truth,
+        "num_rejected": counts.num_rejected,
+        "confusion": counts.confusion.tolist(),
+    }
+
+
+def describe_edges(counts: EvaluationCounts, class_names: list[str]) -> dict[str, float | None]:
+    """Turn boundary F-scores into plain values for JSON; null for a class without edges."""
+    scores = zip(class_names, score_boundaries(counts.boundaries).tolist(), strict=True)
+    return {name: None if np.isnan(score) else score for name, score in scores}

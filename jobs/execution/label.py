@@ -1,0 +1,137 @@
+"""Label tagged image shards: check the inputs, show what remains, and drive the run."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+from jobs.cluster.actor_count import choose_gpus, choose_num_actors, describe_wait, measure_cluster
+from jobs.cluster.connection import connect, use_endpoint
+from jobs.cluster.driving import drive, print_warning
+from jobs.command_line.console import EXIT_OK, format_bytes, print_config
+from jobs.label import LabelJob
+from jobs.qualities import QUALITIES
+from pipeline.bundles import load_bundle, require_same_classes
+from pipeline.commit.plan import Plan
+from pipeline.commit.retry import RetryOrder, open_retry, parse_reasons
+from pipeline.driver.estimate import estimate_rest
+from pipeline.driver.silence import WaitNotices
+from pipeline.inputs.shards import list_shards
+from pipeline.label import label_run, plan_label_run
+from pipeline.run.config import LabelConfig, MapKind, settle_config
+from pipeline.run.identity import Run, open_run
+from pipeline.run.options import LabelOptions
+from pipeline.run.vocabulary import Vocabulary, load_vocabulary
+from pipeline.storage.outage import Patience
+from pipeline.thresholds.calibration import MASK_FIELDS, describe_maps, use_calibration
+
+
+def label(job: LabelJob) -> int:
+    """Label as the job says and return the exit code."""
+    use_endpoint(job.store.endpoint_url)
+    patience = Patience(limit_s=job.execution.store_outage_s, on_wait=WaitNotices(print_warning).note)
+    run, retry = _open(job, patience)
+    plan = patience.call(lambda: plan_label_run(run, retry, job.run.limit))
+    _print_plan(plan, job)
+    if job.run.dry_run:
+        _print_estimate(run, plan, job)
+        return EXIT_OK
+    if not plan.work and not plan.leftover_parts:
+        print(f"nothing to do: every shard is {'labelled again' if job.retry else 'published'} under {job.out}")
+        return EXIT_OK
+    connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
+    options = _choose_options(job)
+    return drive(
+        run,
+        lambda hooks: label_run(run, options, retry=retry, limit=job.run.limit, hooks=hooks),
+        grace_s=job.run.grace_s,
+    )
+
+
+def _open(job: LabelJob, patience: Patience) -> tuple[Run, RetryOrder | None]:
+    reasons = parse_reasons(job.retry) if job.retry is not None else None
+    vocabulary = patience.call(lambda: load_vocabulary(job.vocabulary))
+    model, bundle, digest = patience.call(lambda: load_bundle(job.model))
+    require_same_classes(bundle, vocabulary)
+    if job.config.maps.kind == MapKind.PATCH_CAM and str(model.config.variant) == "v1":
+        raise ValueError("this model (variant v1) has no patch CAM; give --maps.kind attention or fused")
+    shards = patience.call(lambda: list_shards(job.shards))
+    config = _calibrate(job, settle_config(job.config, model.config.grid_side), digest, vocabulary)
+    print_config({"model": job.model, "digest": digest, "out": job.out}, config)
+    arguments: dict[str, Any] = {
+        "out_uri": job.out,
+        "model_uri": job.model,
+        "model_digest": digest,
+        "vocabulary": vocabulary,
+        "config": config,
+        "shards": shards,
+    }
+    if reasons is None:
+        return patience.call(lambda: open_run(**arguments, writes=not job.run.dry_run)), None
+    return patience.call(lambda: open_retry(Run(**arguments, fingerprint=""), reasons))
+
+
+def _calibrate(job: LabelJob, config: LabelConfig, model_digest: str, vocabulary: Vocabulary) -> LabelConfig:
+    """Give the configuration, with the thresholds of the calibration if there is one.
+
+    Raises:
+        ValueError: Thresholds are given, too.
+        CalibrationError: It was made for other class maps.
+    """
+    if job.calibration is None:
+        return config
+    plain = QUALITIES[job.quality]().maps
+    if any(getattr(config.maps, name) != getattr(plain, name) for name in MASK_FIELDS):
+        raise ValueError("--calibration sets the thresholds; leave them out, or the calibration")
+    maps = describe_maps(model_digest, vocabulary.classes, config)
+    return replace(config, maps=use_calibration(job.calibration, maps).apply(config.maps))
+
+
+def _choose_options(job: LabelJob) -> LabelOptions:
+    """Fill the cluster with actors unless the user says how many.
+
+    Raises:
+        LabellingError: Actors want GPUs and a cluster without any cannot get them.
+    """
+    size = measure_cluster()
+    num_gpus = choose_gpus(job.gpus_per_worker, size)
+    num_actors = choose_num_actors(job.workers, num_gpus, job.cpus_per_worker, size)
+    print(f"labelling with {num_actors} workers of {num_gpus:g} GPUs each")
+    if job.gpus_per_worker == "auto" and not num_gpus:
+        print("the cluster has no GPU, so CPUs label; --gpus-per-worker 1 waits for GPUs to join")
+    if wait := describe_wait(num_actors, num_gpus, size):
+        print_warning(wait)
+    return LabelOptions(
+        **vars(job.execution),
+        gpus_per_actor=num_gpus,
+        cpus_per_actor=job.cpus_per_worker,
+        num_actors=num_actors,
+    )
+
+
+def _print_plan(plan: Plan, job: LabelJob) -> None:
+    if job.retry is not None:
+        chunks = [places for item in plan.work for places in (item.wanted or {}).values()]
+        print(
+            f"{plan.num_shards} published shards: {len(plan.work)} with rows to label again "
+            f"({sum(map(len, chunks))} rows in {len(chunks)} chunks)",
+            flush=True,
+        )
+        return
+    to_do = plan.num_bytes - plan.num_bytes_done
+    num_parts = sum(len(item.committed) for item in plan.work)
+    print(
+        f"{plan.num_shards} shards ({format_bytes(plan.num_bytes)}): {plan.num_sealed} published, "
+        f"{len(plan.work)} to do ({format_bytes(to_do)}), {num_parts} of their chunks are committed",
+        flush=True,
+    )
+
+
+def _print_estimate(run: Run, plan: Plan, job: LabelJob) -> None:
+    if not plan.work or job.retry is not None:
+        return
+    estimate = estimate_rest(run, plan)
+    if estimate is not None:
+        print(
+            f"to do: about {estimate.num_rows} images in {estimate.num_chunks} chunks, "
+            f"by {estimate.num_sampled} {estimate.basis}"
+        )

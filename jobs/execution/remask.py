@@ -1,0 +1,59 @@
+"""Make new masks of kept maps: open the run, show what remains, and drive it."""
+
+import os
+from dataclasses import replace
+
+from jobs.cluster.connection import connect, use_endpoint
+from jobs.cluster.driving import drive, print_warning
+from jobs.command_line.console import EXIT_OK, print_config
+from jobs.remask import RemaskJob
+from pipeline.commit.plan import Plan, plan_run
+from pipeline.driver.silence import WaitNotices
+from pipeline.kept_maps.new_run import open_remask
+from pipeline.kept_maps.run import KeptRun, open_kept_run
+from pipeline.remask import remask_run
+from pipeline.run.config import MapConfig
+from pipeline.run.options import DriverOptions
+from pipeline.storage.outage import Patience
+from pipeline.thresholds.calibration import describe_maps, use_calibration
+
+
+def remask(job: RemaskJob) -> int:
+    """Make masks as the job says and return the exit code."""
+    use_endpoint(job.store.endpoint_url)
+    patience = Patience(limit_s=job.waits.store_outage_s, on_wait=WaitNotices(print_warning).note)
+    kept = patience.call(lambda: open_kept_run(job.labels))
+    maps = choose_maps(job, kept)
+    run = patience.call(lambda: open_remask(job.out, kept, maps, writes=not job.run.dry_run))
+    print_config({"labels": job.labels, "digest": kept.model_digest, "out": job.out}, run.config)
+    if kept.num_unpublished:
+        print_warning(f"{kept.num_unpublished} shards of '{job.labels}' are not published yet and are left out")
+    plan = patience.call(lambda: plan_run(run, job.run.limit))
+    _print_plan(plan)
+    if job.run.dry_run:
+        return EXIT_OK
+    if not plan.work and not plan.leftover_parts:
+        print(f"nothing to do: every shard is published under {job.out}")
+        return EXIT_OK
+    connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
+    options = DriverOptions(**vars(job.waits))
+    return drive(run, lambda hooks: remask_run(run, options, limit=job.run.limit, hooks=hooks), grace_s=job.run.grace_s)
+
+
+def choose_maps(job: RemaskJob, kept: KeptRun) -> MapConfig:
+    changed = job.maps.apply(kept.config.maps)
+    if job.calibration is None:
+        return changed
+    if job.maps.background_threshold is not None or job.maps.foreground_threshold is not None:
+        raise ValueError("--calibration sets the thresholds; leave them out, or the calibration")
+    maps = describe_maps(kept.model_digest, kept.vocabulary.classes, replace(kept.config, maps=changed))
+    return use_calibration(job.calibration, maps).apply(changed)
+
+
+def _print_plan(plan: Plan) -> None:
+    num_parts = sum(len(item.committed) for item in plan.work)
+    print(
+        f"{plan.num_shards} shards: {plan.num_sealed} published, {len(plan.work)} to do, "
+        f"{num_parts} of their chunks are committed",
+        flush=True,
+    )

@@ -1,0 +1,45 @@
+"""The Parquet encoding of parts and manifests, and the footer that each carries."""
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.documents import parse_json, show_value
+
+FOOTER_KEY = b"tagmask"
+"""Name of the footer among the key-value metadata of the file."""
+
+
+def encode_parquet(tables: Sequence[pa.Table], schema: pa.Schema, footer: dict[str, Any]) -> bytes:
+    """Encode tables as one Parquet file: a row group a table, a checksum a page, the footer as JSON."""
+    sink = io.BytesIO()
+    text = json.dumps(footer, sort_keys=True)
+    # Masks are compressed already, and dictionaries of unique values only cost: plain zstd for the rest.
+    # Row groups are the chunks: what is labelled again is found and replaced chunk by chunk.
+    with pq.ParquetWriter(
+        sink,
+        schema.with_metadata({FOOTER_KEY: text}),
+        compression="zstd",
+        use_dictionary=["status", "reason"],
+        write_page_checksum=True,
+    ) as writer:
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata({FOOTER_KEY: text}), row_group_size=max(table.num_rows, 1))
+    return sink.getvalue()
+
+
+def parse_footer(file: pq.ParquetFile) -> dict[str, Any]:
+    """The footer of a part or manifest.
+
+    Raises:
+        KeyError: The file has none.
+        ValueError: It is not a JSON object.
+    """
+    footer = parse_json((file.schema_arrow.metadata or {})[FOOTER_KEY])
+    if not isinstance(footer, dict):
+        raise ValueError(f"its footer is {show_value(footer)}")
+    return footer

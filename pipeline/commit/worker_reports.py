@@ -1,0 +1,134 @@
+"""What workers report to the driver: a chunk is committed, a shard is at its end, or a shard failed.
+
+Reports travel through Ray as tables of one row. The rows of readers start with the same columns and carry their payload
+behind them, so the end of a shard passes through the workers to the driver as it is.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.commit.names import PartName
+from pipeline.run.counts import LabelCounts
+from pipeline.run.records import ShardEnd
+
+HEAD = (
+    ("shard_name", pa.string()),
+    ("chunk_index", pa.int64()),
+    ("end_offset", pa.int64()),
+    ("is_end", pa.bool_()),
+    ("num_chunks", pa.int64()),
+    ("num_ignored_members", pa.int64()),
+    ("truncated_at", pa.int64()),
+    ("error", pa.string()),
+    ("is_store_error", pa.bool_()),
+)
+"""Columns that every row between reader, worker and driver starts with."""
+
+REPORT_SCHEMA = pa.schema([*HEAD, ("num_labelled", pa.int64()), ("rejected", pa.map_(pa.string(), pa.int64()))])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkId:
+    """A chunk of a run, and the name of its part."""
+
+    shard_name: str
+    part: PartName
+
+    def __str__(self) -> str:
+        return f"{self.shard_name}/{self.part.chunk_index:06d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkReport:
+    """A committed chunk."""
+
+    chunk: ChunkId
+    counts: LabelCounts
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEndReport:
+    """A shard that was read to its end. Its chunks may still be at work."""
+
+    shard_name: str
+    end: ShardEnd
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFailure:
+    """A shard that cannot be published."""
+
+    shard_name: str
+    error: str
+    is_store_error: bool = False
+    """Whether a store failed, so that the next wave may succeed."""
+
+
+Report = ChunkReport | ShardEndReport | ShardFailure
+
+
+def make_row(head: ChunkId | Report, schema: pa.Schema = REPORT_SCHEMA, **payload: Any) -> pa.Table:
+    """A table of one row.
+
+    Args:
+        head: Content of the columns `HEAD`, and the counts of a `ChunkReport`.
+        schema: Starts with `HEAD`.
+        payload: Values of the other columns.
+    """
+    return pa.Table.from_pylist([_to_fields(head) | payload], schema=schema)
+
+
+def _to_fields(head: ChunkId | Report) -> dict[str, Any]:
+    match head:
+        case ChunkId():
+            return {"shard_name": head.shard_name, **asdict(head.part), "is_end": False}
+        case ChunkReport():
+            rejected = list(head.counts.rejected_by_reason.items())
+            return _to_fields(head.chunk) | {"num_labelled": head.counts.num_labelled, "rejected": rejected}
+        case ShardEndReport():
+            return {"shard_name": head.shard_name, "is_end": True, **asdict(head.end)}
+        case ShardFailure():
+            # The name of a file may hold bytes that are not UTF-8, which Arrow cannot hold.
+            error = head.error.encode("utf-8", "backslashreplace").decode()
+            is_store_error = head.is_store_error
+            return {"shard_name": head.shard_name, "is_end": True, "error": error, "is_store_error": is_store_error}
+
+
+def read_head(row: pa.Table) -> ChunkId | ShardEndReport | ShardFailure | None:
+    """The chunk or the end that a row of a reader is about; None for a table without rows.
+
+    Args:
+        row: At most one row. Its schema starts with `HEAD`.
+    """
+    if not row.num_rows:
+        return None
+    (fields,) = row.select([name for name, _ in HEAD]).to_pylist()
+    name = fields["shard_name"]
+    if fields["error"]:
+        return ShardFailure(shard_name=name, error=fields["error"], is_store_error=bool(fields["is_store_error"]))
+    if fields["is_end"]:
+        end = {key: fields[key] for key in ("num_chunks", "num_ignored_members", "truncated_at")}
+        return ShardEndReport(shard_name=name, end=ShardEnd(**end))
+    return ChunkId(shard_name=name, part=PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"]))
+
+
+def read_report(row: pa.Table) -> Report | None:
+    """The report in a row of a worker; None for a table without rows.
+
+    Args:
+        row: At most one row of `REPORT_SCHEMA`.
+    """
+    head = read_head(row)
+    if not isinstance(head, ChunkId):
+        return head
+    (fields,) = row.select(["num_labelled", "rejected"]).to_pylist()
+    rejected = dict(fields["rejected"])
+    counts = LabelCounts(
+        num_read=fields["num_labelled"] + sum(rejected.values()),
+        num_labelled=fields["num_labelled"],
+        num_rejected=sum(rejected.values()),
+        rejected_by_reason=rejected,
+    )
+    return ChunkReport(chunk=head, counts=counts)

@@ -1,0 +1,65 @@
+"""What a driver runs, as plain values: how work is found, read, processed and published.
+
+Neither this module nor the driver contains what is computed. `pipeline/label.py` and `pipeline/remask.py` do.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.commit.plan import Plan, ShardWork
+from pipeline.commit.seal import Publish
+from pipeline.workers.attempts import Attempts
+from pipeline.workers.planned_source import ReadPart
+from pipeline.workers.pulse import Reporting
+
+PlanRead = Callable[[Sequence[ShardWork], Reporting, Attempts], ReadPart]
+"""Plans the read of the missing chunks of some shards: one row a chunk, then one row for the end of each shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actors:
+    """Workers that hold state, such as a model on its device: one instance of a class each."""
+
+    make: Callable[..., Callable[[pa.Table], pa.Table]]
+    """The class. Constructed with `arguments`, `reporting` and `attempts`; called with one row of a reader."""
+    arguments: Mapping[str, Any]
+    num_actors: int
+    calls_per_actor: int
+    """Rows that an actor has in hand at the same time."""
+    num_cpus: float
+    num_gpus: float
+
+    def start(self, reporting: Reporting, attempts: Attempts) -> Callable[[pa.Table], pa.Table]:
+        """Make one worker in this process."""
+        return self.make(**self.arguments, reporting=reporting, attempts=attempts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """Workers without state: a function that any process can call."""
+
+    function: Callable[..., pa.Table]
+    """Called with one row of a reader, `arguments`, `reporting` and `attempts`."""
+    arguments: Mapping[str, Any]
+    num_cpus: float
+
+    def start(self, reporting: Reporting, attempts: Attempts) -> Callable[[pa.Table], pa.Table]:
+        """Make one worker in this process."""
+        return lambda row: self.function(row, **self.arguments, reporting=reporting, attempts=attempts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """The steps of a run, in order."""
+
+    make_plan: Callable[[], Plan]
+    """Lists the remaining work from storage."""
+    plan_read: PlanRead
+    read_schema: pa.Schema
+    """Schema of the rows that readers return."""
+    workers: Actors | Tasks
+    """Commit each chunk and return rows of `worker_reports.REPORT_SCHEMA`."""
+    publish: Publish

@@ -1,0 +1,127 @@
+"""New masks and statistics from the kept maps of a chunk."""
+
+import math
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+import pyarrow as pa
+import torch
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from pipeline.commit.parts import commit_chunk
+from pipeline.commit.worker_reports import REPORT_SCHEMA, ChunkId, ShardFailure, make_row, read_head
+from pipeline.errors import LabellingError, ShardError, describe_exception, is_store_failure
+from pipeline.images.masks import build_palette, encode_mask, name_mask_file
+from pipeline.images.orientation import place_on_stored_pixels
+from pipeline.images.pixel_maps import draw_mask, enlarge_mask, take_class_scales
+from pipeline.images.stats import compute_mask_stats, join_mask_stats
+from pipeline.kept_maps.row_maps import make_row_maps, measure_upright
+from pipeline.kept_maps.run import require_source
+from pipeline.kept_maps.source import decode_rows
+from pipeline.run.config import LabelConfig
+from pipeline.run.identity import Run
+from pipeline.run.records import PART_SCHEMA, Reason, Status
+from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter, Attempts
+from pipeline.workers.pulse import Reporting
+
+REMASK_TIMEOUT_S = 1800.0
+"""A process that makes the masks of one chunk for longer than this, without waits for the store, is ended."""
+
+
+def remask_row(row: pa.Table, run: Run, reporting: Reporting, attempts: Attempts | None = None) -> pa.Table:
+    """Make and commit the masks of one chunk; the end of a shard passes through.
+
+    Maps or images that cannot be used fail their shard, and no other. So does a chunk with which processes die.
+
+    Args:
+        row: One row of `source.KEPT_SCHEMA`, or none.
+        run: Run of the new masks. Its list of shards is not used.
+        reporting: Where this process reports that it is busy.
+        attempts: Counts the processes that died with a chunk; None: there are no other processes.
+
+    Returns:
+        A row of `worker_reports.REPORT_SCHEMA`, or none.
+    """
+    # The cores are shared among tasks by Ray, not by threads within one.
+    torch.set_num_threads(1)
+    chunk = read_head(row)
+    if not isinstance(chunk, ChunkId):
+        return REPORT_SCHEMA.empty_table() if chunk is None else make_row(chunk)
+    attempts = attempts or AttemptCounter()
+    with closing(reporting.open()) as pulse, pulse.busy(f"making masks of {chunk}", REMASK_TIMEOUT_S) as patience:
+        try:
+            if (num_deaths := attempts.begin(str(chunk))) >= MAX_DEATHS:
+                raise ShardError(f"{num_deaths} processes died with chunk {chunk.part.chunk_index}; look at their logs")
+            rows = remask_rows(decode_rows(row["rows"][0].as_py()), row["images"][0].as_py(), run)
+        except Exception as error:  # of any type: it concerns the shard of the chunk alone
+            if not isinstance(error, LabellingError) and is_store_failure(error):
+                raise
+            said = str(error) if isinstance(error, LabellingError) else describe_exception(error)
+            return make_row(ShardFailure(shard_name=chunk.shard_name, error=f"shard '{chunk.shard_name}': {said}"))
+        report = patience.call(lambda: commit_chunk(rows, chunk, run))
+    attempts.finish(str(chunk))
+    return make_row(report)
+
+
+def remask_rows(rows: pa.Table, images: Sequence[bytes | None] | None, run: Run) -> pa.Table:
+    """Make new masks and statistics for the rows of a chunk.
+
+    Args:
+        rows: As they were published, without masks.
+        images: Of each row, encoded; None if the run does without.
+        run: What is made.
+
+    Raises:
+        ManifestError: A labelled row has no maps, or not those of its classes.
+        ShardError: An image is not that of its row.
+    """
+    palette = build_palette(run.vocabulary.colours, run.vocabulary.classes)
+    patch_size = require_source(run).patch_size
+    listed = rows.to_pylist()
+    made = [
+        _remask(row, image, run.config, patch_size, palette) if row["status"] == Status.LABELLED else row
+        for row, image in zip(listed, images or [None] * len(listed), strict=True)
+    ]
+    return pa.Table.from_pylist(made, schema=PART_SCHEMA)
+
+
+def _is_finite(row: dict[str, Any]) -> bool:
+    """Whether the model outputs of a row are finite. Older versions published rows where they are not."""
+    figures = [one[name] for one in row["classes"] or () for name in ("presence", "raw_peak")]
+    scales = (row["class_maps"] or {}).get("scales") or ()
+    return all(math.isfinite(value) for value in (*figures, *scales) if value is not None)
+
+
+def _reject_non_finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A rejected row in place of a labelled one, with the columns that do not depend on the model."""
+    kept = ("key", "width", "height", "exif_orientation", "image_sha256", "tags_unknown", "class_ids")
+    error = "the kept class maps of this image are not finite; label it again with a model whose weights are"
+    rejected = {"status": str(Status.REJECTED), "reason": str(Reason.NOT_FINITE), "error": error}
+    # Without suggested classes: a rejected row has the classes of its tags.
+    tagged = [number for number in row["class_ids"] if number not in (row["suggested_class_ids"] or ())]
+    return {name: row[name] for name in kept} | {"class_ids": tagged} | rejected
+
+
+def _remask(
+    row: dict[str, Any],
+    image: bytes | None,
+    settings: LabelConfig,
+    patch_size: int | None,
+    palette: UInt8[ndarray, "256 3"],
+) -> dict[str, Any]:
+    if not _is_finite(row):
+        return _reject_non_finite(row)
+    config, class_ids = settings.maps, row["class_ids"]
+    pixel_maps = make_row_maps(row, image, settings, patch_size, take_class_scales(config.class_scales, class_ids))
+    thresholds = (config.background_threshold, config.foreground_threshold)
+    has_background = config.has_background
+    presence = torch.tensor([one["presence"] for one in row["classes"]])
+    pixel_maps, mask, doubtful = draw_mask(pixel_maps, class_ids, presence, config)
+    stats = compute_mask_stats(pixel_maps, mask, class_ids, *thresholds, has_background=has_background)
+    stored = place_on_stored_pixels(enlarge_mask(mask, measure_upright(row)), row["exif_orientation"])
+    return row | {
+        "mask": {"bytes": encode_mask(stored, palette), "path": name_mask_file(row["key"])},
+        **join_mask_stats(row["classes"], stats, doubtful),
+    }
