@@ -223,7 +223,7 @@ def choose_device(options: LabelOptions) -> torch.device:
     if not torch.cuda.is_available():
         raise LabellingError(
             "a labelling actor holds a GPU but PyTorch sees no CUDA device there; "
-            "check the driver, or give --gpus-per-actor 0 to label on CPUs"
+            "check the driver, or pass --gpus-per-worker 0 to label on CPUs"
         )
     torch.cuda.set_device(0)
     return torch.device("cuda", 0)

@@ -9,6 +9,7 @@ from sklearn.metrics import jaccard_score
 
 from jobs import evaluate, label, remask
 from jobs.calibrate import main
+from jobs.execution.remask import choose_maps
 from jobs.qualities import balanced
 from pipeline.bundles import load_bundle
 from pipeline.commit.manifests import open_manifest
@@ -109,7 +110,7 @@ def test_fit_finds_the_thresholds_that_made_the_truth(collection, tmp_path, caps
     flags = ["--labels", f"{collection}/run", "--truth", f"{collection}/truth"]
     assert evaluate.main([*flags, "--json", f"{tmp_path}/before.json"]) == 0
     kept = open_kept_run(f"{collection}/run")
-    maps = remask.choose_maps(remask.RemaskJob(labels="", out="", calibration=uri), kept)
+    maps = choose_maps(remask.RemaskJob(labels="", out="", calibration=uri), kept)
     remask_run(open_remask(f"{tmp_path}/out", kept, maps), cluster=SerialCluster())
     flags[1] = f"{tmp_path}/out"
     assert evaluate.main([*flags, "--json", f"{tmp_path}/after.json"]) == 0

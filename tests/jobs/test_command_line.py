@@ -14,7 +14,7 @@ from jobs import calibrate, demo, evaluate, import_checkpoint, label, remask, re
 from jobs.command_line.commands import COMMANDS, main
 from jobs.command_line.parsing import Usage, parse
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "torchvision", "timm", "ray", "pyarrow")
 JOB_TYPES = {
     "label": label.LabelJob,
