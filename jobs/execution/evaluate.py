@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from jobs.arguments.evaluate import EvaluateJob
 from jobs.cluster.connection import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
-from jobs.evaluate import EvaluateJob
 from pipeline.commit.manifests import list_manifests
 from pipeline.errors import LabellingError
 from pipeline.evaluation.boundaries import score_boundaries

@@ -4,11 +4,11 @@ import os
 from dataclasses import replace
 from typing import Any
 
+from jobs.arguments.label import LabelJob
 from jobs.cluster.actor_count import choose_gpus, choose_num_actors, describe_wait, measure_cluster
 from jobs.cluster.connection import connect, use_endpoint
 from jobs.cluster.driving import drive, print_warning
 from jobs.command_line.console import EXIT_OK, format_bytes, print_config
-from jobs.label import LabelJob
 from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
 from pipeline.commit.plan import Plan
