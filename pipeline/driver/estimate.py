@@ -29,9 +29,9 @@ class Estimate:
     num_rows: int
     num_chunks: int
     num_sampled: int
-    """Shards that the estimate is made from."""
+    """Number of sampled shards."""
     basis: str
-    """Kind of these shards, in words."""
+    """Kind of the sampled shards, for messages."""
 
 
 def estimate_rest(run: Run, plan: Plan) -> Estimate | None:
@@ -58,7 +58,7 @@ def estimate_rest(run: Run, plan: Plan) -> Estimate | None:
 
 
 class _Density(NamedTuple):
-    """How much some bytes of a shard hold."""
+    """Rows and chunks in some bytes of a shard."""
 
     num_bytes: float
     num_rows: int

@@ -78,7 +78,7 @@ def render_evaluation(
     """Render the page of an evaluation.
 
     Args:
-        labels_uri: Output of jobs.label.
+        labels_uri: Output of tagmask label.
         counts: Of all its manifests.
         images: Those with a true mask.
         used: Scores of the masks.

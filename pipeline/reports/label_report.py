@@ -62,7 +62,7 @@ def build_report(
     """Build the page of a labelling run.
 
     Args:
-        labels_uri: Output of jobs.label.
+        labels_uri: Output of tagmask label.
         find_truth: From key to encoded true mask, or None.
         num_images: Images in the gallery.
         rng_seed: Decides which images.
