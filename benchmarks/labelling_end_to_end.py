@@ -31,9 +31,9 @@ from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
 from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
-from pipeline.run.identity import Run, open_run
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import Chunk
+from pipeline.run.run_file import Run, open_run
 from pipeline.run.vocabulary import load_vocabulary
 
 

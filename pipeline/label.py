@@ -3,14 +3,14 @@
     shards -> chunks             inputs/chunks.py        read tar or Parquet from the first missing chunk
     chunk  -> images             images/decode.py        decode, turn upright, scale to a frame
     images -> class maps         images/class_mapper.py  views -> model -> attention x patch CAM, refined, joined
-    maps   -> masks, statistics  images/pixel_maps.py    thresholds, PNG, confidence; or a rejected row with its reason
+    maps   -> masks, statistics  images/masks.py         thresholds, PNG, confidence; or a rejected row with its reason
     rows   -> part               commit/parts.py         one atomic put per chunk
     parts  -> manifest           commit/seal.py          one atomic put per shard, once all its chunks are committed
     counts -> the next wave      driver/waves.py         plan from listings, count, seal, watch, stop; no rows pass here
 
 `labelling/label_actor.py` chains steps two to five in one actor, which holds the model on its device and commits each
 chunk before it takes the next one. A crash loses at most the chunks in flight, and masks stay in their process.
-Ray Data runs the read tasks and the actors (`driver/cluster.py`).
+Ray Data runs the read tasks and the actors (`driver/dataset.py`).
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ from pipeline.driver.cluster import Cluster
 from pipeline.driver.steps import Actors, Steps
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks, drive_run
-from pipeline.labelling.chunk_source import CHUNK_SCHEMA, read_rows
+from pipeline.labelling.chunk_rows import CHUNK_SCHEMA, read_rows
 from pipeline.labelling.label_actor import LabelChunks
-from pipeline.run.identity import Run
 from pipeline.run.options import LabelOptions
+from pipeline.run.run_file import Run
 from pipeline.workers.attempts import Attempts
 from pipeline.workers.planned_source import ReadPart
 from pipeline.workers.pulse import Reporting

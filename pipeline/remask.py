@@ -20,11 +20,11 @@ from pipeline.driver.cluster import Cluster
 from pipeline.driver.steps import Steps, Tasks
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks, drive_run
-from pipeline.kept_maps.redraw import remask_row
-from pipeline.kept_maps.run import require_source
-from pipeline.kept_maps.source import KEPT_SCHEMA, plan_kept_read
-from pipeline.run.identity import Run
+from pipeline.kept_maps.chunk_rows import KEPT_SCHEMA, plan_kept_read
+from pipeline.kept_maps.kept_run import require_source
+from pipeline.kept_maps.remask_task import remask_row
 from pipeline.run.options import DriverOptions
+from pipeline.run.run_file import Run
 
 REMASK_CPUS = 1.0
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from jobs.command_line.options import StoreOptions
+from jobs.command_line.shared_options import StoreOptions
 
 
 @dataclass(frozen=True, kw_only=True)

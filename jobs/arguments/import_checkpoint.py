@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jobs.command_line.options import StoreOptions
+from jobs.command_line.shared_options import StoreOptions
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jobs.command_line.options import ClusterOptions, Gpus, RunOptions, StoreOptions
+from jobs.command_line.shared_options import ClusterOptions, Gpus, RunOptions, StoreOptions
 from jobs.qualities import QUALITIES
 from pipeline.run.config import LabelConfig
 from pipeline.run.options import ExecutionOptions

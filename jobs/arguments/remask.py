@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from jobs.command_line.options import ClusterOptions, RunOptions, StoreOptions
+from jobs.command_line.shared_options import ClusterOptions, RunOptions, StoreOptions
 from pipeline.run.config import MapConfig, PixelRefinement
 from pipeline.run.options import DriverOptions
 

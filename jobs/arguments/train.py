@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jobs.command_line.options import ClusterOptions, Gpus, StoreOptions
+from jobs.command_line.shared_options import ClusterOptions, Gpus, StoreOptions
 from pipeline.training.config import ExecutionConfig, TrainConfig
 
 

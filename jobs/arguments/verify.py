@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from jobs.command_line.options import ClusterOptions, StoreOptions
+from jobs.command_line.shared_options import ClusterOptions, StoreOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from jobs.cluster.driving import drive, print_warning
 from jobs.command_line.console import EXIT_OK, print_config
 from pipeline.commit.plan import Plan, plan_run
 from pipeline.driver.silence import WaitNotices
+from pipeline.kept_maps.kept_run import KeptRun, open_kept_run
 from pipeline.kept_maps.new_run import open_remask
-from pipeline.kept_maps.run import KeptRun, open_kept_run
 from pipeline.remask import remask_run
 from pipeline.run.config import MapConfig
 from pipeline.run.options import DriverOptions

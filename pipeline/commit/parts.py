@@ -18,8 +18,8 @@ from pipeline.commit.names import PARTS_FOLDER, PartName, locate_part
 from pipeline.commit.worker_reports import ChunkId, ChunkReport
 from pipeline.errors import ManifestError
 from pipeline.run.counts import LabelCounts
-from pipeline.run.identity import Run
 from pipeline.run.records import PART_SCHEMA, Status
+from pipeline.run.run_file import Run
 from pipeline.storage.reading import read_bytes
 from pipeline.storage.writing import put_atomic
 

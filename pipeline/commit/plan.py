@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from pipeline.commit.names import PartName, list_part_names, locate_part
 from pipeline.errors import ManifestError
-from pipeline.run.identity import Run
 from pipeline.run.records import InputShard
+from pipeline.run.run_file import Run
 from pipeline.storage.listing import list_folder
 from pipeline.storage.uris import join_uri
 

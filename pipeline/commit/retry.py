@@ -22,8 +22,8 @@ from pipeline.commit.plan import Plan, ShardWork
 from pipeline.commit.seal import CompleteShard
 from pipeline.errors import ManifestError, RunConflictError
 from pipeline.run.fingerprint import compute_fingerprint
-from pipeline.run.identity import Run, describe_identity, list_differences, read_run
 from pipeline.run.records import InputShard, Reason, Status
+from pipeline.run.run_file import Run, describe_identity, list_differences, read_run
 from pipeline.storage.writing import delete
 
 CHANGEABLE = (
@@ -35,7 +35,7 @@ CHANGEABLE = (
 CHANGEABLE_TEXT = (
     "--inputs.max-image-pixels, --inputs.max-image-bytes, --inputs.tags-field, and the aliases of the vocabulary"
 )
-HOPELESS = frozenset({Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE, Reason.NO_IMAGE, Reason.DOWNLOAD_FAILED})
+PERMANENT = frozenset({Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE, Reason.NO_IMAGE, Reason.DOWNLOAD_FAILED})
 """Reasons that lie in the shard: labelling again cannot change them, and a changed shard needs another run."""
 NUM_THREADS = 16
 
@@ -59,7 +59,7 @@ def parse_reasons(text: str) -> tuple[str, ...]:
         ValueError: It is neither, or a reason is unknown or permanent.
     """
     status, _, listed = text.partition(":")
-    known = sorted(str(reason) for reason in set(Reason) - HOPELESS)
+    known = sorted(str(reason) for reason in set(Reason) - PERMANENT)
     if status != Status.REJECTED:
         raise ValueError(f"--retry takes 'rejected' or 'rejected:reason', got '{text}'")
     reasons = sorted({reason.strip() for reason in listed.split(",")}) if listed else known

@@ -14,8 +14,8 @@ from pipeline.commit.parts import count_rows, read_footer, read_part
 from pipeline.errors import LabellingError, ManifestError, RejectionLimitError, describe_exception, is_store_failure
 from pipeline.run.counts import LabelCounts
 from pipeline.run.fingerprint import get_library_version
-from pipeline.run.identity import describe_shard
 from pipeline.run.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard, Reason, Status
+from pipeline.run.run_file import describe_shard
 from pipeline.storage.reading import read_bytes
 from pipeline.storage.writing import delete
 from pipeline.workers.pulse import Reporting

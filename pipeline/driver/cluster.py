@@ -11,15 +11,14 @@ from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import Dataset
 
 from pipeline.commit.plan import ShardWork
 from pipeline.commit.worker_reports import Report, read_report
 from pipeline.driver.cluster_state import Resources, count_alive, end_actors, list_actors, look_at_resources
+from pipeline.driver.dataset import READ_CPUS, build_dataset
 from pipeline.driver.steps import Steps, Tasks
 from pipeline.errors import WaveError
-from pipeline.workers.attempts import Attempts
-from pipeline.workers.planned_source import PlannedSource
 from pipeline.workers.pulse import Beat, Reporting
 from pipeline.workers.ray_failures import describe_ray_failure
 from pipeline.workers.shared_state import SharedAttempts, SharedBoard
@@ -33,7 +32,6 @@ MAX_WAITING_REPORTS = 256
 POLL_PERIOD_S = 0.25
 JOIN_TIMEOUT_S = 20.0
 """Maximum seconds that Ray Data takes to end a dataset."""
-READ_CPUS = 0.5
 END_TIMEOUT_S = 60.0
 """Maximum seconds until the killed actors of a wave are dead."""
 
@@ -42,7 +40,7 @@ Inbox: TypeAlias = "queue.Queue[Report | WaveError | None]"
 
 
 @dataclass(frozen=True, kw_only=True)
-class WaveSigns:
+class WaveState:
     """State of a wave as the driver observes it, besides reports."""
 
     beats: Mapping[str, Beat] = field(default_factory=dict)
@@ -75,7 +73,7 @@ class Cluster(Protocol):
         Yields None at intervals while there is no report, so that the driver can do other work.
         """
 
-    def look(self) -> WaveSigns:
+    def look(self) -> WaveState:
         """Return the state of the workers of the newest wave, and of the cluster."""
 
     def end_wave(self) -> None:
@@ -157,12 +155,12 @@ class RayCluster:
         groups = _group_shards(work, self._max_read_tasks)
         return build_dataset(steps, groups, self._reporting, attempts)
 
-    def look(self) -> WaveSigns:
+    def look(self) -> WaveState:
         """Return the state of the workers of the newest wave, and of the cluster."""
         num_alive = count_alive(self._list_workers())
         # Once all actors run, only read tasks still request resources.
         is_complete = self._num_actors and num_alive >= self._num_actors
-        return WaveSigns(
+        return WaveState(
             beats=self._reporting.board.read() if self._reporting else {},
             num_actors=self._num_actors,
             num_alive=num_alive,
@@ -207,58 +205,10 @@ def _make_remote(function: Callable[..., Any]) -> Any:
     return ray.remote(num_cpus=0.25)(function)
 
 
-def _set_up_context() -> None:
-    context = DataContext.get_current()
-    # A block closes at this size, but never inside a row, so every chunk is its own block. A lost actor then costs a
-    # few chunks and not a few hundred megabytes.
-    context.target_max_block_size = 1
-    context.execution_options.preserve_order = False
-    # Waiting for a GPU is not an error on a cluster that scales.
-    context.execution_no_progress_timeout_s = -1
-    context.enable_progress_bars = False
-
-
 def _group_shards(work: Sequence[ShardWork], max_read_tasks: int) -> list[tuple[ShardWork, ...]]:
     """The shards of each read task."""
     size = min(MAX_SHARDS_PER_TASK, math.ceil(len(work) / max_read_tasks))
     return [tuple(work[start : start + size]) for start in range(0, len(work), size)]
-
-
-def build_dataset(
-    steps: Steps, groups: Sequence[Sequence[ShardWork]], reporting: Reporting, attempts: Attempts
-) -> Dataset:
-    """Chain the steps as a dataset: read tasks, then workers.
-
-    A worker commits its rows before it takes the next chunk. A crash therefore loses at most the chunks in flight,
-    however slow the store is, and masks stay in their process. While one call waits for the store, another computes.
-    """
-    _set_up_context()
-    parts = [steps.plan_read(group, reporting, attempts) for group in groups]
-    # Ray Data retries a read task that dies without limit; `guarded_reads` sets the limit.
-    source = PlannedSource("Shards", parts, steps.read_schema)
-    rows = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=sum(map(len, groups)))
-    workers, shared = steps.workers, {"reporting": reporting, "attempts": attempts}
-    if isinstance(workers, Tasks):
-        return rows.map_batches(
-            workers.function,
-            fn_kwargs={**workers.arguments, **shared},
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=workers.num_cpus,
-        )
-    return rows.map_batches(
-        workers.make,
-        fn_constructor_kwargs={**workers.arguments, **shared},
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(
-            size=workers.num_actors,
-            max_concurrent_calls_per_actor=workers.calls_per_actor,
-            enable_true_multi_threading=True,
-        ),
-        num_cpus=workers.num_cpus,
-        num_gpus=workers.num_gpus or None,
-    )
 
 
 def _shut_down(dataset: Dataset) -> None:

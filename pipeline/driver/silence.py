@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipeline.driver.cluster import Cluster, WaveSigns
+from pipeline.driver.cluster import Cluster, WaveState
 from pipeline.errors import WaveError
 
 LOOK_PERIOD_S = 5.0
@@ -100,7 +100,7 @@ class SilenceError(WaveError):
         self.may_be_others = may_be_others
 
 
-def _describe_silence(silent_s: float, signs: WaveSigns) -> str:
+def _describe_silence(silent_s: float, signs: WaveState) -> str:
     actors = f"{signs.num_alive} of {signs.num_actors} labelling actors alive" if signs.num_actors else "no actors"
     last = min(signs.beats.values(), key=lambda beat: beat.age_s, default=None)
     heard = f"the last report {last.age_s:.0f} s ago ({last.doing})" if last else "no report of any worker"

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from pipeline.bundles import load_bundle
 from pipeline.errors import BundleError
-from pipeline.kept_maps.run import KeptRun
+from pipeline.kept_maps.kept_run import KeptRun
 from pipeline.run.config import LabelConfig, MapConfig, PixelRefinement
-from pipeline.run.identity import Run, open_run
+from pipeline.run.run_file import Run, open_run
 
 
 def open_remask(out_uri: str, kept: KeptRun, maps: MapConfig, *, writes: bool = True) -> Run:

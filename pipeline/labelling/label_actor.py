@@ -14,13 +14,13 @@ from pipeline.bundles import load_bundle
 from pipeline.commit.parts import commit_chunk
 from pipeline.commit.worker_reports import REPORT_SCHEMA, ChunkId, ShardFailure, make_row, read_head
 from pipeline.errors import ChunkError, LabellingError, describe_exception, is_store_failure
-from pipeline.labelling.chunk_source import to_samples
+from pipeline.labelling.chunk_rows import to_samples
 from pipeline.labelling.isolation import Labeler, label_isolated
 from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
 from pipeline.printable import EscapingFormatter
-from pipeline.run.identity import Run
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import Reason, Sample
+from pipeline.run.run_file import Run
 from pipeline.workers.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, Attempts
 from pipeline.workers.pulse import Reporting
 from pipeline.workers.watchdog import Watchdog
@@ -111,7 +111,7 @@ class LabelChunks:
         A chunk whose workers die even while a child process labels it, or while it is committed, fails its shard.
 
         Args:
-            row: One row of `chunk_source.CHUNK_SCHEMA`, or none.
+            row: One row of `chunk_rows.CHUNK_SCHEMA`, or none.
 
         Returns:
             A row of `worker_reports.REPORT_SCHEMA`, or none.

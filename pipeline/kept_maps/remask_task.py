@@ -13,16 +13,16 @@ from numpy import ndarray
 from pipeline.commit.parts import commit_chunk
 from pipeline.commit.worker_reports import REPORT_SCHEMA, ChunkId, ShardFailure, make_row, read_head
 from pipeline.errors import LabellingError, ShardError, describe_exception, is_store_failure
-from pipeline.images.masks import build_palette, encode_mask, name_mask_file
+from pipeline.images.masks import build_palette, draw_mask, encode_mask, enlarge_mask, name_mask_file
 from pipeline.images.orientation import place_on_stored_pixels
-from pipeline.images.pixel_maps import draw_mask, enlarge_mask, take_class_scales
+from pipeline.images.pixel_maps import take_class_scales
 from pipeline.images.stats import compute_mask_stats, join_mask_stats
+from pipeline.kept_maps.chunk_rows import decode_rows
+from pipeline.kept_maps.kept_run import require_source
 from pipeline.kept_maps.row_maps import make_row_maps, measure_upright
-from pipeline.kept_maps.run import require_source
-from pipeline.kept_maps.source import decode_rows
 from pipeline.run.config import LabelConfig
-from pipeline.run.identity import Run
 from pipeline.run.records import PART_SCHEMA, Reason, Status
+from pipeline.run.run_file import Run
 from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter, Attempts
 from pipeline.workers.pulse import Reporting
 

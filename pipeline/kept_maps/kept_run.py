@@ -8,8 +8,8 @@ from pipeline.commit.names import locate_manifest
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import ManifestError
 from pipeline.run.config import InputConfig, LabelConfig, PixelRefinement
-from pipeline.run.identity import MapSource, Run, read_config, read_run
 from pipeline.run.records import RUN_FILE, InputShard
+from pipeline.run.run_file import MapSource, Run, read_config, read_run
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
 from pipeline.storage.listing import list_folder
 from pipeline.storage.uris import join_uri

@@ -16,10 +16,10 @@ from pipeline.commit.worker_reports import HEAD, ChunkId, ShardEndReport, ShardF
 from pipeline.errors import LabellingError, ManifestError, describe_exception, is_store_failure
 from pipeline.inputs.chunks import require_unchanged
 from pipeline.kept_maps.images import read_images
-from pipeline.kept_maps.run import choose_inputs, pair_with_manifests, require_source
+from pipeline.kept_maps.kept_run import choose_inputs, pair_with_manifests, require_source
 from pipeline.run.config import InputConfig
-from pipeline.run.identity import Run, describe_shard
 from pipeline.run.records import PART_SCHEMA, InputShard, ShardEnd
+from pipeline.run.run_file import Run, describe_shard
 from pipeline.workers.attempts import AttemptCounter, Attempts
 from pipeline.workers.guarded_reads import read_guarded
 from pipeline.workers.planned_source import ReadPart

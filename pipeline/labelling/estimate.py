@@ -11,8 +11,8 @@ from pipeline.errors import ShardError
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.parquet_reader import count_parquet_rows
 from pipeline.run.config import InputConfig
-from pipeline.run.identity import Run
 from pipeline.run.records import Chunk, InputShard
+from pipeline.run.run_file import Run
 
 MAX_SAMPLED = 20
 """Manifests whose footers an estimate reads."""
