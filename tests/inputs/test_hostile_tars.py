@@ -72,7 +72,7 @@ def test_hostile_header_fails_its_shard_by_name_wherever_it_is_read(tmp_path, go
     tracemalloc.stop()
     ends = {row["shard_name"]: row for row in rows if row["is_end"]}
     assert ends["hostile"]["error"].startswith(f"shard '{shard.uri}' cannot be read: ")
-    assert ends["hostile"]["is_store_error"] is None
+    assert ends["hostile"]["is_store_error"] is False
     assert (ends["good"]["error"], ends["good"]["num_chunks"]) == (None, 1)
     # A terabyte is not even requested; the stream itself takes pieces of megabytes.
     assert peak_bytes < 100 * 2**20
