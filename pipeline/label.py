@@ -60,6 +60,7 @@ def label_run(
         StorageError: The output cannot be listed.
     """
     steps = Steps(
+        name="Shards",
         make_plan=lambda: plan_label_run(run, retry, limit),
         plan_read=partial(_plan_read, run),
         read_schema=CHUNK_SCHEMA,

@@ -52,6 +52,7 @@ def remask_run(
         StorageError: The output cannot be listed.
     """
     steps = Steps(
+        name="KeptMaps",
         make_plan=lambda: plan_run(run, limit),
         plan_read=partial(plan_kept_read, run),
         read_schema=KEPT_SCHEMA,

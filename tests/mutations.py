@@ -126,6 +126,15 @@ def is_same_content(before: bytes, after: bytes) -> bool:
         return False
 
 
+def is_older_record(before: bytes, after: bytes) -> bool:
+    """Check whether a run.json lost its digest and no other field: older versions wrote such, so nothing tells them."""
+    try:
+        fields = json.loads(after, object_pairs_hook=_require_different_keys)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and fields.keys() == json.loads(before).keys() - {"record_sha256"}
+
+
 def _require_different_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) < len(pairs):
         raise ValueError("equal keys")

@@ -62,7 +62,7 @@ def test_labelling_command_starts_on_the_cluster_as_it_is_at_first():
     nothing_yet = ClusterSize(num_cpus=0, num_gpus=0, most_gpus=0)
     assert worker["min_workers"] == 0
     num_actors = choose_num_actors(
-        job.workers, choose_gpus(job.gpus_per_worker, nothing_yet), job.cpus_per_worker, nothing_yet
+        job.workers, choose_gpus(job.gpus_per_worker, nothing_yet, may_grow=True), job.cpus_per_worker, nothing_yet
     )
     assert num_actors * job.gpus_per_worker == worker["max_workers"] * worker["resources"]["GPU"]
     assert job.cpus_per_worker < worker["resources"]["CPU"] / worker["resources"]["GPU"]
@@ -83,6 +83,7 @@ def test_gpus_are_used_where_there_are_enough_of_them_unless_said():
     nothing_yet = ClusterSize(num_cpus=4, num_gpus=0, most_gpus=0)
     four = replace(nothing_yet, num_gpus=2, most_gpus=4)
     assert [choose_gpus("auto", size) for size in (nothing_yet, four)] == [0.0, 1.0]
+    assert [choose_gpus("auto", size, may_grow=True) for size in (nothing_yet, four)] == [1.0, 1.0]
     assert [choose_gpus("auto", four, num_workers=number) for number in (4, 5)] == [1.0, 0.0]
     assert [choose_gpus(wanted, nothing_yet) for wanted in (0.5, 2.0)] == [0.5, 2.0]
     assert choose_gpus(0.0, four) == 0.0

@@ -34,7 +34,12 @@ class CalibrateJob:
     """Manifests that are read at the same time."""
     store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: One is out of range.
+        """
         if not 0 < self.fit_share <= 1:
             raise ValueError(f"need 0 < --fit-share <= 1, got {self.fit_share}")
         if not 0 < self.min_stability <= 1:

@@ -28,8 +28,8 @@ class LabelJob:
     workers: int | None = None
     """Labelling workers. Default: as many as the cluster holds when the job starts."""
     gpus_per_worker: Gpus = "auto"
-    """GPUs of a worker: auto (1 where the cluster has one or may come to have one, else 0), 1, a fraction to share
-    one, 0 to label on CPUs."""
+    """GPUs of a worker: auto (1; on this machine alone 0 if it has none), 1, a fraction to share one, 0 to label on
+    CPUs."""
     cpus_per_worker: float = 1.0
     """CPUs of a worker; without GPU they run the model too."""
     execution: Annotated[ExecutionOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ExecutionOptions)

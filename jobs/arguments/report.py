@@ -24,6 +24,11 @@ class ReportJob:
     """Another one picks other images."""
     store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: One is out of range.
+        """
         if self.num_images < 1:
             raise ValueError(f"need --num-images >= 1, got {self.num_images}")

@@ -34,7 +34,12 @@ class TrainJob:
     execution: Annotated[ExecutionConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=ExecutionConfig)
     config: Annotated[TrainConfig, tyro.conf.OmitArgPrefixes]
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: One is out of range.
+        """
         self.count_workers()
 
     def count_workers(self) -> tuple[int, int]:

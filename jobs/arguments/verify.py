@@ -24,6 +24,11 @@ class VerifyJob:
     cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
     store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: One is out of range.
+        """
         if not 0 <= self.sample <= 1:
             raise ValueError(f"need --sample from 0 to 1, got {self.sample}")

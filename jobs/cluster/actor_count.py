@@ -32,15 +32,16 @@ def measure_cluster() -> ClusterSize:
     )
 
 
-def choose_gpus(wanted: Gpus, size: ClusterSize, num_workers: int = 1) -> float:
+def choose_gpus(wanted: Gpus, size: ClusterSize, num_workers: int = 1, *, may_grow: bool = False) -> float:
     """Choose the GPUs of a worker.
 
     Args:
-        wanted: What the user says; auto: a GPU, if the cluster has or may come to have one for each worker.
-        size: Of the cluster.
-        num_workers: Fewest workers that have to have one.
+        wanted: The option. auto: one GPU if the cluster has one for each worker, or may grow to it; else none.
+        size: Size of the cluster.
+        num_workers: Smallest number of workers that need a GPU.
+        may_grow: GPUs may join a cluster that has none and publishes no limit.
     """
-    return wanted if wanted != "auto" else float(size.most_gpus >= num_workers)
+    return wanted if wanted != "auto" else float(may_grow or size.most_gpus >= num_workers)
 
 
 def choose_num_actors(wanted: int | None, gpus_per_actor: float, cpus_per_actor: float, size: ClusterSize) -> int:

@@ -45,6 +45,11 @@ def use_endpoint(url: str | None) -> None:
     os.environ["AWS_ENDPOINT_URL"] = url
 
 
+def find_address(address: str | None) -> str:
+    """The address that `connect` uses: `local` for a Ray of our own."""
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
 def connect(address: str | None, num_cpus: int | None = None) -> None:
     """Connect to Ray; start a local one when there is no cluster to connect to.
 
@@ -62,7 +67,7 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
         ValueError: An endpoint that the environment names, and that workers would be told, holds a password; or the
             address is none.
     """
-    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    wanted = find_address(address)
     environment = None if wanted == "local" else {"env_vars": _choose_variables()}
     if ray.is_initialized():
         return

@@ -42,7 +42,7 @@ def parse(job_type: type[Job], usage: Usage, arguments: Sequence[str] | None, de
         default: Where options that are not given come from; None: the defaults of `job_type`.
 
     Raises:
-        ValueError: An argument is a URI with a password in it.
+        ValueError: An argument is a URI with a password in it, or a value is out of range.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     refuse_passwords(words)
@@ -64,7 +64,21 @@ def parse(job_type: type[Job], usage: Usage, arguments: Sequence[str] | None, de
         registry=registry,
     )
     job: Job = parsed
+    _check(job)
     return job
+
+
+def _check(options: object) -> None:
+    """Call the `check` of options and of those within them. Not while tyro reads them: it frames what is raised there.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+    if callable(check := getattr(options, "check", None)):
+        check()
+    for value in vars(options).values():
+        if is_dataclass(value):
+            _check(value)
 
 
 def name_program(command: str) -> str:

@@ -34,6 +34,11 @@ class RunOptions:
     grace_s: float = 2.0
     """After SIGTERM or SIGINT, seconds in which commits under way may finish. Ray kills a stopped job after 3 s."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: One is out of range.
+        """
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"need --limit >= 1, got {self.limit}")

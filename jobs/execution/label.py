@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.arguments.label import LabelJob
 from jobs.cluster.actor_count import choose_gpus, choose_num_actors, describe_wait, measure_cluster
-from jobs.cluster.connection import connect, use_endpoint
+from jobs.cluster.connection import connect, find_address, use_endpoint
 from jobs.cluster.driving import drive, print_warning
 from jobs.command_line.console import EXIT_OK, format_bytes, print_config
 from jobs.qualities import QUALITIES
@@ -93,11 +93,13 @@ def _choose_options(job: LabelJob) -> LabelOptions:
         LabellingError: Actors want GPUs and a cluster without any cannot get them.
     """
     size = measure_cluster()
-    num_gpus = choose_gpus(job.gpus_per_worker, size)
+    # On a cluster, GPUs are what labelling is paid for: no run of days starts on CPUs because its GPUs join later.
+    may_grow = find_address(job.cluster.address) != "local"
+    num_gpus = choose_gpus(job.gpus_per_worker, size, may_grow=may_grow)
     num_actors = choose_num_actors(job.workers, num_gpus, job.cpus_per_worker, size)
     print(f"labelling with {num_actors} workers of {num_gpus:g} GPUs each")
     if job.gpus_per_worker == "auto" and not num_gpus:
-        print("the cluster has no GPU, so CPUs label; --gpus-per-worker 1 waits for GPUs to join")
+        print_warning("this machine has no GPU for Ray, so CPUs label; their masks may differ in single pixels")
     if wait := describe_wait(num_actors, num_gpus, size):
         print_warning(wait)
     return LabelOptions(

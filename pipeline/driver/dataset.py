@@ -36,7 +36,7 @@ def build_dataset(
     _set_up_context()
     parts = [steps.plan_read(group, reporting, attempts) for group in groups]
     # Ray Data retries a read task that dies without limit; `guarded_reads` sets the limit.
-    source = PlannedSource("Shards", parts, steps.read_schema)
+    source = PlannedSource(steps.name, parts, steps.read_schema)
     rows = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=sum(map(len, groups)))
     workers, shared = steps.workers, {"reporting": reporting, "attempts": attempts}
     if isinstance(workers, Tasks):

@@ -55,6 +55,8 @@ class Tasks:
 class Steps:
     """The steps of a run, in order."""
 
+    name: str
+    """Name of the read tasks in Ray's dashboard and metrics."""
     make_plan: Callable[[], Plan]
     """Lists the remaining work from storage."""
     plan_read: PlanRead

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from pipeline.commit.manifests import Manifest, list_manifests, open_manifest
-from pipeline.evaluation.sampling import take_evenly
 from pipeline.evaluation.truth import FindTruth
 from pipeline.images.masks import build_palette
 from pipeline.reports.page import Table, render_page
@@ -76,7 +75,9 @@ def build_report(
     vocabulary = parse_vocabulary(run["vocabulary"])
     inputs = read_config(labels_uri, run).inputs
     uris = list_manifests(labels_uri)
-    manifests = [open_manifest(uri) for uri in take_evenly(uris, MAX_MANIFESTS)]
+    # The first and the last one, too, unlike `take_evenly`.
+    places = np.unique(np.linspace(0, len(uris) - 1, min(MAX_MANIFESTS, len(uris))).astype(int))
+    manifests = [open_manifest(uris[place]) for place in places]
     figures = _Figures()
     rng = np.random.default_rng(rng_seed)
     picked = _pick_rows(manifests, figures, num_images, rng)

@@ -16,6 +16,7 @@ from pipeline.errors import ManifestError
 from tests.mutations import (
     VERSION_DIGITS,
     is_harmless,
+    is_older_record,
     is_same_content,
     label_photos,
     mutate_bytes,
@@ -99,7 +100,7 @@ def test_every_other_content_of_run_json_is_named(output, tmp_path):
             is_named = bool(list_run(str(tmp_path)).verdict.failed_checks)
         except ManifestError:
             is_named = True
-        if not is_named and not is_same:
+        if not is_named and not is_same and not is_older_record(payload, damaged):
             missed.append(number)
     assert missed == []
     assert num_changed > 0.9 * NUM_RECORD_MUTANTS
