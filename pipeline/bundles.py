@@ -37,7 +37,7 @@ def load_bundle(bundle_uri: str) -> tuple[MCTformer, ModelBundle, str]:
     except FileNotFoundError as error:
         raise BundleError(
             f"'{bundle_uri}' is no model bundle: {' and '.join(BUNDLE_FILES)} are needed; "
-            "give the folder that jobs.train or jobs.import_checkpoint wrote"
+            "give the folder that tagmask train or tagmask import-checkpoint wrote"
         ) from error
     try:
         model, bundle = decode_bundle(files)

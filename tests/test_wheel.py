@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MODULES = tuple(f"{name}.py" for name in PROJECT["tool"]["setuptools"]["py-modules"])
 PACKAGES = tuple(pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"])
 
 
@@ -20,7 +21,7 @@ PACKAGES = tuple(pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of the working tree, built from a copy: no build folder of an earlier one can add to it."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", *MODULES):
         shutil.copy(ROOT / name, source)
     for name in (*PACKAGES, "tests", "benchmarks"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -54,7 +55,8 @@ def run(*command: str, cwd: Path | None = None) -> str:
 
 def list_sources(suffix: str) -> set[str]:
     paths = (path for package in PACKAGES for path in (ROOT / package).rglob(f"*{suffix}"))
-    return {str(path.relative_to(ROOT)) for path in paths if "__pycache__" not in path.parts}
+    found = {str(path.relative_to(ROOT)) for path in paths if "__pycache__" not in path.parts}
+    return found | {name for name in MODULES if name.endswith(suffix)}
 
 
 def test_wheel_holds_every_module_template_and_type_marker_and_nothing_else(wheel: Path) -> None:

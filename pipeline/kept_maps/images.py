@@ -17,7 +17,7 @@ from pipeline.run.records import Chunk, InputShard, Sample, Status
 
 ADVICE = (
     "kept maps are refined by the pixels of the images that were labelled, so put the shard back as it was; or make "
-    "masks without them, by jobs.remask with --maps.pixel-refinement none"
+    "masks without them, by tagmask remask with --maps.pixel-refinement none"
 )
 COLUMNS = ("key", "status", "image_sha256")
 

@@ -58,6 +58,6 @@ def find_patch_size(kept: KeptRun, config: LabelConfig) -> int | None:
     except BundleError as error:
         raise BundleError(
             f"{error}; refining kept maps by pixels needs to know its patches, so put it back, or make masks without "
-            "(jobs.remask with --maps.pixel-refinement none)"
+            "(tagmask remask with --maps.pixel-refinement none)"
         ) from error
     return model.config.patch_size

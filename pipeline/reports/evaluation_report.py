@@ -76,7 +76,7 @@ def render_evaluation(
     """Render the page of an evaluation.
 
     Args:
-        labels_uri: Output of jobs.label.
+        labels_uri: Output of tagmask label.
         counts: Of all its manifests.
         images: Those whose truth is known.
         used: Scores of the masks as they are.

@@ -106,7 +106,7 @@ def build_report(
     """Make the page of a labelling run.
 
     Args:
-        labels_uri: Output of jobs.label.
+        labels_uri: Output of tagmask label.
         find_truth: Gives the true mask of a key, where there is one.
         num_images: Pictures in the gallery.
         rng_seed: Which ones.

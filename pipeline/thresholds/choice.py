@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from pipeline.thresholds.samples import MapSample
 
 NUM_BINS = 100
-"""Thresholds are whole hundredths, as those of the curves of jobs.evaluate."""
+"""Thresholds are whole hundredths, as those of the curves of tagmask evaluate."""
 NUM_DEVIATIONS = 0.5
 """Of the rules tried (docs/measurements.md), the one that is never far from the best threshold. Otsu's is as good for
 maps that were spread along the affinity once, and 3 to 4 points of mIoU off for maps that were spread twice."""

@@ -14,7 +14,7 @@ from jobs import calibrate, demo, evaluate, import_checkpoint, label, remask, re
 from jobs.command_line.commands import COMMANDS, main
 from jobs.command_line.parsing import Usage, parse
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "torchvision", "timm", "ray", "pyarrow")
 JOB_TYPES = {
     "label": label.LabelJob,
@@ -51,7 +51,7 @@ def read_help(capsys, name, flag="--help"):
 
 def list_shown(text):
     """List the options of a help text by the names of their fields."""
-    flags = re.findall(r"^│ --([\w.-]+)", text, re.MULTILINE)
+    flags = re.findall(r"^[│|] --([\w.-]+)", text, re.MULTILINE)
     return {flag.rpartition(".")[2].replace("-", "_") for flag in flags}
 
 
