@@ -24,7 +24,10 @@ from jobs.execution.demo_photos import CLASSES, write_collection
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.bundles import save_bundle
-from pipeline.storage.storage import join_uri, list_objects, put_atomic, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 
 ROOT = Path(__file__).parents[1]
 WORKERS = ("w1", "w2")

@@ -41,7 +41,7 @@ from benchmarks.host_stores import HOST, CephRgw, Disk, Moto, Store
 from benchmarks.labelling_cluster import LabellingCluster, Photos
 from benchmarks.network_hosts import Network, find_obstacle
 from benchmarks.outage_table import Outcome, is_good, print_outcomes
-from pipeline.storage.storage import join_uri
+from pipeline.storage.uris import join_uri
 
 VICTIM = "w1"
 NUM_LAST_LINES = 3

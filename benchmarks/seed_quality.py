@@ -25,22 +25,15 @@ from models.attention import compute_class_to_patch
 from models.class_maps import ATTENTION_LAYERS, refine_class_maps, scale_min_max, take_classes
 from models.mctformer import MCTformer
 from pipeline.bundles import load_bundle
-from pipeline.evaluation.evaluate import (
-    EvaluationCounts,
-    count_best,
-    decode_truth,
-    make_empty_counts,
-    open_truth,
-    score_curve,
-)
+from pipeline.evaluation.scores import EvaluationCounts, count_best, make_empty_counts, score_curve
+from pipeline.evaluation.truth import decode_truth, open_truth
 from pipeline.images.decode import DecodedImage, decode_image
-from pipeline.images.views import choose_grid, resize_rgb
+from pipeline.images.frames import choose_grid, normalise, resize_rgb
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary
-from pipeline.training.worker.step import normalise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,21 +35,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.losses import compute_loss
 from models.mctformer import Variant
+from pipeline.images.frames import normalise
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import InputConfig
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary
 from pipeline.train import fit, survey_run
 from pipeline.training.config import AugmentConfig, ModelConfig, OptimizerConfig, TrainConfig, WorkerConfig
 from pipeline.training.data.augmentation import augment_samples
-from pipeline.training.data.batch_feeder import TrainingBatch
 from pipeline.training.data.epoch_order import group_shards, list_pieces
+from pipeline.training.data.prefetch import TrainingBatch
 from pipeline.training.data.stream import DECODE_BATCH, read_piece
 from pipeline.training.data.survey import survey_shards
 from pipeline.training.driver.log import read_records
 from pipeline.training.driver.run import open_training
 from pipeline.training.worker.network import InitialModel, build_initial_model
 from pipeline.training.worker.schedule import choose_tag_loss, make_optimizer, set_learning_rate
-from pipeline.training.worker.step import TrainingStep, normalise
+from pipeline.training.worker.step import TrainingStep
 
 WARM_UP_SHARE = 0.25
 """Of the steps, the first ones: processes start."""
@@ -225,7 +226,7 @@ def make_training_step(job: Benchmark, config: TrainConfig, initial: InitialMode
         images = images.pin_memory()
     batch = TrainingBatch(tuple(map(str, range(job.batch_size))), images, labels, torch.ones(job.batch_size))
     score_tags = choose_tag_loss(config.loss, torch.ones(labels.shape[1]), epoch=0)
-    return lambda: step.take(batch, score_tags, None)
+    return lambda: step.update(batch, score_tags, None)
 
 
 def make_tensors(job: Benchmark, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.commit.manifests import list_manifests, open_manifest
-from pipeline.evaluation.evaluate import open_truth
+from pipeline.evaluation.truth import open_truth
 from pipeline.images.masks import build_palette
-from pipeline.reports.label_report import make_examples
-from pipeline.run.identity import read_config, read_run
+from pipeline.reports.pictures import make_examples
+from pipeline.run.run_file import read_config, read_run
 from pipeline.run.vocabulary import parse_vocabulary
 
 PANEL_PX = (240, 180)

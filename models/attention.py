@@ -1,11 +1,11 @@
-"""Attention that is never formed whole.
+"""Class-to-patch attention and patch affinity, without the full attention matrix.
 
-The class maps need two things of a ViT's attention: the rows of the class tokens, and products of the
-patch-to-patch part with a few maps. Both come from the queries and keys of each layer, which are small:
-the rows are formed for the wanted classes alone, and the product is attention with the maps as values.
+Class maps need two parts of a ViT's attention: the rows of the class tokens, and products of the patch-to-patch part
+with a few maps. Both are computed from the queries and keys of each layer, which are small. The rows are computed for
+the wanted classes only. The product is attention with the maps as values.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,12 +13,11 @@ from timm.layers import Attention
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from models.mctformer import MCTformerOutput
+from models.output import MCTformerOutput
 
 
 class Attended(NamedTuple):
-    """What an attention layer gives, and the taps that analysis needs."""
+    """Output of an attention layer, and its queries and keys."""
 
     tokens: Float[Tensor, "b t d"]
     queries: Float[Tensor, "b heads t hd"]
@@ -26,7 +25,7 @@ class Attended(NamedTuple):
 
 
 def attend(attention: Attention, tokens: Float[Tensor, "b t d"]) -> Attended:
-    """Run timm's attention layer through the fused kernel and keep its queries and keys."""
+    """Run timm's attention layer with the fused kernel; return its queries and keys, too."""
     b, t, _ = tokens.shape
     qkv = attention.qkv(tokens).reshape(b, t, 3, attention.num_heads, attention.head_dim)
     queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -36,14 +35,17 @@ def attend(attention: Attention, tokens: Float[Tensor, "b t d"]) -> Attended:
 
 
 def compute_class_to_patch(
-    output: "MCTformerOutput", num_layers: int, class_index: Int[Tensor, "b k"]
+    output: MCTformerOutput, num_layers: int, class_index: Int[Tensor, "b k"]
 ) -> Float[Tensor, "b k gh gw"]:
-    """Compute how much each wanted class token attends to each patch: sum over the last layers, mean over heads.
+    """Compute the class-to-patch attention of the wanted classes: sum over the last layers, mean over heads.
 
     Args:
         output: Of the model.
         num_layers: Number of layers, counted from the last.
         class_index: Wanted classes of each image, from 0; they may repeat.
+
+    Raises:
+        ValueError: The model has fewer layers.
     """
     if not 1 <= num_layers <= len(output.queries):
         raise ValueError(f"need 1 <= num_layers <= {len(output.queries)}, the depth of the model, got {num_layers}")
@@ -58,17 +60,20 @@ def compute_class_to_patch(
 
 
 def propagate(
-    output: "MCTformerOutput", maps: Float[Tensor, "b k gh gw"], num_layers: int | None = None
+    output: MCTformerOutput, maps: Float[Tensor, "b k gh gw"], num_layers: int | None = None
 ) -> Float[Tensor, "b k gh gw"]:
     """Multiply maps by the patch affinity: head-mean attention between patches, summed over layers.
 
-    The affinity has (gh gw)^2 entries and is not formed: attention with the maps as values, and zero as
-    the value of every class token, is the same product.
+    The affinity has (gh gw)^2 entries and is not computed. Attention with the maps as values, and zero as the value of
+    every class token, is the same product.
 
     Args:
         output: Of the model.
-        maps: One value a patch.
+        maps: One value per patch.
         num_layers: Number of layers, counted from the last; None: all.
+
+    Raises:
+        ValueError: The model has fewer layers.
     """
     depth = len(output.queries)
     num_layers = depth if num_layers is None else num_layers
@@ -77,13 +82,13 @@ def propagate(
     num_patches = output.grid[0] * output.grid[1]
     head_dim = output.queries[0].shape[-1]
     flat = maps.float().flatten(2)
-    # The fused kernels want values as wide as the keys: more maps than that go slice by slice.
+    # The fused kernels need values as wide as the keys, so maps are split into slices of that width.
     slices = [_propagate_slice(output, part, num_patches, num_layers) for part in flat.split(head_dim, dim=1)]
     return torch.cat(slices, dim=1).unflatten(-1, output.grid)
 
 
 def _propagate_slice(
-    output: "MCTformerOutput", maps: Float[Tensor, "b k n"], num_patches: int, num_layers: int
+    output: MCTformerOutput, maps: Float[Tensor, "b k n"], num_patches: int, num_layers: int
 ) -> Float[Tensor, "b k n"]:
     k = maps.shape[1]
     _, num_heads, num_tokens, head_dim = output.queries[0].shape

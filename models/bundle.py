@@ -1,42 +1,30 @@
-"""Models as files: our bundle, the authors' checkpoints, timm's backbones.
+"""Model bundle: a network, its classes and its input statistics as two files, `model.safetensors` and `model.json`."""
 
-Whatever is loaded, every key that finds no place is named, and so is every weight that finds no key.
-"""
-
-import difflib
 import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import timm
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from models.documents import STRICT, DocumentError, check_fields, parse_json
-from models.mctformer import MCTformer, MCTformerConfig, Variant, resize_positions
+from models.mctformer import MCTformer, MCTformerConfig
 from models.weights import (
     CheckpointError,
-    StateDict,
     decode_weights,
-    load_state_dict_file,
     load_weights,
     require_finite,
 )
 
 BUNDLE_FORMAT = 1
-AUTHORS_UNUSED = ("norm.weight", "norm.bias")
-"""The authors' models hold a final norm that their forward pass leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelBundle:
-    """What a model is, besides its weights."""
+    """Description of a model, without its weights."""
 
     __pydantic_config__ = STRICT
 
@@ -44,15 +32,18 @@ class ModelBundle:
     class_names: tuple[str, ...]
     """In the order of the class tokens."""
     input_mean: tuple[float, float, float]
-    """Per channel, for pixels in [0, 1]."""
+    """Of each channel, for pixels in [0, 1]."""
     input_std: tuple[float, float, float]
+    """Likewise."""
     backbone: str = ""
     """timm name of the backbone that training started from; empty without one."""
     recipe: dict[str, Any] = field(default_factory=dict)
+    """Configuration of the training run."""
     metrics: dict[str, Any] = field(default_factory=dict)
+    """Best epoch, rule of its choice, and history."""
     library_version: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Fingerprint of the training run (shards, vocabulary, configuration), and versions of the libraries."""
+    """Fingerprints of the training run and of its data, and versions of the libraries."""
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, self.input_mean)):
@@ -67,7 +58,7 @@ class ModelBundle:
 
 
 def encode_bundle(model: MCTformer, bundle: ModelBundle) -> dict[str, bytes]:
-    """Encode a model as the files of a bundle. Equal models give equal bytes.
+    """Encode a model as the files of a bundle; equal models have equal bytes.
 
     Raises:
         CheckpointError: A weight is not finite.
@@ -82,27 +73,27 @@ def encode_bundle(model: MCTformer, bundle: ModelBundle) -> dict[str, bytes]:
 
 
 def decode_bundle(files: Mapping[str, bytes]) -> tuple[MCTformer, ModelBundle]:
-    """Decode the files of a bundle: the model in evaluation mode, and what it is.
+    """Decode the files of a bundle: the model in evaluation mode, and its description.
 
     Raises:
-        CheckpointError: A file cannot be read, or the weights are not those of the configuration.
+        CheckpointError: A file is damaged, or the weights do not fit the configuration.
     """
     bundle = _parse_description(files["model.json"])
     weights = decode_weights(files["model.safetensors"])
-    model = _make_empty(bundle.config)
+    model = make_empty_model(bundle.config)
     load_weights(model, weights, unused=(), name=str(bundle.config.variant))
     return model.eval(), bundle
 
 
-def _make_empty(config: MCTformerConfig) -> MCTformer:
-    """Make a model that has shapes and no memory yet: whether its weights fit is known before it takes any."""
+def make_empty_model(config: MCTformerConfig) -> MCTformer:
+    """Build a model on the meta device: weights can be checked against its shapes before it has memory."""
     with torch.device("meta"):
         return MCTformer(config)
 
 
 def _parse_description(payload: bytes) -> ModelBundle:
     try:
-        # Figures of a training run may be NaN; nothing is computed from them.
+        # The metrics of a training run may be NaN; nothing is computed from them.
         fields = parse_json(payload, allow_non_finite=True)
         if not isinstance(fields, dict) or fields.pop("format", None) != BUNDLE_FORMAT:
             raise DocumentError("it has the format of another version")
@@ -113,191 +104,9 @@ def _parse_description(payload: bytes) -> ModelBundle:
 
 
 def compute_digest(files: Mapping[str, bytes]) -> str:
-    """Compute the name of a bundle: sha256 over its files, as 64 hex digits."""
+    """Compute the digest of a bundle: SHA-256 over its files, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name} {len(files[name])}\n".encode())
         digest.update(files[name])
     return digest.hexdigest()
-
-
-def import_authors_checkpoint(
-    path: Path,
-    *,
-    variant: Variant,
-    class_names: tuple[str, ...],
-    input_mean: tuple[float, float, float],
-    input_std: tuple[float, float, float],
-    num_heads: int | None = None,
-) -> tuple[MCTformer, ModelBundle]:
-    """Import a checkpoint of the authors' code; sizes are read from its shapes.
-
-    Args:
-        path: `.pth` with a state dict, alone or under `model`; or safetensors.
-        variant: Which of the authors' models it is.
-        class_names: In the order of its class tokens.
-        input_mean: That the model was trained with.
-        input_std: Likewise.
-        num_heads: Attention heads; None: one per 64 of the width, as in every ViT and DeiT.
-
-    Raises:
-        CheckpointError: Keys or shapes do not fit; all are named.
-    """
-    weights = load_state_dict_file(path)
-    config = _infer_config(weights, variant, num_heads)
-    if config.num_classes != len(class_names):
-        raise CheckpointError(
-            f"'{path}' has {config.num_classes} class tokens, got {len(class_names)} class names "
-            f"({', '.join(class_names)}); give the classes it was trained on"
-        )
-    model = _make_empty(config)
-    unused = {Variant.V1: (*AUTHORS_UNUSED, "head.weight", "head.bias"), Variant.V2: AUTHORS_UNUSED}
-    left_out = unused.get(variant, (*AUTHORS_UNUSED, "pos_embed"))
-    load_weights(model, weights, unused=left_out, name=str(variant))
-    bundle = ModelBundle(config=config, class_names=class_names, input_mean=input_mean, input_std=input_std)
-    return model.eval(), bundle
-
-
-def load_backbone_weights(model: MCTformer, weights: StateDict) -> tuple[str, ...]:
-    """Load timm's ViT or DeiT weights into a fresh model.
-
-    The class token and its position are repeated for every class; the table of positions is resized to
-    the model's grid.
-
-    Returns:
-        Keys that have no place in the model by design: the classifier and the final norm.
-
-    Raises:
-        CheckpointError: Any other key without place, weight without key, or shape that does not fit.
-    """
-    unused = tuple(name for name in weights if name.startswith(("head.", "head_dist.", "norm.", "fc_norm.")))
-    fitted = {name: tensor for name, tensor in weights.items() if name not in unused}
-    for name in ("cls_token", "pos_embed"):
-        if name not in fitted:
-            raise CheckpointError(f"the backbone has no '{name}'; only ViT and DeiT with a class token fit")
-    config = model.config
-    token, positions = fitted["cls_token"], fitted.pop("pos_embed")
-    if token.ndim != 3 or positions.ndim != 3:
-        raise CheckpointError(
-            f"the backbone has a cls_token of {list(token.shape)} and a pos_embed of {list(positions.shape)}, need "
-            "three axes each; only ViT and DeiT with a class token fit"
-        )
-    if token.shape[-1] != config.width:
-        raise CheckpointError(f"the backbone has width {token.shape[-1]}, the model {config.width}; choose its own")
-    fitted["cls_token"] = token[:, :1].repeat(1, config.num_classes, 1)
-    num_extra = positions.shape[1] - int(positions.shape[1] ** 0.5) ** 2
-    for_classes = positions[:, :1].repeat(1, config.num_classes, 1)
-    for_patches = _fit_positions(positions[:, num_extra:], config.grid_side)
-    if config.variant == Variant.PLUS:
-        fitted |= {"pos_embed_cls": for_classes, "pos_embed_pat": for_patches}
-    else:
-        fitted["pos_embed"] = torch.cat([for_classes, for_patches], dim=1)
-    own_head = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("head.")}
-    load_weights(model, fitted | own_head, unused=("dist_token",), name=str(config.variant))
-    return unused
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """A timm model to start from."""
-
-    name: str
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: int
-    mlp_ratio: float
-    input_mean: tuple[float, float, float]
-    input_std: tuple[float, float, float]
-    weights: dict[str, Tensor]
-    """Empty when random weights were asked for."""
-
-
-def load_timm_backbone(name: str, *, pretrained: bool = False, weights_path: Path | None = None) -> Backbone:
-    """Look up a timm ViT: its sizes, its input statistics, and its weights.
-
-    Args:
-        name: Such as `vit_tiny_patch16_224` or `deit_small_patch16_224`.
-        pretrained: Let timm fetch the published weights.
-        weights_path: Take the weights from this file instead.
-
-    Raises:
-        CheckpointError: timm knows no such model, it is no plain ViT, or its weights cannot be downloaded.
-    """
-    if not timm.is_model(name):
-        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
-        raise CheckpointError(f"timm has no model '{name}'; names near it: {near or 'none'}")
-    # timm's models declare no attributes, and only plain ViTs have the ones that follow.
-    network: Any
-    try:
-        network = timm.create_model(name, pretrained=pretrained and weights_path is None, num_classes=0)
-    except Exception as error:  # what a failed download raises depends on the client library and its version
-        if not pretrained or weights_path is not None:
-            raise
-        raise CheckpointError(
-            f"the weights of timm's '{name}' cannot be downloaded ({_name_first_line(error)}); "
-            "give them as a file, or `none` for random ones"
-        ) from error
-    try:
-        block = network.blocks[0]
-        sizes = {
-            "patch_size": network.patch_embed.patch_size[0],
-            "width": network.embed_dim,
-            "depth": len(network.blocks),
-            "num_heads": block.attn.num_heads,
-            "mlp_ratio": block.mlp.fc1.out_features / network.embed_dim,
-        }
-    except (AttributeError, TypeError, IndexError) as error:
-        raise CheckpointError(f"timm's '{name}' is no plain ViT ({error}); choose a vit_* or deit_* model") from error
-    weights: dict[str, Tensor] = {}
-    if weights_path is not None:
-        weights = load_state_dict_file(weights_path)
-    elif pretrained:
-        weights = dict(network.state_dict())
-    mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
-    return Backbone(name=name, input_mean=tuple(mean), input_std=tuple(std), weights=weights, **sizes)
-
-
-def _fit_positions(positions: Float[Tensor, "1 n d"], side: int) -> Float[Tensor, "1 m d"]:
-    return positions if positions.shape[1] == side * side else resize_positions(positions, (side, side))
-
-
-def _infer_config(weights: StateDict, variant: Variant, num_heads: int | None) -> MCTformerConfig:
-    try:
-        _, num_classes, width = weights["cls_token"].shape
-        patch_size = weights["patch_embed.proj.weight"].shape[-1]
-        if variant == Variant.PLUS:
-            num_patches = weights["pos_embed_pat"].shape[1]
-        else:
-            num_patches = weights["pos_embed"].shape[1] - num_classes
-        hidden = weights["blocks.0.mlp.fc1.weight"].shape[0]
-        depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
-        side = round(num_patches**0.5)
-    except (KeyError, ValueError, IndexError, TypeError) as error:
-        raise CheckpointError(
-            f"this is no MCTformer {variant} checkpoint: {error} is missing or misshapen; it has {_name_some(weights)}"
-        ) from error
-    if side * side != num_patches:
-        raise CheckpointError(f"the table of positions has {num_patches} patches, which is no square; is it {variant}?")
-    try:
-        return MCTformerConfig(
-            variant=variant,
-            num_classes=num_classes,
-            image_size=side * patch_size,
-            patch_size=patch_size,
-            width=width,
-            depth=depth,
-            num_heads=num_heads or max(1, width // 64),
-            mlp_ratio=hidden / max(1, width),
-        )
-    except ValueError as error:
-        raise CheckpointError(f"the shapes of the weights are those of no model: {error}; is it {variant}?") from error
-
-
-def _name_first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-def _name_some(weights: StateDict, most: int = 6) -> str:
-    names = list(weights)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more keys" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""From what the model returns to class maps: where in the image each class is."""
+"""Class maps from the output of the model: the location of each class in the image."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -9,25 +9,26 @@ from torch import Tensor
 
 from models.attention import compute_class_to_patch, propagate
 from models.fusion import Fusion
-from models.mctformer import MCTformerOutput, Variant
+from models.mctformer import Variant
+from models.output import MCTformerOutput
 
 ATTENTION_LAYERS = {Variant.V1: 3, Variant.V2: 3, Variant.PLUS: 12}
-"""Last layers whose class-to-patch attention the authors use."""
+"""Number of last layers whose class-to-patch attention the authors use."""
 
 
 FUSION = {Variant.V1: Fusion.PRODUCT, Variant.V2: Fusion.PRODUCT, Variant.PLUS: Fusion.SQUARE_ROOT}
-"""What the authors use."""
+"""Fusion that the authors use."""
 
 
 class Evidence(NamedTuple):
-    """A ViT's opinions on where the wanted classes are; non-negative, any scale."""
+    """Two kinds of evidence for the location of the wanted classes, and their fusion; non-negative, any scale."""
 
     class_to_patch: Float[Tensor, "b k gh gw"]
     """Attention of the class tokens."""
     patch_cam: Float[Tensor, "b k gh gw"] | None
     """After ReLU; None for V1."""
     fused: Float[Tensor, "b k gh gw"]
-    """Both, joined; attention alone for V1."""
+    """Fusion of both; attention alone for V1."""
 
 
 def compute_evidence(
@@ -37,18 +38,18 @@ def compute_evidence(
     num_layers: int | None = None,
     fusion: Fusion | None = None,
 ) -> Evidence:
-    """Compute where the model sees the wanted classes.
+    """Compute the evidence for the location of the wanted classes.
 
     Args:
         output: Of the model.
         variant: Of the model.
         class_index: Wanted classes of each image, from 0; they may repeat.
-        num_layers: Last layers whose attention is used; None: as the authors (`ATTENTION_LAYERS`), or all of a
-            model that has fewer.
-        fusion: How attention and patch CAM are joined; None: as the authors (`FUSION`).
+        num_layers: Number of last layers whose attention is used; None: as the authors (`ATTENTION_LAYERS`), or all
+            layers of a model with fewer.
+        fusion: Of attention and patch CAM; None: as the authors (`FUSION`).
 
-    Source: CVPR 2022, section 3.3 (V1, V2); the authors' code for plus, where attention is the mean over the
-    layers and not their sum.
+    Source: CVPR 2022, section 3.3 (V1, V2); the authors' code for plus, where attention is the mean over the layers
+    and not their sum.
     """
     depth = len(output.queries)
     num_layers = min(ATTENTION_LAYERS[variant], depth) if num_layers is None else num_layers
@@ -69,15 +70,15 @@ def refine_class_maps(
     num_layers: int | None = None,
     num_steps: int = 1,
 ) -> Float[Tensor, "b k gh gw"]:
-    """Spread class maps along the patch affinity.
+    """Propagate class maps along the patch affinity.
 
     Args:
         output: Of the model.
         class_maps: Non-negative, any scale.
-        num_layers: Last layers whose attention makes the affinity; None: all, as the authors.
-        num_steps: How often maps are multiplied by it, the steps of a random walk; the authors take one.
+        num_layers: Number of last layers whose attention is the affinity; None: all, as the authors.
+        num_steps: Multiplications by the affinity, the steps of a random walk; the authors take one.
 
-    Source: CVPR 2022, section 3.4; there the affinity is formed, here it is applied.
+    Source: CVPR 2022, section 3.4; there the affinity is a matrix, here it is applied without forming it.
     """
     for _ in range(num_steps):
         class_maps = propagate(output, class_maps, num_layers)
@@ -85,16 +86,16 @@ def refine_class_maps(
 
 
 def take_classes(maps: Float[Tensor, "b c gh gw"], class_index: Int[Tensor, "b k"]) -> Float[Tensor, "b k gh gw"]:
-    """Take the wanted classes of each image."""
+    """Select the maps of the wanted classes of each image."""
     index = class_index[:, :, None, None].expand(-1, -1, *maps.shape[-2:])
     return maps.gather(1, index)
 
 
 def flag_finite(tensors: Iterable[Tensor | None]) -> Bool[Tensor, " b"]:
-    """Tell for each image of a batch whether all its values are finite, without waiting for the device.
+    """Flag the images of a batch whose values are all finite; does not wait for the device.
 
     Args:
-        tensors: Batches of the same images; None counts as finite. At least one is there.
+        tensors: Batches of the same images, at least one; None counts as finite.
     """
     return torch.stack([values.isfinite().flatten(1).all(1) for values in tensors if values is not None]).all(0)
 

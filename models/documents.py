@@ -1,6 +1,6 @@
-"""The one door for JSON and YAML that others wrote: bytes in, plain values out, or one error that says what is wrong.
+"""Reader of foreign JSON and YAML: bytes to plain values, or one error that names the fault.
 
-Size, depth and numbers are bounded before anything is made of them, and `check_fields` compares them with a type.
+Size, depth and numbers of a document are bounded. `check_fields` validates its values against a type.
 """
 
 import json
@@ -13,19 +13,20 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 MAX_DEPTH = 64
-"""Mappings and lists in each other."""
+"""Largest depth of nested mappings and lists."""
 MAX_WHOLE_NUMBER = 2**64 - 1
-"""Seeds of random numbers may have 64 bits."""
+"""Random seeds may have 64 bits."""
 MAX_SHOWN = 60
 """Characters of a wrong value in a message."""
 MAX_COMPLAINTS = 3
+"""Wrong fields that a message describes."""
 
 STRICT = ConfigDict(extra="forbid", strict=True)
-"""`__pydantic_config__` of a dataclass whose fields come from a file: it has these and no others."""
+"""`__pydantic_config__` of a dataclass that is read from a file: no other fields, no conversion of types."""
 
 
 class DocumentError(ValueError):
-    """A document that cannot be read, or holds other values than it should; the message names place and field."""
+    """A document that is damaged or has wrong values; the message names position and field."""
 
 
 def parse_json(payload: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES, allow_non_finite: bool = False) -> Any:
@@ -33,18 +34,18 @@ def parse_json(payload: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES, allow_non
 
     Args:
         payload: UTF-8, with or without a byte order mark.
-        max_bytes: More than that is refused.
-        allow_non_finite: Let NaN and Infinity pass, for figures that nothing is computed from.
+        max_bytes: Largest size of the payload.
+        allow_non_finite: Accept NaN and Infinity, in metrics that nothing is computed from.
 
     Raises:
-        DocumentError: It is not JSON, or not within the bounds.
+        DocumentError: The payload is not JSON, or exceeds a bound.
     """
     try:
-        fields = json.loads(_decode(payload, max_bytes), object_pairs_hook=_make_mapping)
+        fields = json.loads(_decode_text(payload, max_bytes), object_pairs_hook=_make_mapping)
     except DocumentError:
         raise
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"it is not JSON: {_describe(error)}") from error
+        raise DocumentError(f"it is not JSON: {_describe_error(error)}") from error
     _check_values(fields, allow_non_finite=allow_non_finite)
     return fields
 
@@ -53,11 +54,11 @@ def parse_yaml(payload: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
     """Parse JSON or YAML; in YAML tabs count as spaces.
 
     Raises:
-        DocumentError: It is neither, or not within the bounds.
+        DocumentError: The payload is neither, or exceeds a bound.
     """
-    text = _decode(payload, max_bytes)
+    text = _decode_text(payload, max_bytes)
     try:
-        # Nearly all JSON is YAML, but not the two halves of a character that JSON may write as escapes.
+        # Nearly all JSON is YAML. The exception is a surrogate pair, which JSON may write as two escapes.
         fields = json.loads(text, object_pairs_hook=_make_mapping)
     except DocumentError:
         raise
@@ -73,20 +74,20 @@ def _load_yaml(text: str) -> Any:
     except DocumentError:
         raise
     except Exception as error:  # what a constructor raises depends on the value: ValueError, TypeError, KeyError ...
-        raise DocumentError(f"it is neither YAML nor JSON: {_describe(error)}") from error
+        raise DocumentError(f"it is neither YAML nor JSON: {_describe_error(error)}") from error
 
 
 def check_fields(kind: Any, fields: Any) -> Any:
-    """Make a dataclass, typed dictionary or other type of plain values.
+    """Convert plain values to a dataclass, typed dictionary or other type.
 
-    Types are strict: text is not a number, and what the type does not know is refused where it forbids it. The checks
-    of a dataclass at construction are made, too.
+    Types are strict: text is not a number, and a `STRICT` type has no unknown fields. Dataclasses run their own checks
+    at construction.
 
     Raises:
-        DocumentError: A field is missing, unknown or wrong; all are named.
+        DocumentError: Fields are missing, unknown or wrong; the message names them.
     """
     try:
-        # As JSON: there a list may become a tuple, and text an enumeration, though types are strict.
+        # Strict validation of JSON still converts a list to a tuple, and text to an enumeration.
         return TypeAdapter(kind).validate_json(json.dumps(fields), strict=True)
     except ValidationError as error:
         complaints = [_describe_complaint(complaint) for complaint in error.errors(include_url=False)]
@@ -94,7 +95,7 @@ def check_fields(kind: Any, fields: Any) -> Any:
         raise DocumentError("; ".join(complaints[:MAX_COMPLAINTS]) + more) from error
 
 
-def _decode(payload: bytes, max_bytes: int) -> str:
+def _decode_text(payload: bytes, max_bytes: int) -> str:
     if len(payload) > max_bytes:
         raise DocumentError(f"it has {len(payload)} bytes, need at most {max_bytes}")
     try:
@@ -112,11 +113,11 @@ def _make_mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 MAX_ALIASED = 100_000
-"""Values that stand in a YAML file by aliases alone."""
+"""Values that a YAML file repeats by aliases at most."""
 
 
 class _BoundedLoader(yaml.SafeLoader):
-    """YAML's safe loader without what makes a small file large: aliases of nested values, or very many of them."""
+    """YAML's safe loader with limits on what makes a small file large: nested aliases, many aliases."""
 
     _depth = 0
     _num_aliased = 0
@@ -136,7 +137,7 @@ class _BoundedLoader(yaml.SafeLoader):
         pairs = node.value if isinstance(node, yaml.MappingNode) else [(item,) for item in node.value]
         self._num_aliased += len(pairs)
         line = node.start_mark.line + 1
-        # A node without an end is one that contains its own alias.
+        # A node without an end contains its own alias.
         if node.end_mark is None or not all(isinstance(item, yaml.ScalarNode) for pair in pairs for item in pair):
             raise DocumentError(f"the nested list or mapping of line {line} is used again by an alias; write it out")
         if self._num_aliased > MAX_ALIASED:
@@ -153,7 +154,7 @@ class _BoundedLoader(yaml.SafeLoader):
 
 
 def _check_values(fields: Any, *, allow_non_finite: bool) -> None:
-    """Check depth, numbers and text, level by level: a document may nest deeper than functions can."""
+    """Check depth, numbers and text level by level, as a document may be deeper than Python's recursion limit."""
     level = [fields]
     for _ in range(MAX_DEPTH + 1):
         inner: list[Any] = []
@@ -186,7 +187,7 @@ def _check_value(value: Any, allow_non_finite: bool) -> None:
 
 
 def show_value(value: Any) -> str:
-    """Render a wrong value for a message, short.
+    """Render a wrong value for a message, truncated to `MAX_SHOWN` characters.
 
     >>> show_value({"a": [1, "ü"]})
     '{"a": [1, "ü"]}'
@@ -195,7 +196,7 @@ def show_value(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}.."
 
 
-def _describe(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return f"it nests mappings and lists more than {MAX_DEPTH} deep"
     return " ".join(str(error).split())[:300] or type(error).__name__
@@ -203,7 +204,7 @@ def _describe(error: Exception) -> str:
 
 def _describe_complaint(complaint: Any) -> str:
     name = ".".join(map(str, complaint["loc"]))
-    said = complaint["msg"].removeprefix("Value error, ")
-    text = said[:1].lower() + said[1:] if complaint["type"] != "value_error" else said
+    message = complaint["msg"].removeprefix("Value error, ")
+    text = message[:1].lower() + message[1:] if complaint["type"] != "value_error" else message
     got = "" if complaint["type"] in ("missing", "value_error") else f", got {show_value(complaint['input'])}"
     return f"{name}: {text}{got}" if name else f"{text}{got}"

@@ -1,12 +1,12 @@
-"""How the two kinds of evidence are joined. Apart from the mathematics, so that a configuration needs no PyTorch."""
+"""Names of the fusions of attention and patch CAM; a module without PyTorch, for configurations."""
 
 from enum import StrEnum
 
 
 class Fusion(StrEnum):
-    """How class-to-patch attention and patch CAM are joined."""
+    """Fusion of class-to-patch attention and patch CAM."""
 
     PRODUCT = "product"
-    """Attention x patch CAM: few patches of both stand out. Source: CVPR 2022, section 3.3."""
+    """Attention x patch CAM: only patches that are high in both stay high. Source: CVPR 2022, section 3.3."""
     SQUARE_ROOT = "square_root"
-    """Square root of the product, their geometric mean: keeps more of the extent. Source: plus."""
+    """Square root of the product, the geometric mean: preserves more of an object's extent. Source: plus."""

@@ -1,8 +1,7 @@
-"""What training minimises.
+"""Loss of training.
 
-Three parts follow the authors' code: scores of the class tokens, scores of the pooled patches, contrast of the class
-tokens. A fourth is ours (`models.seed_loss`). How a score is held against a tag that may be wrong is a function of its
-own, to choose from.
+Three parts follow the authors' code: tag loss of the class tokens, tag loss of the pooled patches, contrast of the
+class tokens. The fourth is ours (`models.seed_loss`). The tag loss is a parameter, as tags may be wrong.
 """
 
 from collections.abc import Callable
@@ -14,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.class_maps import compute_evidence
-from models.mctformer import MCTformerOutput, Variant
+from models.mctformer import Variant
+from models.output import MCTformerOutput
 from models.seed_loss import (
     compute_attention_losses,
     compute_seed_losses,
@@ -23,11 +23,11 @@ from models.seed_loss import (
 )
 
 ScoreTags = Callable[[Float[Tensor, "b c"], Float[Tensor, "b c"]], Float[Tensor, "b c"]]
-"""Gives the loss of every label of logits and targets (0 or 1)."""
+"""Tag loss: from logits and targets (0 or 1) to the loss of every label."""
 
 
 class LossParts(NamedTuple):
-    """A loss and what it is made of; parts that a variant does not have are None."""
+    """The total loss and its parts; None for a part that the variant lacks."""
 
     total: Float[Tensor, ""]
     class_loss: Float[Tensor, ""]
@@ -37,22 +37,22 @@ class LossParts(NamedTuple):
 
 
 class SeedTerm(NamedTuple):
-    """How seeds of a network's own class maps teach its patch CAM and, with a share, its class tokens."""
+    """Settings of the seed loss, which trains the patch CAM and the class tokens on the network's own class maps."""
 
     weight: float
-    """Of the seed loss among the parts; 0: not yet, and no seeds are made."""
+    """Of the seed loss in the total; 0: no seeds are made yet."""
     background_threshold: float
-    """Patches do not show the classes whose maps are below this."""
+    """A patch does not show a class whose map is below this."""
     foreground_threshold: float
-    """Patches whose best class map is above this show that class."""
+    """A patch whose highest class map is above this shows that class."""
     attention_share: float = 0.0
-    """Weight of the class tokens' attention, relative to that of the patch CAM."""
+    """Weight of the attention loss of the class tokens, relative to the loss of the patch CAM."""
     affinity_steps: int = 1
-    """How often the class maps are spread along the patch affinity before they teach."""
+    """Multiplications of the class maps by the patch affinity before seeds are made."""
 
 
 def score_soft_margin(logits: Float[Tensor, "b c"], targets: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
-    """Binary cross entropy of every label: what the authors train with."""
+    """Compute the binary cross entropy of every label, the authors' tag loss."""
     return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
 
@@ -67,20 +67,20 @@ def compute_loss(
     sample_weights: Float[Tensor, " b"] | None = None,
     score_tags: ScoreTags = score_soft_margin,
 ) -> LossParts:
-    """Compute the loss of a variant: class scores; with V2 patch scores; with plus contrast of class tokens.
+    """Compute the loss of a variant: class scores; from V2 on patch scores; for plus contrast of class tokens.
 
-    With a seed term, patches learn from the class maps, too, and with its attention share class tokens do.
+    A seed term adds the seed loss of the patch CAM and, with its attention share, of the class tokens.
 
     Args:
         output: Of the network.
         image_labels: True for the classes that an image is tagged with.
-        variant: Which parts there are.
-        contrast_weight: Of the contrast among the parts.
-        seed_term: Whether and what class maps teach; None: as the authors train.
-        seed_source: Whose class maps teach: what another network, an averaged one, makes of the same images.
-            None: those of `output` itself.
-        sample_weights: How much each image counts in the means; None: all the same. Images of weight 0 have no say.
-        score_tags: How scores are held against tags.
+        variant: Decides the parts.
+        contrast_weight: Of the contrast in the total.
+        seed_term: Settings of the seed loss; None: without it, as the authors train.
+        seed_source: Output of another network, an averaged one, for the same images, of which seeds are made; None:
+            seeds are made of `output`.
+        sample_weights: Weights of the images in the means; None: 1 each. Images of weight 0 have no effect.
+        score_tags: Tag loss.
     """
     weights = (
         image_labels.new_ones(len(image_labels), dtype=torch.float32) if sample_weights is None else sample_weights
@@ -102,12 +102,12 @@ def compute_loss(
         return LossParts(total, class_loss, patch_loss, contrast_loss)
     seed_loss = torch.zeros_like(class_loss)
     if seed_term.weight:
-        seed_loss = average(_compare_with_seeds(output, seed_source, image_labels, variant, seed_term))
+        seed_loss = average(_compute_seed_term(output, seed_source, image_labels, variant, seed_term))
         total = total + seed_term.weight * seed_loss
     return LossParts(total, class_loss, patch_loss, contrast_loss, seed_loss)
 
 
-def _compare_with_seeds(
+def _compute_seed_term(
     output: MCTformerOutput,
     seed_source: MCTformerOutput | None,
     image_labels: Bool[Tensor, "b c"],
@@ -133,10 +133,10 @@ def _compare_with_seeds(
 def compute_contrast_losses(
     class_tokens: Float[Tensor, "l b c d"], image_labels: Bool[Tensor, "b c"]
 ) -> Float[Tensor, " b"]:
-    """Make the class tokens of an image differ from each other: each should resemble itself most.
+    """Compute the contrast loss of the class tokens of each image: each token should be most similar to itself.
 
-    Cosine similarities of the class tokens of a layer are scores of a classification in which token i
-    belongs to class i. Only present classes count; mean over layers, one value an image.
+    The cosine similarities of the class tokens of a layer are the logits of a classification of token i as class i.
+    The loss is the mean over the layers and over the present classes.
 
     Source: MCTformer+ (TPAMI 2024), class-token contrast, and the authors' training code.
     """
@@ -155,23 +155,23 @@ def score_asymmetric(
     focus_positive: float,
     margin: float,
 ) -> Float[Tensor, "b c"]:
-    """Play down easy labels, negatives more than positives: a missing tag is a negative that the model denies.
+    """Compute the asymmetric loss: easy labels weigh less, negatives less than positives, as tags may be missing.
 
     Args:
         logits: Scores.
         targets: 0 or 1.
-        focus_negative: Exponent of a negative's probability; 0: none.
-        focus_positive: Exponent of a positive's improbability; 0: none.
-        margin: Probability below which a negative costs nothing.
+        focus_negative: Exponent of the probability p of a negative; 0: no down-weighting.
+        focus_positive: Exponent of 1 - p of a positive; 0: no down-weighting.
+        margin: Probability below which the loss of a negative is 0.
 
     Source: Ridnik et al., "Asymmetric Loss for Multi-Label Classification" (ICCV 2021), equations 3 to 7; as there,
-    no gradient flows through the factors that play labels down.
+    no gradient flows through the weighting factors.
     """
     positive = functional.logsigmoid(logits)
     shifted = (logits.sigmoid() - margin).clamp_min(0)
     negative = torch.log1p(-shifted.clamp_max(1 - torch.finfo(torch.float32).eps))
     with torch.no_grad():
-        # 0 ** 0 is 1, as it has to be: without an exponent every label counts whole.
+        # 0 ** 0 is 1: with exponent 0 every label has weight 1.
         factors = torch.where(targets > 0, (1 - logits.sigmoid()) ** focus_positive, shifted**focus_negative)
     return -factors * torch.where(targets > 0, positive, negative)
 
@@ -179,12 +179,12 @@ def score_asymmetric(
 def score_without_large_losses(
     logits: Float[Tensor, "b c"], targets: Float[Tensor, "b c"], *, rejected_share: float
 ) -> Float[Tensor, "b c"]:
-    """Leave out the untagged labels with the largest losses: they are the likeliest to be true classes without a tag.
+    """Compute the soft margin loss; set the largest losses of untagged labels to 0, as these tags may be missing.
 
     Args:
         logits: Scores.
         targets: 0 or 1.
-        rejected_share: Of the untagged labels of the batch, in [0, 1].
+        rejected_share: Fraction of the untagged labels of the batch, in [0, 1].
 
     Source: Kim et al., "Large Loss Matters in Weakly Supervised Multi-Label Classification" (CVPR 2022), LL-R.
     """
@@ -200,7 +200,7 @@ def score_without_large_losses(
 
 
 def weigh_positives(score_tags: ScoreTags, class_weights: Float[Tensor, " c"]) -> ScoreTags:
-    """Make positives count by their class, so that rare classes have their say."""
+    """Return a tag loss whose positives are weighted by their class."""
 
     def score(logits: Float[Tensor, "b c"], targets: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
         weights = class_weights.to(logits.device)
@@ -210,9 +210,11 @@ def weigh_positives(score_tags: ScoreTags, class_weights: Float[Tensor, " c"]) -
 
 
 def balance_classes(images_per_class: Float[Tensor, " c"], power: float) -> Float[Tensor, " c"]:
-    """Compute weights of positives: the median class has 1, rarer ones more.
+    """Compute class weights of positives: (median count / count) ** power.
 
-    Classes that no image shows get 1: their positives never come.
+    Args:
+        images_per_class: Counts; a class without images has weight 1.
+        power: 0: all weights are 1; 1: inversely proportional to the count.
     """
     seen = images_per_class > 0
     if not seen.any():

@@ -1,14 +1,14 @@
 """MCTformer V1, V2 and plus: a ViT with one class token per class, on timm's blocks.
 
 Source: Xu et al., "Multi-class Token Transformer for Weakly Supervised Semantic Segmentation" (CVPR 2022) and
-"MCTformer+" (TPAMI 2024). Module names are timm's and the authors', so that their weights load by name. We
-differ in that attention is never formed: the forward pass returns queries and keys instead.
+"MCTformer+" (TPAMI 2024). Module names are timm's and the authors', so that their weights load by name. We differ in
+that the attention matrix is not computed: the forward pass returns queries and keys instead.
 """
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -19,14 +19,15 @@ from torch.nn import functional
 
 from models.attention import attend
 from models.documents import STRICT
+from models.output import MCTformerOutput
 
 LAYER_NORM_EPS = 1e-6
 MAX_SIZE = 2**16
-"""Of anything that is counted in a model: far above any ViT, and products of two are still numbers of bytes."""
+"""Largest size in a configuration: far above that of any ViT, and the product of two still fits into memory."""
 MAX_DEPTH = 2**10
 MAX_MLP_RATIO = 64
 DINO_OFFSET = 0.1
-"""How V1 and V2 resize position embeddings: weights trained at one size depend on it at another."""
+"""Offset with which V1 and V2 resize position embeddings; their weights depend on it at other image sizes."""
 
 
 class _LayerNorm(nn.LayerNorm):
@@ -37,7 +38,7 @@ class _LayerNorm(nn.LayerNorm):
 
 
 class Variant(StrEnum):
-    """Which of the authors' models it is."""
+    """The authors' models."""
 
     V1 = "v1"
     V2 = "v2"
@@ -53,16 +54,17 @@ class MCTformerConfig:
     variant: Variant
     num_classes: int
     image_size: int = 224
-    """Side of the square whose grid the table of position embeddings has, in pixels."""
+    """Side of the square image for whose grid there are position embeddings, in pixels."""
     patch_size: int = 16
     width: int = 192
     depth: int = 12
     num_heads: int = 3
     mlp_ratio: float = 4.0
     rank_decay: float = 0.996
-    """Plus: weight of each next patch in global weighted ranking pooling; the authors' value suits 784 patches."""
+    """Plus: decay of the weight from one patch to the next in global weighted ranking pooling; the authors' value
+    suits 784 patches."""
     drop_path: float = 0.0
-    """Rate of stochastic depth at the last block, rising linearly from 0 at the first; in training only."""
+    """Rate of stochastic depth at the last block; rises linearly from 0 at the first; in training only."""
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "image_size", "patch_size", "width", "depth", "num_heads"):
@@ -82,37 +84,19 @@ class MCTformerConfig:
 
     @property
     def grid_side(self) -> int:
-        """Patches along a side of the table of position embeddings."""
+        """Side of the grid of position embeddings, in patches."""
         return self.image_size // self.patch_size
 
     def describe(self) -> dict[str, Any]:
-        """Give the configuration as plain values."""
+        """Convert to plain values."""
         return asdict(self) | {"variant": str(self.variant)}
-
-
-class MCTformerOutput(NamedTuple):
-    """What the model says, and the taps that class maps and losses need; t = c + gh * gw tokens."""
-
-    class_logits: Float[Tensor, "b c"]
-    """Mean over the embedding of each class token."""
-    patch_logits: Float[Tensor, "b c"] | None
-    """Pooled patch CAM; None for V1."""
-    patch_cam: Float[Tensor, "b c gh gw"] | None
-    """Class scores of the patch tokens, before ReLU; None for V1."""
-    class_tokens: Float[Tensor, "l b c d"]
-    """After each block."""
-    queries: tuple[Float[Tensor, "b heads t hd"], ...]
-    """Of each layer, class tokens first."""
-    keys: tuple[Float[Tensor, "b heads t hd"], ...]
-    grid: tuple[int, int]
-    """Rows and columns of patches."""
 
 
 class MCTformer(nn.Module):
     """A ViT with one class token per class."""
 
     def __init__(self, config: MCTformerConfig) -> None:
-        """Make a model with random weights."""
+        """Build a model with random weights."""
         super().__init__()
         self.config = config
         c, d, num_patches = config.num_classes, config.width, config.grid_side**2
@@ -137,7 +121,7 @@ class MCTformer(nn.Module):
         )
         if config.variant != Variant.V1:
             self.head = nn.Conv2d(d, c, kernel_size=3, padding=1)
-        self.apply(_initialise)
+        self.apply(_initialise_linear)
         for name, parameter in self.named_parameters():
             if name.startswith(("cls_token", "pos_embed")):
                 trunc_normal_(parameter, std=0.02)
@@ -146,12 +130,12 @@ class MCTformer(nn.Module):
         """Run the model.
 
         Args:
-            images: Normalised RGB of any size of at least one patch; what does not fill a patch at the right and
-                at the bottom is not seen.
+            images: Normalised RGB of any size of at least one patch; pixels at the right and at the bottom that fill
+                no patch are ignored.
         """
         patches = self.patch_embed.proj(images)
         grid = (patches.shape[2], patches.shape[3])
-        class_positions, patch_positions = self._position(grid, is_square=images.shape[2] == images.shape[3])
+        class_positions, patch_positions = self._fit_positions(grid, is_square=images.shape[2] == images.shape[3])
         patch_tokens = patches.flatten(2).transpose(1, 2) + patch_positions
         class_tokens = (self.cls_token + class_positions).expand(len(images), -1, -1)
         tokens = torch.cat([class_tokens, patch_tokens], dim=1)
@@ -175,7 +159,7 @@ class MCTformer(nn.Module):
             grid=grid,
         )
 
-    def _position(
+    def _fit_positions(
         self, grid: tuple[int, int], is_square: bool
     ) -> tuple[Float[Tensor, "1 c d"], Float[Tensor, "1 n d"]]:
         for_classes: Tensor
@@ -203,14 +187,14 @@ class MCTformer(nn.Module):
 def resize_positions(
     table: Float[Tensor, "1 n d"], grid: tuple[int, int], *, offset: float = 0.0
 ) -> Float[Tensor, "1 m d"]:
-    """Resize a square table of position embeddings to a grid, bicubically.
+    """Resize the position embeddings of a square grid to another grid, bicubically.
 
     Args:
         table: Of a square grid.
-        grid: Rows and columns wanted.
-        offset: Added to rows and columns where the scale is computed: it moves the sampling points a little.
+        grid: Wanted rows and columns.
+        offset: Added to rows and columns where the scale is computed; moves the sampling points slightly.
 
-    Source: for `offset` 0.1 `interpolate_pos_encoding` of DINO, which the authors of V1 and V2 took over.
+    Source: for `offset` 0.1 `interpolate_pos_encoding` of DINO, which the authors of V1 and V2 use.
     """
     side = round(table.shape[1] ** 0.5)
     square = table.transpose(1, 2).unflatten(2, (side, side))
@@ -223,7 +207,7 @@ def resize_positions(
 
 
 def pool_by_rank(patch_cam: Float[Tensor, "b c gh gw"], decay: float) -> Float[Tensor, "b c"]:
-    """Pool each class by global weighted ranking: the best patch counts 1, each next one `decay` of the one before.
+    """Pool each class by global weighted ranking: the weight of the n-th best patch, from 0, is `decay` ** n.
 
     Source: Kolesnikov and Lampert, "Seed, Expand and Constrain" (ECCV 2016), section 3.2.
     """
@@ -232,7 +216,7 @@ def pool_by_rank(patch_cam: Float[Tensor, "b c gh gw"], decay: float) -> Float[T
     return (ranked * weights).sum(-1) / weights.sum()
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialise_linear(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

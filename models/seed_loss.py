@@ -1,16 +1,15 @@
-"""Patches learn from the class maps: what the network finds sure in its own refined maps teaches its patch CAM.
+"""Seed loss: the patch CAM is trained on confident patches of the network's own refined class maps.
 
-Pooled scores say that a class is there, not where, so a patch CAM that only has to be right on the whole marks the
-most telling parts and what surrounds them. Class maps that join attention and patch CAM and are refined by affinity
-are better than either, and errors that differ from image to image average out in the weights. So each step makes
-seeds of its images' own maps, through which no gradient flows, and asks the patch CAM to repeat them. The maps are
-those of the network itself or, more steadily, of its average over the last steps
-(`pipeline.training.worker.step`). With `seed_attention_share` it also asks the class tokens to spread their attention
-evenly over the seeds of their class.
+The tag loss trains pooled scores, which contain no location. A patch CAM trained with it alone marks the most
+discriminative parts of an object, and its surroundings. Class maps that fuse attention and patch CAM and are refined by
+affinity are better than either, and their errors differ between images. Each step therefore makes seeds of the class
+maps, without gradient, and trains the patch CAM to reproduce them. The class maps are those of the network itself or,
+with less noise, of its average over the last steps (`pipeline.training.worker.step`). With `seed_attention_share` the
+class tokens are trained to attend evenly to the seeds of their class.
 
-This is ours. Source of the idea: seeds as targets of "Seed, Expand and Constrain" (Kolesnikov and Lampert, ECCV 2016)
-and one-stage training on affinity-refined pseudo labels, as in "Learning Affinity from Attention" (Ru et al., CVPR
-2022). There a separate segmentation branch learns from them; here the patch CAM itself, and the network stays as it is.
+This loss is ours. Source of the idea: seeds as targets of "Seed, Expand and Constrain" (Kolesnikov and Lampert, ECCV
+2016) and one-stage training on affinity-refined pseudo labels, as in "Learning Affinity from Attention" (Ru et al.,
+CVPR 2022). There a separate segmentation branch is trained on them; here the patch CAM itself, with the same network.
 An averaged network as teacher: "Mean teachers are better role models" (Tarvainen and Valpola, NeurIPS 2017).
 """
 
@@ -23,22 +22,24 @@ from torch.nn import functional
 
 from models.class_maps import compute_evidence, refine_class_maps, scale_min_max
 from models.fusion import Fusion
-from models.mctformer import MCTformerOutput, Variant
+from models.mctformer import Variant
+from models.output import MCTformerOutput
 
 TINY = 1e-9
-"""Added to attention before its logarithm; an even share of 10,000 patches is 1e-4."""
+"""Added to attention before the logarithm; far below 1e-4, the attention per patch if 10,000 patches have equal
+attention."""
 
 
 class Seeds(NamedTuple):
-    """What is sure about the patches of a batch of images."""
+    """Confident patches of a batch of images."""
 
     foreground: Bool[Tensor, "b c gh gw"]
-    """Patches that show the class; at most one class a patch."""
+    """Patches that show the class; at most one class per patch."""
     absent: Bool[Tensor, "b c gh gw"]
-    """Patches that surely do not show the class, as its own map is low there. What is neither is left alone by the
-    patch CAM: patches that are unsure, and those that another class won although this one's map is not low."""
+    """Patches that do not show the class, as its own map is low there. Patches that are neither have no loss: uncertain
+    ones, and those of another class where the map of this class is not low."""
     trust: Float[Tensor, "b c"]
-    """How much the seeds of a class count: its probability by the patch scores; 0 for untagged classes."""
+    """Weight of the seeds of a class: its probability by the patch scores; 0 for untagged classes."""
 
 
 @torch.no_grad()
@@ -51,16 +52,16 @@ def make_seeds(
     foreground_threshold: float,
     affinity_steps: int,
 ) -> Seeds:
-    """Make seeds of the refined class maps: square root of attention x patch CAM, spread by affinity, scaled to [0, 1].
+    """Make seeds of class maps: square root of attention x patch CAM, propagated by affinity, scaled to [0, 1].
 
     Args:
         output: Of a network with a patch head.
         image_labels: True for the classes that an image is tagged with.
-        variant: Of the network: how many layers of attention are used.
-        background_threshold: A patch does not show the classes whose maps are below this.
-        foreground_threshold: A patch whose best map is above this shows that class.
-        affinity_steps: How often maps are spread along the affinity; more steps give fuller and blunter maps, which
-            want higher thresholds.
+        variant: Of the network; decides the number of attention layers.
+        background_threshold: A patch does not show a class whose map is below this.
+        foreground_threshold: A patch whose highest map is above this shows that class.
+        affinity_steps: Multiplications by the affinity; more steps make larger, smoother maps, which need higher
+            thresholds.
 
     Raises:
         ValueError: The network has no patch head (V1).
@@ -82,7 +83,7 @@ def make_seeds(
 
 
 def list_every_class(image_labels: Bool[Tensor, "b c"]) -> Int[Tensor, "b c"]:
-    """Index all classes of each image, from 0."""
+    """Indices of all classes for each image, from 0."""
     num_images, num_classes = image_labels.shape
     return torch.arange(num_classes, device=image_labels.device).expand(num_images, -1)
 
@@ -90,20 +91,20 @@ def list_every_class(image_labels: Bool[Tensor, "b c"]) -> Int[Tensor, "b c"]:
 def compute_seed_losses(
     patch_cam: Float[Tensor, "b c gh gw"], seeds: Seeds, image_labels: Bool[Tensor, "b c"]
 ) -> Float[Tensor, " b"]:
-    """Hold the patch CAM of the tagged classes against seeds; patches with and without the class count half each.
+    """Compute the cross entropy of the patch CAM of the tagged classes and their seeds.
 
-    Where two classes overlap, and the maps of both are high, the weaker one is not taught to be absent: it would lose
-    the patch for good.
+    The means over the foreground patches and over the absent patches have weight 1/2 each. Where the maps of two
+    classes are high, the patch is not absent for the weaker one: the class could not regain it.
 
-    A class that wins no patch, because another tagged one is stronger wherever it is, has no seeds and costs nothing:
-    all that could be learnt of it is where it is not, and patch after patch it would be unlearnt.
+    A class without a foreground patch, as other tagged classes are stronger everywhere, has loss 0. It would have
+    absent patches only, and the network would unlearn it.
 
     Returns:
         Mean over the tagged classes of each image, weighted by their trust; 0 for an image without tags.
     """
     losses = functional.binary_cross_entropy_with_logits(patch_cam.float(), seeds.foreground.float(), reduction="none")
-    with_class = _average(losses, seeds.foreground)
-    without = _average(losses, seeds.absent)
+    with_class = _average_patches(losses, seeds.foreground)
+    without = _average_patches(losses, seeds.absent)
     counts = seeds.trust * seeds.foreground.any(-1).any(-1)
     return ((with_class + without) / 2 * counts).sum(-1) / image_labels.sum(-1).clamp_min(1)
 
@@ -111,9 +112,9 @@ def compute_seed_losses(
 def compute_attention_losses(
     class_to_patch: Float[Tensor, "b c gh gw"], seeds: Seeds, image_labels: Bool[Tensor, "b c"]
 ) -> Float[Tensor, " b"]:
-    """Ask each tagged class token to spread its attention evenly over the patches that show its class.
+    """Compute the divergence between equal attention to the seeds and the attention of each tagged class token.
 
-    Attention is a share: what goes to the seeds leaves all other patches, be they absent or unsure.
+    Attention sums to 1, so attention to the seeds is taken from all other patches, absent and uncertain.
 
     Args:
         class_to_patch: Attention, non-negative, any scale.
@@ -121,8 +122,9 @@ def compute_attention_losses(
         image_labels: True for the classes that an image is tagged with.
 
     Returns:
-        Kullback-Leibler divergence of a class token's attention among patches from the even one, in nats: mean over the
-        tagged classes of each image, weighted by their trust. Classes without a seed cost nothing.
+        Kullback-Leibler divergence of the uniform distribution over the seeds from a class token's attention among
+        patches, in nats: mean over the tagged classes of each image, weighted by their trust. It is 0 for a class
+        without seeds.
     """
     attention = class_to_patch.flatten(2)
     log_attention = (attention + TINY).log() - (attention + TINY).sum(-1, keepdim=True).log()
@@ -132,5 +134,5 @@ def compute_attention_losses(
     return (divergence * seeds.trust * (num_shown > 0)).sum(-1) / image_labels.sum(-1).clamp_min(1)
 
 
-def _average(losses: Float[Tensor, "b c gh gw"], where: Bool[Tensor, "b c gh gw"]) -> Float[Tensor, "b c"]:
+def _average_patches(losses: Float[Tensor, "b c gh gw"], where: Bool[Tensor, "b c gh gw"]) -> Float[Tensor, "b c"]:
     return (losses * where).sum((-2, -1)) / where.sum((-2, -1)).clamp_min(1)

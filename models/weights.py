@@ -1,4 +1,4 @@
-"""Weights of a model as files: what can be read, what fits, and whether all of it is finite."""
+"""Weights of a model: reading files, checking keys, shapes and finiteness, loading."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,13 @@ logger = logging.getLogger(__name__)
 StateDict = Mapping[str, Tensor]
 
 HEADER_LENGTH_BYTES = 8
-"""A safetensors file begins with the length of its header."""
+"""Size of the header's length, which begins a safetensors file."""
 MAX_HEADER_BYTES = 8 * 2**20
+"""Above the header of any model."""
 MAX_NAMED = 5
-"""Tensors with non-finite values that a message names."""
+"""Tensors with non-finite values that a message names at most."""
 MAX_LISTED = 100
-"""Keys that do not fit that a message names."""
+"""Keys that do not fit that a message names at most."""
 
 
 class CheckpointError(ValueError):
@@ -29,27 +30,27 @@ def decode_weights(payload: bytes) -> dict[str, Tensor]:
     """Decode a safetensors file.
 
     Raises:
-        CheckpointError: It is none, or its header is larger than that of any model.
+        CheckpointError: It is not a safetensors file, or its header exceeds `MAX_HEADER_BYTES`.
     """
     length = int.from_bytes(payload[:HEADER_LENGTH_BYTES], "little")
     if not 0 < length <= min(MAX_HEADER_BYTES, len(payload) - HEADER_LENGTH_BYTES):
         raise CheckpointError(
-            f"the weights are no safetensors file: a header of {length} bytes in a file of {len(payload)}, at most "
-            f"{MAX_HEADER_BYTES} are read; copy the file again"
+            f"the weights are not a safetensors file: a header of {length} bytes in a file of {len(payload)}, need at "
+            f"most {MAX_HEADER_BYTES}; copy the file again"
         )
     try:
         return safetensors.torch.load(payload)
-    except Exception as error:  # damage comes as SafetensorError, KeyError, RuntimeError, ... by where it is
+    except Exception as error:  # damage raises SafetensorError, KeyError, RuntimeError, ..., by its position
         raise CheckpointError(
-            f"the weights are no safetensors file: {type(error).__name__}: {error}; copy the file again"
+            f"the weights are not a safetensors file: {type(error).__name__}: {error}; copy the file again"
         ) from error
 
 
 def load_state_dict_file(path: Path) -> dict[str, Tensor]:
-    """Load the tensors of a `.safetensors` or `.pth` file; nothing in it is executed.
+    """Load the tensors of a `.safetensors` or `.pth` file; no code of the file is executed.
 
     Raises:
-        CheckpointError: It cannot be read, or holds no state dict.
+        CheckpointError: The file cannot be read, or has no state dict.
     """
     if not path.is_file():
         raise CheckpointError(f"'{path}' does not exist; check the path of the checkpoint")
@@ -57,23 +58,27 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch.load raises whatever its unpickler meets: EOFError, UnpicklingError, KeyError ...
+    except Exception as error:  # torch.load raises any error of its unpickler: EOFError, UnpicklingError, KeyError ...
         raise CheckpointError(f"'{path}' cannot be read as a checkpoint: {error}") from error
     weights = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     ):
-        raise CheckpointError(f"'{path}' holds no state dict, neither alone nor under 'model'")
+        raise CheckpointError(f"'{path}' has no state dict, neither alone nor under 'model'")
     return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
 
 
 def load_weights(model: nn.Module, weights: StateDict, *, unused: Sequence[str], name: str) -> None:
-    """Load weights by name, strictly but for `unused`, and only finite ones.
+    """Load weights by name into a model.
+
+    Args:
+        model: May be on the meta device; its memory is allocated after the checks.
+        weights: By key; need all keys of the model.
+        unused: Keys that `weights` may have and the model does not.
+        name: Of the model, for messages.
 
     Raises:
-        CheckpointError: Keys, shapes or types do not fit, or values are not finite; all are named with that `name`.
+        CheckpointError: Keys, shapes or types do not fit, or values are not finite; the message names them.
     """
     own = model.state_dict()
     complaints = []
@@ -85,18 +90,18 @@ def load_weights(model: nn.Module, weights: StateDict, *, unused: Sequence[str],
         if key in weights and weights[key].shape != own[key].shape
     ]
     if missing:
-        complaints.append(f"missing: {_join(missing)}")
+        complaints.append(f"missing: {_join_names(missing)}")
     if foreign:
-        complaints.append(f"without a place in the model: {_join(foreign)}")
+        complaints.append(f"without a place in the model: {_join_names(foreign)}")
     if misfits:
-        complaints.append(f"shapes that do not fit: {_join(misfits, '; ')}")
+        complaints.append(f"shapes that do not fit: {_join_names(misfits, '; ')}")
     if complaints:
         raise CheckpointError(f"the weights are not those of this {name} ({'; '.join(complaints)})")
     left_out = [key for key in unused if key in weights]
     if left_out:
         logger.info("not used by this model, by design: %s", ", ".join(left_out))
-    # As the model holds them: what is finite in float64 may overflow in float32.
-    fitted = {key: _convert(key, weights[key], own[key].dtype) for key in own}
+    # Converted first: a value that is finite in float64 may overflow in float32.
+    fitted = {key: _convert_dtype(key, weights[key], own[key].dtype) for key in own}
     require_finite(fitted)
     if any(tensor.is_meta for tensor in own.values()):
         model.to_empty(device="cpu")
@@ -104,7 +109,7 @@ def load_weights(model: nn.Module, weights: StateDict, *, unused: Sequence[str],
 
 
 def require_finite(weights: StateDict) -> None:
-    """Check that every value of every tensor is a finite number.
+    """Check that all values of all tensors are finite.
 
     Raises:
         CheckpointError: Some are not; the message names tensors and counts.
@@ -119,12 +124,12 @@ def require_finite(weights: StateDict) -> None:
         )
 
 
-def _join(names: Sequence[str], separator: str = ", ") -> str:
+def _join_names(names: Sequence[str], separator: str = ", ") -> str:
     more = f"{separator}and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return separator.join(names[:MAX_LISTED]) + more
 
 
-def _convert(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _convert_dtype(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if not tensor.is_floating_point() and dtype.is_floating_point:
         raise CheckpointError(f"weight {key} is {tensor.dtype}, needs floating point numbers; export the model again")
     return tensor.to(dtype)
@@ -133,6 +138,6 @@ def _convert(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def _count_non_finite(tensor: Tensor) -> int:
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return 0
-    # The smallest types have no test of their own, and float32 holds all their values.
+    # The 8-bit types have no `isfinite`; float32 represents all their values.
     values = tensor.float() if tensor.is_floating_point() and tensor.element_size() < 2 else tensor
     return int(tensor.numel() - values.isfinite().sum())

@@ -5,17 +5,19 @@ from models.mctformer import MCTformer
 from models.weights import CheckpointError
 from pipeline.errors import BundleError
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import join_uri, put_atomic, read_bytes
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 
 BUNDLE_FILES = ("model.safetensors", "model.json")
-"""In the order in which they are written: a bundle is there once `model.json` is."""
+"""In writing order: a bundle exists once `model.json` does."""
 
 
 def save_bundle(bundle_uri: str, model: MCTformer, bundle: ModelBundle) -> str:
     """Write a model as a bundle and return its digest.
 
     Raises:
-        BundleError: A weight is not finite.
+        BundleError: A weight is non-finite.
     """
     try:
         files = encode_bundle(model, bundle)
@@ -27,16 +29,16 @@ def save_bundle(bundle_uri: str, model: MCTformer, bundle: ModelBundle) -> str:
 
 
 def load_bundle(bundle_uri: str) -> tuple[MCTformer, ModelBundle, str]:
-    """Load a bundle as model in evaluation mode, description, and digest.
+    """Load a bundle: model in evaluation mode, description, and digest.
 
     Raises:
-        BundleError: The directory is no bundle, or its files do not fit each other.
+        BundleError: The directory is not a bundle, or its files do not match each other.
     """
     try:
         files = {name: read_bytes(join_uri(bundle_uri, name)) for name in BUNDLE_FILES}
     except FileNotFoundError as error:
         raise BundleError(
-            f"'{bundle_uri}' is no model bundle: {' and '.join(BUNDLE_FILES)} are needed; "
+            f"'{bundle_uri}' is no model bundle: it needs {' and '.join(BUNDLE_FILES)}; "
             "give the folder that tagmask train or tagmask import-checkpoint wrote"
         ) from error
     try:

@@ -1,7 +1,7 @@
-"""Every exception that this project raises on purpose. Who can act decides the type.
+"""The exceptions of this project. Who can act decides the type.
 
-A wrong argument is a `ValueError`, raised where it is constructed. Everything that an operator has to
-act on is a `LabellingError`. A bad image is no exception at all: it becomes a rejected row.
+A wrong argument is a `ValueError`, raised at construction. Everything that an operator has to act on is a
+`LabellingError`. A bad image is not an exception: it becomes a rejected row.
 """
 
 import errno
@@ -9,14 +9,14 @@ import errno
 from pipeline.printable import escape_controls
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""What a disk reports that is full, or of which no more may be used."""
+"""Error numbers of a full disk or an exceeded quota."""
 
 
 class LabellingError(Exception):
-    """Something that the operator of a run can act on; its message says which thing, what is wrong, what to do."""
+    """An error that the operator of a run can act on; its message contains which thing, what is wrong, what to do."""
 
     def __str__(self) -> str:
-        """Give the message in one line: names in it may hold characters that a terminal obeys."""
+        """Message in one line, with control characters escaped: names in it may contain terminal escapes."""
         return escape_controls(super().__str__())
 
 
@@ -29,39 +29,39 @@ class ChunkError(LabellingError):
 
 
 class StorageError(LabellingError, OSError):
-    """A store that cannot be reached, or does not let us do what we ask. An `OSError`, as it is on a local disk."""
+    """A store that cannot be reached or refuses a request. An `OSError`, as on a local disk."""
 
 
 class BucketError(LabellingError):
-    """A bucket that is not there: the store answers, so waiting does not help."""
+    """A missing bucket: the store responds, so waiting does not help."""
 
 
 class ClusterError(LabellingError):
-    """A Ray that does not start, or that cannot be reached."""
+    """A Ray cluster that does not start or cannot be reached."""
 
 
 class OutageError(StorageError):
-    """An outage of a store that another process met: what caused it does not travel."""
+    """An outage in another process, whose cause is not pickled."""
 
 
 class VocabularyError(LabellingError):
-    """A vocabulary file that is not usable, or that does not fit the model."""
+    """A vocabulary file that is unusable or does not match the model."""
 
 
 class BundleError(LabellingError):
-    """A model directory or checkpoint that is not usable."""
+    """A model directory or checkpoint that is unusable."""
 
 
 class CalibrationError(LabellingError):
-    """A file of thresholds that is not usable, or was made for other class maps."""
+    """A file of thresholds that is unusable or was made for other class maps."""
 
 
 class ManifestError(LabellingError):
-    """An output file that is not what its name promises."""
+    """An output file whose content does not match its name."""
 
 
 class RejectionLimitError(LabellingError):
-    """A shard of which too many rows were rejected to be published."""
+    """A shard with too many rejected rows to be published."""
 
 
 class RunConflictError(LabellingError):
@@ -69,17 +69,17 @@ class RunConflictError(LabellingError):
 
 
 class WaveError(LabellingError):
-    """A wave of a labelling run that ended early: Ray failed, a worker did, or nothing was heard of it."""
+    """A wave of a labelling run that ended early: Ray or a worker failed, or reports stopped."""
 
 
 class TrainingError(LabellingError):
-    """A training run that cannot go on, and would not if it were run again as it is."""
+    """A training run that cannot continue, and would fail again without a change."""
 
 
 def is_store_failure(error: BaseException) -> bool:
-    """Tell whether an error is that of a disk or store, so that trying again may help.
+    """Check whether an error comes from a disk or store, so that a retry may help.
 
-    What is damaged stays so; pyarrow reports some damage as an `OSError` without a type or number of its own.
+    Damaged content stays damaged; pyarrow reports some damage as an `OSError` without its own type or number.
 
     >>> is_store_failure(OSError("Corrupt snappy compressed data")), is_store_failure(PermissionError(13, "denied"))
     (False, True)
@@ -88,15 +88,15 @@ def is_store_failure(error: BaseException) -> bool:
 
 
 MAX_DESCRIBED = 500
-"""Characters of an exception's own words that a message repeats: some repeat what they choked on."""
+"""Characters of an exception's text that a message repeats: some texts contain the whole input."""
 
 
 def describe_exception(error: BaseException) -> str:
-    """Say in one line what was raised, for exceptions that are not ours; what cannot be printed is escaped.
+    """One line for an exception that is not ours: its type and text, with unprintable characters escaped.
 
     >>> describe_exception(KeyError("a\x1b[2J")), describe_exception(MemoryError())
     ("KeyError: 'a\\\\x1b[2J'", 'MemoryError')
     """
-    said = " ".join(str(error)[:MAX_DESCRIBED].split())
-    said = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in said)
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    text = " ".join(str(error)[:MAX_DESCRIBED].split())
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

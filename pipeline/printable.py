@@ -1,11 +1,11 @@
-"""Text of others as text to show: keys, tags and names may hold characters that a terminal obeys."""
+"""Foreign text made safe to print: keys, tags and names may contain terminal escapes."""
 
 import logging
 from typing import Any
 
 
 def escape_controls(text: str) -> str:
-    r"""Replace every character that is not printable by its backslash escape: controls, newlines, bidi overrides.
+    r"""Replace each unprintable character by its backslash escape: controls, newlines, bidirectional overrides.
 
     >>> escape_controls("Straße \x1b[2J\u202e\n")
     'Straße \\x1b[2J\\u202e\\n'
@@ -18,17 +18,17 @@ def escape_controls(text: str) -> str:
 
 
 def show_in_page(value: Any) -> Any:
-    """Escape the controls in a field of a page, for `jinja2.Environment(finalize=)`; markup stays as it is."""
+    """Escape the control characters in a field of a page, for `jinja2.Environment(finalize=)`; keep markup."""
     return escape_controls(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 class EscapingFormatter(logging.Formatter):
-    """Writes a log record in one line with every control character escaped; the lines of a traceback stay lines."""
+    """A log formatter that escapes control characters: one line per record, plus the lines of its traceback."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (its name in logging)
-        """Write the record without its traceback."""
+        """Format a record without its traceback, in one line."""
         return escape_controls(super().formatMessage(record))
 
     def formatException(self, ei: object) -> str:  # noqa: N802
-        """Write a traceback, its lines escaped one by one."""
+        """Format a traceback; escape each of its lines."""
         return "\n".join(map(escape_controls, super().formatException(ei).split("\n")))  # type: ignore[arg-type]

@@ -31,13 +31,13 @@ from pipeline.images.masks import encode_class_maps, encode_mask, voc_palette
 from pipeline.inputs.parquet_reader import count_parquet_rows
 from pipeline.inputs.tar_reader import ArchiveEnd, read_groups
 from pipeline.run.config import LabelConfig
-from pipeline.run.identity import open_run
 from pipeline.run.records import PART_SCHEMA, InputShard
+from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import Vocabulary
 
 
 def make_photo(rng_seed: int, size: tuple[int, int] | None = None, image_format: str = "JPEG") -> bytes:
-    """Encode a small picture: a bright disc on a noisy background; sizes (width, height) vary with it."""
+    """Encode a small picture: a bright disc on a noisy background; its size (width, height) varies with the seed."""
     rng = np.random.default_rng(rng_seed)
     width, height = size or (48 + 16 * (rng_seed % 3), 48 + 8 * (rng_seed % 2))
     rows, columns = np.mgrid[:height, :width]
@@ -51,7 +51,7 @@ def make_photo(rng_seed: int, size: tuple[int, int] | None = None, image_format:
 
 
 def make_tar(path: Path, samples: Mapping[str, Mapping[str, bytes]], tar_format: int = tarfile.GNU_FORMAT) -> Path:
-    """Write a WebDataset tar: for each key its members by suffix, in the order given."""
+    """Write a WebDataset tar: for each key its members by suffix, in order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tar_format) as archive:
         for key, members in samples.items():
@@ -63,14 +63,14 @@ def make_tar(path: Path, samples: Mapping[str, Mapping[str, bytes]], tar_format:
 
 
 def make_parquet(path: Path, columns: Mapping[str, Any], row_group_size: int = 1000, **options: Any) -> Path:
-    """Write a Parquet file of columns by name: plain values, or Arrow arrays where the type matters."""
+    """Write a Parquet file from columns by name: plain values, or Arrow arrays where the type matters."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(dict(columns)), path, row_group_size=row_group_size, **options)
     return path
 
 
 def save_small_model(folder_uri: str) -> None:
-    """Write the bundle of a V2 of two blocks for the classes cat and dog; its weights are always the same."""
+    """Write the bundle of a V2 of two blocks for the classes cat and dog, with fixed weights."""
     torch.manual_seed(0)
     config = MCTformerConfig(
         variant=Variant.V2, num_classes=2, image_size=32, patch_size=16, width=48, depth=2, num_heads=3
@@ -80,7 +80,7 @@ def save_small_model(folder_uri: str) -> None:
 
 
 def make_overflowing_model() -> tuple[MCTformer, ModelBundle]:
-    """Make a V2 whose weights are all finite and whose outputs are not, but for images that are black."""
+    """Make a V2 with finite weights whose outputs are non-finite, except for black images."""
     torch.manual_seed(0)
     config = MCTformerConfig(
         variant=Variant.V2, num_classes=2, image_size=32, patch_size=16, width=48, depth=2, num_heads=3
@@ -114,7 +114,7 @@ def make_labelled_row(
     exif_orientation: int = 1,
     tags_unknown: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Make a row of a part as the labeler would: a mask on the stored pixels, maps on the upright patch grid."""
+    """Make a row of a part like the labeler: a mask on the stored pixels, maps on the upright patch grid."""
     classes = [make_class_stats(mask, class_id) for class_id in class_ids]
     if class_maps is not None:
         for one, class_map in zip(classes, class_maps, strict=False):
@@ -142,7 +142,7 @@ def make_labelled_row(
 
 
 def make_class_stats(mask: np.ndarray, class_id: int) -> dict[str, Any]:
-    """Make the statistics of a class in a mask, as far as the mask decides them; of small masks only."""
+    """Make the statistics of a class in a small mask; values that do not depend on the mask are constant."""
     selected = mask == class_id
     return {
         "class_id": class_id,
@@ -162,7 +162,7 @@ def make_rejected_row(key: str, reason: str = "undecodable") -> dict[str, Any]:
 
 
 def find_end_offset(shard: InputShard) -> int:
-    """Find where the last chunk of a shard ends, as its reader does; 512 if the shard is made up."""
+    """End offset of the last chunk of a shard; 512 if the shard does not exist."""
     try:
         if shard.is_parquet:
             return count_parquet_rows(shard)
@@ -177,7 +177,7 @@ def make_run(
     shards: Mapping[InputShard, Sequence[Mapping[str, Any]]],
     config: LabelConfig | None = None,
 ) -> list[str]:
-    """Publish a labelling run without a model: for each shard its rows. Returns the URIs of the manifests."""
+    """Publish a labelling run without a model, from rows by shard; return the URIs of the manifests."""
     run = open_run(
         out_uri=out_uri,
         model_uri="model",
@@ -196,7 +196,7 @@ def make_run(
 
 
 def make_certificate(folder: Path) -> Path:
-    """Write a certificate for 127.0.0.1 that is its own authority, with its key, in one file."""
+    """Write a self-signed certificate for 127.0.0.1 and its key into one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     certificate = (

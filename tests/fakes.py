@@ -1,4 +1,4 @@
-"""Fakes at the edges: storage that fails on command, and an cluster without a cluster."""
+"""Fakes at the edges: a store that fails on command, and a cluster in one process."""
 
 import io
 from collections.abc import Callable, Generator, Sequence
@@ -10,33 +10,33 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.commit.plan import ShardWork
 from pipeline.commit.worker_reports import ChunkReport, Report, read_report
-from pipeline.driver.cluster import WaveSigns
+from pipeline.driver.cluster import WaveState
 from pipeline.driver.steps import Steps
 from pipeline.workers.attempts import AttemptCounter
 from pipeline.workers.pulse import MemoryBoard, Reporting
 
 REPORTING = Reporting(board=MemoryBoard(), store_outage_s=0.0)
-"""Nobody waits for a store that is away."""
+"""Settings of workers that do not wait for a store in an outage."""
 
 
 class CrashError(BaseException):
-    """The process is gone. No handler of errors may hold it up, so it is no `Exception`."""
+    """A crash of the process. It is not an `Exception`, so that no error handler catches it."""
 
 
 class FaultyStore(MemoryFileSystem):
     """A memory store (`faulty://`) that fails on command.
 
-    It calls `before_write` and `after_write` around every write, numbered from 0, and `before_read` before it looks
-    anything up, lists a folder, opens a file or reads from one.
+    It calls `before_write` and `after_write` around each write, numbered from 0, and `before_read` before each lookup,
+    listing, opening and read of a file.
     """
 
     protocol = "faulty"
-    # Apart from `memory://`, which other tests use at the same time.
+    # Separate from `memory://`, which other tests use at the same time.
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
     writes: ClassVar[list[str]] = []
     reads: ClassVar[list[tuple[int, int]]] = []
-    """Place and size of each read of an open file."""
+    """Offset and size of each read of an open file."""
     before_read: ClassVar[Callable[[str], None]] = staticmethod(lambda name: None)
     before_write: ClassVar[Callable[[int, str], None]] = staticmethod(lambda number, name: None)
     after_write: ClassVar[Callable[[int, str], None]] = staticmethod(lambda number, name: None)
@@ -47,14 +47,14 @@ class FaultyStore(MemoryFileSystem):
 
     @classmethod
     def reset(cls) -> None:
-        """Forget what is stored, what was written and what should fail."""
+        """Delete all files, and clear the records and the failures."""
         cls.store.clear()
         cls.pseudo_dirs[:] = [""]
         cls.heal()
 
     @classmethod
     def heal(cls) -> None:
-        """Let everything pass from now on; number the writes from 0 again."""
+        """Remove the failures; number the writes from 0 again."""
         cls.writes = []
         cls.reads = []
         cls.before_read = staticmethod(lambda name: None)
@@ -62,7 +62,7 @@ class FaultyStore(MemoryFileSystem):
         cls.after_write = staticmethod(lambda number, name: None)
 
     def info(self, path: str, **arguments: Any) -> dict[str, Any]:
-        """Look a file or folder up."""
+        """Look up a file or folder."""
         type(self).before_read(path)
         return super().info(path, **arguments)
 
@@ -77,7 +77,7 @@ class FaultyStore(MemoryFileSystem):
         return super().ls(path, *positional, **arguments)
 
     def cat_file(self, path: str, *positional: Any, **arguments: Any) -> bytes:
-        """Read a file whole."""
+        """Read a whole file."""
         type(self).before_read(path)
         return super().cat_file(path, *positional, **arguments)
 
@@ -86,7 +86,7 @@ class FaultyStore(MemoryFileSystem):
         return FaultyFile(opened, path) if mode == "rb" else opened
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **arguments: Any) -> None:
-        """Write a file whole."""
+        """Write a whole file."""
         self._write(path, lambda: super(FaultyStore, self).pipe_file(path, value, mode=mode, **arguments))
 
     def rm_file(self, path: str) -> None:
@@ -103,7 +103,7 @@ class FaultyStore(MemoryFileSystem):
 
 
 class FaultyFile(io.RawIOBase):
-    """An open file of the store that fails on command; its reads are noted."""
+    """An open file of the store that fails on command; its reads are recorded."""
 
     def __init__(self, file: Any, path: str) -> None:
         """Read from a file of the memory store."""
@@ -111,11 +111,11 @@ class FaultyFile(io.RawIOBase):
         FaultyStore.before_read(path)
 
     def readable(self) -> bool:
-        """Answer that it can be read."""
+        """True: the file is readable."""
         return True
 
     def seekable(self) -> bool:
-        """Answer that it can be read here and there."""
+        """True: the file is seekable."""
         return True
 
     def read(self, size: int = -1, /) -> bytes:
@@ -139,7 +139,7 @@ fsspec.register_implementation("faulty", FaultyStore, clobber=True)
 
 
 def fail_reads(part_of_name: str, error: BaseException, num_times: int) -> list[str]:
-    """Let the store fail so many times before it reads what has a name; return the list of the failures."""
+    """Make the first reads of matching names fail; return the list of failed names, which grows."""
     failed: list[str] = []
 
     def fail(name: str) -> None:
@@ -152,12 +152,12 @@ def fail_reads(part_of_name: str, error: BaseException, num_times: int) -> list[
 
 
 class SerialCluster:
-    """Runs the steps of a run in this process, in a fixed order, nothing at the same time."""
+    """Runs the steps of a run in this process, one after the other, in a fixed order."""
 
     max_wave_shards = 1_000
 
     def __init__(self) -> None:
-        """Start with no chunk begun."""
+        """Start without attempts."""
         self.attempts = AttemptCounter()
         self.labelled: list[str] = []
 
@@ -172,12 +172,12 @@ class SerialCluster:
                 self.labelled.append(f"{report.chunk.shard_name}/{report.chunk.part.chunk_index}")
             yield report
 
-    def look(self) -> WaveSigns:
-        """See nothing: what is done is done in this process."""
-        return WaveSigns()
+    def look(self) -> WaveState:
+        """Return no signs: there are no other processes."""
+        return WaveState()
 
     def end_wave(self) -> None:
-        """End nothing: nothing goes on by itself."""
+        """Do nothing: there are no other processes."""
 
     def submit(self, function: Callable[..., Any], **arguments: Any) -> "Future[Any]":
         """Call the function now."""

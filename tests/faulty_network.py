@@ -1,4 +1,4 @@
-"""A network between a client and S3 that fails on command, and clients of S3 that give up soon."""
+"""A network between a client and S3 that fails on command, and S3 clients with short timeouts."""
 
 import http.client
 import ssl
@@ -20,34 +20,34 @@ CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>Try again.</
 
 
 class Fault(StrEnum):
-    """What happens to a request or a write."""
+    """A failure of a request."""
 
     SLOW_DOWN = "slow_down"
-    """The server says 503 and does nothing."""
+    """The server answers 503 and does nothing."""
     CONFLICT = "conflict"
-    """The server says 409 and does nothing: another conditional write is under way."""
+    """The server answers 409 and does nothing: another conditional write is in progress."""
     RESET = "reset"
-    """The connection breaks before the server has seen the request."""
+    """The connection breaks before the request reaches the server."""
     HANG = "hang"
     """The server never answers."""
     LOST_REPLY = "lost_reply"
-    """The server does it; the connection breaks before the reply."""
-    CUT_REPLY = "cut_reply"
-    """The server does it; the connection breaks in the middle of the reply."""
+    """The server executes the request; the connection breaks before the reply."""
+    TRUNCATED_REPLY = "truncated_reply"
+    """The server executes the request; the connection breaks in the middle of the reply."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request as a proxy saw it."""
+    """A request that passed the proxy."""
 
     method: str
     path: str
     num_bytes: int
-    """Of the reply's body."""
+    """Size of the reply's body."""
 
     @property
     def kind(self) -> str:
-        """Name the operation of S3: get, head, put, list, delete."""
+        """The operation of S3: get, head, put, list, delete."""
         if self.method == "GET" and "list-type" in parse_qs(urlsplit(self.path).query, keep_blank_values=True):
             return "list"
         return {"POST": "delete"}.get(self.method, self.method.lower())
@@ -55,21 +55,21 @@ class Request:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a store answers to all requests; Ceph RGW sends no message with some codes."""
+    """A store's answer to all requests; Ceph RGW sends no message with some codes."""
 
     status: int
     code: str
     message: str | None
 
     def write(self) -> bytes:
-        """Write the body of the answer."""
+        """Body of the answer."""
         message = "" if self.message is None else f"<Message>{self.message}</Message>"
         return f"<?xml version='1.0'?><Error><Code>{self.code}</Code>{message}</Error>".encode()
 
 
 @dataclass
 class FaultyNetwork:
-    """A proxy in front of a server, over HTTP: counts requests and fails those that `choose` names.
+    """An HTTP proxy in front of a server: it records requests and fails those that `choose` selects.
 
     Like Ceph RGW 16 it refuses uploads without a length.
     """
@@ -77,11 +77,11 @@ class FaultyNetwork:
     endpoint: str
     choose: Callable[[str, str], Fault | None] = lambda method, path: None
     certificate: Path | None = None
-    """Certificate and key of the server, to speak TLS."""
+    """Certificate and key of the proxy; None: no TLS."""
     refusal: Refusal | None = None
-    """Answered to every request."""
+    """Answer to every request; None: requests are forwarded."""
     num_without_length: int = 0
-    """Uploads that were refused for they did not tell their length."""
+    """Number of uploads refused because they had no length."""
     requests: list[Request] = field(default_factory=list)
     num_faults: int = 0
     closing: threading.Event = field(default_factory=threading.Event)
@@ -108,7 +108,7 @@ class FaultyNetwork:
 
     @property
     def url(self) -> str:
-        """Where clients connect to."""
+        """URL for clients."""
         scheme = "http" if self.certificate is None else "https"
         return f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
 
@@ -149,7 +149,7 @@ class _ProxyHandler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         headers = dict(reply.getheaders())
-        if fault == Fault.CUT_REPLY:
+        if fault == Fault.TRUNCATED_REPLY:
             self.close_connection = True
             self._answer(reply.status, headers | {"Content-Length": str(len(payload))}, payload[: len(payload) // 2])
             return
@@ -174,11 +174,11 @@ class _ProxyHandler(BaseHTTPRequestHandler):
             self.wfile.write(payload)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class HastyS3(s3fs.S3FileSystem):
-    """The client of S3, which waits a few seconds for an answer where the real one waits a minute."""
+    """The S3 client with a read timeout of seconds instead of a minute."""
 
     settings: ClassVar[dict[str, Any]] = {"read_timeout": 5}
 
@@ -188,7 +188,7 @@ class HastyS3(s3fs.S3FileSystem):
 
 
 class OneTryS3(HastyS3):
-    """The client of S3, which tries each call once."""
+    """The S3 client without retries."""
 
     retries = 1
     settings: ClassVar[dict[str, Any]] = {"read_timeout": 5, "retries": {"mode": "standard", "max_attempts": 1}}
@@ -196,7 +196,7 @@ class OneTryS3(HastyS3):
 
 @contextmanager
 def use_s3_client(client: type[s3fs.S3FileSystem]) -> Iterator[None]:
-    """Open `s3://` by another client for as long as the context lasts."""
+    """Use another client for `s3://` inside the context."""
     usual = fsspec.get_filesystem_class("s3")
     fsspec.register_implementation("s3", client, clobber=True)
     client.clear_instance_cache()

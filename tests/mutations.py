@@ -1,4 +1,4 @@
-"""Damage at random: to the bytes of a file, to the values of a manifest, to the record of a run."""
+"""Random damage: to the bytes of a file, to the values of a manifest, to the record of a run."""
 
 import copy
 import io
@@ -22,9 +22,9 @@ from pipeline.images.masks import decode_mask
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
-from pipeline.run.identity import open_run
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import MANIFEST_SCHEMA
+from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import Vocabulary
 from tests.factories import make_mask_png, make_photo, make_tar, save_small_model
 from tests.fakes import SerialCluster
@@ -34,7 +34,7 @@ VERSION_DIGITS = re.compile(rb"parquet-cpp-arrow version (\d+\.\d+\.\d+)")
 
 @dataclass
 class Output:
-    """A small run that was labelled by a real model, and one of its manifests as it should be."""
+    """A small run labelled by a real model, and one of its valid manifests."""
 
     folder: Path
     manifest: bytes
@@ -42,7 +42,7 @@ class Output:
     rules: AuditRules
 
     def list_findings(self, manifest: bytes) -> list[str]:
-        """Audit the shard with other bytes for its manifest: the checks that fail."""
+        """Audit the shard with other bytes as its manifest; return the failed checks."""
         Path(self.item.manifest_uri).write_bytes(manifest)
         try:
             return [str(check) for check in verify_shard(self.item, self.rules).failed_checks]
@@ -51,7 +51,7 @@ class Output:
 
 
 def label_photos(folder: Path) -> Output:
-    """Label twelve photos in chunks of five: some of two classes, some without a known tag, one that is broken."""
+    """Label twelve photos in chunks of five: some of two classes, some without a known tag, one undecodable."""
     tags = [["cat"], ["cat", "dog"], ["dog"], ["sunset"]]
     samples = {
         f"photo{i}": {"jpg": make_photo(i), "json": json.dumps({"tags": tags[i % 4]}).encode()} for i in range(12)
@@ -72,19 +72,19 @@ def label_photos(folder: Path) -> Output:
     label_run(run, options, cluster=SerialCluster())
     listing = list_run(run.out_uri)
     if findings := verify_run(listing, FULL).findings:
-        raise ValueError(f"the output is not as it should be: {findings}")
+        raise ValueError(f"the audit of the undamaged output failed: {findings}")
     (item,) = listing.published
     return Output(folder, Path(item.manifest_uri).read_bytes(), item, AuditRules(record=listing.record))
 
 
 def mutate_bytes(payload: bytes, rng: random.Random) -> bytes:
-    """Damage a file: bits, bytes, runs of bytes; as often in its last quarter, where the footer is, as in all of it."""
+    """Damage bits, bytes and runs of bytes of a file; half of the times in its last quarter, where the footer is."""
     damaged = bytearray(payload)
     low = rng.choice([0, 3 * len(payload) // 4])
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
         place = rng.randrange(low, len(damaged)) if low < len(damaged) else 0
         length = rng.choice([1, 2, 4, 8, 100])
-        match rng.choice(["bit", "bit", "byte", "byte", "step", "zeros", "noise", "cut", "insert", "copy", "end"]):
+        match rng.choice(["bit", "bit", "byte", "byte", "step", "zeros", "noise", "remove", "insert", "copy", "end"]):
             case "bit":
                 damaged[place] ^= 1 << rng.randrange(8)
             case "byte":
@@ -95,7 +95,7 @@ def mutate_bytes(payload: bytes, rng: random.Random) -> bytes:
                 damaged[place : place + length] = bytes(len(damaged[place : place + length]))
             case "noise":
                 damaged[place : place + length] = rng.randbytes(len(damaged[place : place + length]))
-            case "cut":
+            case "remove":
                 del damaged[place : place + length]
             case "insert":
                 damaged[place:place] = rng.randbytes(length)
@@ -108,9 +108,9 @@ def mutate_bytes(payload: bytes, rng: random.Random) -> bytes:
 
 
 def is_harmless(before: bytes, after: bytes) -> bool:
-    """Tell whether two manifests differ in nothing but the version of the library that wrote them.
+    """Check whether two manifests differ only in the version of the library that wrote them.
 
-    Readers show this number and do not go by it. It is the only byte of a manifest that means nothing else.
+    Readers show this number and do not depend on it. No other byte of a manifest is without effect.
     """
     found, other = VERSION_DIGITS.search(before), VERSION_DIGITS.search(after)
     if not found or not other or len(before) != len(after):
@@ -119,7 +119,7 @@ def is_harmless(before: bytes, after: bytes) -> bool:
 
 
 def is_same_content(before: bytes, after: bytes) -> bool:
-    """Tell whether two texts are the same JSON. Spaces and escapes are harmless; equal keys are not."""
+    """Check whether two texts are the same JSON. Spaces and escapes are harmless; repeated keys are not."""
     try:
         return json.loads(before) == json.loads(after, object_pairs_hook=_require_different_keys)
     except (ValueError, RecursionError):
@@ -134,27 +134,27 @@ def _require_different_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
-    """A manifest with other values, and valid Parquet around them."""
+    """A manifest with changed values in valid Parquet."""
 
     kind: str
     payload: bytes
     is_changed: bool
-    """False: chance gave the same values."""
+    """False if the random values equal the old ones."""
 
 
 def mutate_values(
     payload: bytes, rng: random.Random, edit_footer: Callable[[dict], dict] = lambda footer: footer
 ) -> Mutant:
-    """Change values of a manifest and write it as our writer does, with its footer.
+    """Change values of a manifest and write it like our writer, with its footer.
 
     Args:
         payload: The manifest.
-        rng: Decides what changes.
-        edit_footer: Changes what the manifest says of itself.
+        rng: Source of the changes.
+        edit_footer: Changes the manifest's own metadata.
     """
     file = pq.ParquetFile(io.BytesIO(payload))
     footer = json.dumps(edit_footer(json.loads(file.schema_arrow.metadata[FOOTER_KEY])), sort_keys=True)
-    # Parquet has its own names for the elements of lists.
+    # Parquet has other names for the elements of lists.
     schema = MANIFEST_SCHEMA.with_metadata({FOOTER_KEY: footer})
     groups = [file.read_row_group(index).cast(schema) for index in range(file.num_row_groups)]
     kind = rng.choice(sorted(_SCHEMA_CHANGES)) if rng.random() < 0.1 else ""
@@ -171,7 +171,7 @@ def mutate_values(
             changed = [pa.Table.from_pylist(group, schema=schema) for group in rows]
             written = write_groups(changed, schema, footer)
         except (pa.ArrowInvalid, OverflowError):
-            # What must not be null, or does not fit its type, cannot be written.
+            # A null in a required column, or a value out of range, cannot be written.
             rows = copy.deepcopy(before)
             continue
         is_changed = repr([table.to_pylist() for table in changed]) != repr(before)
@@ -199,7 +199,7 @@ def _change_cell(groups: list[list[dict]], rng: random.Random, schema: pa.Schema
 
 
 def _vary(value: Any, kind: pa.DataType, rng: random.Random) -> Any:
-    """Give another value of a type, near the old one or far from it."""
+    """Another value of a type, near the old one or far from it."""
     types = pa.types
     if types.is_struct(kind) and value is not None:
         child = kind.field(rng.randrange(kind.num_fields))
@@ -240,7 +240,7 @@ def _change_mask(groups: list[list[dict]], rng: random.Random, schema: pa.Schema
     row = rng.choice(labelled)
     mask = decode_mask(row["mask"]["bytes"]).copy()
     height, width = mask.shape
-    match rng.choice(["pixel", "block", "class", "size", "turn", "flip", "cut"]):
+    match rng.choice(["pixel", "block", "class", "size", "turn", "flip", "truncate"]):
         case "pixel":
             mask[rng.randrange(height), rng.randrange(width)] = rng.choice([0, 1, 2, 3, 200, 255])
         case "block":
@@ -254,7 +254,7 @@ def _change_mask(groups: list[list[dict]], rng: random.Random, schema: pa.Schema
         case "flip":
             # Keeps all measures of a mask.
             mask = mask[::-1] if rng.random() < 0.5 else mask[:, ::-1]
-        case "cut":
+        case "truncate":
             row["mask"] = row["mask"] | {"bytes": row["mask"]["bytes"][: -rng.randrange(1, 40)]}
             return
     row["mask"] = row["mask"] | {"bytes": make_mask_png(np.ascontiguousarray(mask))}

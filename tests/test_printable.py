@@ -1,4 +1,4 @@
-"""Names, keys and tags of others in what is shown: controls are escaped, and nothing is a formula."""
+"""Foreign names, keys and tags in output: control characters are escaped, and no name is a formula."""
 
 import io
 import json
@@ -29,7 +29,7 @@ from pipeline.training.events import RejectedImage
 from tests.factories import make_labelled_row, make_run
 
 HOSTILE = "cat\x1b[2J\x1b]0;owned\x07\u202e\x9b31m\r\nerror: all is lost"
-"""Clears the screen, sets the title, turns the direction of text, and forges a line."""
+"""Clears the screen, sets the title, reverses the direction of text, and forges a line."""
 
 
 def assert_shows_no_controls(text):
@@ -39,7 +39,7 @@ def assert_shows_no_controls(text):
 
 
 @given(st.text())
-def test_escaped_text_is_printable_and_text_without_controls_stays(text):
+def test_escaped_text_is_printable_and_text_without_controls_is_unchanged(text):
     escaped = escape_controls(text)
     assert escaped.isprintable()
     assert escape_controls(escaped) == escaped
@@ -105,7 +105,7 @@ def test_page_and_scores_of_a_run_with_hostile_names_show_them_escaped(tmp_path,
 
 
 @pytest.mark.parametrize("name", ["$\\frac{1}{$", "a$b$c_d^e", "_hidden", "\\alpha", "$$", "50 % & more", HOSTILE])
-def test_chart_shows_names_as_they_are(name):
+def test_chart_shows_names_literally(name):
     chart = Chart(title=f"About {name}", unit=name, place=name, curves={name: ([1.0, 2.0], [0.1, 0.2])})
     picture = draw(chart)
     ElementTree.fromstring(picture)

@@ -15,7 +15,7 @@ from ray._private.node import Node
 from ray.job_config import JobConfig
 
 from pipeline.errors import ClusterError
-from pipeline.storage.secrets import require_no_password
+from pipeline.storage.uris import require_no_password
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from pipeline.driver.stop import Stop
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks
 from pipeline.errors import WaveError
-from pipeline.run.identity import Run
 from pipeline.run.records import Reason
-from pipeline.workers.ray_failures import describe_failure
+from pipeline.run.run_file import Run
+from pipeline.workers.ray_failures import describe_ray_failure
 
 GO_ON = "what is committed stays, run the same command again"
 
@@ -37,7 +37,7 @@ def drive(run: Run, run_steps: Callable[[Hooks], RunSummary], *, grace_s: float)
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
     except ray.exceptions.RayError as error:
-        print(f"error: {describe_failure(error)}; {GO_ON}", file=sys.stderr)
+        print(f"error: {describe_ray_failure(error)}; {GO_ON}", file=sys.stderr)
         return EXIT_FAILED
     return conclude(run.out_uri, summary)
 

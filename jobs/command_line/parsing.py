@@ -10,7 +10,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from jobs.command_line.console import print_lines
-from pipeline.storage.secrets import require_no_password
+from pipeline.storage.uris import require_no_password
 
 Job = TypeVar("Job")
 

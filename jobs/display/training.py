@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.command_line.console import format_duration, print_lines
-from pipeline.train import TrainingOutcome
 from pipeline.training.data.survey import Survey
-from pipeline.training.events import EpochRecord, RejectedImage, Resumed
+from pipeline.training.driver.outcome import TrainingOutcome
+from pipeline.training.events import EpochRecord, Event, RejectedImage, Resumed, StepRecord
 
 MOST_UNKNOWN_TAGS = 10
 MOST_REJECTIONS = 5
@@ -68,23 +68,24 @@ class EventPrinter:
         self._num_done = 0
         self._num_rejected = 0
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         """Print an event."""
         if isinstance(event, RejectedImage):
             self._num_rejected += 1
             if self._num_rejected <= MOST_REJECTIONS:
                 print_lines(f"  dropped '{event.key}': {event.error}")
         elif isinstance(event, Resumed):
-            division = "; the rest of the epoch is divided anew" if event.is_divided_anew else ""
+            division = "; the rest of the epoch is resharded" if event.was_resharded else ""
             print_lines(
                 f"  going on in epoch {event.epoch} after {event.step} steps, {event.num_workers} workers{division}",
             )
-        elif isinstance(event, dict) and event["kind"] == "step":
-            self._print_step(event)
         elif isinstance(event, dict):
-            self._print_epoch(event)
+            if event["kind"] == "step":
+                self._print_step(event)
+            else:
+                self._print_epoch(event)
 
-    def _print_step(self, record: Any) -> None:
+    def _print_step(self, record: StepRecord) -> None:
         now = time.monotonic()
         if now - self._told_s < STEP_PERIOD_S:
             return
@@ -96,7 +97,7 @@ class EventPrinter:
             f"waiting {record['wait_share']:.0%}",
         )
 
-    def _print_epoch(self, record: Any) -> None:
+    def _print_epoch(self, record: EpochRecord) -> None:
         self._num_done += 1
         self._told_s = time.monotonic()
         seconds = (self._told_s - self._started_s) / self._num_done

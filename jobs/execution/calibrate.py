@@ -7,19 +7,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jobs.calibrate import CalibrateJob
+from jobs.arguments.calibrate import CalibrateJob
 from jobs.cluster.connection import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
 from pipeline.errors import LabellingError
-from pipeline.evaluation.evaluate import open_truth
+from pipeline.evaluation.sampling import take_evenly
+from pipeline.evaluation.truth import open_truth
+from pipeline.kept_maps.kept_run import KeptRun, open_kept_run
 from pipeline.kept_maps.new_run import find_patch_size
-from pipeline.kept_maps.run import KeptRun, open_kept_run
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from pipeline.thresholds.calibration import Calibration, describe_maps, encode_calibration
 from pipeline.thresholds.choice import NUM_DEVIATIONS, choose_threshold, count_values, find_band
 from pipeline.thresholds.fit import PixelTable, fit_by_class, fit_common, make_table, score_thresholds, to_scales
-from pipeline.thresholds.samples import ImageSource, MapSample, read_samples, spread
+from pipeline.thresholds.samples import ImageSource, MapSample, read_samples
 
 MIN_FITTED = 10
 """Images below which a fit says nothing."""
@@ -75,7 +76,7 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
     pairs = list(zip(kept.source.manifests, kept.shards, strict=True))
     most = sys.maxsize
     if find_truth is None:
-        pairs = spread(pairs, job.max_images)
+        pairs = take_evenly(pairs, job.max_images)
         most = -(-job.max_images // len(pairs))
 
     def read(pair: tuple[InputShard, InputShard]) -> list[MapSample]:

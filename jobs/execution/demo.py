@@ -13,17 +13,19 @@ import numpy as np
 import torch
 
 import tagmask
+from jobs.arguments.demo import DemoJob
 from jobs.command_line.console import EXIT_OK, format_duration
-from jobs.demo import DemoJob
 from jobs.execution.demo_photos import write_collection
 from models.mctformer import MCTformer
 from pipeline.bundles import load_bundle, save_bundle
 from pipeline.commit.manifests import list_manifests, open_manifest
-from pipeline.evaluation.evaluate import EvaluationCounts, count_pixels, make_empty_counts, open_truth, score_masks
+from pipeline.evaluation.scores import EvaluationCounts, count_pixels, make_empty_counts, score_masks
+from pipeline.evaluation.truth import open_truth
 from pipeline.images.masks import decode_mask
-from pipeline.reports.label_report import Table, build_report
+from pipeline.reports.label_report import build_report
+from pipeline.reports.page import Table
 from pipeline.run.records import Status
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 
 NUM_TRAIN, NUM_VALIDATION, NUM_PHOTOS = 1024, 96, 128
 BOX_SIDE_FRACTION = 0.5**0.5
@@ -33,11 +35,12 @@ BOX_SIDE_FRACTION = 0.5**0.5
 def run_demo(job: DemoJob) -> int:
     """Run the demo and return the exit code."""
     started_s = time.monotonic()
-    _empty(job.out)
     photos, model, masks = job.out / "photos", job.out / "model", job.out / "masks"
-    num_pictures = NUM_TRAIN + NUM_VALIDATION + NUM_PHOTOS
-    print(f"drawing {num_pictures} tagged pictures into {photos}", flush=True)
-    write_collection(photos, {"train": NUM_TRAIN, "val": NUM_VALIDATION, "photos": NUM_PHOTOS})
+    if job.photos_only:
+        _draw_photos(photos)
+        return EXIT_OK
+    _empty(job.out)
+    _draw_photos(photos)
     vocabulary = ["--vocabulary", f"{photos}/vocabulary.json"]
     epochs = [] if job.epochs is None else ["--epochs", str(job.epochs)]
     _run(
@@ -68,9 +71,17 @@ def run_demo(job: DemoJob) -> int:
     return EXIT_OK
 
 
+def _draw_photos(photos: Path) -> None:
+    """Draw the collection in place of an earlier one."""
+    shutil.rmtree(photos, ignore_errors=True)
+    num_pictures = NUM_TRAIN + NUM_VALIDATION + NUM_PHOTOS
+    print(f"drawing {num_pictures} tagged pictures into {photos}", flush=True)
+    write_collection(photos, {"train": NUM_TRAIN, "val": NUM_VALIDATION, "photos": NUM_PHOTOS})
+
+
 def _empty(out: Path) -> None:
     """Remove what an earlier demo left, and nothing else."""
-    for name in ("photos", "model", "untrained", "masks", "untrained-masks"):
+    for name in ("model", "untrained", "masks", "untrained-masks"):
         shutil.rmtree(out / name, ignore_errors=True)
 
 

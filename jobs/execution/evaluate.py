@@ -7,29 +7,27 @@ from typing import Any
 
 import numpy as np
 
+from jobs.arguments.evaluate import EvaluateJob
 from jobs.cluster.connection import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
-from jobs.evaluate import EvaluateJob
 from pipeline.commit.manifests import list_manifests
 from pipeline.errors import LabellingError
 from pipeline.evaluation.boundaries import score_boundaries
-from pipeline.evaluation.evaluate import (
+from pipeline.evaluation.evaluate import ManifestScores, evaluate_manifest
+from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
+from pipeline.evaluation.scores import (
     NUM_THRESHOLDS,
     EvaluationCounts,
-    FindTruth,
-    ManifestScores,
     Scores,
-    evaluate_manifest,
     make_empty_counts,
-    open_truth,
     score_curve,
     score_masks,
 )
-from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
+from pipeline.evaluation.truth import FindTruth, open_truth
 from pipeline.reports.evaluation_report import find_best, make_rank_table, make_score_table, render_evaluation
-from pipeline.reports.label_report import Table
-from pipeline.run.identity import read_config, read_run
-from pipeline.storage.storage import put_atomic
+from pipeline.reports.page import Table
+from pipeline.run.run_file import read_config, read_run
+from pipeline.storage.writing import put_atomic
 
 
 def evaluate(job: EvaluateJob) -> int:

@@ -6,20 +6,21 @@ import os
 import ray.exceptions
 import ray.train
 
+from jobs.arguments.train import TrainJob
 from jobs.cluster.actor_count import ClusterSize, choose_gpus, measure_cluster
 from jobs.cluster.connection import connect, use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, print_config, print_lines
 from jobs.display.training import EventPrinter, print_surveys, warn
-from jobs.train import TrainJob
 from pipeline.bundles import load_bundle
 from pipeline.errors import TrainingError
 from pipeline.inputs.shards import list_shards
 from pipeline.run.vocabulary import load_vocabulary
-from pipeline.train import find_shortage, fit, is_finished, survey_run
+from pipeline.train import fit, is_finished, survey_run
 from pipeline.training.config import WorkerConfig
+from pipeline.training.driver.resources import find_shortage
 from pipeline.training.driver.run import TrainingRun, open_training
 from pipeline.training.worker.network import InitialModel, build_initial_model
-from pipeline.workers.ray_failures import describe_failure
+from pipeline.workers.ray_failures import describe_ray_failure
 
 DATA_SLOTS = 2
 """CPU slots of a local Ray that training workers cannot take, so that reading and decoding always go on."""
@@ -55,7 +56,7 @@ def train(job: TrainJob) -> int:
         print_lines(f"error: training failed: {error}", to_stderr=True)
         return EXIT_FAILED
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-        print_lines(f"error: training failed: {describe_failure(error)}", to_stderr=True)
+        print_lines(f"error: training failed: {describe_ray_failure(error)}", to_stderr=True)
         print_lines("run the same command again to go on from the last checkpoint", to_stderr=True)
         return EXIT_FAILED
     printer.print_summary(outcome)

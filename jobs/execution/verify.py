@@ -6,14 +6,14 @@ import time
 
 import ray.exceptions
 
+from jobs.arguments.verify import VerifyJob
 from jobs.cluster.connection import connect, use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK
-from jobs.verify import VerifyJob
 from pipeline.audit.verdict import CONTENT_CHECKS, WARNINGS, Check, Finding, Verdict
 from pipeline.audit.verify import FOOTERS, FULL, judge_model, list_run, verify_run
 from pipeline.printable import escape_controls
-from pipeline.storage.storage import put_atomic
-from pipeline.workers.ray_failures import describe_failure
+from pipeline.storage.writing import put_atomic
+from pipeline.workers.ray_failures import describe_ray_failure
 
 PROGRESS_PERIOD_S = 5.0
 NUM_EXAMPLES_SHOWN = 3
@@ -32,7 +32,7 @@ def verify(job: VerifyJob) -> int:
         )
     except ray.exceptions.RayError as error:
         print(
-            f"error: Ray failed: {describe_failure(error)}\nnothing is proved; run the same command again",
+            f"error: Ray failed: {describe_ray_failure(error)}\nnothing is proved; run the same command again",
             file=sys.stderr,
         )
         return EXIT_FAILED

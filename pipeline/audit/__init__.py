@@ -1,1 +1,3 @@
-"""The independent audit of a run: no code that labelling uses to make what is audited."""
+"""Independent audit of a labelling run against its inputs. It shares the record format and storage with labelling, but
+no code that produces the audited files.
+"""

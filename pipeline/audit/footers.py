@@ -1,4 +1,4 @@
-"""What a manifest says of itself in its footer, held against the run, its input, and its row groups."""
+"""Checks of the footer of a manifest against its run, its input and its row groups."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from pipeline.run.records import InputShard
 
 
 def check_identity(shard: InputShard, fingerprint: str, footer: Mapping[str, Any]) -> Iterator[Problem]:
-    """Find manifests that are not of this run and shard; nothing else of them is comparable."""
+    """Check that a manifest belongs to this run and shard; else nothing else of it is comparable."""
     if footer.get("fingerprint") != fingerprint:
         yield Problem(Check.OTHER_RUN, 0, f"{shard.name}: fingerprint {str(footer.get('fingerprint'))[:12]}")
     elif json.dumps(footer.get("shard"), sort_keys=True) != json.dumps(asdict(shard), sort_keys=True):
@@ -22,22 +22,22 @@ def check_identity(shard: InputShard, fingerprint: str, footer: Mapping[str, Any
 
 
 def check_footer(shard: InputShard, footer: Mapping[str, Any], layout: Layout) -> Iterator[Problem]:
-    """Check that a footer agrees with itself and with the row groups."""
+    """Check that a footer is consistent with itself and with its row groups."""
     name, counts, num_rows = shard.name, parse_counts(footer), layout.footer["num_rows"]
     if counts is None:
         yield Problem(Check.WRONG_COUNTS, 0, f"{name}: its footer has the counts {footer.get('counts')}")
     elif not counts.num_labelled + counts.num_rejected == counts.num_read == num_rows:
         yield Problem(Check.WRONG_COUNTS, 0, f"{name}: its footer counts {footer['counts']}, it has {num_rows} rows")
     elif counts.num_bytes != shard.size_bytes:
-        said = f"{name}: its footer says {counts.num_bytes} bytes, its input has {shard.size_bytes}"
-        yield Problem(Check.WRONG_COUNTS, 0, said)
-    yield from (Problem(Check.WRONG_FOOTER, 0, f"{name}: {fault}") for fault in _find_faults(footer, layout))
+        text = f"{name}: its footer states {counts.num_bytes} bytes, its input has {shard.size_bytes}"
+        yield Problem(Check.WRONG_COUNTS, 0, text)
+    yield from (Problem(Check.WRONG_FOOTER, 0, f"{name}: {fault}") for fault in _find_footer_faults(footer, layout))
     if footer.get("truncated_at") is not None:
         yield Problem(Check.TRUNCATED_INPUT, 0, f"{name}: at byte {footer['truncated_at']}")
 
 
 def parse_counts(footer: Mapping[str, Any]) -> LabelCounts | None:
-    """Read the counts of a footer; None if they are none, or do not add up."""
+    """Counts of a footer; None if they are malformed or do not balance."""
     try:
         counts = LabelCounts(**footer["counts"])
         numbers = (counts.num_read, counts.num_labelled, counts.num_rejected, counts.num_bytes)
@@ -47,20 +47,20 @@ def parse_counts(footer: Mapping[str, Any]) -> LabelCounts | None:
     return counts if is_whole else None
 
 
-def _find_faults(footer: Mapping[str, Any], layout: Layout) -> Iterator[str]:
+def _find_footer_faults(footer: Mapping[str, Any], layout: Layout) -> Iterator[str]:
     if missing := [field for field in FOOTER_FIELDS if field not in footer]:
         yield f"it lacks {missing}"
     if unknown := sorted(footer.keys() - {*FOOTER_FIELDS, *OPTIONAL_FOOTER_FIELDS}):
         yield f"it has the fields {unknown}"
     truncated_at = footer.get("truncated_at")
     if not isinstance(truncated_at, int | None) or isinstance(truncated_at, bool):
-        yield f"it says truncated_at {truncated_at!r}"
+        yield f"it states truncated_at {truncated_at!r}"
     if not isinstance(footer.get("library_version", ""), str):
-        yield f"it says library_version {footer['library_version']!r}"
+        yield f"it states library_version {footer['library_version']!r}"
     if "rows_sha256" in footer and not SHA256.fullmatch(str(footer["rows_sha256"])):
-        yield f"it says rows_sha256 {footer['rows_sha256']!r}"
+        yield f"it states rows_sha256 {footer['rows_sha256']!r}"
     if "retries" in footer and not _are_retries(footer["retries"]):
-        yield f"it says retries {footer['retries']!r}"
+        yield f"it states retries {footer['retries']!r}"
     if "chunks" in footer:
         yield from _check_chunks(footer["chunks"], [group["num_rows"] for group in layout.groups])
 

@@ -1,6 +1,6 @@
-"""The rows of a manifest beside the samples of its input, one by one, as long as their keys are the same.
+"""Comparison of the rows of a manifest with the samples of its input, one by one while their keys are equal.
 
-While they are, no key is kept: only where they part are both sides read again, for their keys alone.
+No key is kept during this. At the first difference both sides are read again, for their keys alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,39 +9,39 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.audit.archives.images import check_image
-from pipeline.audit.archives.member_walk import WalkedSample, WalkEnd, walk_parquet, walk_tar
+from pipeline.audit.archives.sample_walk import WalkedSample, WalkEnd, walk_parquet, walk_tar
 from pipeline.audit.keys import compare_keys
 from pipeline.audit.verdict import Check, Problem
 from pipeline.run.records import PARQUET_SUFFIX, InputShard
-from pipeline.storage.storage import ByteStream, find_object, open_random, open_stream
-from pipeline.storage.stored_objects import UNKNOWN_ETAG
+from pipeline.storage.listing import UNKNOWN_ETAG, find_object
+from pipeline.storage.reading import ByteStream, open_random, open_stream
 
 KEY_ROWS = 1024
 
 
 class InputReader:
-    """The samples of an input in order, until it ends or cannot be read on."""
+    """Samples of an input in order, up to its end or to the first unreadable byte."""
 
     def __init__(self, shard: InputShard, inputs: Mapping[str, Any], wants_image: Callable[[str], bool] | None) -> None:
         """Open the input.
 
         Args:
-            shard: As it was when it was listed.
+            shard: As it was listed by the run.
             inputs: Configuration of the inputs.
-            wants_image: Tells by its key whether the image of a sample is to be read; None: none is.
+            wants_image: True for the keys of samples whose images are read; None: no image is read.
         """
         self._shard = shard
         self._inputs = inputs
         self._stream: ByteStream | None = None
         self._walk: Iterator[WalkedSample | WalkEnd] = iter(())
         self.problem: Problem | None = None
-        """Why it cannot be read, or not further."""
+        """Reason why it cannot be read, or not to its end."""
         self.end: WalkEnd | None = None
-        """How it ended, once it has."""
-        self._guard(lambda: self._open(wants_image))
+        """End of the input, after it was reached."""
+        self._guard(lambda: self._open_input(wants_image))
 
     def read(self) -> WalkedSample | None:
-        """Read the next sample; None when there is none, or `problem` says why there is none."""
+        """Next sample; None at the end or after a `problem`."""
         found = self._guard(lambda: next(self._walk, None)) if self.end is None and self.problem is None else None
         if isinstance(found, WalkEnd):
             self.end = found
@@ -49,7 +49,7 @@ class InputReader:
         return found
 
     def list_keys(self) -> list[str] | None:
-        """Read the keys of the whole input again; None if that fails."""
+        """Keys of the whole input, read again; None if it cannot be read."""
         with_keys = InputReader(self._shard, self._inputs, None)
         keys = []
         while sample := with_keys.read():
@@ -59,11 +59,11 @@ class InputReader:
         return None if self.problem else keys
 
     def close(self) -> None:
-        """Let go of the input."""
+        """Close the input."""
         if self._stream is not None:
             self._stream.close()
 
-    def _open(self, wants_image: Callable[[str], bool] | None) -> None:
+    def _open_input(self, wants_image: Callable[[str], bool] | None) -> None:
         shard = self._shard
         found = find_object(shard.uri)
         if found is None:
@@ -71,8 +71,8 @@ class InputReader:
             return
         was, now = (shard.size_bytes, shard.etag), (found.size_bytes, found.etag)
         if shard.etag != UNKNOWN_ETAG and was != now:
-            said = f"was {was[0]} bytes, etag {was[1]}; is {now[0]} bytes, etag {now[1]}"
-            self.problem = Problem(Check.INPUT_CHANGED, 0, f"{shard.uri}: {said}")
+            text = f"was {was[0]} bytes, etag {was[1]}; is {now[0]} bytes, etag {now[1]}"
+            self.problem = Problem(Check.INPUT_CHANGED, 0, f"{shard.uri}: {text}")
             return
         if shard.uri.lower().endswith(PARQUET_SUFFIX):
             self._stream = open_random(shard.uri)
@@ -84,9 +84,9 @@ class InputReader:
     def _guard(self, act: Callable[[], Any]) -> Any:
         try:
             return act()
-        except Exception as error:  # noqa: BLE001 (a hostile input makes tarfile, Arrow and stores raise anything at all)
-            said = " ".join(str(error).split())
-            self.problem = Problem(Check.INPUT_UNREADABLE, 0, f"{self._shard.uri}: {type(error).__name__}: {said}")
+        except Exception as error:  # noqa: BLE001 (a hostile input makes tarfile, Arrow and stores raise any exception)
+            text = " ".join(str(error).split())
+            self.problem = Problem(Check.INPUT_UNREADABLE, 0, f"{self._shard.uri}: {type(error).__name__}: {text}")
             return None
 
 
@@ -97,13 +97,13 @@ def compare_rows(
     file: pq.ParquetFile,
     footer: Mapping[str, Any],
 ) -> Iterator[Problem]:
-    """Compare rows with samples; all rows are read, whatever becomes of the samples.
+    """Compare rows with samples. All rows are read, even after the input has failed.
 
     Args:
         shard: The input.
-        reader: Of its samples.
-        rows: Of the manifest.
-        file: The manifest, for a second look at its keys.
+        reader: Of the samples of the input.
+        rows: Of the manifest, in order.
+        file: The manifest, whose keys may be read again.
         footer: Of the manifest.
     """
     starts = _list_starts(footer)
@@ -114,12 +114,12 @@ def compare_rows(
             break
         where = f"{shard.name}: row {number}, key '{row['key']}'"
         if starts.get(number, sample.offset) != sample.offset:
-            said = f"its footer says that a chunk starts at {starts[number]}, in the input at {sample.offset}"
-            yield Problem(Check.WRONG_FOOTER, 0, f"{where}: {said}")
-        yield from _look_at(row, sample, where)
+            text = f"its footer states that a chunk starts at {starts[number]}, in the input at {sample.offset}"
+            yield Problem(Check.WRONG_FOOTER, 0, f"{where}: {text}")
+        yield from _check_image(row, sample, where)
     else:
         if reader.read() is None:
-            yield from _conclude(shard, reader, footer, starts.get(number + 1))
+            yield from _check_end(shard, reader, footer, starts.get(number + 1))
             return
     for _ in rows:
         pass
@@ -133,11 +133,11 @@ def compare_rows(
         return
     found = [key for batch in file.iter_batches(KEY_ROWS, columns=["key"]) for key in batch["key"].to_pylist()]
     yield from compare_keys(shard.name, wanted, found)
-    yield from _conclude(shard, reader, footer, None)
+    yield from _check_end(shard, reader, footer, None)
 
 
-def _look_at(row: Mapping[str, Any], sample: WalkedSample, where: str) -> Iterator[Problem]:
-    """Hold the image of a sample against its row, if it was read."""
+def _check_image(row: Mapping[str, Any], sample: WalkedSample, where: str) -> Iterator[Problem]:
+    """Check the image of a sample against its row, if it was read."""
     if sample.image is None and sample.has_image:
         return
     if fault := next(check_image(row, sample.image), None):
@@ -145,7 +145,7 @@ def _look_at(row: Mapping[str, Any], sample: WalkedSample, where: str) -> Iterat
 
 
 def _list_starts(footer: Mapping[str, Any]) -> dict[int, int]:
-    """Give by the number of a row where its chunk starts in the input, and at last where the last chunk ends."""
+    """Offset in the input of each chunk by the number of its first row, and the end of the last chunk."""
     starts: dict[int, int] = {}
     number = 0
     try:
@@ -153,23 +153,23 @@ def _list_starts(footer: Mapping[str, Any]) -> dict[int, int]:
             number += num_rows
             starts[number] = end_offset
     except (KeyError, TypeError, ValueError):
-        # Told where the footer itself is checked.
+        # `check_footer` reports this.
         return {}
     return starts
 
 
-def _conclude(
+def _check_end(
     shard: InputShard, reader: InputReader, footer: Mapping[str, Any], end_offset: int | None
 ) -> Iterator[Problem]:
-    """Compare how the input ended with what the footer says of it."""
+    """Compare the end of the input with the footer."""
     if reader.problem or reader.end is None:
         if reader.problem:
             yield reader.problem
         return
     stated = footer.get("truncated_at")
     if reader.end.truncated_at != stated:
-        said = f"its footer says truncated at {stated}, the input is at {reader.end.truncated_at}"
-        yield Problem(Check.WRONG_COUNTS, 0, f"{shard.name}: {said}")
+        text = f"its footer states truncated at {stated}, the input is at {reader.end.truncated_at}"
+        yield Problem(Check.WRONG_COUNTS, 0, f"{shard.name}: {text}")
     elif end_offset is not None and end_offset != reader.end.offset:
-        said = f"its footer says that the last chunk ends at {end_offset}, in the input at {reader.end.offset}"
-        yield Problem(Check.WRONG_FOOTER, 0, f"{shard.name}: {said}")
+        text = f"its footer states that the last chunk ends at {end_offset}, in the input at {reader.end.offset}"
+        yield Problem(Check.WRONG_FOOTER, 0, f"{shard.name}: {text}")

@@ -1,4 +1,4 @@
-"""The keys of a manifest against those of its input: what is missing, doubled, unknown, out of order."""
+"""Comparison of the keys of a manifest with those of its input: missing, doubled, unknown and misplaced rows."""
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -8,18 +8,18 @@ from typing import NamedTuple, Optional
 from pipeline.audit.verdict import Check, Problem
 
 MAX_PAIRS_PER_ROW = 20
-"""Keys may repeat. Beyond so many pairs of equal keys, the n-th row of a key counts as the n-th sample of it."""
+"""Keys may repeat. With more pairs of equal keys, the n-th row of a key is taken for its n-th sample."""
 
 
 def compare_keys(shard_name: str, wanted: Sequence[str], found: Sequence[str]) -> Iterator[Problem]:
-    """Compare the keys of a manifest with those of its input, as multisets and in order.
+    """Compare the keys of a manifest with those of its input, as multisets and by order.
 
-    Rows outside a longest common subsequence are out of order while the input has samples of their key
-    left, doubled when it has no more, and unknown when it never had one. Where keys repeat very often the
-    subsequence is a long one and maybe not the longest: time grows as the number of keys does, but for a logarithm.
+    A row outside a longest common subsequence is misplaced while the input has further samples of its key, doubled if
+    it has no further ones, and unknown if it never had one. If keys repeat very often, the subsequence is long but not
+    always longest, so that n keys take O(n log n) time.
 
     Args:
-        shard_name: For the examples.
+        shard_name: Shown in the examples.
         wanted: Keys of the input's samples.
         found: Keys of the manifest's rows.
     """
@@ -64,20 +64,21 @@ class _Link(NamedTuple):
 def _find_rows_in_order(wanted: Sequence[Hashable], found: Sequence[Hashable]) -> set[int]:
     """Find the rows of `found` in a longest common subsequence with `wanted`.
 
-    Source: J. Hunt and T. Szymanski, A fast algorithm for computing longest common subsequences, 1977. With
-    keys that hardly repeat it takes n log n steps.
+    It takes O(n log n) time if few keys repeat.
+
+    Source: J. Hunt and T. Szymanski, A fast algorithm for computing longest common subsequences, 1977.
     """
     places_of: dict[Hashable, list[int]] = defaultdict(list)
     for place, key in enumerate(wanted):
         places_of[key].append(place)
-    # For each length, the earliest place at which a common subsequence ends, and its rows.
+    # Of each length: the earliest place at which a common subsequence ends, and its rows.
     end_places: list[int] = []
     ends: list[_Link] = []
     for row, key in enumerate(found):
         for place in reversed(places_of.get(key, [])):
             length = bisect_left(end_places, place)
             if end_places[length : length + 1] == [place]:
-                # The same sample again: the first row keeps it, so that the later one is called doubled.
+                # The first row keeps the sample, so the later row is the doubled one.
                 continue
             link = _Link(row, ends[length - 1] if length else None)
             end_places[length : length + 1] = [place]

@@ -1,7 +1,6 @@
-"""Whether a Parquet file has the form of a manifest: its columns, their types, and what it carries beside its rows.
+"""Format of a manifest: its name, its columns and their types, and its metadata.
 
-The same is written several times in each file, for different readers: as Parquet's schema, as Arrow's, and as
-text in both.
+Each file repeats its schema for different readers: in Parquet's format, in Arrow's, and as text in both.
 """
 
 import base64
@@ -19,21 +18,39 @@ import pyarrow.parquet as pq
 from pipeline.audit.parquet.layout import Layout, read_layout
 from pipeline.errors import ManifestError
 from pipeline.run.records import MANIFEST_SCHEMA
+from pipeline.storage.uris import join_uri
 
+MANIFESTS_FOLDER, PARTS_FOLDER = "labels", "parts"
+_PART_NAME = re.compile(r"(\d+)-(\d+)\.parquet")
 FOOTER_KEY = b"tagmask"
 ARROW_KEY = b"ARROW:schema"
 CREATED_BY = re.compile(rb"parquet-cpp-arrow version \d+\.\d+\.\d+(-SNAPSHOT)?")
-"""The numbers are not held against anything: no reader of ours nor, that is known, of others goes by them."""
+"""The version number is not checked: no known reader depends on it."""
 
 FOOTER_FIELDS = ("fingerprint", "shard", "truncated_at", "counts", "chunks", "library_version")
 OPTIONAL_FOOTER_FIELDS = ("retries", "rows_sha256")
 
 
+def locate_manifest(out_uri: str, shard_name: str) -> str:
+    """URI of the manifest of a shard."""
+    return join_uri(out_uri, MANIFESTS_FOLDER, f"{shard_name}.parquet")
+
+
+def parse_chunk_index(file_name: str) -> int | None:
+    """Index of the chunk of a part; None if this is not the name of a part.
+
+    >>> parse_chunk_index("000003-00000000001024.parquet"), parse_chunk_index("notes.txt")
+    (3, None)
+    """
+    match = _PART_NAME.fullmatch(file_name)
+    return int(match[1]) if match else None
+
+
 def parse_footer(layout: Layout, uri: str) -> dict[str, Any]:
-    """Read what a manifest says of itself.
+    """Footer of a manifest.
 
     Raises:
-        ManifestError: It says nothing, or what it says is not JSON as it is written.
+        ManifestError: There is no footer, or it is not the JSON of a footer.
     """
     try:
         text = layout.metadata[FOOTER_KEY]
@@ -46,7 +63,7 @@ def parse_footer(layout: Layout, uri: str) -> dict[str, Any]:
 
 
 def refuse_repeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a mapping of a JSON object whose keys differ. Of two equal ones every reader takes another.
+    """Mapping of a JSON object with distinct keys; readers differ in which of two equal keys they take.
 
     Raises:
         ValueError: Two keys are equal.
@@ -58,16 +75,16 @@ def refuse_repeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def require_format(layout: Layout, uri: str) -> None:
-    """Check columns, types, and what is written beside the rows.
+    """Check columns, types and metadata.
 
     Raises:
-        ManifestError: Something is not as our writer writes it.
+        ManifestError: Some of it differs from what our writer writes.
     """
-    for fault in _find_faults(layout):
+    for fault in _find_format_faults(layout):
         raise ManifestError(f"'{uri}' {fault}; label the shard again")
 
 
-def _find_faults(layout: Layout) -> Iterator[str]:
+def _find_format_faults(layout: Layout) -> Iterator[str]:
     footer = layout.footer
     wanted = _expect_schema()
     if missing := sorted(set(MANIFEST_SCHEMA.names) - set(_list_names(footer["schema"]))):
@@ -92,7 +109,7 @@ def _find_faults(layout: Layout) -> Iterator[str]:
 
 
 def _list_names(elements: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Give the names of the columns: the tree is written depth first, so what is within a column follows it."""
+    """Names of the columns. The schema is a tree, written depth first, so children follow their column."""
     num_within = 0
     for element in elements[1:]:
         if num_within == 0:
@@ -101,9 +118,9 @@ def _list_names(elements: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _check_arrow_schema(metadata: Mapping[bytes, bytes]) -> Iterator[str]:
-    """Check the schema as Arrow's readers see it, with the text that it repeats."""
+    """Check the schema of Arrow, with the text that it repeats."""
     wanted = MANIFEST_SCHEMA.with_metadata({FOOTER_KEY: metadata[FOOTER_KEY]})
-    # Some readers parse this without all the checks of others: the bytes decide, not what one of them makes of it.
+    # Readers differ in their checks of this text, so its bytes are compared.
     if metadata[ARROW_KEY] == base64.b64encode(wanted.serialize().to_pybytes()):
         return
     try:
@@ -119,7 +136,7 @@ def _check_arrow_schema(metadata: Mapping[bytes, bytes]) -> Iterator[str]:
 
 @cache
 def _expect_schema() -> Sequence[Mapping[str, Any]]:
-    """Have Arrow write the schema of a manifest without rows."""
+    """Schema of a manifest without rows, as Arrow writes it."""
     sink = io.BytesIO()
     pq.write_table(MANIFEST_SCHEMA.empty_table(), sink)
     return read_layout(sink, "an empty manifest").footer["schema"]

@@ -1,6 +1,6 @@
-"""Masks as any viewer reads them: decoded, measured again, and held against what their rows say of them.
+"""Checks of masks: decoded as a viewer does it, measured again, and compared with their rows.
 
-Nothing here is shared with what makes masks and measures them; what both have to agree on is written down twice.
+No code here is shared with the code that makes and measures masks. What both agree on is written twice.
 """
 
 import io
@@ -17,22 +17,22 @@ from scipy import ndimage
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-"""What a mask consists of. Others could change how a viewer shows it."""
+"""Chunks of a mask. Others could change what a viewer shows."""
 IHDR = struct.Struct(">IIBBBBB")
 PALETTE_COLOUR = 3
 MAX_MASK_PIXELS = 2_000_000_000
-"""What Pillow can hold; larger masks are refused before they are decoded."""
+"""Limit of Pillow; larger masks are refused before decoding."""
 
 MAX_MEASURED_PIXELS = 4_000_000
-"""Larger masks were measured before they were enlarged to the size of the image."""
+"""Larger masks were measured before they were enlarged to image size."""
 MAX_SAMPLED_SIDE_PX = 256
-"""Pieces are counted at every n-th pixel of larger masks."""
+"""Components are counted at every n-th pixel of larger masks."""
 ROUNDING = 2e-7
-"""Shares are float32."""
+"""Tolerance of shares, which are float32."""
 BACKGROUND, IGNORED = 0, 255
 IGNORED_COLOUR = (224, 224, 192)
 
-# By EXIF orientation, what turns the stored pixels upright.
+# By EXIF orientation, the transposition that turns stored pixels upright.
 _TURNS = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,17 +47,17 @@ _TURNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRules:
-    """What the configuration and the vocabulary of a run allow in masks."""
+    """Rules for masks, from the configuration and the vocabulary of a run."""
 
     has_background: bool
     may_ignore: bool
-    """Whether there are values between the two thresholds."""
+    """True if the two thresholds differ."""
     palette: bytes
     """Red, green and blue of each index."""
 
 
 def make_palette(colours: Sequence[bytes] | None) -> bytes:
-    """Make the palette of masks: PASCAL VOC's, with the vocabulary's own colours for its classes if it has some."""
+    """Palette of masks: that of PASCAL VOC, with the colours of the vocabulary, if any, for its classes."""
     entries = []
     for index in range(256):
         channels = [0, 0, 0]
@@ -74,22 +74,22 @@ def make_palette(colours: Sequence[bytes] | None) -> bytes:
 
 
 def check_mask(row: Mapping[str, Any], rules: MaskRules) -> Iterator[str]:
-    """Say what is wrong with the mask of a labelled row, or with what the row says of it.
+    """Find faults of the mask of a labelled row, or of the columns that describe it.
 
     Args:
-        row: Of a manifest; its sizes, classes and orientation were found to be possible.
+        row: Of a manifest, with sizes, classes and orientation in their ranges.
         rules: Of the run.
     """
     payload, size = row["mask"]["bytes"], (row["width"], row["height"])
-    if fault := _find_fault_of_png(payload, size, rules.palette):
+    if fault := _find_png_fault(payload, size, rules.palette):
         yield f"has a mask that {fault}"
         return
-    # Its size is that of the row, and how large images may be is not for Pillow to say.
+    # The size was compared with the row, so the limit of Pillow is not needed.
     Image.MAX_IMAGE_PIXELS = None
     try:
         with Image.open(io.BytesIO(payload), formats=["PNG"]) as image:
             image.load()
-    except Exception as error:  # noqa: BLE001 (Pillow has no exception of its own, and any of them means the same here)
+    except Exception as error:  # noqa: BLE001 (Pillow has no exception of its own; each one means that the mask is damaged)
         yield f"has a mask that cannot be decoded: {type(error).__name__}: {error}"
         return
     yield from _check_pixels(row, rules, image.histogram())
@@ -98,8 +98,8 @@ def check_mask(row: Mapping[str, Any], rules: MaskRules) -> Iterator[str]:
     yield from _check_measures(row, _undo_enlarging(np.asarray(upright)))
 
 
-def _find_fault_of_png(payload: bytes, size: tuple[int, int], palette: bytes) -> str:
-    """Walk through the chunks of a PNG; empty if they are those of a mask of that size."""
+def _find_png_fault(payload: bytes, size: tuple[int, int], palette: bytes) -> str:
+    """First fault of the chunks of a PNG; empty if they are those of a mask of this size."""
     if not payload.startswith(PNG_SIGNATURE):
         return "is no PNG"
     offset = len(PNG_SIGNATURE)
@@ -129,13 +129,13 @@ def _find_fault_of_png(payload: bytes, size: tuple[int, int], palette: bytes) ->
         return f"has {width * height} pixels, limit {MAX_MASK_PIXELS}"
     if (num_bits, colour, *methods) != (8, PALETTE_COLOUR, 0, 0, 0):
         return f"has {num_bits} bits a pixel and the colour type {colour}; need a palette PNG of 8 bits"
-    return "" if held[b"PLTE"] == palette else "has another palette than its vocabulary gives it"
+    return "" if held[b"PLTE"] == palette else "has another palette than its vocabulary"
 
 
 def _check_pixels(row: Mapping[str, Any], rules: MaskRules, num_of: Sequence[int]) -> Iterator[str]:
-    """Check which ids a mask holds, from the number of pixels of each."""
+    """Check the ids in a mask, from the number of pixels of each."""
     drawn = set(row["class_ids"]) - set(row["doubtful_class_ids"])
-    # Without any class to draw all is background, whether the run has one or not.
+    # Without a class to draw, all pixels are background in any run.
     has_background = rules.has_background or not drawn
     allowed = drawn | ({BACKGROUND} if has_background else set()) | ({IGNORED} if rules.may_ignore and drawn else set())
     if foreign := sorted({index for index, number in enumerate(num_of) if number} - allowed):
@@ -143,30 +143,30 @@ def _check_pixels(row: Mapping[str, Any], rules: MaskRules, num_of: Sequence[int
 
 
 def _check_measures(row: Mapping[str, Any], measured: UInt8[np.ndarray, "h w"]) -> Iterator[str]:
-    """Measure the mask again."""
+    """Compare the measures of a mask with its row."""
     shares = np.bincount(measured.ravel(), minlength=256) / measured.size
     for name, index in (("background_fraction", BACKGROUND), ("ignore_fraction", IGNORED)):
-        if fault := _compare(name, row[name], shares[index]):
+        if fault := _compare_share(name, row[name], shares[index]):
             yield fault
     step = -(-max(measured.shape) // MAX_SAMPLED_SIDE_PX)
     sampled = measured[::step, ::step]
     for one in row["classes"]:
         class_id = one["class_id"]
-        if fault := _compare(f"area_fraction of class {class_id}", one["area_fraction"], shares[class_id]):
+        if fault := _compare_share(f"area_fraction of class {class_id}", one["area_fraction"], shares[class_id]):
             yield fault
         if (one["confidence_mean"] is None) != (shares[class_id] == 0):
             yield f"has {shares[class_id]:.3g} of class {class_id} and the confidence_mean {one['confidence_mean']}"
         num_pieces = ndimage.label(sampled == class_id, ndimage.generate_binary_structure(2, 2))[1]
         if one["components"] != num_pieces:
-            yield f"says {one['components']} components of class {class_id}, its mask has {num_pieces}"
+            yield f"states {one['components']} components of class {class_id}, its mask has {num_pieces}"
 
 
-def _compare(name: str, stated: float, found: float) -> str:
-    return "" if abs(stated - found) <= ROUNDING else f"says {name} {stated:.6g}, its mask has {found:.6g}"
+def _compare_share(name: str, stated: float, found: float) -> str:
+    return "" if abs(stated - found) <= ROUNDING else f"states {name} {stated:.6g}, its mask has {found:.6g}"
 
 
 def _undo_enlarging(upright: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "small_h small_w"]:
-    """Give the mask as it was measured: of large images, before each of its pixels was repeated."""
+    """Mask at the size at which it was measured: that of a large image was enlarged afterwards."""
     height, width = upright.shape
     factor = min(1.0, (MAX_MEASURED_PIXELS / (height * width)) ** 0.5)
     if factor == 1.0:
@@ -176,5 +176,5 @@ def _undo_enlarging(upright: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "sma
 
 
 def _find_centres(num_small: int, num_large: int) -> np.ndarray:
-    """Find for each of the small pixels one of those that repeat it, away from its edges."""
+    """For each small pixel, one of the large pixels that repeat it, away from its edges."""
     return np.minimum(((np.arange(num_small) + 0.5) * num_large / num_small).astype(np.int64), num_large - 1)

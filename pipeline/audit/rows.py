@@ -1,6 +1,6 @@
-"""What the columns of a row have to be, each by itself and beside each other.
+"""Checks of the columns of a row, alone and against each other.
 
-Ranges and rules stand here as the format promises them, and are shared with nothing that writes rows.
+Ranges and rules follow the documented format. No code here is shared with the code that writes rows.
 """
 
 import math
@@ -19,24 +19,24 @@ LABELLED_COLUMNS = (
     *("ignore_fraction", "background_fraction", "margin_mean", "entropy_mean"),
     *("suggested_class_ids", "doubtful_class_ids", "classes"),
 )
-"""What a row with a mask has, and none of it is null."""
+"""Columns that are not null in a row with a mask."""
 MASK_COLUMNS = (
     *("mask", "quality", "ignore_fraction", "background_fraction", "margin_mean", "entropy_mean"),
     *("suggested_class_ids", "doubtful_class_ids", "classes", "class_maps"),
 )
-"""What a row without a mask does not have."""
+"""Columns that are null in a row without a mask."""
 SHARES = ("quality", "ignore_fraction", "background_fraction", "margin_mean", "entropy_mean")
 CLASS_SHARES = ("area_fraction", "presence")
 OPTIONAL_CLASS_SHARES = ("confidence_mean", "stability", "view_agreement", "head_agreement")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SLACK = 1e-5
-"""Means of float32 values may lie above the greatest of them."""
+"""Tolerance: means of float32 values may exceed their maximum."""
 REASONS = frozenset(str(reason) for reason in Reason)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowRules:
-    """What the configuration and the vocabulary of a run allow in its rows."""
+    """Rules for rows, from the configuration and the vocabulary of a run."""
 
     num_classes: int
     draws_suggestions: bool
@@ -46,10 +46,10 @@ class RowRules:
 
 
 def read_rules(record: Mapping[str, Any]) -> RowRules:
-    """Read from run.json what its rows may hold.
+    """Read the rules for rows from run.json.
 
     Raises:
-        KeyError: It is not the record of a run; likewise `TypeError`, `ValueError`.
+        KeyError: It is not the record of a run; likewise TypeError and ValueError.
     """
     maps, vocabulary = record["config"]["maps"], record["vocabulary"]
     classes = list(vocabulary["classes"])
@@ -69,7 +69,7 @@ def read_rules(record: Mapping[str, Any]) -> RowRules:
 
 
 def check_row(row: Mapping[str, Any], rules: RowRules) -> Iterator[str]:
-    """Say what is wrong with the columns of a row, without looking into its mask."""
+    """Find faults of the columns of a row, without decoding its mask."""
     yield from _check_sizes(row)
     if row["status"] == Status.LABELLED:
         if row["reason"] is not None or row["error"] is not None:
@@ -122,7 +122,7 @@ def _check_labelled(row: Mapping[str, Any], rules: RowRules) -> Iterator[str]:
 
 def _check_path(row: Mapping[str, Any]) -> Iterator[str]:
     path = row["mask"]["path"]
-    # Older versions made it of any key, with folders. Readers that write files by it must not be led out of theirs.
+    # Older versions used the key, with folders. A reader that writes files by path must stay in its own folder.
     is_plain = path is not None and path.endswith(".png") and path.isprintable() and not re.search(r"[\\:]", path)
     if not is_plain or path.startswith("/") or ".." in path.split("/"):
         yield f"has a mask with the path {_clip(path)}"
@@ -178,7 +178,7 @@ def _check_class(one: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_quality(row: Mapping[str, Any]) -> Iterator[str]:
-    """Check that the quality is the stability of the least stable class that was to be drawn."""
+    """Check that the quality is the stability of the least stable class to draw."""
     drawn = [one for one in row["classes"] if one["class_id"] not in row["doubtful_class_ids"]]
     quality = min((one["stability"] or 0.0 for one in drawn), default=0.0)
     if row["quality"] != quality:

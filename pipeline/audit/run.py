@@ -1,4 +1,4 @@
-"""run.json held against itself, and the model that it names against its digest. Nothing it says is believed unseen."""
+"""Checks of run.json against its own digests, and of the model against its digest in run.json."""
 
 import hashlib
 import json
@@ -10,10 +10,12 @@ from pipeline.audit.manifest_format import refuse_repeated
 from pipeline.audit.rows import RowRules, read_rules
 from pipeline.errors import ManifestError
 from pipeline.run.records import RUN_FILE, InputShard
-from pipeline.storage.storage import find_object, get_local_path, join_uri, open_stream, read_bytes
+from pipeline.storage.listing import find_object
+from pipeline.storage.reading import open_stream, read_bytes
+from pipeline.storage.uris import get_local_path, join_uri
 
 IDENTITY_FIELDS = ("config", "format_version", "inputs", "model_digest", "source", "vocabulary")
-"""What the fingerprint is computed of; `source` stands only in runs that make masks of kept maps."""
+"""Fields of the fingerprint; only runs that make masks of kept maps have a `source`."""
 OTHER_FIELDS = ("fingerprint", "library_version", "model_uri", "record_sha256")
 MODEL_FILES = ("model.json", "model.safetensors")
 PIECE_BYTES = 2**20
@@ -21,24 +23,24 @@ PIECE_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What run.json says, as far as an audit needs it."""
+    """Content of run.json that an audit needs."""
 
     fingerprint: str
     shards: tuple[InputShard, ...]
     inputs: Mapping[str, Any]
-    """Configuration of the inputs: which columns of Parquet files are read."""
+    """Configuration of the inputs, with the columns of Parquet files."""
     rules: RowRules
     model_uri: str
     model_digest: str
     faults: tuple[str, ...]
-    """What does not agree within it."""
+    """Contradictions within run.json."""
 
 
 def read_record(out_uri: str) -> RunRecord:
-    """Read what an output folder says of its run, and what in it does not agree.
+    """Read run.json of an output folder and find its contradictions.
 
     Raises:
-        ManifestError: There is no run, or run.json is not of this version's making.
+        ManifestError: There is no run, or this version cannot read its run.json.
     """
     uri = join_uri(out_uri, RUN_FILE)
     try:
@@ -60,10 +62,10 @@ def read_record(out_uri: str) -> RunRecord:
 
 
 def check_model(record: RunRecord) -> tuple[str, str]:
-    """Compare the digest of the model with that of run.json.
+    """Compare the digest of the model with run.json.
 
     Returns:
-        What is wrong with it, and why it could not be looked at; one of them is empty, or both.
+        A fault of the model, and a reason why it could not be checked; at least one of them is empty.
     """
     digest = hashlib.sha256()
     try:
@@ -77,19 +79,19 @@ def check_model(record: RunRecord) -> tuple[str, str]:
             while piece := stream.read(PIECE_BYTES):
                 digest.update(piece)
             stream.close()
-    except Exception as error:  # noqa: BLE001 (any URI may stand there, and each store's client raises its own)
+    except Exception as error:  # noqa: BLE001 (run.json may name any URI, and each store raises its own exceptions)
         return "", f"'{record.model_uri}' cannot be read: {error or type(error).__name__}"
     if digest.hexdigest() == record.model_digest:
         return "", ""
     if get_local_path(record.model_uri) is not None and not record.model_uri.startswith(("/", "file://")):
-        # Another model may stand at that path, seen from here.
+        # From this folder the path may lead to another model.
         return "", f"'{record.model_uri}' is a relative path, at which another model stands here"
-    return f"'{record.model_uri}' has the digest {digest.hexdigest()}, run.json says {record.model_digest}", ""
+    return f"'{record.model_uri}' has the digest {digest.hexdigest()}, run.json states {record.model_digest}", ""
 
 
 def _parse_record(fields: Mapping[str, Any]) -> RunRecord:
     shards = tuple(_parse_input(entry) for entry in fields["inputs"])
-    faults = tuple(_find_faults(fields))
+    faults = tuple(_find_record_faults(fields))
     inputs = fields["config"]["inputs"]
     for name in ("image_column", "key_column"):
         if not isinstance(inputs.get(name), str | None):
@@ -115,21 +117,21 @@ def _parse_input(entry: Any) -> InputShard:
     return InputShard(uri=uri, name=name, size_bytes=size_bytes, etag=etag)
 
 
-def _find_faults(fields: Mapping[str, Any]) -> Iterator[str]:
+def _find_record_faults(fields: Mapping[str, Any]) -> Iterator[str]:
     if unknown := sorted(fields.keys() - {*IDENTITY_FIELDS, *OTHER_FIELDS}):
         yield f"it has the fields {unknown}, which no version of tagmask up to this one writes"
     identity = {name: value for name, value in fields.items() if name in IDENTITY_FIELDS}
-    if _hash(identity) != fields["fingerprint"]:
-        yield f"its fingerprint is {fields['fingerprint']!r}, that of its content {_hash(identity)}"
-    # Earlier versions wrote none: their model_uri and library_version cannot be checked.
+    if _hash_fields(identity) != fields["fingerprint"]:
+        yield f"its fingerprint is {fields['fingerprint']!r}, that of its content {_hash_fields(identity)}"
+    # Earlier versions wrote no digest: their model_uri and library_version cannot be checked.
     recorded = {name: value for name, value in fields.items() if name != "record_sha256"}
-    if "record_sha256" in fields and fields["record_sha256"] != _hash(recorded):
-        yield f"its record_sha256 is {fields['record_sha256']!r}, that of its content {_hash(recorded)}"
+    if "record_sha256" in fields and fields["record_sha256"] != _hash_fields(recorded):
+        yield f"its record_sha256 is {fields['record_sha256']!r}, that of its content {_hash_fields(recorded)}"
     if not isinstance(fields.get("library_version"), str):
         yield f"its library_version is {fields.get('library_version')!r}"
 
 
-def _hash(fields: Mapping[str, Any]) -> str:
+def _hash_fields(fields: Mapping[str, Any]) -> str:
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

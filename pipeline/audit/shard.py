@@ -1,6 +1,6 @@
-"""One published shard held against its footer, its rows and their masks, and against its input, which is read again.
+"""Audit of one published shard: its footer, rows and masks, and the samples of its input, which is read again.
 
-Everything is measured here by other means than those that made it; of what is damaged, nothing after it is looked at.
+Everything is measured by other code than that which made it. Behind a damaged part nothing is checked.
 """
 
 import hashlib
@@ -26,53 +26,53 @@ from pipeline.audit.verdict import Check, Problem, Tally, Verdict
 from pipeline.errors import ManifestError
 from pipeline.run.counts import LabelCounts
 from pipeline.run.records import InputShard, Status
-from pipeline.storage.storage import ByteStream, open_stream
+from pipeline.storage.reading import ByteStream, open_stream
 
 BATCH_ROWS = 64
-"""Rows of a row group that are plain Python values at a time."""
+"""Rows of a row group converted to Python values at once."""
 
 _UNREADABLE = (ManifestError, OSError, UnicodeDecodeError, pa.ArrowException)
-"""What a damaged file raises; pyarrow reports some damage as OSError."""
+"""Exceptions for a damaged file; pyarrow raises OSError for some damage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedShard:
-    """An input shard and the manifest under its name."""
+    """Input shard with the manifest of its name."""
 
     position: int
-    """Place among the inputs."""
+    """Index among the inputs."""
     shard: InputShard
     manifest_uri: str
     fingerprint: str
-    """Of the run that should have made the manifest."""
+    """Of the run that is audited."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditRules:
-    """What the manifests of a run are held against, and how closely."""
+    """Record of the run for the audit of its manifests, and the share of rows checked in full."""
 
     record: RunRecord
     sample_fraction: float = 1.0
-    """Share of the rows, by a hash of their keys, whose masks are decoded and whose images are read."""
+    """Share of the rows whose masks are decoded and whose images are read, chosen by a hash of their keys."""
 
     def chooses(self, key: str) -> bool:
-        """Tell whether the costly parts of a row are looked at: the same rows every time."""
+        """True if mask and image of a row are checked: for the same rows in each audit."""
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
         return int.from_bytes(digest[:8], "big") < self.sample_fraction * 2**64
 
 
 def verify_footer(item: PublishedShard) -> Verdict:
-    """Judge a published shard by the footer of its manifest alone; the input is not looked at."""
+    """Audit a published shard by the footer of its manifest alone, without its input."""
     return _ShardAudit(item).judge_footer()
 
 
 def verify_shard(item: PublishedShard, rules: AuditRules) -> Verdict:
-    """Judge a published shard by all rows of its manifest and all samples of its input."""
+    """Audit a published shard by all rows of its manifest and all samples of its input."""
     return _ShardAudit(item).judge_all(rules)
 
 
 class _ShardAudit:
-    """The audit of one shard, whose problems it sums up as it goes."""
+    """Audit of one shard, which sums its problems."""
 
     def __init__(self, item: PublishedShard) -> None:
         self._item = item
@@ -84,15 +84,15 @@ class _ShardAudit:
     def judge_footer(self) -> Verdict:
         try:
             with closing(open_stream(self._item.manifest_uri)) as stream:
-                layout, footer = self._open(stream)
+                layout, footer = self._read_footer(stream)
                 return self._tally.judge(counts=self._check_footer(layout, footer))
-        except Exception as error:  # noqa: BLE001 (whatever one manifest provokes must not end the audit of the others)
-            return self._blame(error)
+        except Exception as error:  # noqa: BLE001 (an exception for one manifest must not end the audit of the others)
+            return self._judge_failure(error)
 
     def judge_all(self, rules: AuditRules) -> Verdict:
         try:
             with closing(open_stream(self._item.manifest_uri)) as stream:
-                layout, footer = self._open(stream)
+                layout, footer = self._read_footer(stream)
                 if self._check_footer(layout, footer) is None:
                     return self._tally.judge()
                 require_head(stream, self._item.manifest_uri)
@@ -104,19 +104,19 @@ class _ShardAudit:
                     for problem in compare_rows(self._item.shard, reader, rows, file, footer):
                         self._tally.add(problem)
         except Exception as error:  # noqa: BLE001 (likewise)
-            return self._blame(error)
-        counts = self._count()
+            return self._judge_failure(error)
+        counts = self._count_rows()
         stated, found = footer["counts"], counts.to_dict() | {"num_bytes": self._item.shard.size_bytes}
         if json.dumps(stated, sort_keys=True) != json.dumps(found, sort_keys=True) and parse_counts(footer) is not None:
-            self._add(Check.WRONG_COUNTS, f"its footer counts {stated}, its rows are {found}")
+            self._add_problem(Check.WRONG_COUNTS, f"its footer counts {stated}, its rows are {found}")
         return self._tally.judge(counts=counts)
 
-    def _open(self, stream: ByteStream) -> tuple[Layout, dict[str, Any]]:
+    def _read_footer(self, stream: ByteStream) -> tuple[Layout, dict[str, Any]]:
         layout = read_layout(stream, self._item.manifest_uri)
         return layout, parse_footer(layout, self._item.manifest_uri)
 
     def _check_footer(self, layout: Layout, footer: dict[str, Any]) -> LabelCounts | None:
-        """Give what the footer counts; None if it is not of this run and shard."""
+        """Counts of the footer; None if it is not of this run and shard."""
         problems = list(check_identity(self._item.shard, self._item.fingerprint, footer))
         if not problems:
             require_format(layout, self._item.manifest_uri)
@@ -127,26 +127,28 @@ class _ShardAudit:
     def _read_rows(
         self, stream: ByteStream, layout: Layout, file: pq.ParquetFile, footer: dict[str, Any], rules: AuditRules
     ) -> Iterator[dict[str, Any]]:
-        """Read and check all rows, a row group in memory at a time."""
+        """Read and check all rows, with one row group in memory."""
         digest = hashlib.sha256()
         for index, group in enumerate(layout.groups):
             pages = require_pages(stream, layout, index, self._item.manifest_uri)
             table = file.read_row_group(index, use_threads=False)
             for fault in check_columns([chunk["meta_data"] for chunk in group["columns"]], pages, table):
-                self._add(Check.WRONG_STATISTICS, f"row group {index}, {fault}")
+                self._add_problem(Check.WRONG_STATISTICS, f"row group {index}, {fault}")
             for batch in table.to_batches(max_chunksize=BATCH_ROWS):
                 for row in batch.to_pylist():
                     digest.update(json.dumps(row, default=bytes.hex).encode() + b"\n")
                     self._check_row(row, rules)
                     yield row
-        # Manifests of earlier versions have none.
+        # Manifests of earlier versions have no digest.
         if "rows_sha256" in footer and footer["rows_sha256"] != digest.hexdigest():
-            self._add(Check.CHANGED_ROWS, f"their digest is {digest.hexdigest()}, sealed {footer['rows_sha256']}")
+            self._add_problem(
+                Check.CHANGED_ROWS, f"their digest is {digest.hexdigest()}, sealed {footer['rows_sha256']}"
+            )
 
     def _check_row(self, row: dict[str, Any], rules: AuditRules) -> None:
         where = f"row {self._num_rows}, key '{row['key']}'"
         if row["index"] != self._num_rows:
-            self._add(Check.MISNUMBERED_ROWS, f"{where} has index {row['index']}", 1)
+            self._add_problem(Check.MISNUMBERED_ROWS, f"{where} has index {row['index']}", 1)
         self._num_rows += 1
         if row["status"] == Status.LABELLED:
             self._num_labelled += 1
@@ -154,13 +156,13 @@ class _ShardAudit:
             reason = row["reason"] or ""
             self._rejected[reason if reason in REASONS else ""] += 1
         if fault := next(check_row(row, rules.record.rules), None):
-            self._add(Check.INCONSISTENT_ROWS, f"{where} {fault}", 1)
+            self._add_problem(Check.INCONSISTENT_ROWS, f"{where} {fault}", 1)
             return
         is_measured = row["status"] == Status.LABELLED and rules.chooses(row["key"])
         if is_measured and (fault := next(check_mask(row, rules.record.rules.mask), None)):
-            self._add(Check.WRONG_MASKS, f"{where} {fault}", 1)
+            self._add_problem(Check.WRONG_MASKS, f"{where} {fault}", 1)
 
-    def _count(self) -> LabelCounts:
+    def _count_rows(self) -> LabelCounts:
         return LabelCounts(
             num_read=self._num_rows,
             num_labelled=self._num_labelled,
@@ -168,14 +170,14 @@ class _ShardAudit:
             rejected_by_reason=dict(self._rejected),
         )
 
-    def _add(self, check: Check, text: str, num_rows: int = 0) -> None:
+    def _add_problem(self, check: Check, text: str, num_rows: int = 0) -> None:
         self._tally.add(Problem(check, num_rows, f"{self._item.shard.name}: {text}"))
 
-    def _blame(self, error: Exception) -> Verdict:
-        """Say that the manifest cannot be read, or that something else went wrong; its rows do not count."""
-        said = " ".join(str(error).split()) or type(error).__name__
+    def _judge_failure(self, error: Exception) -> Verdict:
+        """Verdict after an exception: the manifest is unreadable or its audit failed, and its rows do not count."""
+        text = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, _UNREADABLE):
-            self._add(Check.UNREADABLE_MANIFEST, said)
+            self._add_problem(Check.UNREADABLE_MANIFEST, text)
         else:
-            self._add(Check.AUDIT_FAILED, f"{type(error).__name__}: {said}")
+            self._add_problem(Check.AUDIT_FAILED, f"{type(error).__name__}: {text}")
         return self._tally.judge()

@@ -1,4 +1,4 @@
-"""What an audit of a run can find wrong, and how the findings of many shards add up."""
+"""Checks of an audit, and the sum of their findings over shards."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from pipeline.printable import escape_controls
 from pipeline.run.counts import LabelCounts
 
 MAX_EXAMPLES = 5
-"""Examples kept per check: those of the first shards, so that it does not matter who came back first."""
+"""Examples kept for each check: those of the first shards, so that the order of results does not matter."""
 MAX_EXAMPLE_CHARS = 400
-"""A key may be as long as its member's name, which has no bound."""
+"""A key may be as long as the name of its member, which has no limit."""
 
 
 class Check(StrEnum):
-    """One thing that can be wrong, in the words that users read."""
+    """Kind of fault, in the words that users read."""
 
     CHANGED_RUN = "run.json changed"
     """Its fingerprint or checksum is not that of its content."""
@@ -28,46 +28,46 @@ class Check(StrEnum):
     """A manifest or part that belongs to no input of the run."""
     RIVAL_PARTS = "two parts for one chunk"
     UNREADABLE_MANIFEST = "manifest unreadable"
-    """It is damaged, or has not the form of a manifest: some reader will fail on it or read something else."""
+    """It is damaged or lacks the format of a manifest, so some readers fail on it or read other values."""
     OTHER_RUN = "manifest of another run"
     OTHER_INPUT = "manifest of another input"
-    """Its footer names a shard, size or etag that is not the one in run.json."""
+    """Its footer names another shard, size or etag than run.json."""
     WRONG_COUNTS = "counts do not balance"
     WRONG_FOOTER = "footer wrong"
-    """It says more than a footer says, or in another way."""
+    """It has fields or values that no writer writes."""
     WRONG_STATISTICS = "column statistics wrong"
-    """The Parquet file states other bounds, nulls or sizes of a column than it has: readers filter by them."""
+    """The Parquet file states wrong bounds, nulls or sizes of a column, by which readers filter."""
     CHANGED_ROWS = "rows changed"
-    """They are not the rows that were sealed."""
+    """They differ from the sealed rows."""
     INPUT_GONE = "input gone"
     INPUT_CHANGED = "input changed"
     INPUT_UNREADABLE = "input unreadable"
     MISSING_ROWS = "row missing"
     """A sample of the input that the manifest lacks."""
     DOUBLED_ROWS = "row doubled"
-    """More rows of a key than the input has samples of it."""
+    """More rows of a key than samples in the input."""
     UNKNOWN_ROWS = "row unknown"
     """A row whose key the input does not have."""
     MISPLACED_ROWS = "row out of order"
-    """Rows that would have to move for the manifest to stand in the input's order, as few as possible."""
+    """Smallest number of rows whose move restores the order of the input."""
     MISNUMBERED_ROWS = "row misnumbered"
     """Its `index` is not its place in the manifest."""
     INCONSISTENT_ROWS = "row inconsistent"
-    """Its columns do not fit each other, the run, or their ranges: labelled without a mask, a quality of NaN."""
+    """Its columns contradict each other, the run or their ranges: labelled without a mask, a quality of NaN."""
     WRONG_MASKS = "mask wrong"
-    """It cannot be decoded, is not of its image's size, holds other classes, or is not what its statistics measured."""
+    """It cannot be decoded, differs from its image in size, has other classes, or contradicts its statistics."""
     WRONG_IMAGES = "image of another row"
-    """The image in the input has another digest, size or orientation than its row says."""
+    """The image in the input has another digest, size or orientation than its row."""
     LEFTOVER_PARTS = "leftover parts"
-    """Parts of a published shard: the next run of the labelling job removes them."""
+    """Parts of a published shard, which the next run of the labelling job removes."""
     TRUNCATED_INPUT = "input truncated"
-    """The archive is truncated: nothing can be said of what it held behind that."""
+    """The archive is truncated; its content behind that is unknown."""
     AUDIT_FAILED = "audit failed"
-    """It met an error of another kind, in this shard alone: nothing is proved of it."""
+    """Another error ended the audit of this shard alone; nothing is proved of it."""
 
 
 WARNINGS = frozenset({Check.LEFTOVER_PARTS, Check.TRUNCATED_INPUT})
-"""What is worth a line, and no imbalance: all rows that can be are there once."""
+"""Checks that are reported without failing the audit: each row that can exist is there once."""
 
 CONTENT_CHECKS = frozenset(
     {
@@ -77,29 +77,29 @@ CONTENT_CHECKS = frozenset(
         *(Check.WRONG_MASKS, Check.WRONG_IMAGES, Check.OTHER_MODEL),
     }
 )
-"""What footers alone cannot show."""
+"""Checks that footers alone cannot make."""
 
 
 class Problem(NamedTuple):
-    """Something wrong with one shard."""
+    """Fault of one shard."""
 
     check: Check
     num_rows: int
-    """Rows concerned; 0 when it is not a matter of single rows."""
+    """Rows concerned; 0 if it does not concern single rows."""
     example: str
 
 
 class Example(NamedTuple):
-    """Where to look."""
+    """Text of one problem, with the position of its shard."""
 
     position: int
-    """Place of the shard among the inputs; files that belong to none come behind."""
+    """Index of the shard among the inputs; files of no input follow."""
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """How often a check failed."""
+    """Sum of the problems of one check."""
 
     num_shards: int = 0
     num_rows: int = 0
@@ -107,7 +107,7 @@ class Finding:
     """The first `MAX_EXAMPLES`, by position."""
 
     def merge(self, other: "Finding") -> "Finding":
-        """Add two findings of different shards, in any order and grouping."""
+        """Sum of the findings of different shards, in any order and grouping."""
         return Finding(
             num_shards=self.num_shards + other.num_shards,
             num_rows=self.num_rows + other.num_rows,
@@ -118,24 +118,24 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What an audit says of a shard, or of many."""
+    """Outcome of the audit of one or more shards."""
 
     num_shards: int = 0
     """Input shards."""
     num_published: int = 0
-    """Of these, how many have a manifest of this run."""
+    """Those of them with a manifest of this run."""
     counts: LabelCounts = field(default_factory=LabelCounts)
-    """Of the published shards: the rows as they were counted, or as the footers count them."""
+    """Of the published shards: counted rows, or the counts of the footers."""
     findings: Mapping[Check, Finding] = field(default_factory=dict)
     """Failed checks only."""
 
     @property
     def failed_checks(self) -> list[Check]:
-        """The checks that found an imbalance; warnings are none."""
+        """Failed checks without warnings."""
         return [check for check in Check if check in self.findings and check not in WARNINGS]
 
     def merge(self, other: "Verdict") -> "Verdict":
-        """Add the verdicts on different shards, in any order and grouping."""
+        """Sum of the verdicts on different shards, in any order and grouping."""
         return Verdict(
             num_shards=self.num_shards + other.num_shards,
             num_published=self.num_published + other.num_published,
@@ -147,7 +147,7 @@ class Verdict:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Turn the verdict into plain values."""
+        """Verdict as plain values."""
         return {
             "balances": not self.failed_checks,
             "num_shards": self.num_shards,
@@ -166,20 +166,20 @@ class Verdict:
 
 
 class Tally:
-    """Sums up the problems of one shard as they are found: as large for a million of them as for a few."""
+    """Sum of the problems of one shard, in memory that does not grow with their number."""
 
     def __init__(self, position: int) -> None:
-        """Start without any.
+        """Start without problems.
 
         Args:
-            position: Place of the shard among the inputs, another one for each.
+            position: Index of the shard among the inputs.
         """
         self._position = position
         self._num_rows: dict[Check, int] = {}
         self._examples: dict[Check, list[Example]] = {}
 
     def add(self, problem: Problem) -> None:
-        """Count a problem, and keep it as an example if there are few of its kind."""
+        """Count a problem, and keep it as an example of the first few of its check."""
         check, num_rows, text = problem
         self._num_rows[check] = self._num_rows.get(check, 0) + num_rows
         examples = self._examples.setdefault(check, [])
@@ -188,11 +188,11 @@ class Tally:
             examples.append(Example(self._position, shown))
 
     def judge(self, *, counts: LabelCounts | None = None, is_input: bool = True) -> Verdict:
-        """Sum up.
+        """Verdict on the shard.
 
         Args:
-            counts: Of the shard's rows; None when it has no manifest of this run.
-            is_input: False for a file that belongs to no input.
+            counts: Of the rows of the shard; None without a manifest of this run.
+            is_input: False for a file of no input.
         """
         return Verdict(
             num_shards=int(is_input),
@@ -208,7 +208,7 @@ class Tally:
 def judge_shard(
     position: int, problems: Iterable[Problem], *, counts: LabelCounts | None = None, is_input: bool = True
 ) -> Verdict:
-    """Sum up one shard, or one file that belongs to none; arguments as those of `Tally`."""
+    """Verdict on one shard, or on one file of no shard; arguments are those of `Tally`."""
     tally = Tally(position)
     for problem in problems:
         tally.add(problem)

@@ -1,9 +1,9 @@
-"""Proof from the outside that the books of a labelling run balance: every sample of every input is a row, once.
+"""Audit of a labelling run: each sample of each input is exactly one row.
 
-run.json says what was to be labelled, the listing what is published; each manifest is then held against its
-input, which is read again. Nothing that the labelling job remembered or counted is believed.
+run.json names the inputs and the listing the manifests. Each manifest is compared with its input, which is read again.
+No count of the labelling job is taken for granted.
 
-run.json, listing -> of each shard: footer, pages, rows, masks, beside the samples of its input -> verdict
+run.json, listing -> for each shard: footer, pages, rows, masks, and the samples of its input -> verdict
 """
 
 from collections import Counter, deque
@@ -15,32 +15,32 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from pipeline.audit.manifest_format import MANIFESTS_FOLDER, PARTS_FOLDER, locate_manifest, parse_chunk_index
 from pipeline.audit.run import RunRecord, check_model, read_record
 from pipeline.audit.shard import AuditRules, PublishedShard, verify_footer, verify_shard
 from pipeline.audit.verdict import Check, Problem, Verdict, judge_shard
-from pipeline.commit.names import PartName, locate_manifest, parse_part_name
-from pipeline.errors import ManifestError
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import join_uri, list_folder, list_objects
+from pipeline.storage.listing import list_folder, list_objects
+from pipeline.storage.uris import join_uri
 
 NUM_THREADS = 8
 MAX_GROUPS_IN_FLIGHT = 2_000
-"""Ray tasks that may wait or run at once; the driver makes no more before some come back."""
+"""Largest number of Ray tasks that wait or run at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Depth:
-    """How much of a run is read."""
+    """Extent of an audit."""
 
     judge: Callable[[PublishedShard, AuditRules], Verdict]
-    """Judges a shard."""
+    """Audit of one shard."""
     num_shards_in_process: int
-    """Up to so many shards, starting Ray takes longer than the audit."""
+    """Largest number of shards for which the audit is faster than the start of Ray."""
     num_shards_per_task: int
 
 
 def judge_by_footer(item: PublishedShard, rules: AuditRules) -> Verdict:
-    """Judge a shard by its footer, whatever the rules for its rows are."""
+    """Audit a shard by its footer alone, without rules for rows."""
     return verify_footer(item)
 
 
@@ -50,32 +50,32 @@ FOOTERS = Depth(judge=judge_by_footer, num_shards_in_process=500, num_shards_per
 
 @dataclass(frozen=True, kw_only=True)
 class RunListing:
-    """What an output folder holds, against what its run.json promises."""
+    """Listing of an output folder, compared with its run.json."""
 
     record: RunRecord
     published: tuple[PublishedShard, ...]
     verdict: Verdict
-    """What run.json and the listing alone show: shards without manifest, files that do not belong."""
+    """Problems of run.json and the listing: shards without manifest, foreign files."""
 
     @property
     def fingerprint(self) -> str:
-        """Name of the run."""
+        """Fingerprint of the run."""
         return self.record.fingerprint
 
     def needs_ray(self, depth: Depth) -> bool:
-        """Tell whether the audit is too large for threads of this process."""
+        """True if the audit is too large for threads of this process."""
         return len(self.published) > depth.num_shards_in_process
 
 
 def list_run(out_uri: str) -> RunListing:
-    """List a run once and hold it against its run.json.
+    """List a run and compare it with its run.json.
 
     Raises:
-        ManifestError: There is no run, or run.json is not of this version's making.
+        ManifestError: There is no run, or this version cannot read its run.json.
     """
     record = read_record(out_uri)
     shards = record.shards
-    manifest_uris = {item.uri for item in list_folder(join_uri(out_uri, "labels"))}
+    manifest_uris = {item.uri for item in list_folder(join_uri(out_uri, MANIFESTS_FOLDER))}
     published = tuple(
         PublishedShard(position=position, shard=shard, manifest_uri=uri, fingerprint=record.fingerprint)
         for position, shard in enumerate(shards)
@@ -89,24 +89,25 @@ def list_run(out_uri: str) -> RunListing:
 
 
 def judge_model(listing: RunListing) -> tuple[Verdict, str]:
-    """Judge the model that run.json names, and say why it could not be looked at; empty if it could."""
+    """Verdict on the model of run.json, and a reason why it could not be checked; empty if it was checked."""
     fault, obstacle = check_model(listing.record)
     problems = [Problem(Check.OTHER_MODEL, 0, fault)] if fault else []
     return judge_shard(-1, problems, is_input=False), obstacle
 
 
 def _judge_listing(out_uri: str, shards: Sequence[InputShard], published: set[str], foreign: set[str]) -> Verdict:
-    parts: dict[str, list[PartName]] = {shard.name: [] for shard in shards}
+    chunks: dict[str, list[int]] = {shard.name: [] for shard in shards}
     foreign = set(foreign)
-    for item in list_objects(join_uri(out_uri, "parts")):
+    for item in list_objects(join_uri(out_uri, PARTS_FOLDER)):
         shard_name, file_name = item.uri.rsplit("/", 2)[-2:]
-        try:
-            parts[shard_name].append(parse_part_name(file_name))
-        except (KeyError, ManifestError):
+        chunk_index = parse_chunk_index(file_name)
+        if chunk_index is None or shard_name not in chunks:
             foreign.add(item.uri)
+        else:
+            chunks[shard_name].append(chunk_index)
     verdict = Verdict()
     for position, shard in enumerate(shards):
-        problems = list(_check_parts(shard.name, parts[shard.name], is_published=shard.name in published))
+        problems = list(_check_parts(shard.name, chunks[shard.name], is_published=shard.name in published))
         is_judged_here = shard.name not in published
         if problems or is_judged_here:
             verdict = verdict.merge(judge_shard(position, problems, is_input=is_judged_here))
@@ -115,22 +116,21 @@ def _judge_listing(out_uri: str, shards: Sequence[InputShard], published: set[st
     return verdict
 
 
-def _check_parts(shard_name: str, parts: Sequence[PartName], *, is_published: bool) -> Iterator[Problem]:
+def _check_parts(shard_name: str, chunk_indices: Sequence[int], *, is_published: bool) -> Iterator[Problem]:
     if is_published:
-        if parts:
-            yield Problem(Check.LEFTOVER_PARTS, 0, f"{shard_name}: {len(parts)} parts")
+        if chunk_indices:
+            yield Problem(Check.LEFTOVER_PARTS, 0, f"{shard_name}: {len(chunk_indices)} parts")
         return
-    if not parts:
+    if not chunk_indices:
         yield Problem(Check.SHARD_NOT_BEGUN, 0, shard_name)
         return
-    yield Problem(Check.SHARD_IN_PROGRESS, 0, f"{shard_name}: {len(parts)} parts")
-    times = Counter(part.chunk_index for part in parts)
-    for chunk_index in sorted(index for index, number in times.items() if number > 1):
+    yield Problem(Check.SHARD_IN_PROGRESS, 0, f"{shard_name}: {len(chunk_indices)} parts")
+    for chunk_index in sorted(index for index, number in Counter(chunk_indices).items() if number > 1):
         yield Problem(Check.RIVAL_PARTS, 0, f"{shard_name}: chunk {chunk_index}")
 
 
 def verify_group(group: Sequence[PublishedShard], rules: AuditRules, depth: Depth) -> Verdict:
-    """Judge some published shards."""
+    """Audit some published shards."""
     verdict = Verdict()
     for item in group:
         verdict = verdict.merge(depth.judge(item, rules))
@@ -144,18 +144,18 @@ def verify_run(
     sample_fraction: float = 1.0,
     on_progress: Callable[[Verdict], None] = lambda verdict: None,
 ) -> Verdict:
-    """Judge a whole run: in threads when it is small, else as Ray tasks, for which Ray has to be connected.
+    """Audit a run: in threads if it is small, else as Ray tasks, for which Ray has to be connected.
 
-    The driver keeps the listing, one total, and a bounded number of tasks.
+    The driver keeps the listing, one sum, and a bounded number of tasks.
 
     Args:
         listing: Of the run.
-        depth: How much is read.
+        depth: Extent of the audit.
         sample_fraction: Share of the rows whose masks are decoded and whose images are read.
-        on_progress: Called with the verdict so far.
+        on_progress: Called with each partial verdict.
 
     Raises:
-        ray.exceptions.RayError: Ray failed; nothing is known of the run.
+        ray.exceptions.RayError: Ray failed, and there is no verdict.
     """
     rules = AuditRules(record=replace(listing.record, shards=()), sample_fraction=sample_fraction)
     size = depth.num_shards_per_task
@@ -177,7 +177,7 @@ def _verify_in_threads(
 
 
 def _verify_with_ray(groups: Sequence[Sequence[PublishedShard]], rules: AuditRules, depth: Depth) -> Iterator[Verdict]:
-    # Ray's types know no remote functions made this way.
+    # The types of Ray do not cover remote functions made this way.
     verify_remotely: Any = ray.remote(num_cpus=1)(verify_group)
     shared = ray.put(rules)
     pending: dict[Any, Sequence[PublishedShard]] = {}
@@ -195,14 +195,14 @@ def _verify_with_ray(groups: Sequence[Sequence[PublishedShard]], rules: AuditRul
             ray.exceptions.OutOfMemoryError,
             ray.exceptions.RayTaskError,
         ) as error:
-            # One shard ends its process. Which of several it is shows when each has a process of its own.
+            # One shard ended its process. A process for each shard of the group shows which one.
             if len(group) > 1:
                 waiting.extend([item] for item in group)
             else:
-                yield _blame_process(group[0], error)
+                yield _judge_dead_process(group[0], error)
 
 
-def _blame_process(item: PublishedShard, error: Exception) -> Verdict:
-    said = " ".join(str(error).split())
-    problem = Problem(Check.AUDIT_FAILED, 0, f"{item.shard.name}: the process that read it ended: {said}")
+def _judge_dead_process(item: PublishedShard, error: Exception) -> Verdict:
+    text = " ".join(str(error).split())
+    problem = Problem(Check.AUDIT_FAILED, 0, f"{item.shard.name}: the process that read it ended: {text}")
     return judge_shard(item.position, [problem])

@@ -1,11 +1,12 @@
-"""Names and places of parts and manifests: functions of the chunk and the shard."""
+"""Names and URIs of parts and manifests: functions of the chunk and the shard."""
 
 import re
 from collections import defaultdict
 from dataclasses import dataclass
 
 from pipeline.errors import ManifestError
-from pipeline.storage.storage import join_uri, list_objects
+from pipeline.storage.listing import list_objects
+from pipeline.storage.uris import join_uri
 
 PARTS_FOLDER = "parts"
 
@@ -35,7 +36,7 @@ def parse_part_name(file_name: str) -> PartName:
     """
     match = _PART_NAME.fullmatch(file_name)
     if not match:
-        raise ManifestError(f"'{file_name}' is not the name of a part; remove it if it is not yours to keep")
+        raise ManifestError(f"'{file_name}' is not the name of a part; move it out of this run")
     return PartName(chunk_index=int(match[1]), end_offset=int(match[2]))
 
 

@@ -1,1 +1,3 @@
-"""Manifests against true masks. Figures only; pages are in reports/."""
+"""Scores of published masks against true masks. Pages that show them belong to reports/, fitted thresholds to
+thresholds/.
+"""

@@ -1,4 +1,4 @@
-"""Do the edges of a mask lie where the true ones are? Boundary F-score per class."""
+"""Boundary F-score of each class: how well the edges of a mask match the true edges."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -7,25 +7,30 @@ from scipy import ndimage
 from pipeline.run.records import IGNORE_LABEL
 
 TOLERANCE = 0.008
-"""How far apart two edges may be to count as one, as a share of the image's diagonal. Source: DAVIS (Perazzi et al.,
-CVPR 2016), after Martin et al., PAMI 2004."""
+"""Distance within which two edges match, as a share of the image's diagonal. Source: DAVIS (Perazzi et al., CVPR 2016),
+after Martin et al., PAMI 2004."""
 
 NUM_COUNTS = 4
-"""Pixels on edges of the mask, of them near a true edge, pixels on true edges, of them near one of the mask."""
+"""Pixels on edges of the mask, those of them near a true edge, pixels on true edges, those of them near an edge of the
+mask."""
 
 
 def count_boundaries(
     truth: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"], num_classes: int
 ) -> Int[np.ndarray, "c 4"]:
-    """Count for each class the pixels on its edges, and those near an edge of the other side.
+    """Count for each class the pixels on its edges, and those of them near an edge of the other side.
 
-    The edge of a class are its pixels beside a pixel that is not of the class; the border of the image is none. What
-    the truth leaves open (255) is not of the class, so where a true mask has a band of open pixels around an object, as
-    that of PASCAL VOC, its edge is the inner one. An edge of the mask on open pixels counts only where it is near a
-    true one.
+    The edge of a class consists of its pixels beside a pixel of another class; the border of the image is no edge.
+    Pixels that the truth ignores (255) are not of the class. So around an object with a band of ignored pixels, as in
+    PASCAL VOC, the edge is the inner one. An edge of the mask on ignored pixels counts only near a true edge.
+
+    Args:
+        truth: Class of each pixel; 255 is ignored.
+        mask: Of the same size.
+        num_classes: Without the background.
 
     Returns:
-        Rows are classes from 1; columns as `NUM_COUNTS` names them.
+        Rows are classes from 1; columns are described at `NUM_COUNTS`.
     """
     reach_px = max(1.0, TOLERANCE * float(np.hypot(*truth.shape)))
     counts = np.zeros((num_classes, NUM_COUNTS), np.int64)
@@ -38,12 +43,12 @@ def count_boundaries(
 
 
 def find_edge(region: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Find the pixels of a region that touch a pixel outside of it, at a side."""
+    """Find the pixels of a region that share a side with a pixel outside of it."""
     return region & ~ndimage.binary_erosion(region, border_value=1)
 
 
 def score_boundaries(counts: Int[np.ndarray, "c 4"]) -> Float[np.ndarray, " c"]:
-    """Compute the boundary F-score of each class from counts that may be sums; NaN where no class has an edge.
+    """Compute the boundary F-score of each class from counts of one or more images; NaN for a class without edges.
 
     >>> score_boundaries(np.array([[10, 5, 20, 20]])).round(3).tolist()
     [0.667]

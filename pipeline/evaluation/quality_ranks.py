@@ -1,7 +1,7 @@
-"""Do the columns of a manifest predict how good its masks are? Ranks of columns against the true IoU.
+"""Rank correlation of the columns of a manifest with the true IoU of its masks.
 
-A column is worth what its order says of the order of the masks: Spearman's rank correlation with the true IoU, and the
-mean IoU of the tenth of the images, or classes, where it is lowest and highest.
+Each column is described by Spearman's correlation with the true IoU, and by the mean IoU of the tenth of the images, or
+classes, where the column is lowest and where it is highest.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,35 +27,35 @@ CLASS_COLUMNS = (
 )
 NUM_BINS = 10
 MIN_VALUES = 2 * NUM_BINS
-"""Fewer values than this say nothing of a rank, let alone of a tenth."""
+"""Columns with fewer values are not ranked."""
 
 
 class ScoredClass(NamedTuple):
-    """A class of an image that is tagged, with its true IoU."""
+    """A tagged class of an image, with its true IoU."""
 
     iou: float
     columns: Mapping[str, float | None]
 
 
 class ScoredImage(NamedTuple):
-    """A labelled image whose truth is known."""
+    """A labelled image that has a true mask."""
 
     manifest_uri: str
     place: int
-    """In the shard, from 0."""
+    """Index in the shard, from 0."""
     key: str
     iou: float
-    """Mean over the classes, without the background, that the mask or the truth shows."""
+    """Mean over the classes in mask or truth, without the background."""
     columns: Mapping[str, float | None]
     classes: tuple[ScoredClass, ...]
 
 
 class RankScore(NamedTuple):
-    """How well the order of one column tells the order of IoU."""
+    """Rank correlation of one column with the true IoU."""
 
     column: str
     of: str
-    """image or class: what has this column."""
+    """What has this column: image or class."""
     num_values: int
     correlation: float
     """Spearman's, in [-1, 1]; NaN for a constant column."""
@@ -75,7 +75,7 @@ class Bin(NamedTuple):
 def compute_class_ious(
     truth: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"], class_ids: Iterable[int]
 ) -> dict[int, float]:
-    """Compute the IoU of classes on the pixels that have a truth; classes that neither side shows are left out."""
+    """Compute the IoU of classes over the pixels with a truth, without classes that neither side contains."""
     counted = truth != IGNORE_LABEL
     ious = {}
     for class_id in class_ids:
@@ -93,7 +93,15 @@ def score_image(
     mask: UInt8[np.ndarray, "h w"],
     num_classes: int,
 ) -> ScoredImage | None:
-    """Score one image, given its row; None if neither mask nor truth shows a class."""
+    """Score an image; None if neither mask nor truth contains a class.
+
+    Args:
+        row: Of the image.
+        manifest_uri: Manifest of the row.
+        truth: On the stored pixels.
+        mask: On the stored pixels.
+        num_classes: Of the run, without the background.
+    """
     ious = compute_class_ious(truth, mask, range(1, num_classes + 1))
     if not ious:
         return None
@@ -112,15 +120,15 @@ def score_image(
 
 
 def rank_columns(images: Sequence[ScoredImage]) -> list[RankScore]:
-    """Rank every column against the true IoU; those with fewer than `MIN_VALUES` values are left out."""
+    """Correlate each column with at least `MIN_VALUES` values with the true IoU."""
     classes = [one for image in images for one in image.classes]
-    ranked = [_rank(name, "image", images) for name in IMAGE_COLUMNS]
-    ranked += [_rank(name, "class", classes) for name in CLASS_COLUMNS]
+    ranked = [_rank_column(name, "image", images) for name in IMAGE_COLUMNS]
+    ranked += [_rank_column(name, "class", classes) for name in CLASS_COLUMNS]
     return [score for score in ranked if score is not None]
 
 
 def bin_by_quality(images: Sequence[ScoredImage]) -> list[Bin]:
-    """Sort images by quality into ten bins of equal size; the worst first. Empty for fewer than `MIN_VALUES` images."""
+    """Split images into `NUM_BINS` bins of equal size by quality, worst first; empty for fewer than `MIN_VALUES`."""
     known = sorted((image.columns["quality"], image.iou) for image in images if image.columns["quality"] is not None)
     if len(known) < MIN_VALUES:
         return []
@@ -130,7 +138,7 @@ def bin_by_quality(images: Sequence[ScoredImage]) -> list[Bin]:
     ]
 
 
-def _rank(column: str, of: str, scored: Sequence[ScoredImage] | Sequence[ScoredClass]) -> RankScore | None:
+def _rank_column(column: str, of: str, scored: Sequence[ScoredImage] | Sequence[ScoredClass]) -> RankScore | None:
     known = [(value, one.iou) for one in scored if (value := one.columns[column]) is not None]
     if len(known) < MIN_VALUES:
         return None

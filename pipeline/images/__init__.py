@@ -1,1 +1,3 @@
-"""One image: arrays in, arrays out. No storage, no Ray: a new refinement of maps goes here."""
+"""Work on one image or one batch, arrays in and arrays out: decoding, views, class maps, masks, statistics. Storage,
+Ray and runs belong elsewhere.
+"""

@@ -1,30 +1,29 @@
-"""Images that would keep a decoder busy for minutes, told by their structure before one is let at them.
+"""Limits on the structure of encoded images, which reject images that would take a decoder minutes.
 
-A limit of time would give other rows on a slower machine; these limits are of the bytes alone. Each is far from what
-encoders and cameras write. What is found here is not checked for anything else: broken images are the decoder's to
-find.
+A limit of time would reject other images on a slower machine; these limits depend on the bytes alone. Each is far above
+what encoders and cameras write. Broken images are left to the decoder.
 """
 
 import re
 import struct
 
 MAX_SCANS = 100
-"""Passes over all pixels of a JPEG; a progressive one takes ten, tools that look for the smallest file some dozens."""
+"""Scans of a JPEG; a progressive JPEG has ten, one of a tool that minimises file size some dozens."""
 MAX_SCANNED_PIXELS = 1_500_000_000
-"""Pixels times passes: about 10 ns each. A progressive JPEG of 100 million pixels needs 1,000 million."""
+"""Pixels times scans, at about 10 ns each. A progressive JPEG of 100 million pixels has 1,000 million."""
 USUAL_SCANS = 15
-"""A limit on pixels that is raised is one on passes, too: so many over the largest image."""
+"""Scans of the largest image allowed: a higher limit on pixels raises that on scanned pixels."""
 MAX_SEGMENTS = 100_000
-"""Segments and stray bytes before the pixels of a JPEG; depth maps and colour profiles take hundreds."""
+"""Segments and stray bytes before the pixels of a JPEG; depth maps and colour profiles have hundreds."""
 MAX_EXIF_SEGMENTS = 64
-"""One is usual. Pillow copies all that it has for each one more."""
+"""One is usual. For each further segment Pillow copies all previous ones."""
 SEGMENT_BYTES = 64
-"""Chunks and blocks of a PNG, WebP or GIF have at least so many bytes on average, once there are `MAX_SEGMENTS`."""
+"""Least mean size of chunks and blocks of a PNG, WebP or GIF, beyond `MAX_SEGMENTS`."""
 MAX_TIFF_ENTRIES = 65_535
 MAX_TIFF_VALUES = 1_000_000
-"""Of one entry, such as where each strip starts: Pillow makes Python objects of them."""
+"""Values of one entry, such as offsets of strips: Pillow makes a Python object of each."""
 MAX_RUN_LENGTH_BYTES = 16 * 2**20
-"""Of a BMP in run lengths, which Pillow decodes in Python."""
+"""Size of a BMP in run lengths, which Pillow decodes in Python."""
 
 _PNG, _GIF = b"\x89PNG\r\n\x1a\n", (b"GIF87a", b"GIF89a")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -32,11 +31,11 @@ _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xDA)})
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _PLAIN_TIFF_TYPES = frozenset({1, 2, 7})
-"""Bytes and text, which stay bytes."""
+"""Types of bytes and text, of which Pillow makes no other objects."""
 
 
 def find_excess(payload: bytes) -> str:
-    """Say what of an image is out of all proportion; empty if nothing is, or it is no image of these kinds."""
+    """First limit that an image exceeds, as text; empty if there is none, or for other formats."""
     if payload.startswith(b"\xff\xd8"):
         return _find_jpeg_excess(payload)
     if payload.startswith(_PNG):
@@ -53,7 +52,13 @@ def find_excess(payload: bytes) -> str:
 
 
 def find_scan_excess(payload: bytes, num_pixels: int, max_pixels: int) -> str:
-    """Say how often a JPEG of so many pixels goes over them, if that is too often; empty if not."""
+    """Scanned pixels of a JPEG above the limit, as text; empty if they are within it.
+
+    Args:
+        payload: The encoded image; images of other formats have no scans.
+        num_pixels: From its header.
+        max_pixels: Limit on the pixels of an image.
+    """
     num_scans = _count_scans(payload) if payload.startswith(b"\xff\xd8") else 0
     limit = max(MAX_SCANNED_PIXELS, USUAL_SCANS * max_pixels)
     if num_scans * num_pixels <= limit:
@@ -71,7 +76,7 @@ def _find_jpeg_excess(payload: bytes) -> str:
 
 
 def _walk_to_scans(payload: bytes) -> tuple[int, int, int]:
-    """Find the first scan of a JPEG, as Pillow does; count segments and stray bytes before it, and those of EXIF."""
+    """Offset of the first scan of a JPEG, as Pillow finds it; numbers of segments (with stray bytes) and of EXIF."""
     place, num_segments, num_exif = 2, 0, 0
     while place + 1 < len(payload) and num_segments <= MAX_SEGMENTS:
         num_segments += 1
@@ -89,7 +94,7 @@ def _walk_to_scans(payload: bytes) -> tuple[int, int, int]:
 
 
 def _count_scans(payload: bytes) -> int:
-    """Count the scans of the first image of a JPEG, up to one more than allowed; a file may hold others behind it."""
+    """Number of scans of the first image of a JPEG, at most `MAX_SCANS` + 1. Further images may follow in the file."""
     place, _, _ = _walk_to_scans(payload)
     num_scans = num_segments = 0
     while num_scans <= MAX_SCANS and num_segments <= MAX_SEGMENTS:
@@ -103,12 +108,12 @@ def _count_scans(payload: bytes) -> int:
 
 
 def _find_chunk_excess(payload: bytes, start: int, order: str, *, length_first: bool) -> str:
-    """Look at the chunks of a PNG or WebP: a length and a name each, in one order or the other."""
+    """Count the chunks of a PNG or WebP, which begin with length and name in one of two orders."""
     limit = MAX_SEGMENTS + len(payload) // SEGMENT_BYTES
     place, num_chunks = start, 0
     while place + 8 <= len(payload):
         (num_bytes,) = struct.unpack_from(f"{order}I", payload, place if length_first else place + 4)
-        # A PNG has a checksum behind each chunk, a WebP pads it to an even number of bytes.
+        # PNG appends a checksum to each chunk; WebP pads a chunk to an even number of bytes.
         place += 12 + num_bytes if length_first else 8 + num_bytes + num_bytes % 2
         num_chunks += 1
         if num_chunks > limit:
@@ -117,7 +122,7 @@ def _find_chunk_excess(payload: bytes, start: int, order: str, *, length_first: 
 
 
 def _find_gif_excess(payload: bytes) -> str:
-    """Look at what stands before the first frame of a GIF, block by block."""
+    """Count the blocks before the first frame of a GIF."""
     limit = MAX_SEGMENTS + len(payload) // SEGMENT_BYTES
     palette = payload[10:11]
     place = 13 + (3 << (palette[0] & 7) + 1 if palette and palette[0] & 0x80 else 0)
@@ -136,7 +141,7 @@ def _find_gif_excess(payload: bytes) -> str:
 
 
 def _find_tiff_excess(payload: bytes) -> str:
-    """Look at the entries of the first image of a TIFF."""
+    """Check the entries of the first image of a TIFF."""
     order = "<" if payload[:2] == b"II" else ">"
     is_big = payload[2:4] in (b"+\0", b"\0+")
     entry = struct.Struct(order + ("HHQ8x" if is_big else "HHL4x"))

@@ -1,6 +1,6 @@
-"""From class maps to pseudo labels, and both to bytes and back.
+"""Pseudo labels from class maps, and the encoding and decoding of both.
 
-A pseudo label holds 0 for background, 1..C for the classes and 255 for pixels that are ignored.
+A pseudo label has 0 for background, 1..C for the classes and 255 for ignored pixels.
 """
 
 import hashlib
@@ -16,25 +16,27 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from models.class_maps import scale_min_max
 from pipeline.errors import ManifestError
 from pipeline.images.decode import UNREADABLE_ERRORS, open_image
+from pipeline.run.config import MapConfig
 from pipeline.run.records import IGNORE_LABEL
 
 MAX_CLASSES = IGNORE_LABEL - 1
-"""Class ids are bytes, and two of them are taken: 0 is background, 255 is ignored."""
+"""Class ids are bytes without 0 (background) and 255 (ignored)."""
 
 VOID_COLOUR = (224, 224, 192)
-"""How PASCAL VOC paints pixels that are ignored."""
+"""Colour of ignored pixels in PASCAL VOC."""
 
 MAX_NAME_BYTES = 200
-"""File systems allow 255; tools add suffixes."""
+"""File systems allow 255, and tools add suffixes."""
 
 _UNSAFE = re.compile(
-    # Separators, of drives and streams too; the sign that escapes; a dot at either end or behind another.
+    # Separators, also of drives and streams; the escape character; a dot at either end or after another dot.
     r"[/\\:%]|\A\.|(?<=\.)\.|\.\Z"
-    # Control characters and halves of pairs; what turns, joins or hides the letters beside it.
+    # Control characters and surrogates; characters that turn, join or hide their neighbours.
     "|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
@@ -47,14 +49,14 @@ def label_pixels(
     *,
     has_background: bool = True,
 ) -> UInt8[Tensor, "h w"]:
-    """Give each pixel the class whose map is highest there, background, or 255.
+    """Assign each pixel the class of its highest map, background, or 255.
 
     Args:
         class_maps: Evidence in [0, 1], on any device.
         class_ids: Class of each map, 1 to 254; the lowest wins a tie.
-        background_threshold: Pixels whose best map is at most this are background.
-        foreground_threshold: Pixels whose best map is above this get its class; between both they get 255.
-        has_background: False: every pixel gets a class, whatever the thresholds.
+        background_threshold: Pixels whose best map is at most this value are background.
+        foreground_threshold: Pixels whose best map exceeds this value get its class; pixels between both get 255.
+        has_background: False: every pixel gets a class, at any thresholds.
     """
     if class_maps.shape[0] == 0:
         return torch.zeros(class_maps.shape[1:], dtype=torch.uint8, device=class_maps.device)
@@ -69,10 +71,10 @@ def label_pixels(
 
 
 def voc_palette() -> UInt8[np.ndarray, "256 3"]:
-    """Make the colour map of PASCAL VOC: RGB of each index, with the void colour at 255.
+    """Colour map of PASCAL VOC: RGB of each index, with the void colour at 255.
 
-    The bits of an index are dealt out in turns to red, green and blue, and fill each from its highest bit
-    down: neighbouring indices get colours that are far apart.
+    The bits of an index go to red, green and blue in turn, from the highest bit of each down. So neighbouring indices
+    have distant colours.
 
     >>> voc_palette()[[0, 1, 15, 255]].tolist()
     [[0, 0, 0], [128, 0, 0], [192, 128, 128], [224, 224, 192]]
@@ -90,14 +92,14 @@ def voc_palette() -> UInt8[np.ndarray, "256 3"]:
 def build_palette(
     colours: Sequence[tuple[int, int, int]] | None, class_names: Sequence[str]
 ) -> UInt8[np.ndarray, "256 3"]:
-    """Make the palette of masks: VOC's colours, or the vocabulary's own for its classes.
+    """Palette of masks: the colours of PASCAL VOC, or those of the vocabulary for its classes.
 
     Args:
-        colours: RGB of each class, in the order of the classes; None for VOC's.
-        class_names: Classes in order; the first one has id 1.
+        colours: RGB of each class, in order; None for those of PASCAL VOC.
+        class_names: Classes in order; the first has id 1.
 
     Raises:
-        ValueError: There are more classes than a mask can hold, or not one colour a class.
+        ValueError: There are more than `MAX_CLASSES` classes, or the number of colours differs.
     """
     if len(class_names) > MAX_CLASSES:
         raise ValueError(f"masks hold at most {MAX_CLASSES} classes, got {len(class_names)}; split the vocabulary")
@@ -111,11 +113,11 @@ def build_palette(
 
 
 def encode_mask(mask: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "256 3"]) -> bytes:
-    """Encode a pseudo label as a palette PNG. Equal masks give equal bytes, with one build of Pillow.
+    """Encode a pseudo label as a palette PNG. Equal masks have equal bytes with one build of Pillow.
 
-    Run lengths alone suit masks. Measured on 60 smooth masks of about 500 x 375, a CPU core, Pillow 13:
-    2.1 kB in 0.6 ms, where zlib's default strategy takes 2.3 kB and 2.1 ms at level 6, 3.6 kB and 0.6 ms at
-    level 1, 1.8 kB and 8 ms at level 9. The level means nothing to this strategy.
+    Run lengths suit masks. Measured on 60 smooth masks of about 500 x 375, a CPU core, Pillow 13: 2.1 kB in 0.6 ms. The
+    default strategy of zlib needs 2.3 kB and 2.1 ms at level 6, 3.6 kB and 0.6 ms at level 1, 1.8 kB and 8 ms at
+    level 9. The level does not affect run lengths.
     """
     image = Image.fromarray(mask)
     image.putpalette(palette.tobytes())
@@ -125,9 +127,9 @@ def encode_mask(mask: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "256 
 
 
 def name_mask_file(key: str) -> str:
-    """Name the file of a mask: a plain name in any folder, whatever the key is, and another one for every key.
+    """File name of a mask: safe in any folder for any key, and distinct for distinct keys.
 
-    Readers may write a mask under its `path`, and a key is anything that its archive says.
+    Readers may write a mask under its `path`, and an archive may contain any key.
 
     >>> name_mask_file("photo 1"), name_mask_file("dogs/1"), name_mask_file("../../x")
     ('photo 1.png', 'dogs%2F1.png', '%2E%2E%2F.%2E%2Fx.png')
@@ -135,21 +137,21 @@ def name_mask_file(key: str) -> str:
     name = _UNSAFE.sub(lambda found: quote(found[0], safe="", errors="surrogatepass").replace(".", "%2E"), key)
     content = name.encode()
     if len(content) > MAX_NAME_BYTES:
-        # No name that was not cut holds this sign before anything but two digits.
+        # In a name that was not shortened, two hexadecimal digits follow each percent sign.
         digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:32]
         name = f"{content[: MAX_NAME_BYTES - 40].decode(errors='ignore')}%-{digest}"
     return f"{name}.png"
 
 
 def decode_mask(payload: bytes) -> UInt8[np.ndarray, "h w"]:
-    """Decode a palette PNG, or a grey one of 8 bits, to its indices.
+    """Decode a palette PNG, or a grey PNG of 8 bits, to its indices.
 
     Raises:
-        ManifestError: It is neither, or broken.
+        ManifestError: It is neither of them, or it is broken.
     """
     try:
         image = open_image(payload, ["PNG"])
-        # Pillow spreads the values of grey images of fewer bits over 0..255, so they are indices no more.
+        # Pillow stretches grey values of fewer bits to 0..255, so they are not indices.
         num_bits = payload[24]
         is_index_map = image.mode == "P" or (image.mode == "L" and num_bits == 8)
         if is_index_map:
@@ -164,7 +166,7 @@ def decode_mask(payload: bytes) -> UInt8[np.ndarray, "h w"]:
 
 
 def encode_class_maps(maps: Float[Tensor, "k gh gw"]) -> dict[str, Any]:
-    """Turn class maps on the patch grid, before min-max, into a plain record of `records.CLASS_MAPS`."""
+    """Encode class maps on the patch grid, before min-max, as a plain record of `records.CLASS_MAPS`."""
     num_classes, height, width = maps.shape
     maps = maps.detach().float().cpu()
     scales = maps.flatten(1).amax(dim=1).tolist() if num_classes else []
@@ -174,13 +176,13 @@ def encode_class_maps(maps: Float[Tensor, "k gh gw"]) -> dict[str, Any]:
 
 
 def decode_class_maps(record: Mapping[str, Any]) -> Float[np.ndarray, "k gh gw"]:
-    """Read class maps back from a record of `records.CLASS_MAPS`.
+    """Decode class maps from a record of `records.CLASS_MAPS`.
 
     Returns:
         One map in [0, 1] for each class of the row, float32.
 
     Raises:
-        ManifestError: The record has not one byte for each cell of each map.
+        ManifestError: The number of bytes differs from that of the cells of all maps.
     """
     shape = (len(record["scales"]), record["height"], record["width"])
     values = np.frombuffer(record["values"], dtype=np.uint8)
@@ -190,3 +192,32 @@ def decode_class_maps(record: Mapping[str, Any]) -> Float[np.ndarray, "k gh gw"]
             f"got {values.size}; the manifest is damaged, label its shard again"
         )
     return values.reshape(shape).astype(np.float32) / 255
+
+
+def enlarge_mask(mask: UInt8[Tensor, "h w"], upright_size: tuple[int, int]) -> UInt8[np.ndarray, "upright_h upright_w"]:
+    """Mask at the size of the upright image, from one at the size of its maps."""
+    if tuple(mask.shape) == tuple(upright_size):
+        return mask.numpy()
+    return functional.interpolate(mask[None, None], size=upright_size, mode="nearest-exact")[0, 0].numpy()
+
+
+def draw_mask(
+    pixel_maps: Float[Tensor, "k h w"], class_ids: Sequence[int], presence: Float[Tensor, " k"], config: MapConfig
+) -> tuple[Float[Tensor, "k h w"], UInt8[Tensor, "h w"], tuple[int, ...]]:
+    """Draw the pseudo label of an image, without its doubtful classes.
+
+    Args:
+        pixel_maps: Evidence in [0, 1].
+        class_ids: Class of each map.
+        presence: Probability of each class; a class below `config.min_presence` is doubtful.
+        config: With thresholds and the least presence.
+
+    Returns:
+        The maps, 0 for doubtful classes; the pseudo label; the ids of the doubtful classes.
+    """
+    is_likely = presence >= config.min_presence
+    ids = torch.tensor(class_ids, device=pixel_maps.device)
+    thresholds = (config.background_threshold, config.foreground_threshold)
+    mask = label_pixels(pixel_maps[is_likely], ids[is_likely], *thresholds, has_background=config.has_background)
+    doubtful = tuple(class_id for class_id, likely in zip(class_ids, is_likely.tolist(), strict=True) if not likely)
+    return pixel_maps * is_likely[:, None, None], mask, doubtful

@@ -1,6 +1,6 @@
-"""How far to trust a mask, measured without ground truth.
+"""Statistics and quality of a mask, measured without true masks.
 
-Of every measure that says None: it is not defined there, such as the confidence of a class without pixels.
+None stands for an undefined measure, such as the confidence of a class without pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,41 +17,40 @@ from models.class_maps import scale_min_max
 from pipeline.run.records import IGNORE_LABEL
 
 STABILITY_STEP = 0.1
-"""How far the threshold is moved up and down to see whether the mask moves with it."""
+"""Step of the threshold, up and down, for the stability of a mask."""
 
 MAX_SAMPLED_SIDE_PX = 256
-"""Measures of shape and margin look at every n-th pixel of larger images: the maps come from a few dozen
-patches a side, so no more is in them."""
+"""Measures of shape and margin use every n-th pixel of larger images: the maps come from a few dozen patches a side."""
 
 
 class ClassMaskStats(NamedTuple):
-    """What one class has in a mask."""
+    """Statistics of one class in a mask."""
 
     area_fraction: float
     """Share of the image's pixels."""
     confidence_mean: float | None
-    """Mean of the class map over the class's pixels."""
+    """Mean of the class map over the pixels of the class."""
     stability: float | None
-    """Pixels above a slightly higher threshold over pixels above a slightly lower one; 1 is a sharp edge."""
+    """Pixels above a slightly higher threshold over pixels above a slightly lower one; 1 means a sharp edge."""
     components: int
-    """Pieces that do not touch, not even at a corner."""
+    """Connected components; pixels that touch at a corner are connected."""
 
 
 class MaskStats(NamedTuple):
-    """What a mask and its class maps say of themselves."""
+    """Statistics of a mask and its class maps."""
 
     ignore_fraction: float
     background_fraction: float
     margin_mean: float
-    """Best contender minus the second best, mean over pixels; the background contends with its threshold."""
+    """Highest value minus second highest, mean over pixels; the background competes with its threshold."""
     entropy_mean: float
-    """Entropy of the contenders' shares, mean over pixels; 0 when one has all, 1 when all are equal."""
+    """Normalised entropy of the values' shares, mean over pixels; 0: one has all, 1: all are equal."""
     classes: tuple[ClassMaskStats, ...]
     """In the order of the class maps."""
 
 
 class Presence(NamedTuple):
-    """Probability that each class is in the image, over the views."""
+    """Probability that each class is in the image: mean and standard deviation over views."""
 
     mean: Float[Tensor, " c"]
     std: Float[Tensor, " c"]
@@ -66,17 +65,17 @@ def compute_mask_stats(
     *,
     has_background: bool = True,
 ) -> MaskStats:
-    """Measure a pseudo label and the class maps it was made from.
+    """Measure a pseudo label and its class maps.
 
-    Fractions and confidence are exact; the rest looks at no more than `MAX_SAMPLED_SIDE_PX` pixels a side.
+    Fractions and confidence are exact; other measures use at most `MAX_SAMPLED_SIDE_PX` pixels a side.
 
     Args:
         class_maps: Evidence in [0, 1], at the size of the mask.
         mask: Pseudo label.
         class_ids: Class of each map.
-        background_threshold: As for `masks.label_pixels`. Halfway between both is where the background contends.
+        background_threshold: As for `masks.label_pixels`. The background competes with the mean of both thresholds.
         foreground_threshold: As for `masks.label_pixels`; stability is measured around it.
-        has_background: As for `masks.label_pixels`. Without, what counts is by how much a class beats the others.
+        has_background: As for `masks.label_pixels`. Without it, stability measures the lead of a class over the others.
     """
     pixels = mask.cpu().numpy()
     num_of = np.bincount(pixels.ravel(), minlength=256)
@@ -84,7 +83,7 @@ def compute_mask_stats(
     sampled_maps, sampled_pixels = class_maps[:, ::step, ::step], pixels[::step, ::step]
     background = (background_threshold + foreground_threshold) / 2 if has_background else None
     margin, entropy = _compare_contenders(sampled_maps, background)
-    # A class has to beat the threshold, or the other classes.
+    # A class competes with the threshold, or with the other classes.
     contested, line = (sampled_maps, foreground_threshold) if has_background else (_compute_leads(sampled_maps), 0.0)
     classes = tuple(
         ClassMaskStats(
@@ -105,18 +104,17 @@ def compute_mask_stats(
 
 
 def compute_quality(stabilities: Sequence[float | None]) -> float:
-    """Compute how far to trust a mask, in [0, 1]: the stability of its least stable class.
+    """Quality of a mask in [0, 1]: the stability of its least stable class.
 
-    A class map that falls off steeply at its edge gives the same mask whatever the exact threshold; one that fades away
-    has no edge to be right about. A mask is as good as its worst class. None of the measures here, nor of
-    their products and means that were tried, follows the true IoU better on both of two unlike models
-    (docs/measurements.md).
+    A class map with a steep edge has nearly the same mask at all thresholds near the chosen one; a map that fades out
+    has no clear edge. A mask is as good as its worst class. No other measure here, and no tried product or mean
+    of them, correlates better with the true IoU for both of two different models (docs/measurements.md).
 
     Args:
-        stabilities: Of the classes that were to be drawn; None for one without any evidence, which counts as 0.
+        stabilities: Of the classes to draw; None for a class without evidence, which counts as 0.
 
     Returns:
-        0 when there is none.
+        0 if there are no classes.
     """
     return min((stability or 0.0 for stability in stabilities), default=0.0)
 
@@ -124,12 +122,12 @@ def compute_quality(stabilities: Sequence[float | None]) -> float:
 def join_mask_stats(
     classes: Sequence[Mapping[str, Any]], stats: MaskStats, doubtful_class_ids: Sequence[int]
 ) -> dict[str, Any]:
-    """Give the statistics columns of a row: those of the mask, its quality, and what else is known of each class.
+    """Statistics columns of a row: those of the mask, its quality, and those of each class.
 
     Args:
-        classes: What is known of each class already; of what the mask says too, the mask's word counts.
-        stats: Of the mask, with the same classes in the same order.
-        doubtful_class_ids: Those that were left out of the mask.
+        classes: Known columns of each class; those of `stats` replace columns of the same name.
+        stats: Of the mask, with the same classes in order.
+        doubtful_class_ids: Classes left out of the mask.
     """
     joined = [{**known, **found._asdict()} for known, found in zip(classes, stats.classes, strict=True)]
     quality = compute_quality([one["stability"] for one in joined if one["class_id"] not in doubtful_class_ids])
@@ -140,8 +138,8 @@ def join_mask_stats(
 def compute_presence(class_logits: Float[Tensor, "v c"], patch_logits: Float[Tensor, "v c"] | None) -> Presence:
     """Compute the presence probability of each class: mean and standard deviation over the views.
 
-    In each view it is the mean of what the class tokens and the patches say, where a model has both: class tokens learn
-    late, patches early, and the mean is nearly as good as the better of both (docs/measurements.md).
+    The probability of a view is the mean over class tokens and patches, if a model has both. Class tokens learn late
+    and patches early; the mean is nearly as good as the better of both (docs/measurements.md).
     """
     probabilities = class_logits.float().sigmoid()
     if patch_logits is not None:
@@ -150,7 +148,7 @@ def compute_presence(class_logits: Float[Tensor, "v c"], patch_logits: Float[Ten
 
 
 def compute_iou(a: Bool[Tensor, "h w"], b: Bool[Tensor, "h w"]) -> float | None:
-    """Compute intersection over union of two masks; None when both are empty.
+    """Compute the intersection over union of two masks; None if both are empty.
 
     >>> compute_iou(torch.tensor([[True, True]]), torch.tensor([[True, False]]))
     0.5
@@ -160,14 +158,14 @@ def compute_iou(a: Bool[Tensor, "h w"], b: Bool[Tensor, "h w"]) -> float | None:
 
 
 def compute_view_agreement(view_maps: Float[Tensor, "v k gh gw"], threshold: float) -> list[float | None]:
-    """Compute how well the views of an image agree on each class: mean IoU over all pairs of views.
+    """Compute the agreement of the views on each class: mean IoU over all pairs of views.
 
     Args:
-        view_maps: Maps of each view on one grid, back in the frame, each scaled to [0, 1].
-        threshold: A view marks the patches above it.
+        view_maps: Maps of each view on one grid, in the frame, each scaled to [0, 1].
+        threshold: A view marks the patches above this value.
 
     Returns:
-        One value a class; None where no two views are, or none of them marks anything.
+        One value for each class; None if there are fewer than two views or none marks a patch.
     """
     marked = (view_maps > threshold).cpu()
     return [_compute_mean_iou(marked[:, index]) for index in range(marked.shape[1])]
@@ -176,26 +174,26 @@ def compute_view_agreement(view_maps: Float[Tensor, "v k gh gw"], threshold: flo
 def compute_head_agreement(
     attention: Float[Tensor, "k gh gw"], patch_cam: Float[Tensor, "k gh gw"], threshold: float
 ) -> list[float | None]:
-    """Compute for each class the IoU of what attention alone and the patch CAM alone would mark.
+    """Compute for each class the IoU of the patches that attention and patch CAM mark alone.
 
     Args:
-        attention: Class-to-patch attention, any scale; min-max is applied here.
-        patch_cam: After ReLU, any scale.
+        attention: Class-to-patch attention, before min-max.
+        patch_cam: After ReLU, before min-max.
         threshold: Applied to both after min-max.
     """
     return compute_view_agreement(scale_min_max(torch.stack([attention, patch_cam])), threshold)
 
 
 def _compare_contenders(class_maps: Float[Tensor, "k h w"], background: float | None) -> tuple[float, float]:
-    """Give the mean margin and the mean entropy of the class maps and the background, if there is one."""
+    """Mean margin and mean entropy of the class maps and the background, if any."""
     if len(class_maps) == 0:
-        # Nobody contends with the background.
+        # Only the background is left.
         return background or 0.0, 0.0
     contenders = class_maps
     if background is not None:
         contenders = torch.cat([class_maps, class_maps.new_full((1, *class_maps.shape[1:]), background)])
     if len(contenders) == 1:
-        # Nobody contends with it.
+        # Only one class is left.
         return float(contenders.mean()), 0.0
     best, second = contenders.topk(2, dim=0).values
     shares = contenders / contenders.sum(dim=0).clamp_min(torch.finfo(contenders.dtype).tiny)
@@ -209,7 +207,7 @@ def _compute_confidence(class_map: Float[Tensor, "h w"], selected: Bool[Tensor, 
 
 
 def _compute_leads(class_maps: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
-    """Give by how much each class map is above the highest of the others; all of it where there is no other."""
+    """Lead of each class map over the highest other map; 1 if there is no other map."""
     if len(class_maps) == 1:
         return torch.ones_like(class_maps)
     first, second = class_maps.topk(2, dim=0).values

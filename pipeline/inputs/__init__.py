@@ -1,1 +1,4 @@
-"""Archives in, chunks of samples out. No torch, no Ray: a new input format goes here."""
+"""Input shards in, chunks of samples out; a new input format goes here.
+
+Decoding of images does not belong here; no torch, no Ray.
+"""

@@ -1,4 +1,4 @@
-"""Chunks of samples, read from a shard from any offset."""
+"""Chunks of samples of a shard, read from any offset."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -9,10 +9,11 @@ from pipeline.inputs.sample_tags import find_json_download_error, read_tags
 from pipeline.inputs.tar_reader import ArchiveEnd, MemberGroup, read_groups
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, Sample, ShardEnd
-from pipeline.storage.storage import (
+from pipeline.storage.listing import (
+    UNKNOWN_ETAG,
+    StoredObject,
     find_object,
 )
-from pipeline.storage.stored_objects import UNKNOWN_ETAG, StoredObject
 
 
 def read_chunks(
@@ -20,20 +21,21 @@ def read_chunks(
 ) -> Iterator[Chunk | ShardEnd]:
     """Read the chunks of a shard in order, then one `ShardEnd`.
 
-    Started again at the `end_offset` of chunk k, with `first_chunk=k + 1`, it gives the same later chunks. So
-    `is_continuation` is set when the same chunk showed the key before; sealing finds keys that come again in
-    another chunk. Of several images of one key the first is used. Members count as ignored when they are
-    hidden, called `__..__`, without a suffix, or no plain files.
+    Restarted at the `end_offset` of chunk k, with `first_chunk=k + 1`, it yields the same later chunks. So
+    `is_continuation` only covers keys repeated within a chunk; sealing finds keys that are repeated in another chunk.
+    Of several images of one key the first is used. Ignored members are hidden files, `__..__`, names without a suffix,
+    and all but regular files.
 
     Raises:
-        ShardError: The shard is gone, or neither a tar archive nor a Parquet file that fits the configuration; or
-            reading it raises anything else that is not the store's failure.
+        ShardError: The shard does not exist, is neither a tar archive nor a Parquet file that fits the configuration,
+            or its parser fails.
+        OSError: The store failed.
     """
     try:
-        yield from _group_samples(shard, config, start_offset, first_chunk)
+        yield from _chunk_samples(shard, config, start_offset, first_chunk)
     except LabellingError:
         raise
-    except Exception as error:  # parsers raise anything on hostile bytes, and no shard may end the reading of others
+    except Exception as error:  # parsers raise anything on hostile bytes, and one shard must not stop the others
         if is_store_failure(error):
             raise
         raise ShardError(
@@ -42,10 +44,10 @@ def read_chunks(
 
 
 def _read_samples(shard: InputShard, config: InputConfig, start: int) -> Iterator[tuple[int, Sample | ArchiveEnd]]:
-    """Read the samples of a shard from an offset on, each with its own, and then the end."""
+    """Read the samples of a shard from an offset, each with its own offset, then the end."""
     if not shard.is_parquet:
         for group in read_groups(shard, start, max_image_bytes=config.max_image_bytes):
-            yield group.offset, group if isinstance(group, ArchiveEnd) else _make_sample(group, config)
+            yield group.offset, group if isinstance(group, ArchiveEnd) else _make_tar_sample(group, config)
         return
     number = start - 1
     for number, sample in read_parquet_samples(shard, config, start):
@@ -54,10 +56,10 @@ def _read_samples(shard: InputShard, config: InputConfig, start: int) -> Iterato
 
 
 def require_unchanged(shard: InputShard) -> None:
-    """Check that a shard is still what it was when it was listed.
+    """Check that a shard has not changed since it was listed.
 
     Raises:
-        ShardError: It is gone, or has another size or etag.
+        ShardError: It does not exist, or has another size or etag.
     """
     found = find_object(shard.uri)
     if found is None:
@@ -70,13 +72,13 @@ def require_unchanged(shard: InputShard) -> None:
 
 
 def describe_change(shard: InputShard, found: StoredObject) -> str:
-    """Say how a shard differs from what it was when it was listed; empty if it does not, or nobody can tell."""
+    """Change of size and etag of a shard since it was listed; empty if unchanged or if its etag is unknown."""
     if shard.etag == UNKNOWN_ETAG or (found.size_bytes, found.etag) == (shard.size_bytes, shard.etag):
         return ""
     return f"was {shard.size_bytes} bytes, etag {shard.etag}; is {found.size_bytes} bytes, etag {found.etag}"
 
 
-def _make_sample(group: MemberGroup, config: InputConfig) -> Sample:
+def _make_tar_sample(group: MemberGroup, config: InputConfig) -> Sample:
     found = read_tags(group.key, group.tag_payloads, config.tags_field, group.oversized_tags)
     return Sample(
         key=group.key,
@@ -99,14 +101,14 @@ def read_missing_chunks(
     first_chunk: int = 0,
     start_offset: int = 0,
 ) -> Iterator[Chunk | ShardEnd]:
-    """Read the chunks of a shard that are not committed, then its end. Committed chunks are not read.
+    """Read the uncommitted chunks of a shard, then its end. Committed chunks are skipped.
 
     Args:
         shard: The shard.
-        config: How it is read.
-        end_offsets: Where each committed chunk ends, by its number.
-        first_chunk: Number of the chunk to start at.
-        start_offset: Where that chunk starts.
+        config: Settings of the reader.
+        end_offsets: End offset of each committed chunk, by its index.
+        first_chunk: Index of the first chunk.
+        start_offset: Start offset of that chunk.
     """
     index, offset = first_chunk, start_offset
     while True:
@@ -122,7 +124,7 @@ def read_missing_chunks(
                 break
 
 
-def _group_samples(
+def _chunk_samples(
     shard: InputShard, config: InputConfig, start_offset: int, first_chunk: int
 ) -> Iterator[Chunk | ShardEnd]:
     index, num_bytes, num_ignored = first_chunk, 0, 0
@@ -139,5 +141,5 @@ def _group_samples(
             return
         samples.append(replace(item, is_continuation=True) if item.key in keys else item)
         keys.add(item.key)
-        # Of images that are too large to be read, too: where a chunk ends must not depend on what is too large.
+        # Includes images above the limit: the boundaries of chunks must not depend on the limit.
         num_bytes += item.image_bytes

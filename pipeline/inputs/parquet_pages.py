@@ -1,7 +1,8 @@
-"""The headers of a Parquet file's pages, checked before a page is unpacked: pyarrow does not show them.
+"""Limits on the page headers of a Parquet file, checked before pyarrow unpacks a page.
 
-A page is the least that can be read of a column, and its header says how many bytes it unpacks to: a gigabyte of zeros
-takes 33 kB in the file. Nothing is read twice for it: what pyarrow fetches passes through here first.
+A page is the smallest readable unit of a column, and its header contains its unpacked size: a gigabyte of zeros takes
+33 kB in the file. pyarrow does not expose these headers. All its reads pass through this module, so that no byte is
+read twice.
 """
 
 import io
@@ -12,17 +13,17 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage.storage import ByteStream
+from pipeline.storage.reading import ByteStream
 
 MAX_PAGE_BYTES = 256 * 2**20
-"""What a page may unpack to, whatever it takes in the file."""
+"""Maximum unpacked size of a page, regardless of its size in the file."""
 MAX_PAGE_RATIO = 8
-"""A larger page may unpack to so many times what it takes in the file: pyarrow writes 1024 images into a page, however
-large they are, and encoded images do not shrink."""
+"""Maximum ratio of unpacked to stored size of a larger page: pyarrow writes 1024 images of any size into a page, and
+encoded images do not shrink."""
 MAX_LIST_VALUES = 2**26
-"""Values of a column of lists in a row group: a run of a billion equal ones takes a few bytes in the file."""
+"""Maximum values of a list column in a row group: a run of a billion equal ones takes a few bytes in the file."""
 MAX_HEADER_BYTES = 2**20
-"""A page header takes tens of bytes; those of some writers hold the least and greatest value, too."""
+"""Maximum size of a page header: it takes tens of bytes, plus the minimum and maximum value by some writers."""
 MAX_DEPTH = 8
 
 _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)
@@ -30,24 +31,24 @@ _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _M
 
 @dataclass(frozen=True, kw_only=True)
 class PageLimits:
-    """How large pages and lists may be."""
+    """Maximum sizes of pages and lists."""
 
     max_page_bytes: int = MAX_PAGE_BYTES
-    """Of a page when it is unpacked, unless it takes an eighth of that in the file."""
+    """Unpacked size of a page, unless the page takes at least an eighth of it in the file."""
     max_list_values: int = MAX_LIST_VALUES
-    """Of a column of lists in a row group."""
+    """Values of a list column in a row group."""
 
 
 class HostilePageError(Exception):
-    """A page that is not unpacked; the message says which, and why."""
+    """A page beyond the limits; the message contains its column and the reason."""
 
 
 class PageHeader(NamedTuple):
-    """What is known of a page before it is unpacked."""
+    """Sizes of a page, known before it is unpacked."""
 
     header_bytes: int
     page_bytes: int
-    """In the file, without its header."""
+    """Size in the file, without the header."""
     unpacked_bytes: int
     num_values: int
 
@@ -57,7 +58,7 @@ def parse_page_header(content: bytes | memoryview) -> PageHeader:
 
     Raises:
         IndexError: The content ends before the header does.
-        ValueError: It is no page header.
+        ValueError: The content is not a page header.
 
     Source: `PageHeader` of Apache Parquet's parquet.thrift, in Thrift's compact protocol.
     """
@@ -65,40 +66,40 @@ def parse_page_header(content: bytes | memoryview) -> PageHeader:
     fields = parser.read_struct()
     unpacked, packed = fields.get((2,)), fields.get((3,))
     if unpacked is None or packed is None or unpacked < 0 or packed < 0:
-        raise ValueError(f"a page header says {unpacked} bytes, {packed} of them in the file")
+        raise ValueError(f"a page header claims {unpacked} bytes unpacked, {packed} in the file")
     # By the kind of the page: data, dictionary, data of version 2.
     num_values = max(fields.get((kind, 1), 0) for kind in (5, 7, 8))
     return PageHeader(parser.position, packed, unpacked, num_values)
 
 
 class _ThriftParser:
-    """Reads Thrift's compact protocol; keeps the 32-bit integers, passes over all else."""
+    """A parser of Thrift's compact protocol that keeps 32-bit integers and skips other values."""
 
     def __init__(self, content: bytes | memoryview) -> None:
         self._content = content
         self.position = 0
 
     def read_struct(self, depth: int = 0) -> dict[tuple[int, ...], int]:
-        """Read a struct: its integers by the numbers of the fields that lead there."""
+        """Read a struct: its integers, by the path of their field numbers."""
         if depth > MAX_DEPTH:
             raise ValueError(f"a page header is nested more than {MAX_DEPTH} deep")
         fields: dict[tuple[int, ...], int] = {}
         number = 0
         while (head := self._read_byte()) & 0x0F != _STOP:
-            number = number + (head >> 4) if head >> 4 else _unzigzag(self._read_varint())
+            number = number + (head >> 4) if head >> 4 else _decode_zigzag(self._read_varint())
             kind = head & 0x0F
             if kind == _I32:
-                # Of a field that comes twice the last counts, as it does for who reads the file.
-                fields[number,] = _unzigzag(self._read_varint() & 0xFFFFFFFF)
+                # Of a repeated field the last value counts, as for pyarrow.
+                fields[number,] = _decode_zigzag(self._read_varint() & 0xFFFFFFFF)
             elif kind == _STRUCT:
                 fields |= {(number, *path): value for path, value in self.read_struct(depth + 1).items()}
             else:
-                self._skip(kind, depth, is_field=True)
+                self._skip_value(kind, depth, is_field=True)
         return fields
 
-    def _skip(self, kind: int, depth: int, *, is_field: bool = False) -> None:
+    def _skip_value(self, kind: int, depth: int, *, is_field: bool = False) -> None:
         if kind in (_TRUE, _FALSE):
-            # A field's truth stands in its head; an entry of a list takes a byte.
+            # The type byte of a field contains its boolean value; an entry of a list takes a byte.
             self._advance(0 if is_field else 1)
         elif kind in (_BYTE, _DOUBLE):
             self._advance(1 if kind == _BYTE else 8)
@@ -123,7 +124,7 @@ class _ThriftParser:
             raise ValueError(f"a page header is nested more than {MAX_DEPTH} deep")
         for _ in range(number):
             for kind in kinds:
-                self._skip(kind, depth + 1)
+                self._skip_value(kind, depth + 1)
 
     def _advance(self, num_bytes: int) -> None:
         self.position += num_bytes
@@ -145,12 +146,12 @@ class _ThriftParser:
         raise ValueError("a page header holds a number of more than 64 bits")
 
 
-def _unzigzag(value: int) -> int:
+def _decode_zigzag(value: int) -> int:
     return (value >> 1) ^ -(value & 1)
 
 
-class _ColumnPages:
-    """Where the pages of a column in a row group stand, and up to where they are checked."""
+class _PageCursor:
+    """The pages of a column in a row group, and the position of the next unchecked header."""
 
     def __init__(self, column: pq.ColumnChunkMetaData, limits: PageLimits, *, is_list: bool) -> None:
         start = column.data_page_offset
@@ -164,10 +165,10 @@ class _ColumnPages:
         self._num_values = 0
 
     def check(self, header: PageHeader) -> None:
-        """Enter the next page.
+        """Check a page header and move to the next page.
 
         Raises:
-            HostilePageError: It should not be unpacked.
+            HostilePageError: The page exceeds a limit.
         """
         limit = max(self._limits.max_page_bytes, MAX_PAGE_RATIO * header.page_bytes)
         if header.unpacked_bytes > limit:
@@ -187,30 +188,30 @@ class _ColumnPages:
 
 
 class PageGuard(io.RawIOBase):
-    """A Parquet file that is read through here: the headers of its pages are checked as they come by."""
+    """A stream of a Parquet file that checks the page headers in all bytes that are read."""
 
     def __init__(self, stream: ByteStream, limits: PageLimits) -> None:
-        """Let pages through that are within the limits."""
+        """Check pages against the limits."""
         self._stream = stream
         self._limits = limits
-        self._columns: list[_ColumnPages] = []
+        self._columns: list[_PageCursor] = []
 
     def expect(self, file: pq.ParquetFile, group: int, names: Sequence[str]) -> None:
-        """Note that columns of a row group are read next."""
+        """Set the columns of a row group that are read next."""
         metadata = file.metadata.row_group(group)
         columns = [(metadata.column(place), file.schema.column(place)) for place in range(metadata.num_columns)]
         self._columns = [
-            _ColumnPages(column, self._limits, is_list=schema.max_repetition_level > 0)
+            _PageCursor(column, self._limits, is_list=schema.max_repetition_level > 0)
             for column, schema in columns
             if any(f"{column.path_in_schema}.".startswith(f"{name}.") for name in names)
         ]
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """True: the stream is readable."""
         return True
 
     def seekable(self) -> bool:
-        """Say that it can be read here and there."""
+        """True: the stream is seekable."""
         return True
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -218,15 +219,15 @@ class PageGuard(io.RawIOBase):
         return self._stream.seek(offset, whence)
 
     def tell(self) -> int:
-        """Say where the stream is."""
+        """Position in bytes."""
         return self._stream.tell()
 
     def read(self, size: int = -1, /) -> bytes:
         """Read up to `size` bytes.
 
         Raises:
-            HostilePageError: They belong to a page that should not be unpacked.
-            ArrowInvalid: They belong to a page whose header cannot be read.
+            HostilePageError: They contain the header of a page that exceeds a limit.
+            ArrowInvalid: They contain a page header that cannot be parsed.
         """
         start = self._stream.tell()
         content = self._stream.read(size)
@@ -236,8 +237,8 @@ class PageGuard(io.RawIOBase):
                 column.check(self._read_header(column, start, content))
         return content
 
-    def _read_header(self, column: _ColumnPages, start: int, content: bytes) -> PageHeader:
-        """Read the next header of a column, from what was read just now if it is there whole."""
+    def _read_header(self, column: _PageCursor, start: int, content: bytes) -> PageHeader:
+        """Parse the next header of a column, from the last read if it contains the whole header."""
         try:
             if column.next_header >= start:
                 try:

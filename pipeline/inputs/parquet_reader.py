@@ -1,4 +1,4 @@
-"""Parquet files as a sequence of samples: a row each, read by row group and in small batches."""
+"""Parquet files as sequences of samples: one per row, read by row group in small batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -13,28 +13,28 @@ from pipeline.errors import ShardError, is_store_failure
 from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
 from pipeline.inputs.sample_tags import find_download_error, read_tag_cell
 from pipeline.run.config import InputConfig
-from pipeline.run.records import InputShard, Sample, tell_image_size
-from pipeline.storage.storage import ByteStream, open_random
+from pipeline.run.records import InputShard, Sample, describe_oversized_image
+from pipeline.storage.reading import ByteStream, open_random
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 TAGS_COLUMNS = ("tags", "txt", "caption")
-"""Where tags may stand while `tags_field` keeps its default; the later names are img2dataset's."""
+"""Columns searched for tags while `tags_field` has its default; the later names are img2dataset's."""
 KEY_COLUMNS = ("key", "__key__")
 MAX_COLUMNS_SHOWN = 20
 
 BATCH_ROWS = 16
-"""Rows in memory at a time, besides pages (which are as large as the writer made them) and buffers."""
+"""Rows in memory at a time, besides pages (whose size the writer chose) and buffers."""
 BUFFER_BYTES = 8 * 2**20
-"""What is fetched of a column at a time. Without a buffer that would be all images of a row group at once."""
+"""Bytes fetched of a column at a time. Without a buffer all images of a row group would be fetched at once."""
 LARGE_COLUMN_BYTES = 64 * 2**20
-"""Of a row group with a larger column, rows are read one by one."""
+"""Rows of a row group with a larger column are read one by one."""
 MAX_KEY_LETTERS = 4096
-"""As long as a path may be; a longer key names nothing, and would be kept in its row and in messages."""
+"""Maximum letters of a key, as of a path: keys are kept in rows and messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Columns:
-    """Which columns of a file are read, by what they hold; None for those that it does not have."""
+    """Names of the columns to read, by their role; None for missing ones."""
 
     image: str
     tags: str
@@ -55,41 +55,41 @@ def read_parquet_samples(
     limits: PageLimits = PageLimits(),  # noqa: B008 (frozen)
     buffer_bytes: int = BUFFER_BYTES,
 ) -> Iterator[tuple[int, Sample]]:
-    """Read the samples of a Parquet file from a row on, each with the number of its row.
+    """Read the samples of a Parquet file from a row, each with its row number.
 
-    Row groups that end before that row, and columns that are not needed, are not read.
+    Earlier row groups and other columns are not read.
 
     Args:
         shard: The file.
-        config: How it is read.
-        start_row: The first row that is wanted.
-        limits: A larger page is refused, unless it holds an image that `config` allows.
-        buffer_bytes: What is fetched of a column at a time.
+        config: Settings of the reader.
+        start_row: Number of the first row.
+        limits: Limits of a page; images up to the limit of `config` are always allowed.
+        buffer_bytes: Bytes fetched of a column at a time.
 
     Raises:
-        ShardError: There is no such file, it is damaged, or a column is missing or of a wrong type.
+        ShardError: The file does not exist, it is damaged, or a column is missing or of a wrong type.
         StorageError: The store failed.
     """
-    with _open(shard) as stream:
-        # A page holds at least one value.
+    with _open_parquet(shard) as stream:
+        # A page contains at least one value.
         limits = replace(limits, max_page_bytes=max(limits.max_page_bytes, config.max_image_bytes))
         yield from _read_rows(shard, PageGuard(stream, limits), config, start_row, buffer_bytes)
 
 
 def count_parquet_rows(shard: InputShard) -> int:
-    """Tell how many rows a Parquet file has, from its footer.
+    """Number of rows of a Parquet file, from its footer.
 
     Raises:
-        ShardError: There is no such file, or it is damaged.
+        ShardError: The file does not exist or is damaged.
         StorageError: The store failed.
     """
-    with _open(shard) as stream:
+    with _open_parquet(shard) as stream:
         return pq.ParquetFile(stream).metadata.num_rows
 
 
 @contextmanager
-def _open(shard: InputShard) -> Iterator[ByteStream]:
-    """Open a file; what is wrong with it, and not with the store, is blamed on it."""
+def _open_parquet(shard: InputShard) -> Iterator[ByteStream]:
+    """Open a file; turn errors of its content, but not of the store, into a `ShardError`."""
     try:
         stream = open_random(shard.uri)
     except FileNotFoundError as error:
@@ -102,7 +102,7 @@ def _open(shard: InputShard) -> Iterator[ByteStream]:
         except (pa.ArrowException, OSError) as error:
             if is_store_failure(error):
                 raise
-            raise _blame_file(shard, " ".join(str(error).split())) from error
+            raise _make_file_error(shard, " ".join(str(error).split())) from error
 
 
 def _read_rows(
@@ -121,38 +121,38 @@ def _read_rows(
         num_rows = _choose_batch_rows(file.metadata.row_group(group))
         for batch in file.iter_batches(num_rows, row_groups=[group], columns=names, use_threads=False):
             for place in range(max(start_row - row, 0), batch.num_rows):
-                yield row + place, _make_sample(batch, place, row + place, columns, config.max_image_bytes)
+                yield row + place, _make_row_sample(batch, place, row + place, columns, config.max_image_bytes)
             row += batch.num_rows
         if row != stop_row:
-            raise _blame_file(shard, f"it ends at row {row}, its footer promises more")
+            raise _make_file_error(shard, f"it ends at row {row}, its footer claims more")
 
 
 def _choose_batch_rows(group: pq.RowGroupMetaData) -> int:
-    """Choose how many rows are in memory at a time: rows that refer to one large value each get a copy of it."""
+    """Number of rows in memory at a time: each row that refers to a large dictionary value gets a copy of it."""
     sizes = [group.column(place).total_uncompressed_size for place in range(group.num_columns)]
     return BATCH_ROWS if max(sizes, default=0) <= LARGE_COLUMN_BYTES else 1
 
 
-def _blame_file(shard: InputShard, reason: str) -> ShardError:
+def _make_file_error(shard: InputShard, reason: str) -> ShardError:
     return ShardError(f"shard '{shard.uri}' is no readable Parquet file: {reason}; copy it again or leave it out")
 
 
-def _make_sample(batch: pa.RecordBatch, place: int, row: int, columns: _Columns, max_image_bytes: int) -> Sample:
+def _make_row_sample(batch: pa.RecordBatch, place: int, row: int, columns: _Columns, max_image_bytes: int) -> Sample:
     images = batch.column(columns.image)
     if pa.types.is_struct(images.type):
         images = pc.struct_field(images, "bytes")
-    num_bytes = _count_bytes(images[place])
-    image_error = tell_image_size(num_bytes, max_image_bytes) if num_bytes > max_image_bytes else ""
+    num_bytes = _count_image_bytes(images[place])
+    image_error = describe_oversized_image(num_bytes, max_image_bytes) if num_bytes > max_image_bytes else ""
     image = None if image_error else images[place].as_py()
     found = read_tag_cell(columns.tags, batch.column(columns.tags)[place])
     key = _read_cell(batch, place, columns.key)
-    said = {
+    outcome = {
         "status": _read_cell(batch, place, columns.status),
         "error_message": _read_cell(batch, place, columns.error_message),
     }
     has_image = image is not None or bool(image_error)
     return Sample(
-        key=f"{row:09d}" if key in (None, "") else _require_short(str(key), row),
+        key=f"{row:09d}" if key in (None, "") else _require_short_key(str(key), row),
         image=image,
         image_name=columns.image if has_image else "",
         image_bytes=num_bytes,
@@ -160,17 +160,17 @@ def _make_sample(batch: pa.RecordBatch, place: int, row: int, columns: _Columns,
         tags=found.tags,
         class_numbers=found.class_numbers,
         tags_error=found.error,
-        download_error="" if has_image else find_download_error(said),
+        download_error="" if has_image else find_download_error(outcome),
     )
 
 
-def _count_bytes(cell: pa.Scalar) -> int:
+def _count_image_bytes(cell: pa.Scalar) -> int:
     """Count the bytes of a cell without copying them."""
     buffer = cell.as_buffer() if cell.is_valid else None
     return 0 if buffer is None else buffer.size
 
 
-def _require_short(key: str, row: int) -> str:
+def _require_short_key(key: str, row: int) -> str:
     if len(key) > MAX_KEY_LETTERS:
         raise HostilePageError(
             f"the key of row {row} has {len(key)} letters, limit {MAX_KEY_LETTERS}; write shorter ones"
@@ -179,7 +179,7 @@ def _require_short(key: str, row: int) -> str:
 
 
 def _read_cell(batch: pa.RecordBatch, place: int, column: str | None) -> Any:
-    """Read a cell; None when there is no such column, it is null, or it is not UTF-8."""
+    """Read a cell; None if the column is missing, or the cell is null or not UTF-8."""
     if column is None:
         return None
     try:
@@ -217,10 +217,10 @@ def _require_column(
     holds: Callable[[pa.DataType], bool],
     need: str,
 ) -> str:
-    """Find the column that an option names, or the first of the usual ones.
+    """Find the first existing column of the candidates for an option.
 
     Raises:
-        ShardError: There is none, several of one name, or it holds something else than what is needed.
+        ShardError: None exists, several have the same name, or its type is wrong.
     """
     there = ", ".join(f"'{name}'" for name in schema.names[:MAX_COLUMNS_SHOWN]) or "none"
     advice = f"name one of its columns by {option}: {there}"
@@ -255,7 +255,7 @@ def _holds_key(kind: pa.DataType) -> bool:
 def _is_text(kind: pa.DataType) -> bool:
     types = pa.types
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    # A column that is null throughout says nothing wrong.
+    # A column of nulls only is valid.
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
 
 

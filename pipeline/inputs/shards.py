@@ -1,4 +1,4 @@
-"""Input shards in a stable order, and their chunks."""
+"""Input shards that patterns match, in a stable order."""
 
 import hashlib
 import os
@@ -11,33 +11,27 @@ from braceexpand import braceexpand
 
 from pipeline.errors import ShardError
 from pipeline.run.records import PARQUET_SUFFIX, RUN_FILE, InputShard
-from pipeline.storage.storage import (
-    find_object,
-    get_local_path,
-    glob_objects,
-    list_folder,
-    list_objects,
-    read_bytes,
-)
-from pipeline.storage.stored_objects import StoredObject
+from pipeline.storage.listing import StoredObject, find_object, glob_objects, list_folder, list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import get_local_path
 
 MAX_LOOKUPS = 8
-"""Up to so many names in one folder are looked up one by one; more cost one listing of the folder."""
+"""Maximum number of names in a folder to look up one by one; for more the folder is listed once."""
 
 OUTPUT_FOLDERS = ("labels/", "parts/", "retries/")
 
 MAX_NAME_BYTES = 200
-"""File systems allow 255; suffixes and hashes are added."""
+"""File systems allow 255 bytes; suffixes and hashes are added."""
 
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
 TAR_SUFFIX = ".tar"
 STATISTICS_SUFFIX = "_stats.json"
-"""What img2dataset writes beside each shard; a glob may match it, nobody means it."""
+"""Suffix of the statistics that img2dataset writes beside each shard; a glob may match them by accident."""
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def list_shards(patterns: Sequence[str]) -> tuple[InputShard, ...]:
-    """List the shards that patterns name, in the order of first mention, sorted within a pattern.
+    """List the shards that patterns match, in the order of the patterns, sorted within a pattern.
 
     Args:
         patterns: Each a path or URI of an archive, a folder (all `*.tar` below it, else all `*.parquet`), a glob, a
@@ -45,8 +39,8 @@ def list_shards(patterns: Sequence[str]) -> tuple[InputShard, ...]:
             a line.
 
     Raises:
-        ShardError: A pattern matches nothing, some names of a brace pattern are missing, or a file has a format
-            that is not read here.
+        ShardError: A pattern matches nothing, some names of a brace pattern are missing, or a file has an
+            unsupported format.
     """
     found: dict[str, StoredObject] = {}
     for pattern in _read_pattern_files(patterns):
@@ -57,10 +51,10 @@ def list_shards(patterns: Sequence[str]) -> tuple[InputShard, ...]:
     for uri in found:
         _require_supported(uri)
     shards = [
-        InputShard(uri=item.uri, name=_make_name(item.uri), size_bytes=item.size_bytes, etag=item.etag)
+        InputShard(uri=item.uri, name=_make_shard_name(item.uri), size_bytes=item.size_bytes, etag=item.etag)
         for item in found.values()
     ]
-    # Some disks do not tell capitals from small letters.
+    # Some file systems ignore case.
     times = Counter(shard.name.casefold() for shard in shards)
     return tuple(
         replace(shard, name=f"{shard.name}-{_hash_uri(shard.uri)}") if times[shard.name.casefold()] > 1 else shard
@@ -91,12 +85,12 @@ def _make_absolute(pattern: str) -> str:
 
 
 def _expand_pattern(pattern: str) -> list[StoredObject]:
-    """List what one pattern names.
+    """List the files that one pattern matches.
 
     Raises:
         ShardError: Nothing matches, or not all names of a brace pattern exist.
     """
-    # A name that exists is meant literally, whatever characters it has.
+    # An existing name is literal, even if it contains pattern characters.
     if (item := find_object(pattern)) is not None:
         return [item]
     try:
@@ -108,16 +102,16 @@ def _expand_pattern(pattern: str) -> list[StoredObject]:
         if not found:
             raise ShardError(f"shard pattern '{pattern}' matches no file; check the folder and the pattern")
         return found
-    return _list_shards_below(pattern) if names == [pattern] else _look_up(pattern, names)
+    return _list_shards_below(pattern) if names == [pattern] else _look_up_names(pattern, names)
 
 
 def _list_shards_below(folder_uri: str) -> list[StoredObject]:
-    """List the tars of a folder, or else its Parquet files.
+    """List the tars below a folder, or its Parquet files if it has none.
 
-    img2dataset writes a Parquet file with metadata beside each tar: there the tars are meant.
+    A Parquet file beside a tar of the same name is the metadata of img2dataset, not a shard.
     """
     items = [item for item in list_objects(folder_uri) if not item.uri.rpartition("/")[2].startswith(".")]
-    # An output folder may lie below, or be the folder itself: what a run wrote is no input.
+    # An output folder may be below, or be the folder itself: outputs of a run are not inputs.
     runs = [item.uri.removesuffix(RUN_FILE) for item in items if item.uri.endswith(f"/{RUN_FILE}")]
     outputs = tuple(run + folder for run in runs for folder in OUTPUT_FOLDERS)
     items = [item for item in items if not item.uri.startswith(outputs)]
@@ -142,8 +136,8 @@ def _list_shards_below(folder_uri: str) -> list[StoredObject]:
     return tars or tables
 
 
-def _look_up(pattern: str, names: Sequence[str]) -> list[StoredObject]:
-    """Look names up, each folder in one listing unless they are few."""
+def _look_up_names(pattern: str, names: Sequence[str]) -> list[StoredObject]:
+    """Look up names; list each folder once if it has many of them."""
     by_folder: dict[str, list[str]] = {}
     for name in names:
         by_folder.setdefault(name.rpartition("/")[0], []).append(name)
@@ -166,10 +160,10 @@ def _require_supported(uri: str) -> None:
         raise ShardError(f"shard '{uri}' is compressed, which is not supported; decompress it, as images do not shrink")
 
 
-def _make_name(uri: str) -> str:
-    """Make a shard's name of its URI.
+def _make_shard_name(uri: str) -> str:
+    """Derive a shard's name from its URI.
 
-    >>> _make_name("s3://bucket/train 00001.tar")
+    >>> _make_shard_name("s3://bucket/train 00001.tar")
     'train_00001'
     """
     name = re.sub(r"[^\w.\-]", "_", uri.rpartition("/")[2].removesuffix(TAR_SUFFIX).removesuffix(PARQUET_SUFFIX))

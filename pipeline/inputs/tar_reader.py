@@ -1,4 +1,4 @@
-"""Tar archives as a sequence of samples: members of one key that follow each other, as WebDataset writes them."""
+"""Tar archives as sequences of samples: adjacent members with the same key, as in WebDataset."""
 
 import os
 import re
@@ -9,54 +9,54 @@ from dataclasses import dataclass, field
 
 from pipeline.errors import ShardError
 from pipeline.inputs.sample_tags import MAX_TAGS_BYTES
-from pipeline.run.records import InputShard, tell_image_size
-from pipeline.storage.storage import ByteStream, open_stream
+from pipeline.run.records import InputShard, describe_oversized_image
+from pipeline.storage.reading import ByteStream, open_stream
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 SKIP_BYTES = 2**20
 MIN_JUMP_BYTES = 64 * 2**20
-"""What is passed over is read, as a store is asked ahead anyway; of more the store is not asked."""
+"""Shorter gaps are read and discarded, as the store reads ahead anyway; longer gaps are skipped by a seek."""
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
 TAG_SUFFIXES = frozenset({"json", "txt", "cls"})
 
 MAX_HEADER_BYTES = 2**18
-"""What the headers of one member may take, chained ones included: `tarfile` holds them in memory. Long names take a few
-kilobytes, extended attributes up to 64."""
+"""Maximum size of the headers of one member, including chained ones: `tarfile` holds them in memory. Long names take
+a few kilobytes, extended attributes up to 64."""
 MAX_DIGITS = 255
-"""Digits in a row in such headers, as long as a file name may be: `tarfile` needs their square in steps."""
+"""Maximum digits in a row in extended headers, as many as in a file name: `tarfile` takes quadratic time for them."""
 _LONG_NUMBER = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
 
 
 @dataclass(kw_only=True)
 class MemberGroup:
-    """A run of members that share a key. Of a suffix that comes twice, and of several images, the first counts."""
+    """Adjacent members with the same key. Of repeated suffixes and of several images the first counts."""
 
     key: str
     offset: int
-    """Where the first member's headers start in the archive, in bytes."""
+    """Byte offset of the first member's headers in the archive."""
     image: bytes | None = None
     image_name: str = ""
     image_bytes: int = 0
-    """Size of the image's member, whether it was read or not."""
+    """Size of the image's member, also if it was not read."""
     image_error: str = ""
-    """Why there is a name and no image."""
+    """Why an existing image was not read; empty if it was read."""
     tag_payloads: dict[str, bytes] = field(default_factory=dict)
-    """Contents of the members that may hold tags, by suffix."""
+    """Contents of the members that may contain tags, by suffix."""
     oversized_tags: dict[str, int] = field(default_factory=dict)
-    """Bytes of such members that are too large to be read, by suffix."""
+    """Sizes of such members above the limit, in bytes, by suffix."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is a member for the image and one for the tags, whatever they hold."""
+        """Whether there is a member for the image and one for the tags."""
         return bool(self.image_name and (self.tag_payloads or self.oversized_tags))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveEnd:
-    """How an archive ended."""
+    """The end of an archive: complete or truncated."""
 
     offset: int
-    """Where reading could go on: behind the last sample that was given."""
+    """Byte offset after the last sample, where a read can resume."""
     num_ignored_members: int
     truncated_at: int | None
 
@@ -78,21 +78,21 @@ def split_member_name(name: str) -> tuple[str, str] | None:
 
 
 class _BrokenArchiveError(Exception):
-    """The archive cannot be read on from here."""
+    """An archive that is truncated or damaged at an offset."""
 
     def __init__(self, offset: int, *, is_inside_sample: bool) -> None:
-        """Keep the byte at which it broke off, and whether a member was cut there."""
-        super().__init__(f"archive breaks off at byte {offset}")
+        """Keep the byte offset of the damage, and whether it is inside a member."""
+        super().__init__(f"archive is truncated at byte {offset}")
         self.offset = offset
         self.is_inside_sample = is_inside_sample
 
 
 class _HostileHeaderError(Exception):
-    """A header that is no ordinary one; the message says what is wrong with it."""
+    """A header beyond the limits; the message contains the reason."""
 
 
-class _Tape:
-    """A stream as `tarfile` wants it: positions are those in the archive, seeks go forward only."""
+class _TarStream:
+    """Forward-only stream for `tarfile`, with positions relative to the archive."""
 
     def __init__(self, stream: ByteStream, position: int) -> None:
         self._stream = stream
@@ -104,17 +104,17 @@ class _Tape:
         self._num_header_bytes = 0
 
     def begin_headers(self) -> None:
-        """Note that what `tarfile` reads next are the headers of another member."""
+        """Start to count the bytes of another member's headers."""
         self._num_header_bytes = 0
 
     def tell(self) -> int:
         return self._position
 
     def read(self, size: int) -> bytes:
-        """Read for `tarfile`, which asks for headers alone, of whatever size they say they are.
+        """Read for `tarfile`, which only reads headers, of the sizes that they claim.
 
         Raises:
-            _HostileHeaderError: It asks for too many, or they hold what it cannot take.
+            _HostileHeaderError: The headers are too large or contain too long a number.
         """
         self._num_header_bytes += size
         if self._num_header_bytes > MAX_HEADER_BYTES:
@@ -145,7 +145,7 @@ class _Tape:
         if position < self._position:
             raise tarfile.ReadError("a header points back")
         if position - self._position > MIN_JUMP_BYTES:
-            # Not beyond the end: where an archive breaks off is reported.
+            # Not beyond the end: the offset of a truncation is reported.
             self._position = self._stream.seek(min(position, self._stream.seek(0, os.SEEK_END)))
             self._pending = b""
         while self._position < position and self.take(min(SKIP_BYTES, position - self._position)):
@@ -166,21 +166,21 @@ def read_groups(
 ) -> Iterator[MemberGroup | ArchiveEnd]:
     """Read the samples of an archive in order, then how it ended.
 
-    A group is given once the next one starts. An archive that breaks off gives what is whole before that. A member
-    that is too large is passed over, never held in memory.
+    A group is yielded once the next one starts. Of a truncated archive all complete samples are yielded. A member
+    above the limit is skipped and never held in memory.
 
     Raises:
-        ShardError: There is no such shard, it is no tar archive, or a header of it is no ordinary one.
+        ShardError: The shard does not exist, is not a tar archive, or has a header beyond the limits.
     """
     try:
-        stream = open_stream(shard.uri, start_offset)
+        byte_stream = open_stream(shard.uri, start_offset)
     except FileNotFoundError as error:
         raise ShardError(f"shard '{shard.uri}' does not exist; it was there when it was listed") from error
-    with closing(_Tape(stream, start_offset)) as tape:
+    with closing(_TarStream(byte_stream, start_offset)) as stream:
         if start_offset == 0:
-            _require_tar(shard, tape.peek_block())
+            _require_tar(shard, stream.peek_block())
         try:
-            yield from _group_members(tape, max_image_bytes)
+            yield from _group_members(stream, max_image_bytes)
         except _HostileHeaderError as error:
             raise ShardError(f"shard '{shard.uri}' cannot be read: {error}; write it again or leave it out") from error
 
@@ -203,12 +203,12 @@ def _require_tar(shard: InputShard, block: bytes) -> None:
     raise ShardError(f"shard '{shard.uri}' is no tar archive: {reason}; {advice}")
 
 
-def _group_members(tape: _Tape, max_image_bytes: int) -> Iterator[MemberGroup | ArchiveEnd]:
+def _group_members(stream: _TarStream, max_image_bytes: int) -> Iterator[MemberGroup | ArchiveEnd]:
     group: MemberGroup | None = None
     num_ignored = 0
-    end_offset, truncated_at = tape.tell(), None
+    end_offset, truncated_at = stream.tell(), None
     try:
-        for member in _read_members(tape):
+        for member in _read_members(stream):
             names = split_member_name(member.name) if _is_plain_file(member) else None
             if names is None:
                 num_ignored += 1
@@ -218,11 +218,11 @@ def _group_members(tape: _Tape, max_image_bytes: int) -> Iterator[MemberGroup | 
                 if group is not None:
                     yield group
                 group = MemberGroup(key=key, offset=member.offset)
-            _read_payload(tape, member, suffix, group, max_image_bytes)
-        end_offset = tape.end_mark_offset
+            _read_member_payload(stream, member, suffix, group, max_image_bytes)
+        end_offset = stream.end_mark_offset
     except _BrokenArchiveError as error:
         truncated_at = end_offset = error.offset
-        # Cut between two members: nobody can tell whether more of the last sample was to come.
+        # Truncated between two members: the last sample may be incomplete.
         if group is not None and (error.is_inside_sample or not group.is_complete):
             end_offset, group = group.offset, None
     if group is not None:
@@ -234,8 +234,10 @@ def _is_plain_file(member: tarfile.TarInfo) -> bool:
     return member.isreg() and not member.issparse()
 
 
-def _read_payload(tape: _Tape, member: tarfile.TarInfo, suffix: str, group: MemberGroup, max_image_bytes: int) -> None:
-    """Read what labelling needs of a member into its group; the rest is passed over."""
+def _read_member_payload(
+    stream: _TarStream, member: tarfile.TarInfo, suffix: str, group: MemberGroup, max_image_bytes: int
+) -> None:
+    """Read an image or tags into their group; skip other members."""
     is_image = suffix in IMAGE_SUFFIXES and not group.image_name
     if not is_image and (suffix not in TAG_SUFFIXES or suffix in group.tag_payloads or suffix in group.oversized_tags):
         return
@@ -245,69 +247,69 @@ def _read_payload(tape: _Tape, member: tarfile.TarInfo, suffix: str, group: Memb
     limit = max_image_bytes if is_image else MAX_TAGS_BYTES
     if member.size > limit:
         if is_image:
-            group.image_error = tell_image_size(member.size, limit)
+            group.image_error = describe_oversized_image(member.size, limit)
         else:
             group.oversized_tags[suffix] = member.size
         return
-    payload = tape.take(member.size)
+    payload = stream.take(member.size)
     if len(payload) < member.size:
-        raise _BrokenArchiveError(tape.tell(), is_inside_sample=True)
+        raise _BrokenArchiveError(stream.tell(), is_inside_sample=True)
     if is_image:
         group.image = payload
     else:
         group.tag_payloads[suffix] = payload
 
 
-def _read_members(tape: _Tape) -> Iterator[tarfile.TarInfo]:
-    """Read the members of an archive, and of those that were appended to it behind its end marks.
+def _read_members(stream: _TarStream) -> Iterator[tarfile.TarInfo]:
+    """Read the members of an archive, and of further archives appended after its end marks.
 
-    After the last one the tape holds where the end marks start.
+    After the last one the stream holds the offset of the end marks.
 
     Raises:
         _BrokenArchiveError: A header is not valid, or the stream ends without an end mark.
-        _HostileHeaderError: A header is no ordinary one.
+        _HostileHeaderError: A header is beyond the limits.
     """
     archive: tarfile.TarFile | None = None
     while True:
-        start = archive.offset if archive is not None else tape.tell()
-        tape.begin_headers()
+        start = archive.offset if archive is not None else stream.tell()
+        stream.begin_headers()
         try:
             if archive is None:
-                archive = tarfile.TarFile(fileobj=tape, encoding="utf-8", errors="backslashreplace")  # type: ignore[arg-type]
+                archive = tarfile.TarFile(fileobj=stream, encoding="utf-8", errors="backslashreplace")  # type: ignore[arg-type]
                 member = archive.firstmember  # type: ignore[attr-defined]
                 archive.firstmember = None  # type: ignore[attr-defined]
             else:
                 member = archive.next()
         except (tarfile.TarError, ValueError, OverflowError) as error:
-            # Behind a payload that ends early tarfile finds no data; other headers are wrong where they start.
-            offset = tape.tell() if tape.is_at_end else start
-            raise _BrokenArchiveError(offset, is_inside_sample=tape.is_at_end) from error
+            # After a truncated payload tarfile finds no data; other invalid headers count from their start.
+            offset = stream.tell() if stream.is_at_end else start
+            raise _BrokenArchiveError(offset, is_inside_sample=stream.is_at_end) from error
         if member is not None and member.size < 0:
             raise _BrokenArchiveError(start, is_inside_sample=False)
         if member is not None:
-            # tarfile keeps every header for random access; a shard may have a million.
+            # tarfile keeps every header for random access; a shard may have a million of them.
             archive.members = []  # type: ignore[attr-defined]
             yield member
-        elif not _skip_end_marks(tape, start):
+        elif not _skip_end_marks(stream, start):
             return
         else:
             archive = None
 
 
-def _skip_end_marks(tape: _Tape, start: int) -> bool:
-    """Tell whether another archive was appended behind the end marks, and move to it.
+def _skip_end_marks(stream: _TarStream, start: int) -> bool:
+    """Skip the end marks; return whether another archive follows.
 
     Raises:
-        _BrokenArchiveError: There are no end marks at `start`, or something else than an archive behind them: a hole
-            in the file looks like end marks.
+        _BrokenArchiveError: There are no end marks at `start`, or they are not followed by an archive or the end of the
+            file: a hole in a file looks like end marks.
     """
-    if len(tape.last_read) < BLOCK_BYTES:
-        raise _BrokenArchiveError(tape.tell(), is_inside_sample=False)
-    if tape.last_read.strip(b"\0"):
+    if len(stream.last_read) < BLOCK_BYTES:
+        raise _BrokenArchiveError(stream.tell(), is_inside_sample=False)
+    if stream.last_read.strip(b"\0"):
         raise _BrokenArchiveError(start, is_inside_sample=False)
-    tape.end_mark_offset = start
-    while (block := tape.peek_block()) and not block.strip(b"\0"):
-        tape.take(len(block))
+    stream.end_mark_offset = start
+    while (block := stream.peek_block()) and not block.strip(b"\0"):
+        stream.take(len(block))
     try:
         tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
     except tarfile.HeaderError as error:

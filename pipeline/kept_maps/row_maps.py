@@ -1,4 +1,4 @@
-"""The class maps of a published row at image size: of its kept maps and, where pixels refine them, of its image."""
+"""Class maps of a published row at image size, from its kept maps and, with pixel refinement, its image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from pipeline.errors import ManifestError, ShardError
 from pipeline.images.decode import ImageRejection, decode_image
+from pipeline.images.frames import choose_shortest_side, fit_guide
 from pipeline.images.masks import decode_class_maps
+from pipeline.images.orientation import turn_size
 from pipeline.images.pixel_maps import enlarge_maps, enlarge_refined_maps, refine_maps
-from pipeline.images.views import choose_frame_size, choose_shortest_side, choose_working_size, resize_rgb
 from pipeline.run.config import LabelConfig, PixelRefinement
 
 
@@ -23,22 +24,22 @@ def make_row_maps(
     patch_size: int | None,
     class_scales: Float[Tensor, " k"] | None = None,
 ) -> Float[Tensor, "k h w"]:
-    """Make the class maps of a labelled row as labelling makes them, but for the rounding of kept maps.
+    """Make the class maps of a labelled row as labelling makes them, except for the rounding of kept maps.
 
     Args:
-        row: With the columns of the image's size and of the kept maps.
+        row: With the columns of image size and kept maps.
         image: Encoded; needed if the configuration refines maps by pixels.
         config: Of the run.
-        patch_size: Of the model, in pixels; needed likewise: the size at which pixels refine depends on it.
-        class_scales: Multiplies each map, in (0, 1]; None: nothing does.
+        patch_size: Of the model, in pixels; also needed for pixel refinement, whose size depends on it.
+        class_scales: Factor of each map, in (0, 1]; None: no factors.
 
     Raises:
         ManifestError: The row holds no maps of its classes.
-        ShardError: The image is not one of this row's size.
+        ShardError: The image does not have the size of this row.
     """
     require_row_maps(row)
     upright_size = measure_upright(row)
-    # A copy, for tensors must not be read-only.
+    # A copy, because tensors must not be read-only.
     grid = torch.from_numpy(decode_class_maps(row["class_maps"]).copy())[None]
     if config.maps.pixel_refinement == PixelRefinement.NONE:
         return enlarge_maps([grid], upright_size, class_scales)
@@ -51,23 +52,21 @@ def make_row_maps(
 def _make_guide(
     row: Mapping[str, Any], image: bytes, config: LabelConfig, patch_size: int
 ) -> UInt8[np.ndarray, "guide_h guide_w 3"]:
-    """Decode an image and bring it to the size at which its pixels refine, as the labeler does."""
+    """Decode an image and resize it for pixel refinement, as the labeler does."""
     shortest = choose_shortest_side(config, patch_size)
-    # It was labelled, so it was not too large: under which limit the row does not say.
+    # It was labelled, so it was within the limit of its run, which the row does not record.
     decoded = decode_image(image, max_pixels=row["height"] * row["width"], min_short_side_px=shortest)
     if isinstance(decoded, ImageRejection):
         raise ShardError(f"image of '{row['key']}' cannot be decoded as it was when it was labelled: {decoded.error}")
     said = (row["height"], row["width"], row["exif_orientation"])
     if (decoded.stored_height, decoded.stored_width, decoded.exif_orientation) != said:
         raise ShardError(f"image of '{row['key']}' has another size or orientation than when it was labelled")
-    height, width = decoded.image_rgb.shape[:2]
-    frame = choose_frame_size(height, width, config.views, patch_size)
-    return resize_rgb(decoded.image_rgb, choose_working_size(*frame, config.maps.pixel_side_px, patch_size))
+    return fit_guide(decoded.image_rgb, config, patch_size)
 
 
 def measure_upright(row: Mapping[str, Any]) -> tuple[int, int]:
-    """Give height and width of a row's image once it is turned upright."""
-    return (row["width"], row["height"]) if row["exif_orientation"] >= 5 else (row["height"], row["width"])
+    """Height and width of a row's image after it is turned upright."""
+    return turn_size((row["height"], row["width"]), row["exif_orientation"])
 
 
 def require_row_maps(row: Mapping[str, Any]) -> None:

@@ -1,9 +1,9 @@
-"""The one step that owns a model: the samples of a chunk -> class maps -> masks and statistics.
+"""Labelling a chunk with a model: samples -> class maps -> masks and statistics.
 
     samples -> decode (threads) -> batches of one shape -> ClassMapper (device) -> masks, rows (threads)
 
-Nothing here knows of Ray: an actor calls `ChunkLabeler.label_chunk`, and so does a plain loop. Several
-threads may call it at once; a lock keeps one on the device while others decode and encode.
+No Ray here: an actor calls `ChunkLabeler.label_chunk`, and so does a plain loop. Several threads may call it at once: a
+lock keeps one on the device while others decode and encode.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +23,16 @@ from jaxtyping import UInt8
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer
 from pipeline.images.class_mapper import ClassMapper, ImageEvidence
-from pipeline.images.decode import DecodedImage, ImageRejection, decode_image, place_on_stored_pixels
+from pipeline.images.decode import DecodedImage, ImageRejection, decode_image
+from pipeline.images.frames import choose_shortest_side, fit_frame, fit_guide
 from pipeline.images.masks import build_palette, encode_class_maps, encode_mask, name_mask_file
-from pipeline.images.views import choose_frame_size, choose_shortest_side, choose_working_size, resize_rgb
+from pipeline.images.orientation import place_on_stored_pixels, turn_size
 from pipeline.run.config import LabelConfig, PixelRefinement, settle_config
 from pipeline.run.records import PART_SCHEMA, Reason, Sample, Status
 from pipeline.run.vocabulary import Vocabulary
 
 MAX_PENDING_PIXELS = 48_000_000
-"""Decoded pixels that may wait for a batch of their shape to fill: 144 MB."""
+"""Maximum number of decoded pixels that wait for a batch of their shape to fill: 144 MB."""
 
 OUT_OF_MEMORY = "the device has too little memory for this image alone; label it on a larger one or in smaller views"
 
@@ -48,30 +49,39 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(frozen=True, kw_only=True)
 class ReadyImage:
-    """A sample that can be labelled, decoded and at the size at which the model sees it."""
+    """A sample that can be labelled: decoded, at the size of the model input."""
 
     position: int
     """Place in the chunk."""
     frame: UInt8[np.ndarray, "h w 3"]
     guide: UInt8[np.ndarray, "guide_h guide_w 3"] | None
-    """At the size at which its pixels refine the class maps, which follows from the frame's; None if they do not."""
+    """The image at the size at which its pixels refine the class maps; None if they do not."""
     upright_size: tuple[int, int]
     """Height and width of the upright image in pixels, before it was scaled to the frame."""
     class_ids: tuple[int, ...]
     row: dict[str, Any]
-    """The columns that are known already."""
+    """Columns that do not depend on the model."""
 
     @property
     def num_pixels(self) -> int:
-        """Count the decoded pixels that it holds."""
+        """Decoded pixels in memory."""
         return (self.frame.size + (0 if self.guide is None else self.guide.size)) // 3
 
 
-def limit_batch_size(batch_size: int, device: torch.device) -> int:
-    """Limit the images of one shape in a forward pass to what a device takes.
+class RejectedSample(NamedTuple):
+    """A sample that cannot be labelled."""
 
-    A CPU takes one at a time: its kernels round by the size of the batch, so single pixels would depend on the images
-    beside them.
+    position: int
+    """Place in the chunk."""
+    row: dict[str, Any]
+    """The rejected row, with its reason."""
+
+
+def limit_batch_size(batch_size: int, device: torch.device) -> int:
+    """Limit the batch size to that of a device.
+
+    A CPU gets one image at a time: rounding in its kernels depends on the batch size, so pixels would depend on the
+    other images of the batch.
     """
     return 1 if device.type == "cpu" else batch_size
 
@@ -97,8 +107,8 @@ class ChunkLabeler:
             model: In evaluation mode; moved to `device`.
             bundle: Input statistics and classes of the model.
             vocabulary: Its classes are the model's, in the same order.
-            config: Decides the bytes; the remaining arguments only decide the speed.
-            device: Where the model and the class maps live.
+            config: Determines the bytes; the remaining arguments only affect the speed.
+            device: Device of the model and the class maps.
             batch_size: Images of one shape in a forward pass, as `limit_batch_size` allows.
             num_threads: Threads that decode images and encode masks.
             use_bf16: Run the blocks under bfloat16 autocast; maps stay float32.
@@ -124,20 +134,24 @@ class ChunkLabeler:
             on_progress: Called after every step of an image or batch, from any thread.
 
         Returns:
-            One row a sample, in order, with the schema `PART_SCHEMA`; what cannot be labelled is a
-            rejected row with its reason.
+            One row a sample, in order, with the schema `PART_SCHEMA`. A sample that cannot be labelled is a rejected
+            row with its reason.
         """
-        rows: list[dict[str, Any] | Future[dict[str, Any]]] = [{} for _ in samples]
-        unfinished: deque[Future[dict[str, Any]]] = deque()
+        rows: dict[int, dict[str, Any]] = {}
+        unfinished: deque[tuple[int, Future[dict[str, Any]]]] = deque()
 
         def keep_rejections() -> Iterator[ReadyImage]:
             for outcome in _map_ahead(self._threads, self._prepare, enumerate(samples), self._window):
                 on_progress()
-                if isinstance(outcome, ReadyImage):
-                    yield outcome
+                if isinstance(outcome, RejectedSample):
+                    rows[outcome.position] = outcome.row
                 else:
-                    position, row = outcome
-                    rows[position] = row
+                    yield outcome
+
+        def finish_first() -> None:
+            position, future = unfinished.popleft()
+            rows[position] = future.result()
+            on_progress()
 
         for batch in _batch_by_shape(keep_rejections(), self._batch_size):
             with self._device_lock:
@@ -149,38 +163,34 @@ class ChunkLabeler:
                 if not evidence.is_finite:
                     rows[image.position] = _reject(image.row, Reason.NOT_FINITE, NOT_FINITE)
                     continue
-                rows[image.position] = future = self._threads.submit(self._finish, image, evidence)
-                unfinished.append(future)
-            # Maps at image size are large: the device waits when more than two batches of them pile up.
+                unfinished.append((image.position, self._threads.submit(self._finish, image, evidence)))
+            # Maps at image size are large: the device waits when more than two batches of them accumulate.
             while len(unfinished) > 2 * self._batch_size:
-                unfinished.popleft().result()
-                on_progress()
-        finished = []
-        for row in rows:
-            finished.append(row.result() if isinstance(row, Future) else row)
-            on_progress()
-        return pa.Table.from_pylist(finished, schema=PART_SCHEMA)
+                finish_first()
+        while unfinished:
+            finish_first()
+        return pa.Table.from_pylist([rows[position] for position in range(len(samples))], schema=PART_SCHEMA)
 
     def _find_finite(self, batch: Sequence[ReadyImage], on_progress: Callable[[], None]) -> list[ImageEvidence | None]:
-        """Find the classes in a batch; once more, in float32, in those images whose values are not finite."""
+        """Find the classes in a batch; again in float32 for images with non-finite values."""
         found = self._find(batch, on_progress)
         places = [place for place, evidence in enumerate(found) if evidence is not None and not evidence.is_finite]
         if places:
             logger.warning("%d of %d images give non-finite values, they are tried in float32", len(places), len(batch))
             again = self._find([batch[place] for place in places], on_progress, in_float32=True)
             for place, evidence in zip(places, again, strict=True):
-                # One that float32 has no memory for stays non-finite.
+                # Without enough memory for float32 an image stays non-finite.
                 found[place] = evidence or found[place]
         return found
 
     def _find(
         self, batch: Sequence[ReadyImage], on_progress: Callable[[], None], *, in_float32: bool = False
     ) -> list[ImageEvidence | None]:
-        """Find the classes in a batch; in its halves if memory is too small. None for an image too large alone."""
+        """Find the classes in a batch; split it if memory runs out. None for an image that alone is too large."""
         guides = [image.guide for image in batch if image.guide is not None]
         try:
             found: list[ImageEvidence | None] = [
-                *self._mapper.find(
+                *self._mapper.find_evidence(
                     np.stack([image.frame for image in batch]),
                     [image.class_ids for image in batch],
                     [image.upright_size for image in batch],
@@ -197,44 +207,46 @@ class ChunkLabeler:
         torch.cuda.empty_cache()
         if len(batch) == 1:
             return [None]
-        logger.warning("out of memory with %d images of %s, they are halved", len(batch), batch[0].frame.shape)
+        logger.warning("out of memory with %d images of %s, the batch is halved", len(batch), batch[0].frame.shape)
         half = len(batch) // 2
         halves = (batch[:half], batch[half:])
         return [one for part in halves for one in self._find(part, on_progress, in_float32=in_float32)]
 
-    def _prepare(self, numbered: tuple[int, Sample]) -> ReadyImage | tuple[int, dict[str, Any]]:
+    def _prepare(self, numbered: tuple[int, Sample]) -> ReadyImage | RejectedSample:
+        """Check and decode a sample, which comes with its place in the chunk."""
         position, sample = numbered
         row: dict[str, Any] = {"key": sample.key}
         if sample.download_error:
-            return position, _reject(row, Reason.DOWNLOAD_FAILED, sample.download_error)
+            return RejectedSample(position, _reject(row, Reason.DOWNLOAD_FAILED, sample.download_error))
         if sample.image_error:
-            return position, _reject(row, Reason.TOO_LARGE, sample.image_error)
+            return RejectedSample(position, _reject(row, Reason.TOO_LARGE, sample.image_error))
         if sample.image is None:
-            return position, _reject(row, Reason.NO_IMAGE, "no jpg, jpeg, png or webp member with this key")
+            return RejectedSample(
+                position, _reject(row, Reason.NO_IMAGE, "no jpg, jpeg, png or webp member with this key")
+            )
         row["image_sha256"] = hashlib.sha256(sample.image).hexdigest()
         if sample.tags_error:
-            return position, _reject(row, Reason.BAD_TAGS, sample.tags_error)
+            return RejectedSample(position, _reject(row, Reason.BAD_TAGS, sample.tags_error))
         matched = self._vocabulary.match(sample.tags, sample.class_numbers)
         row |= {"tags_unknown": list(matched.unknown), "class_ids": list(matched.class_ids)}
         if not matched.class_ids:
-            said = "no tags" if not sample.tags else "none of its tags is in the vocabulary"
-            return position, _reject(row, Reason.NO_KNOWN_TAG, said)
+            error = "no tags" if not sample.tags else "none of its tags is in the vocabulary"
+            return RejectedSample(position, _reject(row, Reason.NO_KNOWN_TAG, error))
         image = self._decode(sample.image)
         if isinstance(image, ImageRejection):
-            return position, _reject(row, image.reason, image.error)
+            return RejectedSample(position, _reject(row, image.reason, image.error))
         row |= {
             "width": image.stored_width,
             "height": image.stored_height,
             "exif_orientation": image.exif_orientation,
         }
-        frame = self._fit_frame(image)
-        height, width = image.stored_height, image.stored_width
-        upright_size = (width, height) if image.exif_orientation >= 5 else (height, width)
+        frame = fit_frame(image.image_rgb, self._config.views, self._patch_size)
+        needs_guide = self._config.maps.pixel_refinement != PixelRefinement.NONE
         return ReadyImage(
             position=position,
             frame=frame,
-            guide=self._fit_guide(image, frame),
-            upright_size=upright_size,
+            guide=fit_guide(image.image_rgb, self._config, self._patch_size, frame) if needs_guide else None,
+            upright_size=turn_size((image.stored_height, image.stored_width), image.exif_orientation),
             class_ids=matched.class_ids,
             row=row,
         )
@@ -245,19 +257,6 @@ class ChunkLabeler:
             max_pixels=self._config.inputs.max_image_pixels,
             min_short_side_px=choose_shortest_side(self._config, self._patch_size),
         )
-
-    def _fit_frame(self, image: DecodedImage) -> UInt8[np.ndarray, "h w 3"]:
-        height, width = image.image_rgb.shape[:2]
-        return resize_rgb(image.image_rgb, choose_frame_size(height, width, self._config.views, self._patch_size))
-
-    def _fit_guide(
-        self, image: DecodedImage, frame: UInt8[np.ndarray, "h w 3"]
-    ) -> UInt8[np.ndarray, "guide_h guide_w 3"] | None:
-        if self._config.maps.pixel_refinement == PixelRefinement.NONE:
-            return None
-        height, width = frame.shape[:2]
-        size = choose_working_size(height, width, self._config.maps.pixel_side_px, self._patch_size)
-        return frame if size == (height, width) else resize_rgb(image.image_rgb, size)
 
     def _finish(self, image: ReadyImage, evidence: ImageEvidence) -> dict[str, Any]:
         stored = place_on_stored_pixels(evidence.enlarge_mask(), image.row["exif_orientation"])

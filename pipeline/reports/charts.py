@@ -1,8 +1,9 @@
-"""Charts as SVG, for pages that need no network."""
+"""Charts as SVG, which a page embeds."""
 
 import io
 from dataclasses import dataclass, field
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from pipeline.printable import escape_controls
@@ -12,19 +13,19 @@ FIGURE_SIZE_INCHES = (6.4, 3.2)
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """Curves over the same axes."""
+    """Curves over common axes."""
 
     title: str
     unit: str
     curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
-    """Places and values, by name."""
+    """Horizontal and vertical values of each curve, by its name."""
     place: str = "epoch"
-    """What the places are."""
+    """Quantity on the horizontal axis."""
     is_logarithmic: bool = False
 
 
 def draw(chart: Chart) -> str:
-    """Draw a chart as SVG; names are shown as they are, whatever they would mean in a formula."""
+    """Draw a chart as SVG; names are shown literally and not as formulas."""
     figure = Figure(figsize=FIGURE_SIZE_INCHES, layout="constrained")
     axes = figure.subplots()
     names: list[str] = []
@@ -41,12 +42,13 @@ def draw(chart: Chart) -> str:
     if chart.is_logarithmic:
         axes.set_yscale("log")
     if any(names):
-        # Given by number first: a name that begins with an underscore would be left out.
+        # Numbers first: Matplotlib omits names that begin with an underscore.
         legend = axes.legend(axes.lines, [str(number) for number, _ in enumerate(names)], fontsize=8, frameon=False)
         for text, name in zip(legend.get_texts(), names, strict=True):
             text.set_parse_math(False)
             text.set_text(name)
     buffer = io.StringIO()
-    # Without a date and with fixed names the same records give the same bytes.
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    # Without a date and with names hashed from their content, equal charts have equal bytes.
+    with rc_context({"svg.hashsalt": "tagmask"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]

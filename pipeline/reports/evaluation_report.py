@@ -1,4 +1,4 @@
-"""An evaluation as a page: scores, what the columns are worth, curves, the best and the worst masks."""
+"""Report of an evaluation: scores, rank correlations of columns, curves, the best and the worst masks."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,23 +7,25 @@ import numpy as np
 
 from pipeline.commit.manifests import open_manifest
 from pipeline.evaluation.boundaries import score_boundaries
-from pipeline.evaluation.evaluate import NUM_THRESHOLDS, EvaluationCounts, FindTruth, Scores
 from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
+from pipeline.evaluation.scores import NUM_THRESHOLDS, EvaluationCounts, Scores
+from pipeline.evaluation.truth import FindTruth
 from pipeline.images.masks import build_palette
 from pipeline.reports.charts import Chart, draw
-from pipeline.reports.label_report import Example, Table, make_examples, render_page
+from pipeline.reports.page import Example, Table, render_page
+from pipeline.reports.pictures import make_examples
 from pipeline.run.config import InputConfig
-from pipeline.run.identity import read_config, read_run
+from pipeline.run.run_file import read_config, read_run
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
 
 NUM_EXAMPLES = 8
-"""Pictures of the best masks, and of the worst."""
+"""Examples of the best masks, and as many of the worst."""
 
 
 def make_score_table(
     counts: EvaluationCounts, class_names: Sequence[str], used: Scores, curve: Sequence[Scores]
 ) -> Table:
-    """Make a table with a line a class: of the masks as they are, and IoU at the best threshold."""
+    """Table with a row for each class: scores of the masks, and IoU at the best threshold."""
     best = find_best(curve)
     edges = [float("nan"), *score_boundaries(counts.boundaries)]
     columns = [used.iou, used.precision, used.recall, np.array(edges)]
@@ -43,7 +45,7 @@ def make_score_table(
 
 
 def make_rank_table(images: Sequence[ScoredImage]) -> Table:
-    """Make a table with a line a column of the manifest: how well its order tells the order of the true IoU."""
+    """Table with a row for each column of the manifest: its rank correlation with the true IoU."""
     ranked = sorted(
         rank_columns(images), key=lambda score: (score.of != "image", -abs(np.nan_to_num(score.correlation)))
     )
@@ -78,10 +80,10 @@ def render_evaluation(
     Args:
         labels_uri: Output of tagmask label.
         counts: Of all its manifests.
-        images: Those whose truth is known.
-        used: Scores of the masks as they are.
+        images: Those with a true mask.
+        used: Scores of the masks.
         curve: Scores by threshold; empty without kept maps.
-        find_truth: Gives the true mask of a key.
+        find_truth: From key to encoded true mask, or None.
     """
     run = read_run(labels_uri)
     vocabulary = parse_vocabulary(run["vocabulary"])
@@ -89,8 +91,8 @@ def render_evaluation(
     ordered = sorted(images, key=lambda image: image.iou)
     num = min(NUM_EXAMPLES, len(ordered) // 2)
     galleries = {
-        f"The worst of {len(ordered)} masks": _show(ordered[:num], inputs, vocabulary, find_truth),
-        "The best": _show(ordered[::-1][:num], inputs, vocabulary, find_truth),
+        f"The worst of {len(ordered)} masks": _make_gallery(ordered[:num], inputs, vocabulary, find_truth),
+        "The best": _make_gallery(ordered[::-1][:num], inputs, vocabulary, find_truth),
     }
     tables = [make_score_table(counts, vocabulary.classes, used, curve)]
     ranks = make_rank_table(images)
@@ -106,7 +108,7 @@ def render_evaluation(
 def list_evaluation_charts(
     class_names: Sequence[str], images: Sequence[ScoredImage], curve: Sequence[Scores]
 ) -> list[Chart]:
-    """Make the charts for which there is data: IoU over thresholds, and IoU over quality."""
+    """Charts of IoU over thresholds and over quality, as far as there is data."""
     charts = []
     if curve:
         places = [index / NUM_THRESHOLDS for index in range(len(curve))]
@@ -127,12 +129,12 @@ def list_evaluation_charts(
 
 
 def find_best(curve: Sequence[Scores]) -> int | None:
-    """Find the place of the best mean IoU of a curve; None if there is no curve."""
+    """Index of the best mean IoU of a curve; None if there is no curve."""
     return int(np.argmax([scores.mean_iou for scores in curve])) if curve else None
 
 
 def show_percent(share: float) -> str:
-    """Write a share as a percentage with two decimals, and NaN as a dash.
+    """Share as a percentage with two decimals; NaN as a dash.
 
     >>> show_percent(0.1234), show_percent(float("nan"))
     ('12.34', '-')
@@ -141,15 +143,15 @@ def show_percent(share: float) -> str:
 
 
 def average(values: np.ndarray) -> float:
-    """Average the values that are not NaN; NaN if there are none."""
+    """Mean of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
 
 
-def _show(
+def _make_gallery(
     images: Sequence[ScoredImage], inputs: InputConfig, vocabulary: Vocabulary, find_truth: FindTruth
 ) -> list[Example]:
-    """Make examples of images, in their order."""
+    """Make the examples of some images, in order."""
     palette = build_palette(vocabulary.colours, vocabulary.classes)
     wanted: dict[str, set[int]] = defaultdict(set)
     for image in images:

@@ -1,1 +1,4 @@
-"""What a run is and what flows through it: configuration, identity, vocabulary, records, counts. No images, no Ray."""
+"""What a run is and what flows through it: configuration, identity, vocabulary, records, counts.
+
+Reading, decoding and labelling do not belong here; no torch, no Ray.
+"""

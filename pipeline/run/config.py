@@ -1,6 +1,5 @@
-"""What a labelling run is: frozen dataclasses, checked at construction, and their fingerprint."""
+"""The configuration of a labelling run: frozen dataclasses, checked at construction."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -13,19 +12,19 @@ from models.documents import STRICT, DocumentError, check_fields
 from models.fusion import Fusion
 
 MIN_PATCHES = 196
-"""Token budget of a model that was trained on less: it sees enough of a photo to draw it, if not in its training."""
+"""Minimum token budget in patches, also for models that were trained on fewer: it resolves the objects of a photo."""
 FORMAT_VERSION = 2
-"""Changes when parts or manifests change their meaning; runs of different versions do not mix."""
+"""Changes when the meaning of parts or manifests changes; runs of different versions do not mix."""
 ADDED_LATER = MappingProxyType({"is_added_later": True})
-"""Metadata of a field that this format did not have at first: at its default it is left out of descriptions, so that
-runs that were begun without it keep their fingerprint."""
+"""Metadata of a field that was added to this format later. At its default it is omitted from descriptions, so that
+older runs keep their fingerprint."""
 
 
 class Resolution(StrEnum):
     """The size at which the model sees an image."""
 
     NATIVE = "native"
-    """As stored: for parity and evaluation. Every shape is a batch of its own."""
+    """As stored: for parity and evaluation. Each shape is a separate batch."""
     BUCKETS = "buckets"
     """Scaled into one of a few shapes of one token budget: for speed."""
 
@@ -38,16 +37,16 @@ class MapKind(StrEnum):
     PATCH_CAM = "patch_cam"
     """ReLU of the patch CAM alone. Not for V1, which has none."""
     FUSED = "fused"
-    """Both, joined as the variant joins them."""
+    """Both, fused as the variant does."""
 
 
 class PixelRefinement(StrEnum):
-    """What draws the class maps to the edges of the image."""
+    """How class maps are aligned to the edges of the image."""
 
     NONE = "none"
-    """Nothing: maps are as coarse as the patches."""
+    """No refinement: maps are as coarse as the patches."""
     PAR = "par"
-    """Averaging over neighbours of one colour (`models.pixel_refinement`)."""
+    """Averaging over neighbours of similar colour (`models.pixel_refinement`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +57,13 @@ class InputConfig:
 
     tags_field: str = "tags"
     """Field of a sample's `.json` member, or column of a Parquet file, that holds its tags: a list, or one string
-    with commas; a column may hold class numbers from 0, too. A Parquet file without column tags may have txt or
+    with commas; a column may also hold class numbers from 0. A Parquet file without column tags may have txt or
     caption."""
     image_column: str | None = None
     """Parquet: column of the images, bytes or struct{bytes, path}. Default: image, else jpg, jpeg, png or webp."""
     key_column: str | None = None
-    """Parquet: column of the keys, text or whole numbers. Default: key or __key__ if there is one that fits, else rows
-    are known by their number; so is a row whose key is null or empty."""
+    """Parquet: column of the keys, text or whole numbers. Default: key or __key__ if it fits, else row numbers; a row
+    whose key is null or empty also gets its row number."""
     max_chunk_samples: int = 256
     """A chunk closes at this many samples."""
     max_chunk_bytes: int = 64 * 2**20
@@ -116,7 +115,7 @@ class MapConfig:
     kind: MapKind = MapKind.FUSED
     """Evidence: class-to-patch attention, patch CAM, or both."""
     fusion: Fusion | None = None
-    """How attention and patch CAM are joined. None: as the variant's authors did (v2: product; plus: square_root)."""
+    """How attention and patch CAM are fused. None: as the variant's authors did (v2: product; plus: square_root)."""
     num_attention_layers: int | None = None
     """Last layers whose class-to-patch attention is used; None: as the variant's authors did (3; plus: 12)."""
     refine: bool = True
@@ -124,23 +123,23 @@ class MapConfig:
     num_affinity_layers: int | None = None
     """Last layers whose attention makes the patch affinity; None: all, as the authors did."""
     affinity_steps: int = 1
-    """How often the maps are spread, the steps of a random walk along the affinity."""
+    """Number of times the maps are spread: steps of a random walk along the affinity."""
     pixel_refinement: PixelRefinement = PixelRefinement.NONE
-    """par: at last, draw the joined maps to the edges of the image, by the colours of its pixels. Maps that the
-    manifest keeps are those before it."""
+    """par: align the fused maps to the edges of the image, by the colours of its pixels. The maps kept in the
+    manifest are those before it."""
     pixel_iterations: int = 10
-    """Rounds of the refinement by pixels. Unused without it."""
+    """Rounds of the pixel refinement. Unused without it."""
     pixel_side_px: int = 224
-    """It works at about the pixels of a square of this side, whatever the size of an image. Unused without it."""
+    """Side of a square with about as many pixels as the pixel refinement works on. Unused without it."""
     background_threshold: float = 0.4
     """Pixels whose best class map is at most this are background. Maps are in [0, 1]."""
     foreground_threshold: float = 0.4
     """Pixels whose best class map is above this get its class; between the two they are ignored (255)."""
     min_presence: float = 0.0
-    """Tags whose class the model takes for less probable than this are left out of the mask; the row names them in
+    """Tags whose class has a presence probability below this are left out of the mask; the row lists them in
     doubtful_class_ids."""
     has_background: bool = True
-    """False: every pixel gets its best tagged class, as suits scenes that are all classes; thresholds then only say
+    """False: every pixel gets its best tagged class, as suits scenes that are all classes; thresholds then only decide
     where view_agreement and head_agreement are measured."""
     class_scales: tuple[float, ...] | None = None
     """Factor in (0, 1] for the map of each class, in the vocabulary's order, before maps and thresholds are compared:
@@ -148,7 +147,7 @@ class MapConfig:
     suggestion_threshold: float = 0.5
     """Untagged classes with a presence probability above this are recorded as suggestions."""
     draw_suggestions: bool = False
-    """Treat suggested classes as if they had been tagged: they get class maps and take part in the mask."""
+    """Treat suggested classes like tags: they get class maps and take part in the mask."""
     keep_maps: bool = False
     """Keep the maps on the patch grid in the manifest (under 1 kB a class), to change thresholds later."""
 
@@ -173,7 +172,7 @@ class MapConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-    """Everything that decides the bytes of a labelling run, besides model, vocabulary and inputs."""
+    """All settings that determine the bytes of a labelling run, besides model, vocabulary and inputs."""
 
     __pydantic_config__ = STRICT
 
@@ -183,10 +182,10 @@ class LabelConfig:
 
 
 def settle_config(config: LabelConfig, grid_side: int) -> LabelConfig:
-    """Fill in what is left to the model, so that a run's identity says what was done.
+    """Fill in the settings that depend on the model, so that a run's identity contains all values.
 
     Args:
-        config: Of the command line.
+        config: From the command line.
         grid_side: Patches along a side of the model's training images.
     """
     if config.views.num_patches is not None:
@@ -194,22 +193,12 @@ def settle_config(config: LabelConfig, grid_side: int) -> LabelConfig:
     return replace(config, views=replace(config.views, num_patches=max(MIN_PATCHES, grid_side**2)))
 
 
-def to_canonical_json(fields: Any) -> str:
-    """Render plain values so that equal values give equal text."""
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def compute_fingerprint(fields: dict[str, Any]) -> str:
-    """Compute the name of a run: sha256 over what it is, as 64 hex digits."""
-    return hashlib.sha256(to_canonical_json(fields).encode()).hexdigest()
-
-
 def parse_config(described: Mapping[str, Any]) -> LabelConfig:
-    """Read a configuration back from what `describe_config` made of it; what is not there has its default.
+    """Parse a configuration from the plain values of `describe_config`; missing fields get their defaults.
 
     Raises:
-        DocumentError: It has a field that this version does not know, a value is wrong, or it is not the description
-            of a labelling run.
+        DocumentError: A field is unknown to this version, a value is wrong, or it is not the description of a labelling
+            run.
     """
     if missing := {item.name for item in fields(LabelConfig)} - described.keys():
         raise DocumentError(f"it describes no {' and no '.join(sorted(missing))}")
@@ -218,17 +207,17 @@ def parse_config(described: Mapping[str, Any]) -> LabelConfig:
 
 
 def describe_config(config: LabelConfig) -> dict[str, Any]:
-    """Turn a configuration into plain values for JSON."""
+    """Convert a configuration to plain values for JSON."""
     return describe_fields(config)
 
 
 def describe_fields(config: Any) -> dict[str, Any]:
-    """Turn a dataclass of settings into plain values for JSON; fields `ADDED_LATER` only where they are set."""
+    """Convert a dataclass of settings to plain values for JSON; omit fields `ADDED_LATER` at their defaults."""
     return _leave_out_unset(json.loads(json.dumps(asdict(config))), config)
 
 
 def name_unset(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to the description of a labelling run the fields `ADDED_LATER` that it leaves out, for comparisons."""
+    """Add the omitted fields `ADDED_LATER` to the description of a labelling run, for comparisons."""
     named = {}
     for name, values in described.items():
         part = getattr(LabelConfig(), name, None)

@@ -1,4 +1,4 @@
-"""The counts of rows, which add up."""
+"""Counts of rows; their merge is associative and commutative."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -7,14 +7,14 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class LabelCounts:
-    """What became of the samples of a shard, a chunk or a run."""
+    """Numbers of labelled and rejected samples of a shard, a chunk or a run."""
 
     num_read: int = 0
     num_labelled: int = 0
     num_rejected: int = 0
     rejected_by_reason: Mapping[str, int] = field(default_factory=dict)
     num_bytes: int = 0
-    """Size of the input shards that were read to their end."""
+    """Size of the input shards that were read completely."""
 
     def __post_init__(self) -> None:
         numbers = (self.num_read, self.num_labelled, self.num_rejected, self.num_bytes)
@@ -38,12 +38,12 @@ class LabelCounts:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Turn the counts into plain values."""
+        """Convert the counts to plain values."""
         return asdict(self) | {"rejected_by_reason": dict(sorted(self.rejected_by_reason.items()))}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "LabelCounts":
-        """Make counts of what `to_dict` gave.
+        """Parse counts from the plain values of `to_dict`.
 
         Raises:
             TypeError: A field is unknown.

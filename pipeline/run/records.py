@@ -1,4 +1,4 @@
-"""What flows between the steps: samples, chunks, and the Arrow schemas of parts and manifests."""
+"""Records that flow between the steps: samples, chunks, and the Arrow schemas of parts and manifests."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,15 +6,15 @@ from enum import StrEnum
 import pyarrow as pa
 
 IGNORE_LABEL = 255
-"""Pixels of a mask that belong to no class and not to the background either."""
+"""Mask value of pixels that are neither of a class nor background."""
 
 PARQUET_SUFFIX = ".parquet"
 RUN_FILE = "run.json"
-"""Marks the output folder of a labelling run."""
+"""File that marks the output folder of a labelling run."""
 
 
 class Reason(StrEnum):
-    """Why a sample has no mask. The row stays in the manifest, with this in its column `reason`."""
+    """Why a sample has no mask. Its row stays in the manifest, with this in column `reason`."""
 
     UNDECODABLE = "undecodable"
     TOO_LARGE = "too_large"
@@ -30,7 +30,7 @@ class Reason(StrEnum):
 
 
 class Status(StrEnum):
-    """Whether a sample got a mask."""
+    """Whether a sample has a mask."""
 
     LABELLED = "labelled"
     REJECTED = "rejected"
@@ -38,18 +38,18 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class InputShard:
-    """One input archive as it was when it was listed."""
+    """An input shard as listed."""
 
     uri: str
     name: str
-    """Base name without its suffix; unique in the run, and safe as the name of a folder."""
+    """Base name without suffix; unique in the run and valid as the name of a folder."""
     size_bytes: int
     etag: str
-    """Changes when the content changes: the store's etag, or size and time of change on a local disk."""
+    """Changes when the content changes: the store's etag, or size and modification time on a local disk."""
 
     @property
     def is_parquet(self) -> bool:
-        """Whether offsets into the shard are numbers of rows; else it is a tar, and they are bytes."""
+        """Whether offsets into the shard are row numbers; in a tar they are bytes."""
         return self.uri.lower().endswith(PARQUET_SUFFIX)
 
 
@@ -65,20 +65,20 @@ class Sample:
     image_bytes: int = 0
     """Size of the encoded image, whether it was read or not."""
     image_error: str = ""
-    """Why the image was not read although there is one: it is too large; empty when it was."""
+    """Why an existing image was not read: it is too large; empty if it was read."""
     tags: tuple[str, ...] = ()
     class_numbers: tuple[int, ...] = ()
     """Zero-based class numbers of a numeric `.cls` member."""
     tags_error: str = ""
-    """Why the tags could not be read; empty when they could."""
+    """Why the tags could not be read; empty if they could."""
     download_error: str = ""
-    """Why whoever collected the images has none here, in their words; empty when they do not say."""
+    """The downloader's own reason for a missing image; empty if it recorded none."""
     is_continuation: bool = False
-    """True when the archive showed this key before, apart from this run of members."""
+    """True if the key also occurred earlier in the archive, not adjacent to these members."""
 
 
-def tell_image_size(num_bytes: int, limit: int) -> str:
-    """Say that an encoded image is larger than a run takes."""
+def describe_oversized_image(num_bytes: int, limit: int) -> str:
+    """Error text of an encoded image that exceeds the limit of the run."""
     return f"the image has {num_bytes} bytes, limit {limit} (--inputs.max-image-bytes)"
 
 
@@ -98,9 +98,9 @@ class ShardEnd:
 
     num_chunks: int
     num_ignored_members: int
-    """Members read by this pass that belong to no sample (hidden files, names without a suffix)."""
+    """Members of this pass that belong to no sample: hidden files, names without a suffix."""
     truncated_at: int | None = None
-    """Byte at which the archive broke off; None when it ended as it should."""
+    """Byte at which the archive is truncated; None if it is complete."""
 
 
 CLASS_STATS = pa.struct(
@@ -126,7 +126,7 @@ CLASS_MAPS = pa.struct(
         ("values", pa.binary()),
     ]
 )
-"""Refined maps on the patch grid of the upright image, one per entry of `class_ids` and in that order.
+"""Refined maps on the patch grid of the upright image, one per entry of `class_ids`, in that order.
 
 `values` holds uint8, class by class, row by row; a map is `values / 255` after min-max per class, and its
 value before min-max was at most `scales[i]`. Resize bilinearly to the upright image to use them.
@@ -158,7 +158,7 @@ PART_SCHEMA = pa.schema(
         ("class_maps", CLASS_MAPS),
     ]
 )
-"""One row a sample, in the shard's order. `class_maps` is null unless the run keeps maps."""
+"""One row per sample, in the shard's order. `class_maps` is null unless the run keeps maps."""
 
 MANIFEST_SCHEMA = PART_SCHEMA.insert(1, pa.field("index", pa.int64(), nullable=False))
-"""The parts of a shard in order, and `index`, the sample's place in its shard from 0."""
+"""The parts of a shard in order, and `index`, the sample's zero-based position in its shard."""

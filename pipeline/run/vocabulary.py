@@ -1,4 +1,4 @@
-"""Tags to classes: a vocabulary file and how tags are compared with it."""
+"""Tags to classes: vocabulary files, and matching of tags."""
 
 import difflib
 import re
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from models.documents import DocumentError, parse_yaml, show_value
 from pipeline.errors import VocabularyError
-from pipeline.storage.storage import read_bytes
+from pipeline.storage.reading import read_bytes
 
 MAX_CLASSES = 254
-"""Masks are uint8, 0 is background and 255 is ignored."""
+"""Masks are uint8; 0 is background and 255 is ignored."""
 
 MAX_FILE_BYTES = 16 * 2**20
 
@@ -21,12 +21,12 @@ FILE_KEYS = ("classes", "aliases", "colours", "colors", "ignored_tags")
 
 
 class MatchedTags(NamedTuple):
-    """What a vocabulary makes of a sample's tags."""
+    """Classes and unknown tags of a sample."""
 
     class_ids: tuple[int, ...]
-    """Ids of the classes named, from 1, ascending, each once."""
+    """Ids of the named classes, from 1, ascending, unique."""
     unknown: tuple[str, ...]
-    """Tags that are neither known nor ignored, as they were written, each once, in order."""
+    """Tags that are neither known nor ignored, as written, unique, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +34,13 @@ class Vocabulary:
     """Classes in the model's order, and the tags that name them."""
 
     classes: tuple[str, ...]
-    """Names of the classes; the first one has id 1."""
+    """Names of the classes; the first has id 1."""
     aliases: tuple[tuple[str, ...], ...] = ()
-    """Further tags of each class, in the order of the classes; empty: none. A class name names its class anyway."""
+    """Additional tags of each class, in the order of the classes; empty: none. A class name always names its class."""
     ignored_tags: tuple[str, ...] = ()
-    """Tags that are neither known nor unknown."""
+    """Tags that are not reported as unknown."""
     colours: tuple[tuple[int, int, int], ...] | None = None
-    """RGB of each class in masks, 0 to 255; None: PASCAL VOC's."""
+    """RGB of each class in masks, 0 to 255; None: the palette of PASCAL VOC."""
 
     def __post_init__(self) -> None:
         _check_classes(self.classes)
@@ -80,8 +80,8 @@ class Vocabulary:
         """Find the classes that tags name.
 
         Args:
-            tags: As people wrote them; compared after `normalise_tag`.
-            class_numbers: Classes by their zero-based number; one that is out of range is unknown as `#7`.
+            tags: As written; compared after `normalise_tag`.
+            class_numbers: Zero-based class numbers; one out of range is unknown, as `#7`.
         """
         class_ids: set[int] = set()
         unknown: dict[str, None] = {}
@@ -99,9 +99,9 @@ class Vocabulary:
         return MatchedTags(tuple(sorted(class_ids)), tuple(unknown))
 
     def describe(self) -> dict[str, Any]:
-        """Turn the vocabulary into plain values for JSON, as `parse_vocabulary` reads them.
+        """Convert the vocabulary to plain values for JSON, in the format of `parse_vocabulary`.
 
-        Aliases are normalised and sorted: two files that match alike are described alike.
+        Aliases are normalised and sorted: equivalent files have equal descriptions.
         """
         aliases: dict[str, list[str]] = {name: [] for name in self.classes}
         for tag, class_id in sorted(self._ids_by_tag.items()):
@@ -119,14 +119,14 @@ class Vocabulary:
 
 
 def normalise_tag(tag: str) -> str:
-    """Bring a tag into the form in which tags are compared.
+    """Normalise case, spaces and Unicode form of a tag for comparison.
 
     >>> normalise_tag("  Flock_of--SHEEP ")
     'flock of sheep'
     >>> normalise_tag("Straße") == normalise_tag("STRASSE")
     True
     """
-    # Case folding can undo the normal form, and the normal form can bring new capitals: "ΐ", "㎒".
+    # Case folding can undo the normal form, and the normal form can introduce new capitals: "ΐ", "㎒".
     folded = unicodedata.normalize("NFKC", tag).casefold()
     folded = unicodedata.normalize("NFKC", folded).casefold()
     return re.sub(r"[\s_\-‐‑‒–—]+", " ", unicodedata.normalize("NFKC", folded)).strip()
@@ -136,7 +136,7 @@ def load_vocabulary(uri: str) -> Vocabulary:
     """Read a vocabulary file, YAML or JSON.
 
     Raises:
-        VocabularyError: It is missing or not usable; the message names the file.
+        VocabularyError: It is missing or unusable; the message contains the file.
     """
     try:
         fields = parse_yaml(read_bytes(uri), max_bytes=MAX_FILE_BYTES)
@@ -154,7 +154,7 @@ def parse_vocabulary(fields: Any) -> Vocabulary:
     """Build a vocabulary from the plain values of its file.
 
     Raises:
-        VocabularyError: A key or a value is not as it should be.
+        VocabularyError: A key is unknown or a value is wrong.
     """
     if not isinstance(fields, Mapping):
         raise VocabularyError(f"need a mapping with the key 'classes', got {show_value(fields)}; see the README")
@@ -185,7 +185,7 @@ def _check_classes(classes: Sequence[str]) -> None:
 
 
 def _check_known(names: Iterable[Any], known: Sequence[str], kind: str) -> None:
-    """Raise for a name that is not among the known ones, with the nearest of them."""
+    """Raise for an unknown name; suggest the nearest known one."""
     for name in names:
         if name not in known:
             nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
@@ -201,7 +201,7 @@ def _parse_names(names: Any, key: str) -> tuple[str, ...]:
             f"need a list under {key!r}, got {show_value(names)}; write one name a line, each after '- '"
         )
     for name in names:
-        # YAML reads no, on and 12 as other things than text: guessing how they were written is not ours.
+        # YAML parses no, on and 12 as other types than text; their original spelling is lost.
         if not isinstance(name, str):
             raise VocabularyError(f"need text under {key!r}, got {show_value(name)}; put it into quotes")
     return tuple(names)

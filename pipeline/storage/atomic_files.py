@@ -1,4 +1,4 @@
-"""Files on a local disk that appear whole: written under a hidden name, synced, then renamed or linked."""
+"""Atomic files on a local disk: written under a hidden name, synced, then renamed or linked."""
 
 import os
 import tempfile
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 TEMPORARY_PREFIX = ".tmp-"
-"""Names of files that are not finished; never listed."""
+"""Prefix of unfinished files, which are never listed."""
 
 
 def put_file(path: Path, payload: bytes) -> None:
-    """Write a file, in place of the one that may be there."""
+    """Write or replace a file."""
     temporary = _write_temporary(path, payload)
     try:
         temporary.replace(path)
@@ -21,10 +21,10 @@ def put_file(path: Path, payload: bytes) -> None:
 
 
 def create_file(path: Path, payload: bytes) -> bool:
-    """Write a file unless there is one; True when it was written. Of several writers at once one wins."""
+    """Write a file unless it exists; True if it was written. Of several concurrent writers one succeeds."""
     temporary = _write_temporary(path, payload)
     try:
-        # A hard link is exclusive and shows the whole file at once; a rename would replace.
+        # A hard link is atomic and fails if the name exists; a rename would replace the file.
         os.link(temporary, path)
     except FileExistsError:
         return False
@@ -35,32 +35,32 @@ def create_file(path: Path, payload: bytes) -> bool:
 
 
 class AtomicFile:
-    """A file to write to, under a hidden name until it is closed. One that is never closed is never seen."""
+    """A writable file with a hidden name until it is closed. If it is never closed, it never appears."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file that will be at `path`."""
+        """Open a hidden file that moves to `path` on close."""
         self._path = path
         self._temporary, self._file = _open_temporary(path)
 
     @property
     def closed(self) -> bool:
-        """Whether it is at its place."""
+        """Whether the file has its final name."""
         return self._file.closed
 
     def write(self, payload: Any) -> int:
-        """Write some bytes; give how many."""
+        """Write bytes; return their number."""
         return self._file.write(payload)
 
     def tell(self) -> int:
-        """Say how many bytes are written."""
+        """Number of bytes written."""
         return self._file.tell()
 
     def flush(self) -> None:
-        """Hand what is written to the operating system."""
+        """Pass the written bytes to the operating system."""
         self._file.flush()
 
     def close(self) -> None:
-        """Put the file at its place."""
+        """Sync the file and move it to its final name."""
         if not self._file.closed:
             _finish_temporary(self._file)
             self._temporary.replace(self._path)
@@ -87,16 +87,16 @@ def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
 
 
 def _finish_temporary(file: BinaryIO) -> None:
-    """Make what was written last, and close the file."""
+    """Sync and close the file."""
     with file:
         file.flush()
-        # Temporary files are private; what is published has the rights that any new file would have.
+        # Temporary files are private; a published file has the permissions of any new file.
         os.fchmod(file.fileno(), 0o644)
         os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename or link in a folder last through a loss of power."""
+    """Sync a folder, so that a rename or link in it survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

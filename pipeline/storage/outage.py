@@ -1,7 +1,7 @@
-"""A store that is away, or a disk that is full, for a while: what was asked of it is asked again until it answers.
+"""Waiting for a store that is temporarily unavailable, or a disk that is temporarily full.
 
-An outage is told from a refusal by its cause. A refusal (access denied, no such bucket, a bad name) comes again
-however often one asks. An outage (no connection, no answer, an error of the server, no space) passes.
+The cause of an error separates an outage from a refusal. A refusal (access denied, missing bucket, invalid name) is
+permanent. An outage (no connection, no response, a server error, no space) is temporary, and the operation is retried.
 """
 
 import errno
@@ -45,7 +45,7 @@ PASSING = NO_SPACE | {
     errno.ESTALE,
     errno.ETIMEDOUT,
 }
-"""What a system call reports of a disk or network that may recover."""
+"""Error numbers of a disk or network that may recover."""
 REFUSALS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 NETWORK_FAILURES = (
     ConnectionError,
@@ -56,18 +56,18 @@ NETWORK_FAILURES = (
     botocore.exceptions.IncompleteReadError,
     botocore.exceptions.ResponseStreamingError,
 )
-"""What clients of stores raise without an answer of the server."""
+"""Exceptions of the stores' clients without a response of the server."""
 PASSING_STATUS = frozenset({408, 409, 425, 429})
-"""Answers of HTTP that ask for another try, besides all from 500 on."""
+"""HTTP status codes below 500 that allow a retry; all from 500 on do."""
 
 PASSING_CODES = frozenset({"QuotaExceeded", "RequestTimeout", "SlowDown"})
-"""Answers of S3 that may become others, whatever their status is: space can be made in a store, too."""
+"""Error codes of S3 that are temporary regardless of their status: a store can be freed of data, too."""
 
 T = TypeVar("T")
 
 
 def is_outage(error: BaseException) -> bool:
-    """Tell whether an error comes from a store that may answer later, by all that caused it.
+    """Check whether an error comes from a store that may recover, by its chain of causes.
 
     >>> is_outage(ConnectionRefusedError()), is_outage(OSError(errno.ENOSPC, "full")), is_outage(PermissionError())
     (True, True, False)
@@ -75,29 +75,29 @@ def is_outage(error: BaseException) -> bool:
     causes = list(list_causes(error))
     if any(isinstance(cause, REFUSALS) for cause in causes):
         return False
-    # The answer of a server says more than what its client made of it: s3fs makes an EIO of each code it does not know.
+    # The server's response decides before the client's exception: s3fs raises EIO for each code it does not know.
     for cause in causes:
-        if _find_code(cause) in PASSING_CODES:
+        if _find_s3_code(cause) in PASSING_CODES:
             return True
-        if (status := _find_status(cause)) is not None:
+        if (status := _find_http_status(cause)) is not None:
             return status >= 500 or status in PASSING_STATUS
-    return any(_is_passing(cause) for cause in causes)
+    return any(_is_transient(cause) for cause in causes)
 
 
-def _is_passing(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     if isinstance(error, (*NETWORK_FAILURES, OutageError)):
         return True
     return isinstance(error, OSError) and error.errno in PASSING
 
 
-def _find_code(error: Any) -> str | None:
-    """Find the code of S3 that an exception of botocore carries."""
+def _find_s3_code(error: Any) -> str | None:
+    """Error code of S3 in an exception of botocore."""
     response = getattr(error, "response", None)
     return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
 
 
-def _find_status(error: Any) -> int | None:
-    """Find the HTTP status that a client's exception carries; every client keeps it elsewhere."""
+def _find_http_status(error: Any) -> int | None:
+    """HTTP status in an exception of a client; each client has its own attribute for it."""
     response = getattr(error, "response", None)
     found = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
     for value in (found, *(getattr(error, name, None) for name in ("status", "status_code", "code"))):
@@ -106,29 +106,29 @@ def _find_status(error: Any) -> int | None:
     return None
 
 
-def _ignore(_: str | None) -> None:
-    """Tell nobody of a wait."""
+def _ignore_wait(_: str | None) -> None:
+    """Ignore a wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long an outage is waited for, and who hears of it."""
+    """How long to wait for the end of an outage, and whom to notify."""
 
     limit_s: float = DEFAULT_OUTAGE_S
-    """The last try begins so long after the first one; 0: no second try."""
-    on_wait: Callable[[str | None], None] = _ignore
-    """Called before each wait with what is waited for, and with None when the store answers again."""
+    """Seconds from the first attempt to the start of the last one; 0: no retry."""
+    on_wait: Callable[[str | None], None] = _ignore_wait
+    """Called before each wait with its reason, and with None when the store has recovered."""
     stop: threading.Event = field(default_factory=threading.Event)
-    """Set: nothing is waited for any longer, and the error is raised."""
+    """When set, waiting ends and the error is raised."""
 
     def call(self, operation: Callable[[], T]) -> T:
-        """Call an operation until no outage keeps it from its end.
+        """Call an operation; repeat it while an outage makes it fail.
 
         Args:
-            operation: May be called several times; what it did before it failed must do no harm.
+            operation: Must be idempotent: it may be called several times.
 
         Raises:
-            Exception: What the operation raised, if it is no outage or the outage lasts too long.
+            Exception: Of the operation, if it is not an outage or the outage exceeds the limit.
         """
         started_s = time.monotonic()
 
@@ -156,16 +156,16 @@ class Patience:
 
 
 class Resumed(Generic[T]):
-    """An iterator that is started again, behind the last item that it gave, once it has failed."""
+    """An iterator that restarts after its last item when it has failed."""
 
     def __init__(self, start: Callable[[T | None], Iterator[T]]) -> None:
-        """Take items from `start(last)`, which goes on behind an item; None: from the beginning."""
+        """Take items from `start(last)`, which continues after the item `last`; None: from the beginning."""
         self._start = start
         self._last: T | None = None
         self._items: Iterator[T] | None = None
 
     def advance(self) -> T | None:
-        """Give the next item; None at the end."""
+        """Return the next item; None at the end."""
         if self._items is None:
             self._items = self._start(self._last)
         try:

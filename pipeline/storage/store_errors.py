@@ -1,25 +1,28 @@
-"""What the clients of stores raise, in words: the code of the answer, its status, its message.
+"""Errors of the stores' clients as ours: code, status and message of the response.
 
-Clients wrap one exception in another, and some stores (Ceph RGW among them) answer with a code and no message, which
-clients write as `None`. So the whole chain of causes is read.
+Clients wrap one exception in another, and some stores (Ceph RGW among them) respond with a code and no message, which
+clients write as `None`. So the whole chain of causes is searched.
 """
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from pipeline.errors import BucketError, StorageError
+
 NO_MESSAGE = re.compile(r"(^|.*\] |.*: )None$", re.DOTALL)
-"""What an exception says that was made of a message that is not there."""
+"""Text of an exception that was made from a missing message."""
 
 
-def describe_failure(error: BaseException) -> str:
-    """Say why a store did not do what it was asked; never empty.
+def describe_store_failure(error: BaseException) -> str:
+    """Reason why a request to a store failed: its response, or the first exception with a text; never empty.
 
-    >>> describe_failure(OSError(5, "Input/output error")), describe_failure(PermissionError(None))
+    >>> describe_store_failure(OSError(5, "Input/output error")), describe_store_failure(PermissionError(None))
     ('[Errno 5] Input/output error', 'PermissionError')
     """
     for cause in list_causes(error):
-        answer = _get_answer(cause)
+        answer = _describe_answer(cause)
         if answer is not None:
             return answer
     for cause in list_causes(error):
@@ -30,12 +33,12 @@ def describe_failure(error: BaseException) -> str:
 
 
 def is_bucket_missing(error: BaseException) -> bool:
-    """Tell whether a store answered that there is no such bucket, whatever its client made of the answer."""
-    return any(_get_field(cause, "Error", "Code") == "NoSuchBucket" for cause in list_causes(error))
+    """Check whether a store responded that the bucket does not exist, anywhere in the chain of causes."""
+    return any(_get_response_field(cause, "Error", "Code") == "NoSuchBucket" for cause in list_causes(error))
 
 
 def list_causes(error: BaseException) -> Iterator[BaseException]:
-    """List an exception and those that led to it, each once."""
+    """Iterate over an exception and its chain of causes, each once."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -44,17 +47,43 @@ def list_causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
-def _get_answer(error: BaseException) -> str | None:
-    """Describe the answer of S3 that botocore's exceptions carry; None when there is none."""
-    code, status = _get_field(error, "Error", "Code"), _get_field(error, "ResponseMetadata", "HTTPStatusCode")
+def _describe_answer(error: BaseException) -> str | None:
+    """Response of S3 in an exception of botocore, as text; None if there is none."""
+    code, status = (
+        _get_response_field(error, "Error", "Code"),
+        _get_response_field(error, "ResponseMetadata", "HTTPStatusCode"),
+    )
     if code is None:
         return None
     name = f"HTTP {code}" if str(code).isdigit() else f"{code} (HTTP {status})" if status else str(code)
-    message = _get_field(error, "Error", "Message")
+    message = _get_response_field(error, "Error", "Message")
     return f"{name}: {message}" if message else name
 
 
-def _get_field(error: BaseException, part: str, name: str) -> Any:
+def _get_response_field(error: BaseException, part: str, name: str) -> Any:
     response = getattr(error, "response", None)
     inner = response.get(part) if isinstance(response, Mapping) else None
     return inner.get(name) if isinstance(inner, Mapping) else None
+
+
+@contextmanager
+def translate_errors(uri: str) -> Iterator[None]:
+    """Turn the exceptions of a store's client into ours, which contain the URI.
+
+    Raises:
+        BucketError: The bucket does not exist.
+        StorageError: Any other failure except a missing or existing file, which is raised as it is.
+    """
+    try:
+        yield
+    except Exception as error:  # each client has its own exceptions, and not all of them are an OSError
+        if is_bucket_missing(error):
+            bucket = uri.partition("://")[2].partition("/")[0]
+            raise BucketError(
+                f"bucket '{bucket}' of '{uri}' does not exist; create it, or correct its name or the endpoint"
+            ) from error
+        if isinstance(error, FileNotFoundError | FileExistsError):
+            raise
+        raise StorageError(
+            f"'{uri}' cannot be reached: {describe_store_failure(error)}; check network, endpoint and credentials"
+        ) from error

@@ -1,1 +1,1 @@
-"""Thresholds for kept class maps, with or without true masks."""
+"""Thresholds for kept class maps, found with or without true masks. Scores of given masks belong to evaluation/."""

@@ -1,4 +1,4 @@
-"""What a training run is: frozen dataclasses, checked at construction. Imports neither PyTorch nor timm."""
+"""Configuration of a training run: frozen dataclasses, checked at construction. No PyTorch, no timm."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,19 +8,19 @@ from pipeline.run.config import InputConfig, describe_fields
 
 
 class TagLoss(StrEnum):
-    """How scores are held against tags; what the tags say may be wrong."""
+    """Tag loss, by the errors that are expected in the tags."""
 
     SOFT_MARGIN = "soft_margin"
     """Binary cross entropy of every class, as the authors train: tags are right and complete."""
     ASYMMETRIC = "asymmetric"
-    """Easy negatives count little (Ridnik et al., ICCV 2021): tags may lack true classes."""
+    """Easy negatives have low weights (Ridnik et al., ICCV 2021): tags may be missing."""
     LARGE_LOSS = "large_loss"
-    """Untagged classes with the largest losses are left out, more of them each epoch (LL-R of Kim et al., CVPR 2022):
-    tags lack true classes."""
+    """Untagged classes with the largest losses are excluded, more of them each epoch (LL-R of Kim et al., CVPR 2022):
+    tags are missing."""
 
 
 class Precision(StrEnum):
-    """The number format of the forward pass; weights, losses and the optimiser stay float32."""
+    """Number format of the forward pass; weights, losses and the optimiser stay float32."""
 
     AUTO = "auto"
     """bf16 on a GPU, fp32 on a CPU."""
@@ -30,7 +30,7 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network is trained, and from which weights."""
+    """Network that is trained, and its initial weights."""
 
     variant: Literal["v1", "v2", "plus"] = "v2"
     """Class tokens alone (v1), with a patch head (v2), or with contrast over the layers (plus)."""
@@ -41,7 +41,7 @@ class ModelConfig:
     backbone_weights: str = "pretrained"
     """Of the named backbone: a .safetensors or .pth file, `pretrained` to download timm's, `none` for random ones."""
     patch_size: int = 16
-    """Side of a patch, in pixels. Only without a named backbone, as the four sizes that follow."""
+    """Side of a patch, in pixels. This and the next four sizes are used without a named backbone only."""
     width: int = 192
     """Channels of a token."""
     depth: int = 12
@@ -51,13 +51,14 @@ class ModelConfig:
     mlp_ratio: float = 4.0
     """Hidden channels of a block's MLP, relative to the width."""
     drop_path: float = 0.1
-    """Share of residual branches skipped in the last block; rises linearly from 0 in the first."""
+    """Fraction of residual branches dropped in the last block; rises linearly from 0 in the first."""
     rank_decay: float = 0.996
-    """Weight of each next patch when plus pools its patch scores; fewer patches want a smaller one. Used by plus."""
+    """Decay of the weight from one patch to the next in the pooling of patch scores; smaller for fewer patches. Used by
+    plus."""
     contrast_weight: float = 1.0
     """Weight of the class-token contrast loss; used by plus."""
     token_spread: float = 0.0
-    """Random offsets that tell the class tokens apart at the start, relative to the spread of the copied token."""
+    """Standard deviation of random offsets of the initial class tokens, relative to that of the copied token."""
 
     def __post_init__(self) -> None:
         for name in ("image_size", "patch_size", "width", "depth", "num_heads"):
@@ -76,16 +77,16 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How a training image is varied."""
+    """Augmentation of a training image."""
 
     min_crop_fraction: float = 0.08
-    """Smallest share of the image's area that a random crop keeps."""
+    """Smallest fraction of the image's area that a random crop keeps."""
     flip: float = 0.5
     """Probability of mirroring."""
     color_jitter: float = 0.4
-    """Strength of brightness, contrast and saturation jitter; unused when rand_augment is given."""
+    """Strength of brightness, contrast and saturation jitter; used without rand_augment only."""
     rand_augment: str = "rand-m9-mstd0.5-mmax9-inc1"
-    """timm's name of a RandAugment policy; empty: colour jitter. mmax9 as at 10 timm asks for 0 bits."""
+    """timm's name of a RandAugment policy; empty: colour jitter. With mmax10 timm would posterize to 0 bits."""
     random_erasing: float = 0.25
     """Probability of erasing a rectangle, filled with noise."""
 
@@ -101,38 +102,40 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """What is minimised, and how far tags are believed."""
+    """Loss of training."""
 
     tag_loss: TagLoss = TagLoss.SOFT_MARGIN
-    """How scores are held against tags: soft_margin believes them, asymmetric and large_loss expect missing ones."""
+    """Loss of scores and tags: soft_margin for complete tags, asymmetric and large_loss for missing ones."""
     focus_negative: float = 4.0
-    """Exponent that plays down easy negatives; used by asymmetric."""
+    """Exponent that lowers the weight of easy negatives; used by asymmetric."""
     focus_positive: float = 0.0
-    """Exponent that plays down easy positives; used by asymmetric."""
+    """Exponent that lowers the weight of easy positives; used by asymmetric."""
     negative_margin: float = 0.05
-    """Probability below which a negative costs nothing; used by asymmetric."""
+    """Probability below which the loss of a negative is 0; used by asymmetric."""
     rejected_per_epoch: float = 0.002
-    """Share of the untagged labels that is left out, more by as much each epoch; used by large_loss."""
+    """Fraction of the untagged labels that is excluded in epoch 2, twice as many in epoch 3, and so on; used by
+    large_loss."""
     class_balance: float = 0.0
-    """Weight of a class's positives: (frequency of a middling class / its own) to this power; 0: all the same."""
+    """Weight of a class's positives: (median frequency / its own frequency) to this power; 0: 1 for all classes."""
     seed_weight: float = 0.0
-    """Weight of the loss that teaches the patch CAM the network's own refined class maps; 0: none, as the authors."""
+    """Weight of the seed loss, which trains the patch CAM on the network's own refined class maps; 0: none, as the
+    authors."""
     seed_attention_share: float = 0.0
-    """Weight of the class tokens' attention, asked to spread evenly over the seeds, relative to that of the patch CAM;
-    0: patch CAM alone."""
+    """Weight of the loss that trains class tokens to attend evenly to the seeds, relative to that of the patch CAM; 0:
+    none."""
     seed_affinity_steps: int = 1
-    """How often the class maps that teach are spread along the patch affinity; more steps give fuller maps,
-    which want higher thresholds."""
+    """Multiplications of the class maps by the patch affinity before seeds are made; more steps make larger maps, which
+    need higher thresholds."""
     seed_from_average: bool = False
-    """Let the class maps of the averaged network (`ema_decay`) teach, with all its layers, and not those of the network
-    in training, which drops some; costs a forward pass a step."""
+    """Make seeds of the class maps of the averaged network (`ema_decay`) instead of the trained one, whose drop_path
+    adds noise; needs another forward pass per step."""
     seed_start_epochs: float = 1.0
-    """Epochs before class maps are good enough to teach, fewer than the run has; the weight then grows over another."""
+    """Epochs without the seed loss, fewer than the run has; its weight then rises to seed_weight over one epoch."""
     seed_background_threshold: float = 0.3
-    """Patches where the map of a class is below this are taught not to show it; above 0. Maps are in [0, 1]."""
+    """A patch is absent for a class whose map is below this; above 0. Maps are in [0, 1]."""
     seed_foreground_threshold: float = 0.5
-    """Patches whose best class map is above this are taught to show it. Nothing is taught of a class whose map is
-    between the two, or above both but not the best."""
+    """A patch is foreground of the class with the highest map if that is above this. A map between the thresholds, or
+    above both but not the highest, has no loss."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed_background_threshold <= self.seed_foreground_threshold <= 1:
@@ -142,8 +145,8 @@ class LossConfig:
             )
         if self.seed_weight and not self.seed_background_threshold:
             raise ValueError(
-                f"need seed_background_threshold > 0 for a seed_weight of {self.seed_weight}, got 0: no patch would "
-                "be taught to lack a class; give a larger one, such as 0.4, or set seed_weight to 0"
+                f"need seed_background_threshold > 0 for a seed_weight of {self.seed_weight}, got 0, so no patch would "
+                "be absent for any class; give a larger one, such as 0.4, or set seed_weight to 0"
             )
         for name in (
             "focus_negative",
@@ -168,12 +171,12 @@ class OptimizerConfig:
     epochs: int = 60
     """Passes over the training images."""
     batch_size: int = 64
-    """Most images of one step, over all workers."""
+    """Largest number of images of one step, over all workers."""
     accumulation: int = 1
-    """Passes into which a worker's share of a batch is cut to save memory; the step is the same."""
+    """Passes into which a worker's share of a batch is divided to save memory; the step stays the same."""
     base_lr: float = 5e-4
-    """Learning rate of a batch of 512; scales linearly with the batch size. This, `min_lr` and `warmup_lr` are the
-    backbone's; class tokens and patch head have multiples of them."""
+    """Learning rate of a batch of 512; scales linearly with the batch size. This, `min_lr` and `warmup_lr` are those of
+    the backbone; class tokens and patch head have multiples of them."""
     min_lr: float = 1e-5
     """Learning rate at the end of the cosine."""
     warmup_lr: float = 1e-6
@@ -181,7 +184,7 @@ class OptimizerConfig:
     warmup_epochs: float = 5.0
     """Length of the warm-up, in epochs."""
     weight_decay: float = 0.05
-    """Decay of weight matrices; vectors, tokens and position tables have none."""
+    """Decay of weight matrices; vectors, tokens and position embeddings have none."""
     clip_norm: float | None = None
     """Largest norm of the gradient; None: no limit."""
     token_lr_factor: float = 1.0
@@ -190,7 +193,7 @@ class OptimizerConfig:
     """Learning rate of the patch head, which starts from random weights, relative to that of the backbone; used by v2
     and plus."""
     ema_decay: float = 0.0
-    """Average of the weights over steps, which is validated and saved: weight of the past, such as 0.999; 0: none."""
+    """Decay of the exponential moving average of the weights, which is validated and saved, such as 0.999; 0: none."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation"):
@@ -199,7 +202,7 @@ class OptimizerConfig:
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(
                 f"need 0 <= warmup_epochs < epochs, got {self.warmup_epochs} and {self.epochs}; "
-                "give a shorter warm-up with a short run"
+                "set a shorter warm-up for a short run"
             )
         if self.base_lr <= 0 or self.min_lr < 0 or self.warmup_lr < 0:
             raise ValueError(
@@ -224,7 +227,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides what a training run learns, besides its images and its vocabulary."""
+    """Everything that decides the result of a training run, except its images and its vocabulary."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -234,11 +237,11 @@ class TrainConfig:
     precision: Precision = Precision.AUTO
     """Number format of the forward pass: fp32, bf16, or auto (bf16 on a GPU, fp32 on a CPU)."""
     shuffle_window: int = 2048
-    """Encoded images among which a reader draws the next one."""
+    """Size of the shuffle window, in encoded images."""
     validate_every: int = 1
     """Epochs between two validations; the last epoch always has one."""
     rng_seed: int = 0
-    """Decides initial weights, order and augmentation."""
+    """Random seed of initial weights, order and augmentation."""
 
     def __post_init__(self) -> None:
         for name in ("shuffle_window", "validate_every"):
@@ -247,35 +250,34 @@ class TrainConfig:
         if self.loss.seed_weight and self.model.variant == "v1":
             raise ValueError(
                 f"need variant v2 or plus for a seed_weight of {self.loss.seed_weight}, got v1, which has no patch "
-                "head to teach; set seed_weight to 0"
+                "head; set seed_weight to 0"
             )
         if self.loss.seed_weight and self.loss.seed_from_average and not self.optimizer.ema_decay:
             raise ValueError(
                 f"need ema_decay > 0 for seed_from_average, got {self.optimizer.ema_decay}, so there is no averaged "
-                "network to teach; give ema_decay, such as 0.98, or set seed_from_average to false"
+                "network; give ema_decay, such as 0.98, or set seed_from_average to false"
             )
         if self.loss.seed_weight and self.loss.seed_start_epochs >= self.optimizer.epochs:
             raise ValueError(
                 f"need seed_start_epochs < epochs for a seed_weight of {self.loss.seed_weight}, got "
-                f"{self.loss.seed_start_epochs} and {self.optimizer.epochs}, so seeds would teach nothing; give more "
-                "epochs or a smaller seed_start_epochs, or set seed_weight to 0"
+                f"{self.loss.seed_start_epochs} and {self.optimizer.epochs}, so the seed loss would never start; give "
+                "more epochs or a smaller seed_start_epochs, or set seed_weight to 0"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
-    """How a run is executed, by however many workers. May change between the attempts of one run."""
+    """How workers run, and how often they record and save. May change between the attempts of one run."""
 
     cpus_per_worker: float = 1.0
-    """CPU slots of a worker. Those that workers leave free in the cluster read and decode."""
+    """CPU slots of a worker. The other slots of the cluster read and decode."""
     max_failures: int = 3
-    """How often lost workers are replaced before the run gives up. Once that is used up, the count starts again
-    whenever a checkpoint has been added since the last start."""
+    """Failures of workers before the run fails. The count restarts if a checkpoint was added since the last start."""
     resize_interval_s: float = 60.0
-    """Seconds between two looks for nodes that have joined, if the number of workers is a range. A run that takes
-    them in starts again from its last checkpoint."""
+    """Seconds between checks for new nodes, if the number of workers is a range. A run that adds workers restarts from
+    its last checkpoint."""
     checkpoint_steps: int = 500
-    """Steps between two checkpoints within an epoch; there is one after each epoch, too."""
+    """Steps between two checkpoints within an epoch; each epoch also ends with one."""
     log_steps: int = 10
     """Steps between two lines of metrics.jsonl."""
     compile: bool = False
@@ -294,12 +296,12 @@ class ExecutionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig(ExecutionConfig):
-    """Where a run computes, and how often it tells and saves."""
+    """Number of workers and their GPUs. May change between the attempts of one run."""
 
     num_workers: int = 1
-    """Training processes; each holds a copy of the model and an equal share of every batch."""
+    """Training processes; each has a copy of the model and an equal share of every batch."""
     min_workers: int | None = None
-    """Fewest with which the run goes on while nodes are missing; None: it waits for all."""
+    """Smallest number of workers with which the run continues while nodes are missing; None: it waits for all."""
     gpus_per_worker: float = 0.0
     """GPUs of a worker; 0 trains on the CPU."""
 
@@ -314,5 +316,5 @@ class WorkerConfig(ExecutionConfig):
 
 
 def describe_train_config(config: TrainConfig) -> dict[str, Any]:
-    """Turn a configuration into plain values for JSON."""
+    """Convert a configuration to plain values for JSON."""
     return describe_fields(config)

@@ -1,1 +1,4 @@
-"""Worker processes: how they report, hang, die and are tried again. Nothing of what they compute."""
+"""Worker processes of a run: their heartbeats, hangs, deaths and retries.
+
+What the workers compute does not belong here; no torch.
+"""

@@ -1,40 +1,40 @@
-"""How often a chunk was begun and not finished: tells one that kills its workers from one that had bad luck."""
+"""Number of unfinished attempts per chunk: it separates a chunk that kills its workers from an innocent one."""
 
 from collections import Counter
 from typing import Protocol, runtime_checkable
 
 MAX_DEATHS = 3
-"""After so many workers died with a chunk in hand it is labelled in a child process."""
+"""Worker deaths during a chunk after which it is labelled in a child process."""
 
 MAX_DEATHS_IN_ALL = 10 * MAX_DEATHS
-"""After so many workers died with a chunk in hand its shard fails. Far more than `MAX_DEATHS`: an innocent chunk dies
-with each of those that share its worker, three times for each of them that kills."""
+"""Worker deaths during a chunk after which its shard fails. Far above `MAX_DEATHS`: an innocent chunk is interrupted by
+each deadly chunk that shares its worker, up to three times each."""
 
 
 @runtime_checkable
 class Attempts(Protocol):
-    """Counts the attempts at chunks."""
+    """A counter of the attempts at each chunk."""
 
     def begin(self, chunk: str) -> int:
-        """Note that a chunk is begun; give how often it was begun before and not finished."""
+        """Record the start of a chunk; return the number of earlier unfinished attempts."""
 
     def finish(self, chunk: str) -> None:
-        """Note that a chunk is finished."""
+        """Record the end of a chunk."""
 
 
 class AttemptCounter:
-    """Counts in the memory of one process."""
+    """A counter in the memory of one process."""
 
     def __init__(self) -> None:
-        """Start from nothing."""
+        """Start without attempts."""
         self._begun: Counter[str] = Counter()
 
     def begin(self, chunk: str) -> int:
-        """Note that a chunk is begun; give how often it was begun before and not finished."""
+        """Record the start of a chunk; return the number of earlier unfinished attempts."""
         before = self._begun[chunk]
         self._begun[chunk] += 1
         return before
 
     def finish(self, chunk: str) -> None:
-        """Note that a chunk is finished. Only chunks in flight take memory."""
+        """Record the end of a chunk. Only chunks in progress take memory."""
         self._begun.pop(chunk, None)

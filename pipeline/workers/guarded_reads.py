@@ -1,12 +1,12 @@
-"""Reading that may kill its process: a shard that has killed several is read in a child process.
+"""Reads that may kill their process: a shard that has killed several is read in a child process.
 
-A read task that dies (a codec's abort, a signal, no memory) is run again by Ray, which takes what it yields by index:
-what was yielded before the death is not taken twice. That is safe here, as what a shard yields is a function of the
-shard: a child process yields the same items as the task itself would, and a shard that kills the child too ends, at the
-place of its death, with an error. Should an attempt once have come further (it died for another reason), then items
-behind that place are lost in this wave and none is wrong: a shard is published only when every chunk up to its end was
-committed, and chunks are committed under names of their own. The count of a shard that came so far stays, so that a
-task that is run again later, as its outputs were lost with a node, takes the same way to the same items.
+Ray runs a dead read task again (a codec's abort, a signal, out of memory) and takes its items by index: items yielded
+before the death are not taken twice. That is safe here, as the items of a shard are a function of the shard. A child
+process yields the same items as the task itself. A shard that also kills the child ends with an error at that place.
+If an earlier attempt got further (it died for another reason), the items after that place are lost in this wave, and
+none is wrong: a shard is published only when every chunk up to its end is committed, and each chunk is committed under
+its own name. The count of such a shard stays. So a task that Ray runs again later, because its outputs were lost with
+a node, reads the same items in the same way.
 """
 
 import multiprocessing
@@ -23,12 +23,12 @@ from pipeline.storage.outage import is_outage
 from pipeline.workers.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, Attempts
 
 CHILD_MEMORY_SHARE = 0.25
-"""What the child process may take of the machine's memory, so that it, and not its neighbours, is what fails."""
+"""Share of the machine's memory that the child process may use, so that it fails before its neighbours do."""
 MIN_CHILD_MEMORY_BYTES = 4 * 2**30
 ITEM_TIMEOUT_S = 1500.0
-"""A child process that gives nothing for so long hangs. Its parent, which would leave it behind, has a longer limit."""
+"""Seconds without an item after which a child process counts as hung. The limit of its parent is longer."""
 EXIT_TIMEOUT_S = 10.0
-"""How long a child process whose connection is closed may take to end: a core dump takes a moment."""
+"""Grace period of a child process whose connection is closed: a core dump takes a moment."""
 
 Item = TypeVar("Item")
 
@@ -36,16 +36,16 @@ Item = TypeVar("Item")
 def read_guarded(
     uri: str, read: Callable[[], Iterable[Item]], attempts: Attempts, *, reader: str = ""
 ) -> Iterator[Item]:
-    """Give what `read` gives; from a child process if it has killed `MAX_DEATHS` processes.
+    """Yield the items of `read`; from a child process after `MAX_DEATHS` deaths.
 
     Args:
-        uri: Of what is read; names it in messages and in the count of deaths.
-        read: Gives the same items whenever it is called; goes to the child process by pickle, as they do back.
-        attempts: Counts the deaths, in all processes that may read the shard.
-        reader: Tells those apart that may read one shard at the same time: what another has begun is no death.
+        uri: Of the shard, for messages and for the count of deaths.
+        read: Deterministic and picklable, with picklable items.
+        attempts: Counter of deaths, shared by all processes that may read the shard.
+        reader: Distinguishes concurrent readers of one shard: the open attempt of another reader is not a death.
 
     Raises:
-        ShardError: The child process died, too.
+        ShardError: The child process also died.
     """
     name = f"read {uri} {reader}".strip()
     num_deaths = attempts.begin(name)
@@ -55,7 +55,7 @@ def read_guarded(
         try:
             yield from read_in_child(uri, read)
         except OutageError:
-            # No death. The count stays where it was, so that the shard is read in a child process the next time, too.
+            # Not a death. The count is restored, so that the shard is read in a child process the next time, too.
             attempts.finish(name)
             for _ in range(MAX_DEATHS):
                 attempts.begin(name)
@@ -64,25 +64,25 @@ def read_guarded(
     try:
         yield from read()
     finally:
-        # Whatever comes by here is no death.
+        # Any ending that reaches this line is not a death.
         attempts.finish(name)
 
 
 def read_in_child(uri: str, read: Callable[[], Iterable[Item]]) -> Iterator[Item]:
-    """Give what `read` gives, called in a child process; one item is ahead at the most.
+    """Yield the items of `read`, called in a child process; it is at most one item ahead.
 
     Raises:
         ShardError: The child process died.
-        Exception: What `read` raised.
+        Exception: Of `read`.
     """
-    # A forked child would share the parent's threads and locks; it must start from nothing.
+    # A forked child would inherit locks of the parent's threads.
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_serve, args=(sender, pickle.dumps(read)), daemon=True)
+    child = context.Process(target=_serve_items, args=(sender, pickle.dumps(read)), daemon=True)
     child.start()
     sender.close()
     try:
-        while (answer := _receive(receiver)) is not None:
+        while (answer := _receive_items(receiver)) is not None:
             error, items = answer
             if error is not None:
                 raise error
@@ -93,7 +93,7 @@ def read_in_child(uri: str, read: Callable[[], Iterable[Item]]) -> Iterator[Item
         how = _describe_exit(child.exitcode)
     finally:
         receiver.close()
-        # If it is still there, then it reads for nobody.
+        # If it still runs, nothing reads its items.
         child.kill()
         child.join()
     raise ShardError(
@@ -102,16 +102,16 @@ def read_in_child(uri: str, read: Callable[[], Iterable[Item]]) -> Iterator[Item
     )
 
 
-def _receive(receiver: Connection) -> tuple[Exception | None, list] | None:
-    """Receive from the child an error, an item, or no item at the end; None if it has died, or hangs."""
+def _receive_items(receiver: Connection) -> tuple[Exception | None, list] | None:
+    """Receive an error, an item, or no item at the end; None if the child process died or hangs."""
     try:
         return receiver.recv() if receiver.poll(ITEM_TIMEOUT_S) else None
     except (EOFError, ConnectionError):
         return None
 
 
-def _serve(sender: Connection, read: bytes) -> None:
-    """Send what a pickled reader gives, as the child process."""
+def _serve_items(sender: Connection, read: bytes) -> None:
+    """Send the items of a pickled reader; the main function of the child process."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = max(MIN_CHILD_MEMORY_BYTES, int(machine * CHILD_MEMORY_SHARE))
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
@@ -121,17 +121,17 @@ def _serve(sender: Connection, read: bytes) -> None:
         sender.send((None, []))
     except BrokenPipeError:
         return
-    except Exception as error:  # noqa: BLE001 (raised again by the parent, as if it had read)
-        sender.send((_make_portable(error), []))
+    except Exception as error:  # noqa: BLE001 (raised again in the parent)
+        sender.send((_make_picklable(error), []))
 
 
-def _make_portable(error: Exception) -> Exception:
-    """Give an error that can travel; some exceptions are not made of their arguments, and none takes its cause."""
+def _make_picklable(error: Exception) -> Exception:
+    """Convert an error to a picklable one; some exceptions cannot be rebuilt, and none keeps its cause."""
     if is_outage(error):
         return OutageError(str(error))
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 (whatever stands in the way, its words can travel)
+    except Exception:  # noqa: BLE001 (any failure to pickle; the text is picklable)
         return RuntimeError(describe_exception(error))
     return error
 

@@ -1,8 +1,7 @@
-"""What workers report to the driver besides their rows: that they are busy, and which store they wait for.
+"""Heartbeats of the workers: current work, and the store that it waits for.
 
-A driver that hears nothing cannot tell a slow worker from a lost one. So each worker that has something in hand says
-so every few seconds, to a small Ray actor beside the driver. One that is idle says nothing: it is no evidence that
-anything goes on.
+Without reports a driver cannot distinguish a slow worker from a lost one. So each busy worker reports every few seconds
+to a small Ray actor on the driver's node. An idle worker does not report: it is no evidence of progress.
 """
 
 import os
@@ -20,8 +19,8 @@ from pipeline.workers.watchdog import end_process
 
 BEAT_PERIOD_S = 5.0
 READ_TIMEOUT_S = 1800.0
-"""A read task that needs so long for one chunk, beside all waits for its store, is ended and started again: longer than
-any store's own tries (`storage.S3_OPTIONS`) may take."""
+"""Seconds for one chunk, without waits for its store, after which a read task is ended and run again. Longer than the
+retries of any store's client (`pipeline.storage.filesystems.S3_OPTIONS`) may take."""
 
 
 Item = TypeVar("Item")
@@ -33,12 +32,12 @@ class Beat(NamedTuple):
     age_s: float
     doing: str
     waiting_for: str | None
-    """What is asked of a store that does not answer, and why; None: nothing is waited for."""
+    """Why the worker waits for a store; None: it does not wait."""
 
 
 @runtime_checkable
 class Board(Protocol):
-    """Where workers report."""
+    """Collector of the workers' reports."""
 
     def beat(self, worker: str, doing: str, waiting_for: str | None) -> None:
         """Report that a worker is busy."""
@@ -51,7 +50,7 @@ class MemoryBoard:
     """A board in the memory of one process."""
 
     def __init__(self) -> None:
-        """Start with no report."""
+        """Start without reports."""
         self._beats: dict[str, tuple[float, str, str | None]] = {}
 
     def beat(self, worker: str, doing: str, waiting_for: str | None) -> None:
@@ -59,32 +58,33 @@ class MemoryBoard:
         self._beats[worker] = (time.monotonic(), doing, waiting_for)
 
     def read(self) -> dict[str, Beat]:
-        """Read the last report of each worker. Ages come from one clock, that of the board."""
+        """Read the last report of each worker. Ages are by the clock of the board's process."""
         now = time.monotonic()
         return {name: Beat(now - at_s, doing, wait) for name, (at_s, doing, wait) in self._beats.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reporting:
-    """To whom workers report, how long they wait for a store, and how they end. Travels to each of them."""
+    """Settings of the workers' heartbeats; pickled to each worker."""
 
     board: Board
     store_outage_s: float
+    """How long a worker waits for a store in an outage, in seconds."""
     beat_period_s: float = BEAT_PERIOD_S
-    """Seconds between two reports of a worker that is busy."""
+    """Seconds between two reports of a busy worker."""
     end_process: Callable[[str], None] = end_process
-    """Called with what a process hangs in, or why it is of no more use: ends the process."""
+    """Ends the process; called with the work in which it hangs, or the reason why it is unusable."""
 
     def open(self) -> "Pulse":
-        """Start to report from this process."""
+        """Start the heartbeat of this process."""
         return Pulse(self)
 
 
 class Pulse:
-    """Reports from one process. Close it, so that its thread ends."""
+    """The heartbeat of one process. Closing it ends its thread."""
 
     def __init__(self, reporting: Reporting) -> None:
-        """Report to a board; nothing is said before the worker is busy."""
+        """Start the thread; nothing is reported before the worker is busy."""
         self._board = reporting.board
         self._limit_s = reporting.store_outage_s
         self._period_s = reporting.beat_period_s
@@ -94,20 +94,20 @@ class Pulse:
         self._busy: dict[int, _Work] = {}
         self._last_s = 0.0
         self._closed = threading.Event()
-        threading.Thread(target=self._beat, name="pulse", daemon=True).start()
+        threading.Thread(target=self._beat_periodically, name="pulse", daemon=True).start()
 
     @contextmanager
     def busy(self, doing: str, limit_s: float | None = None) -> Iterator[Patience]:
-        """Report that this process is busy for as long as the context lasts; give the patience for stores in it.
+        """Report this process as busy inside the context; yield the patience for stores.
 
         Args:
-            doing: What it does, for people.
-            limit_s: A process that is busy with it for longer than this beside all waits for stores is ended.
+            doing: Description of the work, for messages.
+            limit_s: Seconds of work, without waits for stores, after which the process is ended; None: no limit.
         """
         work = _Work(doing, limit_s)
         with self._lock:
             self._busy[id(work)] = work
-        self._report(work)
+        self._report_work(work)
         try:
             yield Patience(limit_s=self._limit_s, on_wait=partial(self._note_wait, work))
         finally:
@@ -115,15 +115,15 @@ class Pulse:
                 del self._busy[id(work)]
 
     def read(self, doing: str, start: Callable[[Item | None], Iterator[Item]]) -> Iterator[Item]:
-        """Give what an iterator gives; go on behind its last item after an outage.
+        """Yield the items of an iterator; continue after its last item when an outage ends.
 
         Args:
-            doing: What is read, for people.
-            start: Starts the iterator behind an item; None: from the beginning.
+            doing: Description of the read, for messages.
+            start: Starts the iterator after an item; None: from the beginning.
         """
         items = Resumed(start)
         while True:
-            # Only busy while it reads: a reader whose items nobody takes is no evidence that anything goes on.
+            # Only busy while it reads: a reader whose items nothing consumes is no evidence of progress.
             with self.busy(doing, READ_TIMEOUT_S) as patience:
                 item = patience.call(items.advance)
             if item is None:
@@ -132,14 +132,14 @@ class Pulse:
 
     def _note_wait(self, work: "_Work", what: str | None) -> None:
         work.note_wait(what)
-        # At once: a driver that would hear of it later would tell of a wait that is over.
-        self._report(work, always=True)
+        # Immediately: a later report would announce a wait that is over.
+        self._report_work(work, always=True)
 
     def close(self) -> None:
-        """End the thread that reports."""
+        """End the thread."""
         self._closed.set()
 
-    def _beat(self) -> None:
+    def _beat_periodically(self) -> None:
         while not self._closed.wait(self._period_s):
             with self._lock:
                 working = list(self._busy.values())
@@ -147,10 +147,10 @@ class Pulse:
                 if work.limit_s is not None and time.monotonic() - work.since_s > work.limit_s:
                     self._end_process(work.doing)
             if working:
-                # One that waits for a store is what a driver has to know of.
-                self._report(max(working, key=lambda work: work.waiting_for is not None), always=True)
+                # A wait for a store takes precedence over other work.
+                self._report_work(max(working, key=lambda work: work.waiting_for is not None), always=True)
 
-    def _report(self, work: "_Work", *, always: bool = False) -> None:
+    def _report_work(self, work: "_Work", *, always: bool = False) -> None:
         now = time.monotonic()
         if not always and now - self._last_s < self._period_s:
             return
@@ -159,7 +159,7 @@ class Pulse:
 
 
 class _Work:
-    """A piece of work that a process is busy with."""
+    """A piece of work in progress."""
 
     def __init__(self, doing: str, limit_s: float | None) -> None:
         self.doing = doing
@@ -168,6 +168,6 @@ class _Work:
         self.waiting_for: str | None = None
 
     def note_wait(self, what: str | None) -> None:
-        """Note what is waited for. What was waited for does not count as time that the work took."""
+        """Record the start or end of a wait; restart the time of the work."""
         self.waiting_for = what
         self.since_s = time.monotonic()

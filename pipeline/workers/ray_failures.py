@@ -1,4 +1,4 @@
-"""Failures of Ray in our words: what failed and why, without the stacks of Ray's Python and C++."""
+"""Failures of Ray in one line: what failed and why, without the stack traces of Python and C++."""
 
 import logging
 import re
@@ -9,15 +9,15 @@ from pipeline.printable import escape_controls
 logger = logging.getLogger(__name__)
 
 MAX_LINES = 2
-"""Lines of Ray's text that are shown: what failed, and why."""
+"""Lines of Ray's text to show: what failed, and why."""
 MAX_LENGTH = 400
-"""Characters of a description at the most."""
+"""Maximum length of a description in characters."""
 MAX_CAUSES = 10
-"""Errors of tasks in errors of tasks that are looked through."""
+"""Maximum depth of nested task errors."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TASK = re.compile(r",?\s*ray::\S.*$")
-"""A task by Ray's name: `ray::read() (pid=123, ip=10.0.0.3, repr=...)`."""
+"""Ray's name of a task: `ray::read() (pid=123, ip=10.0.0.3, repr=...)`."""
 _FRAME = re.compile(
     r"""\s                              # code, and Python's frames
     |Traceback\ |Stack\ |File\ "        # Python's, also of a crashed interpreter
@@ -34,17 +34,17 @@ _ADVICE = re.compile(r" *(Some common causes include|To troubleshoot|Refer to ht
 _NAMED = re.compile(r"[\w.]+(Error|Exception|Interrupt|Exit)\b")
 
 
-def describe_failure(error: BaseException) -> str:
-    """Describe an error of Ray in one line: its type and its cause. The log has all of it at level debug.
+def describe_ray_failure(error: BaseException) -> str:
+    """One line for an error of Ray: its type and its cause. The whole error is logged at level debug.
 
-    An error of ours that a task raised is its message alone.
+    For a `LabellingError` raised by a task it is the message alone.
     """
-    logger.debug("all that is known of a failure", exc_info=error)
+    logger.debug("full error of a failure", exc_info=error)
     cause = _find_cause(error)
     if isinstance(cause, LabellingError):
         return escape_controls(str(cause))
     plain = _COLOUR.sub("", str(cause))
-    lines = [line for line in map(_clean, plain.splitlines()) if line]
+    lines = [line for line in map(_clean_line, plain.splitlines()) if line]
     name = type(cause).__name__
     text = "; ".join(lines[:MAX_LINES]) or "no message"
     described = text if name.startswith("RayTaskError") or _NAMED.match(text) else f"{name}: {text}"
@@ -54,9 +54,9 @@ def describe_failure(error: BaseException) -> str:
 
 
 def _find_cause(error: BaseException) -> BaseException:
-    """Follow the errors that Ray wraps around what a task raised, as far as they lead to one with words of its own."""
+    """Unwrap Ray's errors down to the innermost one with its own text."""
     for _ in range(MAX_CAUSES):
-        # Ray Train lists what happened by worker, the others hold one cause.
+        # Ray Train keeps one error per worker, the others have one cause.
         failures = list((getattr(error, "worker_failures", None) or {}).values())
         cause = failures[0] if failures else getattr(error, "cause", None)
         if not isinstance(cause, BaseException) or type(cause).__name__ == "UserCodeException":
@@ -65,8 +65,8 @@ def _find_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _clean(line: str) -> str:
-    """Give what a line says; empty for a line of a stack and for advice."""
+def _clean_line(line: str) -> str:
+    """Text of a line; empty for a line of a stack trace and for advice."""
     if _FRAME.match(line):
         return ""
     line = _TASK.sub("", _HEADING.sub("", line))
@@ -76,6 +76,6 @@ def _clean(line: str) -> str:
 
 
 def _find_place(text: str) -> str:
-    """Name the process and the host that Ray lists below an error of an actor; empty if it lists none."""
+    """Process id and host that Ray lists below an actor's error; empty if there are none."""
     found = (re.search(rf"^\s+{name}: (\S+)$", text, re.MULTILINE) for name in ("pid", "ip"))
     return ", ".join(f"{name} {match[1]}" for name, match in zip(("pid", "ip"), found, strict=True) if match)

@@ -1,4 +1,4 @@
-"""A worker that hangs dies, so that whoever waits for it sees what to do: a process that is gone is started anew."""
+"""Ends a hanging worker: Ray replaces a dead process, but waits for a hanging one."""
 
 import faulthandler
 import logging
@@ -11,38 +11,38 @@ from contextlib import contextmanager
 logger = logging.getLogger(__name__)
 
 EXIT_STALLED = 70
-"""Exit code of a process that the watchdog ended: EX_SOFTWARE of sysexits.h."""
+"""Exit code of a process ended by the watchdog: EX_SOFTWARE of sysexits.h."""
 
 
 def end_process(name: str) -> None:
-    """Log what every thread was doing, and exit at once: what hangs in C code cannot be stopped otherwise."""
-    logger.critical("no progress on %s: this process is given up", name)
+    """Log the stack of every thread and exit immediately: a hang in C code cannot be interrupted."""
+    logger.critical("no progress on %s: this process exits", name)
     faulthandler.dump_traceback(all_threads=True)
     os._exit(EXIT_STALLED)
 
 
 class Watchdog:
-    """Watches pieces of work that must show progress. Each is watched by itself: one that goes on hides no other."""
+    """Watches pieces of work for progress, each separately: progress of one does not hide a hang of another."""
 
     def __init__(self, limit_s: float, on_stall: Callable[[str], None] = end_process) -> None:
-        """Call `on_stall` with the name of a piece that shows no progress for `limit_s` seconds."""
+        """Call `on_stall` with the name of a piece without progress for `limit_s` seconds."""
         self._limit_s = limit_s
         self._on_stall = on_stall
         self._last_s: dict[int, float] = {}
         self._names: dict[int, str] = {}
         self._lock = threading.Lock()
-        threading.Thread(target=self._poll, name="watchdog", daemon=True).start()
+        threading.Thread(target=self._poll_stalled_work, name="watchdog", daemon=True).start()
 
     @contextmanager
     def watch(self, name: str) -> Iterator[Callable[[], None]]:
-        """Watch a piece of work; call what this gives whenever it goes on."""
+        """Watch a piece of work; yield the function to call at each progress."""
         with self._lock:
             token = max(self._last_s, default=0) + 1
             self._names[token] = name
             self._last_s[token] = time.monotonic()
 
         def tick() -> None:
-            # A thread of this piece may end after the piece itself.
+            # A thread of this piece may outlive the piece.
             with self._lock:
                 if token in self._last_s:
                     self._last_s[token] = time.monotonic()
@@ -53,7 +53,7 @@ class Watchdog:
             with self._lock:
                 del self._last_s[token], self._names[token]
 
-    def _poll(self) -> None:
+    def _poll_stalled_work(self) -> None:
         while True:
             time.sleep(self._limit_s / 10)
             with self._lock:

@@ -1,4 +1,4 @@
-"""Files that users hand over, damaged at random: each is read, or refused by an error of ours that names it."""
+"""Input files damaged at random: each is read, or refused by an error of this project that names it."""
 
 import contextlib
 import json
@@ -12,16 +12,16 @@ import torch
 from pipeline.audit.verify import list_run
 from pipeline.bundles import load_bundle, save_bundle
 from pipeline.errors import BundleError, CalibrationError, LabellingError, ManifestError, VocabularyError
-from pipeline.kept_maps.run import open_kept_run
+from pipeline.kept_maps.kept_run import open_kept_run
 from pipeline.run.config import LabelConfig, MapConfig
-from pipeline.run.identity import describe_identity, list_differences, read_config, read_run
 from pipeline.run.records import InputShard
+from pipeline.run.run_file import describe_identity, list_differences, read_config, read_run
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary
 from pipeline.thresholds.calibration import Calibration, describe_maps, encode_calibration, load_calibration
 from tests.factories import make_labelled_row, make_overflowing_model, make_run
 
 NUM_DAMAGES = 120
-"""Of each file in the tests; more by hand, with other seeds."""
+"""Damages of each file in the tests."""
 WRONG_VALUES = (
     *(None, True, False, 0, -1, 1, 2, 0.5, 1e308, -0.0, 10**9, 2**63, 10**40, float("nan"), float("inf")),
     *("", "a", "v1", "\x1b[2J\u202e\n", "\ud83d", "../../x", "9" * 5000, "0" * 64),
@@ -44,7 +44,7 @@ SHARDS = (InputShard(uri="a.tar", name="a", size_bytes=9, etag="e"),)
 
 
 def list_places(value, place=()):
-    """List where values are in nested plain values."""
+    """List the paths of values in nested plain values."""
     yield place
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
@@ -86,7 +86,7 @@ def damage_bytes(payload, rng):
 
 
 def damage_weights(payload, rng):
-    """Damage a safetensors file: often its header, by value or by byte, or the length of it."""
+    """Damage a safetensors file: often its header, by value or by byte, or the length of its header."""
     (length,) = struct.unpack("<Q", payload[:8])
     header, body = payload[8 : 8 + length], payload[8 + length :]
     match rng.randrange(5):
@@ -102,7 +102,7 @@ def damage_weights(payload, rng):
 
 
 def read_everything(out_uri):
-    """Read a run.json as all jobs do that take up a run."""
+    """Read a run.json as the jobs that resume a run do."""
     record = read_run(out_uri)
     list_differences(record, describe_identity(LabelConfig(), Vocabulary(classes=("cat",)), "d", SHARDS))
     with contextlib.suppress(LabellingError):
@@ -113,7 +113,7 @@ def read_everything(out_uri):
 
 
 def use_vocabulary(uri):
-    """Read a vocabulary, and what a run makes of it."""
+    """Read a vocabulary and describe it as a run does."""
     vocabulary = load_vocabulary(uri)
     vocabulary.match(["cat", "Kitty"])
     json.dumps(vocabulary.describe()).encode()
@@ -128,7 +128,7 @@ def use_bundle(uri):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A folder with one of each file, all as they should be."""
+    """Folder with one intact file of each kind."""
     folder = tmp_path_factory.mktemp("files")
     config = LabelConfig(maps=MapConfig(keep_maps=True))
     row = make_labelled_row("k", torch.ones(16, 16).numpy(), (1,), torch.ones(1, 2, 2).numpy())
@@ -174,7 +174,7 @@ CASES = {
 
 
 def count_outcomes(folder, name, num_damages, seed=0):
-    """Damage a file so often; count how often it was read and how often it was refused. Anything else is raised."""
+    """Damage a file repeatedly; count how often it is read and how often refused. Other exceptions are raised."""
     file, damage, use, error = CASES[name]
     path, outcomes = folder / file, Counter()
     sound = path.read_bytes()

@@ -44,7 +44,7 @@ def test_every_damaged_byte_of_a_manifest_is_named_unless_a_rule_calls_it_harmle
 
 
 def test_every_bit_of_a_footer_is_named_unless_a_rule_calls_it_harmless(output):
-    """Most bytes of it stand for names and types, which readers take as they come."""
+    """Most of its bytes are names and types, which readers do not check."""
     num_bytes = len(output.manifest)
     start = num_bytes - 8 - int.from_bytes(output.manifest[-8:-4], "little")
     rng = random.Random(3)

@@ -1,4 +1,4 @@
-"""Rows that were sealed with a right digest and hold what no labelling makes: each is named by a check of its own."""
+"""Rows with a right digest and values that labelling never writes: each is named by its own check."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def output(tmp_path_factory):
 
 @pytest.fixture
 def audit_rows(output):
-    """Seal the rows again after a change of them; gives what the audit finds: by check, the first example."""
+    """Change rows and seal them again; return the first example of each failed check."""
 
     def audit(change, sample_fraction=1.0):
         file = pq.ParquetFile(io.BytesIO(output.manifest))
@@ -93,7 +93,7 @@ def fill(value):
         (lambda rows: rows[BOTH]["classes"][1].update(confidence_mean=None), "confidence_mean None"),
     ],
 )
-def test_mask_that_is_not_what_its_row_says_is_named(audit_rows, change, words):
+def test_mask_that_contradicts_its_row_is_named(audit_rows, change, words):
     found = audit_rows(change)
     assert found.keys() == {Check.WRONG_MASKS}
     assert words in found[Check.WRONG_MASKS]
@@ -151,7 +151,7 @@ def test_row_whose_nested_columns_do_not_fit_is_inconsistent(audit_rows, change,
     assert words in found[Check.INCONSISTENT_ROWS]
 
 
-def test_rejected_row_with_a_reason_that_nobody_gives_is_inconsistent_and_contradicts_the_footer(audit_rows):
+def test_rejected_row_with_an_unknown_reason_is_inconsistent_and_contradicts_the_footer(audit_rows):
     found = audit_rows(lambda rows: rows[UNKNOWN].update(reason="felt_like_it"))
     assert found.keys() == {Check.INCONSISTENT_ROWS, Check.WRONG_COUNTS}
 

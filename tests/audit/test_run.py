@@ -1,4 +1,4 @@
-"""An audit believes neither run.json nor the files that it names, and one hostile file harms no other."""
+"""An audit checks run.json and the files that it names, and one hostile file does not affect the others."""
 
 import io
 import json
@@ -15,8 +15,8 @@ from pipeline.audit.verdict import MAX_EXAMPLES, Check, Problem, judge_shard
 from pipeline.audit.verify import FULL, judge_model, list_run, verify_run
 from pipeline.commit.encoding import FOOTER_KEY
 from pipeline.inputs.shards import list_shards
-from pipeline.run.identity import list_differences, read_run
 from pipeline.run.records import MANIFEST_SCHEMA
+from pipeline.run.run_file import list_differences, read_run
 from tests.factories import make_rejected_row, make_run, make_tar, save_small_model
 from tests.mutations import label_photos, write_groups
 
@@ -27,7 +27,7 @@ def output(tmp_path_factory):
 
 
 def audit_manifest(output, manifest):
-    """Give what the audit finds of a manifest: by check, the first example."""
+    """First example of each failed check of a manifest."""
     Path(output.item.manifest_uri).write_bytes(manifest)
     try:
         verdict = verify_shard(output.item, output.rules)
@@ -37,7 +37,7 @@ def audit_manifest(output, manifest):
 
 
 def write_manifest(output, **options):
-    """Write the rows of a good manifest again, under options of the Parquet writer."""
+    """Write the rows of an intact manifest again with other options of the Parquet writer."""
     file = pq.ParquetFile(io.BytesIO(output.manifest))
     schema = MANIFEST_SCHEMA.with_metadata({FOOTER_KEY: file.schema_arrow.metadata[FOOTER_KEY]})
     sink = io.BytesIO()
@@ -67,7 +67,7 @@ def test_manifest_without_any_of_its_columns_is_named(output, name):
 
 
 def test_bound_of_a_column_that_is_not_its_greatest_value_is_named(output):
-    """DuckDB and others pass over row groups by these bounds, without looking at the values."""
+    """DuckDB and other readers skip row groups by these bounds."""
     start = len(output.manifest) - 8 - int.from_bytes(output.manifest[-8:-4], "little")
     # The greatest key of the first row group, as its footer has it.
     place = output.manifest.index(b"photo4", start)
@@ -194,7 +194,7 @@ def test_model_is_held_against_its_digest_if_it_is_there(output, capsys):
 
 
 def make_chained_headers(num_headers):
-    """Make a tar whose first member has pax headers before pax headers: each makes tarfile call itself."""
+    """Make a tar whose first member has nested pax headers, for each of which tarfile recurses."""
     header = tarfile.TarInfo("p")
     body = b"11 path=xy\n"
     header.type, header.size = tarfile.XHDTYPE, len(body)
@@ -262,7 +262,7 @@ def test_share_of_rows_that_is_none_is_refused(output, capsys, share):
     assert "need --sample from 0 to 1" in capsys.readouterr().err
 
 
-def test_job_says_which_share_of_the_rows_it_looked_at(output, capsys, tmp_path):
+def test_job_prints_the_share_of_checked_rows(output, capsys, tmp_path):
     report = tmp_path / "verdict.json"
     assert main(["--labels", str(output.folder / "out"), "--sample", "0.25", "--json", str(report)]) == 0
     assert "masks and images were looked at in 0.25 of the rows" in capsys.readouterr().out
@@ -278,7 +278,7 @@ def test_manifest_whose_arrow_schema_is_damaged_is_named_though_arrow_may_read_i
         assert audit_manifest(output, damaged).keys() == {Check.UNREADABLE_MANIFEST}, offset
 
 
-def test_other_model_at_a_relative_path_is_told_and_no_failure(tmp_path, monkeypatch):
+def test_other_model_at_a_relative_path_is_reported_without_failure(tmp_path, monkeypatch):
     make_tar(tmp_path / "a.tar", {"x": {"jpg": b"1"}})
     (shard,) = list_shards([str(tmp_path / "a.tar")])
     make_run(str(tmp_path / "out"), ["cat"], {shard: [make_rejected_row("x")]})

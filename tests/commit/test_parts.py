@@ -13,7 +13,8 @@ from pipeline.commit.parts import commit_part, encode_part
 from pipeline.commit.seal import CompleteShard, seal_shard
 from pipeline.errors import ManifestError, RejectionLimitError
 from pipeline.run.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard
-from pipeline.storage.storage import exists, list_objects, read_bytes
+from pipeline.storage.listing import exists, list_objects
+from pipeline.storage.reading import read_bytes
 
 FINGERPRINT = "f" * 64
 SHARD = InputShard(uri="photos/a.tar", name="a", size_bytes=10_000, etag="1")

@@ -4,7 +4,9 @@ import pytest
 
 from pipeline.driver.heartbeat import LOOK_PERIOD_S, MAX_SILENCE_S, PERIOD_S, Driver, Heartbeat
 from pipeline.driver.silence import WaitNotices
-from pipeline.storage.storage import exists, join_uri, put_atomic
+from pipeline.storage.listing import exists
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from tests.fakes import FaultyStore
 
 

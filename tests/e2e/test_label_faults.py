@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -43,13 +44,65 @@ PIL.Image.open = open_hostile_image
 """What Python runs when it starts: a decoder that really kills its process, as a damaged codec library does."""
 
 
-@pytest.fixture
-def environment(tmp_path):
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
     """Environment of processes, and of all that they start, whose decoder is hostile."""
-    folder = tmp_path / "hostile"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("hostile")
     (folder / "sitecustomize.py").write_text(HOSTILE_DECODER)
     return os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "RAY_AUTH_MODE": "disabled"}
+
+
+def find_free_ports(number):
+    sockets = [socket.socket() for _ in range(number)]
+    for item in sockets:
+        item.bind(("127.0.0.1", 0))
+    ports = [item.getsockname()[1] for item in sockets]
+    for item in sockets:
+        item.close()
+    return ports
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray whose workers decode images by the hostile decoder."""
+
+    address: str
+    environment: dict[str, str]
+    job_server: JobSubmissionClient
+
+
+@pytest.fixture(scope="module")
+def head(environment):
+    """A Ray head of the module's own with a job server."""
+    session = tempfile.mkdtemp(prefix="rj", dir="/tmp")
+    port, dashboard_port, agent_port = find_free_ports(3)
+    # The job server starts drivers by the name `python`.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment = environment | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+    process = subprocess.Popen(
+        [
+            *(Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}"),
+            # Its agent's usual port may still be held by that of a Ray that was killed a moment ago.
+            *(f"--dashboard-port={dashboard_port}", f"--dashboard-agent-listen-port={agent_port}"),
+            *("--num-cpus=4", f"--temp-dir={session}"),
+        ],
+        cwd=session,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    client = None
+    end_s = time.monotonic() + 120
+    while client is None and time.monotonic() < end_s and process.poll() is None:
+        try:
+            client = JobSubmissionClient(f"http://127.0.0.1:{dashboard_port}")
+        except (ConnectionError, RuntimeError):
+            time.sleep(0.5)
+    assert client is not None, "the job server does not answer"
+    yield Head(f"127.0.0.1:{port}", environment, client)
+    process.terminate()
+    process.wait(timeout=60)
+    shutil.rmtree(session, ignore_errors=True)
 
 
 def make_shard(path, endings):
@@ -64,12 +117,14 @@ def make_command(inputs, out, shards, *flags):  # noqa: F811
     return [sys.executable, "-m", "jobs.label", *list_arguments(inputs, out, "--shards", str(shards), *flags)]
 
 
-def test_images_that_kill_or_hang_their_worker_are_rejected_and_the_rest_is_labelled(inputs, environment, tmp_path):  # noqa: F811
+def test_images_that_kill_or_hang_their_worker_are_rejected_and_the_rest_is_labelled(inputs, head, tmp_path):  # noqa: F811
     endings = [b""] * 10
     endings[5], endings[9] = b"POISON", b"STUCK"
     shard = make_shard(tmp_path / "photos.tar", endings)
-    command = make_command(inputs, tmp_path / "out", shard, "--stall-timeout-s", "5")
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    command = make_command(inputs, tmp_path / "out", shard, "--stall-timeout-s", "5", "--address", head.address)
+    done = subprocess.run(
+        command, cwd=ROOT, env=head.environment, capture_output=True, text=True, timeout=280, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = read_rows(tmp_path / "out")
     assert [row["key"] for row in rows] == [f"photo{i:03d}" for i in range(10)]
@@ -113,50 +168,6 @@ def wait_until(condition, limit_s=120.0):
         time.sleep(0.1)
 
 
-def find_free_ports(number):
-    sockets = [socket.socket() for _ in range(number)]
-    for item in sockets:
-        item.bind(("127.0.0.1", 0))
-    ports = [item.getsockname()[1] for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports
-
-
-@pytest.fixture
-def job_server(environment):
-    """A Ray head of the test's own with a job server; gives a client of it."""
-    session = tempfile.mkdtemp(prefix="rj", dir="/tmp")
-    port, dashboard_port, agent_port = find_free_ports(3)
-    # The job server starts drivers by the name `python`.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    head = subprocess.Popen(
-        [
-            *(Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}"),
-            # Its agent's usual port may still be held by that of a Ray that was killed a moment ago.
-            *(f"--dashboard-port={dashboard_port}", f"--dashboard-agent-listen-port={agent_port}"),
-            *("--num-cpus=4", f"--temp-dir={session}"),
-        ],
-        cwd=session,
-        env=environment | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{dashboard_port}"
-    client = None
-    end_s = time.monotonic() + 120
-    while client is None and time.monotonic() < end_s and head.poll() is None:
-        try:
-            client = JobSubmissionClient(address)
-        except (ConnectionError, RuntimeError):
-            time.sleep(0.5)
-    assert client is not None, "the job server does not answer"
-    yield client
-    head.terminate()
-    head.wait(timeout=60)
-    shutil.rmtree(session, ignore_errors=True)
-
-
 def submit(job_server, words, runtime_env):
     """Submit a job; the server may answer before its node can take one."""
     end_s = time.monotonic() + 120
@@ -169,8 +180,9 @@ def submit(job_server, words, runtime_env):
             time.sleep(1.0)
 
 
-def test_same_commands_run_under_a_job_server_and_stop_with_its_jobs(inputs, job_server, tmp_path):  # noqa: F811
+def test_same_commands_run_under_a_job_server_and_stop_with_its_jobs(inputs, head, tmp_path):  # noqa: F811
     """Submitted, stopped, and submitted again."""
+    job_server = head.job_server
     shard = make_shard(tmp_path / "photos.tar", [b"SLOW"] * 40)
     # Absolute paths: the job runs in a copy of the working folder.
     words = ["python", *make_command(inputs, tmp_path / "out", shard)[1:]]

@@ -16,7 +16,8 @@ import pytest
 from jobs import verify
 from jobs.label import main
 from pipeline.images.masks import decode_mask
-from pipeline.storage.storage import list_objects, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
 from tests.factories import make_parquet, make_photo, make_tar, save_small_model
 
 pytestmark = pytest.mark.ray

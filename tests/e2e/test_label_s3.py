@@ -13,7 +13,10 @@ import pytest
 
 from jobs.label import main as label
 from jobs.verify import main as verify
-from pipeline.storage.storage import join_uri, list_objects, put_atomic, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from tests.e2e.test_label_job import NUM_PER_SHARD, ROOT, inputs  # noqa: F401 (a fixture)
 from tests.faulty_network import FaultyNetwork
 

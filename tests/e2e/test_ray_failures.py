@@ -6,7 +6,7 @@ import ray
 import ray.exceptions
 
 from pipeline.errors import ShardError
-from pipeline.workers.ray_failures import describe_failure
+from pipeline.workers.ray_failures import describe_ray_failure
 from tests.workers.test_ray_failures import assert_is_short
 
 
@@ -46,7 +46,7 @@ def test_failure_of_ray_names_what_a_task_raised_and_what_ended_a_process(local_
     }.items():
         with pytest.raises(ray.exceptions.RayError) as caught:
             ray.get(call())
-        texts[name] = describe_failure(caught.value)
+        texts[name] = describe_ray_failure(caught.value)
         assert_is_short(texts[name])
     assert texts["refuse"] == texts["nest"] == "shard 'a.tar' is damaged; copy it again"
     assert texts["overflow"] == "IndexError: list index out of range"

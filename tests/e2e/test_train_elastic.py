@@ -43,7 +43,7 @@ def read_epochs(out):
 
 
 def wait_for_epoch(out, num_workers, driver):
-    """Wait until the newest epoch was finished by so many workers."""
+    """Wait until an epoch has ended with `num_workers` workers."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline and driver.poll() is None:
         epochs = read_epochs(out)

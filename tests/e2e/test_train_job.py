@@ -90,7 +90,7 @@ def find_train_workers():
 
 
 def wait_for_place(out, num_epochs, is_over):
-    """Wait until a checkpoint within the epoch after `num_epochs` is registered; tell whether it was seen."""
+    """Wait until a checkpoint within the epoch after `num_epochs` is registered; return whether it was seen."""
     while not is_over():
         with contextlib.suppress(TrainingError):
             place = read_place(str(out))
@@ -102,7 +102,7 @@ def wait_for_place(out, num_epochs, is_over):
 
 @contextlib.contextmanager
 def killing_a_worker(out, num_epochs):
-    """Kill a training worker, once, within the epoch after `num_epochs`; gives the list of those killed."""
+    """Kill one training worker within the epoch after `num_epochs`; yield the list of killed workers."""
     is_over, killed = threading.Event(), []
 
     def kill_a_worker():
@@ -207,7 +207,7 @@ def test_run_whose_driver_and_then_a_worker_were_killed_ends_as_if_nothing_had_h
     # What a driver leaves that dies while it writes: it looks newer than all others, and is registered nowhere.
     (out / "checkpoints" / "epoch-0099").mkdir()
     (out / "checkpoints" / "epoch-0099" / "state.pt").write_bytes(b"PK\x03\x04 and no more")
-    # Failures count anew after each checkpoint, so that none in a row are enough here.
+    # The count of failures restarts after each checkpoint, so a limit of none in a row suffices.
     with killing_a_worker(out, num_done + 1) as killed:
         assert main(make_command(inputs, out, "--max-failures", "0")) == 0
     assert len(killed) == 1
@@ -227,13 +227,13 @@ def test_run_goes_on_with_fewer_workers_and_sees_every_image_once(inputs, killed
     assert main(make_command(inputs, out, "--workers", "1")) == 0
     printed = capsys.readouterr().out
     assert "1 workers" in printed
-    assert ("the rest of the epoch is divided anew" in printed) == (num_seen > 0)
+    assert ("the rest of the epoch is resharded" in printed) == (num_seen > 0)
     history = load_bundle(str(out / "bundle"))[1].metrics["history"]
     assert [record["num_images"] for record in history] == [NUM_DECODABLE] * NUM_EPOCHS
     assert {record["num_workers"] for record in history} == {1, 2}
 
 
-def test_loss_that_is_no_number_stops_the_run_with_the_images_of_the_batch(inputs, tmp_path, capsys):
+def test_non_finite_loss_stops_the_run_with_the_images_of_the_batch(inputs, tmp_path, capsys):
     flags = ("--base-lr", "1e30", "--clip-norm", "None", "--warmup-epochs", "0")
     flags += ("--ema-decay", "0", "--seed-weight", "0", "--workers", "1")
     assert main(make_command(inputs, tmp_path / "out", *flags)) == 1

@@ -7,7 +7,10 @@ import sys
 import pytest
 
 from jobs.train import main
-from pipeline.storage.storage import join_uri, list_objects, put_atomic, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from tests.e2e.test_label_s3 import make_environment, run_job
 from tests.e2e.test_train_job import NUM_DECODABLE, ROOT, inputs, make_command, wait_for_place  # noqa: F401 (a fixture)
 from tests.faulty_network import FaultyNetwork

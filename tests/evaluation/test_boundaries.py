@@ -1,4 +1,4 @@
-"""Edges of masks against true edges."""
+"""Boundary F-score of masks."""
 
 import numpy as np
 import pytest

@@ -1,47 +1,42 @@
-"""Masks against the truth: the counts agree with scikit-learn, at the threshold used and at all others."""
+"""Masks against true masks: counts agree with scikit-learn, at the threshold of the run and at all others."""
 
 import io
 import json
-import tarfile
-from dataclasses import replace
 from functools import reduce
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import ExifTags, Image, ImageOps
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, precision_score
 from torch.nn import functional
 
 from jobs.evaluate import main
 from models.class_maps import scale_min_max
-from pipeline.errors import LabellingError, ManifestError
-from pipeline.evaluation.evaluate import (
+from pipeline.errors import ManifestError
+from pipeline.evaluation.evaluate import evaluate_manifest
+from pipeline.evaluation.scores import (
     NUM_THRESHOLDS,
     EvaluationCounts,
-    count_pixels,
-    evaluate_manifest,
     make_empty_counts,
-    open_truth,
     score_curve,
     score_masks,
 )
 from pipeline.images.masks import decode_class_maps, label_pixels
 from pipeline.run.records import IGNORE_LABEL, InputShard
-from pipeline.storage.storage import join_uri, put_atomic
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
+from tests.evaluation.test_scores import describe
 from tests.factories import make_labelled_row, make_mask_png, make_rejected_row, make_run
 
 CLASSES = ("cat", "dog", "cow")
 SHARD = InputShard(uri="photos/a.tar", name="a", size_bytes=10, etag="1")
 LEFT_OPEN = len(CLASSES) + 1
-"""What scikit-learn is told instead of 255 in a mask: one more class, which is in no truth."""
+"""Class that stands for 255 of a mask in scikit-learn: one more class, which is in no truth."""
 
 
 def make_blocks(rng, values, size=(24, 32)):
-    """Random values in blocks of 4 x 4 pixels."""
+    """Mask of random values in blocks of 4 x 4 pixels."""
     blocks = rng.choice(values, size=(size[0] // 4, size[1] // 4))
     return blocks.repeat(4, axis=0).repeat(4, axis=1).astype(np.uint8)
 
@@ -72,7 +67,7 @@ def read_png(payload):
 
 
 def join_counted(truths, masks):
-    """Flatten pairs of truth and mask to what scikit-learn takes: pixels with a truth, 255 of masks as a class."""
+    """Flatten pairs of truth and mask for scikit-learn: pixels with a truth, 255 of masks as a class."""
     pairs = [
         (truth[truth != IGNORE_LABEL], mask[truth != IGNORE_LABEL]) for truth, mask in zip(truths, masks, strict=True)
     ]
@@ -110,15 +105,15 @@ def test_curve_agrees_with_scikit_learn_at_every_threshold(tmp_path):
 
 
 def make_mask_at(row, threshold, size=None):
-    """Make the mask that labelling would make of kept maps at a threshold."""
+    """Mask that labelling makes of kept maps at a threshold."""
     maps = torch.from_numpy(decode_class_maps(row["class_maps"]))[None]
     size = size or (row["height"], row["width"])
     enlarged = scale_min_max(functional.interpolate(maps, size=size, mode="bilinear", align_corners=False))[0]
     return label_pixels(enlarged, torch.tensor(row["class_ids"]), threshold, threshold).numpy()
 
 
-def test_curve_of_values_that_meet_a_threshold_draws_the_line_as_labelling_does(tmp_path):
-    """51 / 255 is 0.2, of which single precision has another idea than double precision."""
+def test_curve_of_values_equal_to_a_threshold_decides_as_labelling_does(tmp_path):
+    """51 / 255 is 0.2, which single and double precision round differently."""
     values = np.arange(256, dtype=np.float32).reshape(1, 16, 16) / 255
     row = make_labelled_row("a", np.zeros((16, 16)), [1], values)
     truth = np.ones((16, 16), np.uint8)
@@ -127,9 +122,20 @@ def test_curve_of_values_that_meet_a_threshold_draws_the_line_as_labelling_does(
         assert scores.pixel_accuracy == covered, index
 
 
+def test_curve_of_a_huge_photo_is_over_its_own_pixels(tmp_path):
+    """Masks of a huge photo come from smaller maps, but the curve compares maps of full size with the truth."""
+    size = (1000, 4400)
+    row = make_labelled_row("a", np.zeros(size), [1, 3], np.random.default_rng(0).uniform(0, 7, (2, 3, 4)))
+    truth = make_blocks(np.random.default_rng(1), [0, 1, 3], size)
+    curve = score_curve(evaluate(tmp_path, [row], {"a": truth}))
+    for index in (20, 70):
+        expected = (make_mask_at(row, index / NUM_THRESHOLDS) == truth).mean()
+        assert curve[index].pixel_accuracy == expected
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_curve_of_a_turned_photo_lies_on_the_stored_pixels(tmp_path, orientation):
-    """The maps are the truth itself, upright as a viewer (Pillow) turns it: they must fit at every threshold."""
+    """The maps are the truth itself, turned upright by Pillow, so they match at every threshold."""
     truth = make_blocks(np.random.default_rng(orientation), [0, 1, 3])
     image = Image.fromarray(truth)
     image.getexif()[ExifTags.Base.Orientation] = orientation
@@ -138,45 +144,6 @@ def test_curve_of_a_turned_photo_lies_on_the_stored_pixels(tmp_path, orientation
     row = make_labelled_row("a", truth, [1, 3], maps, exif_orientation=orientation)
     counts = evaluate(tmp_path, [row], {"a": truth})
     assert [scores.mean_iou for scores in (score_masks(counts), *score_curve(counts))] == [1.0] * 101
-
-
-def test_truth_and_mask_of_four_pixels_give_the_scores_counted_by_hand():
-    truth = np.array([[0, 1, 1, 1, IGNORE_LABEL]], np.uint8)
-    mask = np.array([[0, 1, 0, IGNORE_LABEL, 2]], np.uint8)
-    scores = score_masks(replace(make_empty_counts(2), confusion=count_pixels(truth, mask, 2), num_images=1))
-    # Background: 1 of 2. Class 1: 1 of 3, the pixel left open misses it. Class 2: only where the truth is ignored.
-    np.testing.assert_allclose(scores.iou, [1 / 2, 1 / 3, np.nan])
-    assert scores.mean_iou == pytest.approx((1 / 2 + 1 / 3) / 2)
-    assert (scores.pixel_accuracy, scores.open_fraction) == (0.5, 0.25)
-    np.testing.assert_allclose(scores.precision, [1 / 2, 1, np.nan])
-    np.testing.assert_allclose(scores.recall, [1, 1 / 3, np.nan])
-
-
-def counts_strategy(side=3):
-    def pixels(*shape):
-        return arrays(np.int64, shape, elements=st.integers(0, 2**40))
-
-    number = st.integers(0, 1000)
-    return st.builds(
-        EvaluationCounts,
-        confusion=pixels(side, side + 1),
-        histogram=pixels(side, side, 4),
-        boundaries=pixels(side - 1, 4),
-        num_images=number,
-        num_without_truth=number,
-        num_rejected=number,
-        num_without_maps=number,
-    )
-
-
-def describe(counts):
-    return {name: np.asarray(value).tolist() for name, value in vars(counts).items()}
-
-
-@given(counts_strategy(), counts_strategy(), counts_strategy())
-def test_counts_merge_in_any_order_and_grouping(one, two, three):
-    assert describe(one.merge(two)) == describe(two.merge(one))
-    assert describe(one.merge(two).merge(three)) == describe(one.merge(two.merge(three)))
 
 
 def test_counts_of_manifests_add_up_to_the_counts_of_one_manifest(tmp_path):
@@ -192,7 +159,7 @@ def test_counts_of_manifests_add_up_to_the_counts_of_one_manifest(tmp_path):
     assert describe(reduce(EvaluationCounts.merge, pieces, make_empty_counts(len(CLASSES)))) == describe(whole)
 
 
-def test_images_without_truth_or_mask_are_told_apart_and_not_judged(tmp_path):
+def test_images_without_truth_or_mask_are_counted_apart_and_not_scored(tmp_path):
     rows, truths = make_pairs(3)
     expected = evaluate(tmp_path / "judged", rows[:1], truths)
     del truths["photo1"], truths["photo2"]
@@ -209,74 +176,9 @@ def test_curve_without_kept_maps_is_an_error_that_names_the_option(tmp_path):
         score_curve(counts)
 
 
-def test_truth_of_another_size_is_an_error_that_names_key_and_sizes(tmp_path):
-    rows = [make_labelled_row("dir/a", np.zeros((4, 6)), [1])]
-    with pytest.raises(LabellingError, match="'dir/a' is 4 x 6 pixels, its image 6 x 4"):
-        evaluate(tmp_path, rows, {"dir/a": np.zeros((6, 4), np.uint8)})
-
-
-def test_truth_with_a_class_that_the_run_lacks_is_an_error_that_names_key_and_value(tmp_path):
-    rows = [make_labelled_row("dir/a", np.zeros((4, 6)), [1])]
-    with pytest.raises(LabellingError, match=r"'dir/a' has classes \[7\], the run has 0 to 3"):
-        evaluate(tmp_path, rows, {"dir/a": np.full((4, 6), 7, np.uint8)})
-
-
-@pytest.mark.parametrize("mode", ["RGB", "I;16", None])
-def test_truth_that_is_no_index_map_is_an_error_that_names_its_key(tmp_path, mode):
-    png = io.BytesIO(b"no picture")
-    if mode:
-        Image.new(mode, (6, 4)).save(png, "PNG")
-    (uri,) = make_run(str(tmp_path), CLASSES, {SHARD: [make_labelled_row("dir/a", np.zeros((4, 6)), [1])]})
-    with pytest.raises(LabellingError, match="true mask of 'dir/a'"):
-        evaluate_manifest(uri, {"dir/a": png.getvalue()}.get, len(CLASSES))
-
-
-def write_truth(kind, folder, names):
-    """Write PNGs that hold their own name, as a folder or a tar, with a file beside that is no PNG."""
-    files = {**{f"{name}.png": name.encode() for name in names}, "README.txt": b"hello"}
-    if kind == "folder":
-        for name, payload in files.items():
-            put_atomic(join_uri(str(folder), "truth", name), payload)
-        return str(folder / "truth")
-    with tarfile.open(folder / "truth.tar", "w") as archive:
-        for name, payload in files.items():
-            header = tarfile.TarInfo(name)
-            header.size = len(payload)
-            archive.addfile(header, io.BytesIO(payload))
-    return str(folder / "truth.tar")
-
-
-@pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_truth_is_found_by_whole_key_else_by_base_name(tmp_path, kind):
-    find = open_truth(write_truth(kind, tmp_path, ["x/a", "y/a", "b", "deep/er/c", "d.e"]))
-    keys = ["x/a", "y/a", "shard7/b", "c", "d.e", "d", "z"]
-    assert [find(key) for key in keys] == [b"x/a", b"y/a", b"b", b"deep/er/c", b"d.e", None, None]
-
-
-@pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_two_true_masks_that_fit_a_key_are_an_error_and_no_guess(tmp_path, kind):
-    find = open_truth(write_truth(kind, tmp_path, ["SegmentationClass/a", "SegmentationObject/a"]))
-    with pytest.raises(LabellingError, match="'SegmentationClass/a' and 'SegmentationObject/a' both fit .*'a'"):
-        find("a")
-
-
-def test_truth_in_an_object_store_is_found(s3_folder):
-    put_atomic(join_uri(s3_folder, "truth", "x", "a.png"), b"mask")
-    find = open_truth(join_uri(s3_folder, "truth"))
-    assert (find("x/a"), find("b")) == (b"mask", None)
-
-
-def test_truth_without_pngs_and_truth_that_is_no_tar_are_errors(tmp_path):
-    (tmp_path / "broken.tar").write_bytes(b"this is no archive" * 100)
-    with pytest.raises(LabellingError, match="nowhere' holds no PNGs"):
-        open_truth(str(tmp_path / "nowhere"))
-    with pytest.raises(LabellingError, match="broken.tar' is no readable tar"):
-        open_truth(str(tmp_path / "broken.tar"))
-
-
 @pytest.fixture
 def published(tmp_path):
-    """A run of two shards and its truth on disk, as a command line takes them."""
+    """Run of two shards and its truth on disk."""
     rows, truths = make_pairs(4, rng_seed=3)
     other = InputShard(uri="photos/b.tar", name="b", size_bytes=10, etag="1")
     make_run(str(tmp_path / "run"), CLASSES, {SHARD: rows[:3], other: [rows[3], make_rejected_row("broken")]})
@@ -321,7 +223,7 @@ def test_job_names_the_classes_that_the_mean_leaves_out(tmp_path, capsys):
     assert "no curve over thresholds: 1 images" in printed
 
 
-def test_job_on_bad_input_says_so_in_one_line_and_exits_with_2(published, capsys):
+def test_job_on_bad_input_prints_one_line_and_exits_with_2(published, capsys):
     folder, _, _ = published
     put_atomic(str(folder / "other" / "z.png"), make_mask_png(np.zeros((4, 4))))
     put_atomic(str(folder / "ignored" / "photo0.png"), make_mask_png(np.full((24, 32), IGNORE_LABEL)))

@@ -1,4 +1,4 @@
-"""What columns say of the true IoU."""
+"""Rank correlation of columns with the true IoU."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_constant_column_has_no_correlation():
     assert np.isnan(rank_columns(images)[0].correlation)
 
 
-def test_few_images_say_nothing():
+def test_few_images_have_no_ranks_and_no_bins():
     few = make_images(np.arange(MIN_VALUES - 1), np.arange(MIN_VALUES - 1))
     assert rank_columns(few) == []
     assert bin_by_quality(few) == []

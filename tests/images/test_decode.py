@@ -1,3 +1,5 @@
+"""Decoded images: upright pixels of all formats, and the reasons of rejected ones."""
+
 import io
 import struct
 import warnings
@@ -9,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.images.decode import DecodedImage, ImageRejection, decode_image, place_on_stored_pixels
+from pipeline.images.decode import DecodedImage, ImageRejection, decode_image
+from pipeline.images.orientation import place_on_stored_pixels
 from pipeline.run.records import Reason
 
 MAX_PIXELS = 100_000_000
@@ -82,7 +85,7 @@ def test_jpeg_decodes_close_to_its_pixels():
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "GIF"])
-def test_animation_gives_its_first_frame(image_format):
+def test_animation_decodes_to_its_first_frame(image_format):
     frames = [Image.new("RGB", (20, 10), colour) for colour in (RED, "blue", "green")]
     options = {"lossless": True} if image_format == "WEBP" else {}
     payload = encode(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
@@ -234,24 +237,14 @@ def test_first_stored_pixel_is_seen_in_the_corner_that_exif_names(orientation, c
     assert upright[inward] == 100
 
 
-@settings(deadline=None)
-@given(height=st.integers(1, 6), width=st.integers(1, 6), orientation=st.integers(1, 8))
-def test_place_on_stored_pixels_agrees_with_pillow(height, width, orientation):
-    stored = np.arange(height * width, dtype=np.uint8).reshape(height, width)
-    upright = decode(encode(Image.fromarray(stored), "PNG", exif=make_exif(orientation))).image_rgb[..., 0]
-    assert np.array_equal(place_on_stored_pixels(upright, orientation), stored)
-
-
 @pytest.mark.parametrize("orientation", [0, 9, 42])
 def test_invalid_orientation_counts_as_none(orientation):
     decoded = decode(encode(make_photo(), "JPEG", exif=make_exif(orientation)))
     assert decoded.exif_orientation == 1
     assert decoded.image_rgb.shape == (60, 90, 3)
-    with pytest.raises(ValueError, match="exif_orientation from 1 to 8"):
-        place_on_stored_pixels(np.zeros((2, 2)), orientation)
 
 
-def test_broken_exif_costs_only_the_orientation():
+def test_broken_exif_loses_only_the_orientation():
     payload = encode(make_photo(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff broken")
     assert decode(payload).exif_orientation == 1
 

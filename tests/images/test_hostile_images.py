@@ -1,4 +1,4 @@
-"""Images that would keep a decoder busy or fill its memory: rejected by their structure, and ordinary ones are not."""
+"""Images that would take a decoder minutes or fill its memory are rejected by their structure; others are not."""
 
 import io
 import zlib
@@ -55,7 +55,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_image_out_of_all_proportion_is_rejected_with_what_is(kind):
+def test_image_beyond_a_bound_is_rejected_with_the_bound(kind):
     make, error = HOSTILE[kind]
     rejection = decode_image(make(), max_pixels=10**8)
     assert rejection.reason == Reason.TOO_LARGE
@@ -86,7 +86,7 @@ def test_text_or_profile_of_a_png_that_unpacks_to_gigabytes_is_no_image_or_left_
 
 
 def test_image_in_another_is_no_scan_of_it():
-    """A photo that moves has its film behind it, and a thumbnail before its pixels."""
+    """A motion photo has a film after its pixels and a thumbnail before them."""
     rng = np.random.default_rng(0)
     film = b"".join(b"\xff\xda" + rng.bytes(50) for _ in range(500))
     thumbnail = b"\xff\xe2\xff\xf0" + (b"\xff\xda" * 40_000)[: 0xFFF0 - 2]
@@ -99,7 +99,7 @@ def test_image_in_another_is_no_scan_of_it():
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
-def test_ordinary_images_are_not_out_of_proportion(image_format, mode):
+def test_ordinary_images_are_within_all_bounds(image_format, mode):
     pixels = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     image = Image.fromarray(pixels).convert(mode)
     if image_format == "JPEG" and mode == "P":
@@ -115,7 +115,7 @@ def test_ordinary_images_are_not_out_of_proportion(image_format, mode):
 
 @given(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]), st.binary(max_size=300), st.data())
 @settings(max_examples=300, deadline=None)
-def test_bounds_are_told_of_any_bytes(image_format, noise, data):
+def test_bounds_are_checked_for_any_bytes(image_format, noise, data):
     payload = bytearray(photo(image_format))
     place = data.draw(st.integers(0, min(len(payload), 400)))
     payload[place : place + data.draw(st.integers(0, 300))] = noise

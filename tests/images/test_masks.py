@@ -1,3 +1,5 @@
+"""Pseudo labels from class maps, and the encoding of masks and class maps."""
+
 import io
 import unicodedata
 from itertools import pairwise
@@ -50,17 +52,17 @@ def test_values_at_the_thresholds_are_background_and_ignored():
 
 
 @pytest.mark.parametrize("class_ids", [[2, 5], [5, 2]])
-def test_tied_maps_give_the_lower_class_id_in_any_order(class_ids):
+def test_tied_maps_have_the_lower_class_id_in_any_order(class_ids):
     assert label([[[0.8]], [[0.8]]], class_ids) == [[2]]
 
 
-def test_without_background_every_pixel_gets_its_best_class_whatever_the_thresholds():
+def test_without_background_every_pixel_gets_its_best_class_at_any_thresholds():
     maps = torch.tensor([[[0.9, 0.05, 0.0]], [[0.2, 0.1, 0.0]]])
     ids = torch.tensor([4, 9])
     assert label_pixels(maps, ids, 0.3, 0.6, has_background=False).tolist() == [[4, 9, 4]]
 
 
-def test_no_classes_give_background():
+def test_mask_without_classes_is_background():
     mask = label_pixels(torch.zeros(0, 2, 3), torch.zeros(0, dtype=torch.int64), 0.4, 0.4)
     assert mask.tolist() == [[0] * 3] * 2
     assert mask.dtype == torch.uint8
@@ -115,7 +117,7 @@ def test_mask_with_all_labels_round_trips_and_shows_its_colours():
     assert np.array_equal(np.asarray(image.convert("RGB")), voc_palette()[mask])
 
 
-def test_equal_masks_give_equal_bytes():
+def test_equal_masks_have_equal_bytes():
     mask = np.random.default_rng(0).integers(0, 4, (30, 40), dtype=np.uint8)
     payload = encode_mask(mask, voc_palette())
     assert payload == encode_mask(np.asfortranarray(mask), voc_palette())
@@ -193,7 +195,7 @@ def test_mask_of_an_ordinary_key_is_named_after_it(key):
 
 
 @given(KEYS)
-def test_name_of_a_mask_stays_in_its_folder_and_says_what_it_is(key):
+def test_name_of_a_mask_stays_in_its_folder_and_ends_in_png(key):
     name = name_mask_file(key)
     for kind in (PurePosixPath, PureWindowsPath):
         assert kind(name).name == name

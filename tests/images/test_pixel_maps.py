@@ -1,4 +1,4 @@
-"""Class maps at image size, with and without refinement by the image's pixels."""
+"""Class maps at image size, with and without refinement by the pixels of the image."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.images.pixel_maps import enlarge_maps, enlarge_refined_maps, refine_maps
+from pipeline.images.pixel_maps import MAX_MAP_PIXELS, enlarge_maps, enlarge_refined_maps, refine_maps
 
 
 def make_inputs(rng_seed=0, grids=((4, 5), (6, 7)), guide=(24, 30), num_images=1):
@@ -40,7 +40,7 @@ def test_peak_that_refining_lowers_is_not_raised_again():
     assert (refined.amax((1, 2)) < 0.95).all()
 
 
-def test_no_round_gives_the_maps_without_refinement_at_the_size_of_the_guide():
+def test_refinement_without_rounds_is_no_refinement_at_the_size_of_the_guide():
     maps, guides = make_inputs()
     torch.testing.assert_close(draw(maps, guides, 0, size=(24, 30)), enlarge_maps(maps, (24, 30)))
 
@@ -53,7 +53,7 @@ def test_map_without_evidence_is_zero_with_refinement_and_without():
 
 
 def test_image_of_one_colour_keeps_a_constant_part_of_a_map():
-    """Far from its edge a step keeps both of its values, so a threshold between them means what it meant."""
+    """Far from its edge a step keeps both values, so a threshold between them keeps its meaning."""
     maps = [torch.zeros(1, 1, 2, 8)]
     maps[0][..., 4:] = 7.0
     refined = draw(maps, torch.full((1, 24, 400, 3), 90, dtype=torch.uint8), num_iterations=2, size=(24, 400))
@@ -80,3 +80,13 @@ def test_image_gets_equal_bytes_alone_and_in_any_batch():
         one = slice(index, index + 1)
         alone = refine_maps([grid[one].clone() for grid in maps], guides[one].clone(), 3)
         assert torch.equal(alone, together[one])
+
+
+def test_maps_of_a_huge_image_are_limited_unless_its_own_size_is_wanted():
+    maps, _ = make_inputs(grids=((3, 4),))
+    huge = (1600, 3600)
+    limited = enlarge_maps(maps, huge)
+    assert 0.99 * MAX_MAP_PIXELS < limited[0].numel() <= MAX_MAP_PIXELS
+    assert enlarge_maps(maps, huge, max_pixels=None).shape == (2, *huge)
+    small = (160, 360)
+    assert torch.equal(enlarge_maps(maps, small, max_pixels=None), enlarge_maps(maps, small))

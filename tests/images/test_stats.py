@@ -1,3 +1,5 @@
+"""Statistics and quality of masks."""
+
 import math
 
 import numpy as np
@@ -151,7 +153,7 @@ def test_presence_is_mean_and_deviation_over_views():
     assert compute_presence(torch.ones(1, 3), None).std.tolist() == [0.0] * 3
 
 
-def test_presence_is_the_mean_of_what_class_tokens_and_patches_say():
+def test_presence_is_the_mean_over_class_tokens_and_patches():
     presence = compute_presence(torch.tensor([[100.0, 0.0]]), torch.tensor([[-100.0, 0.0]]))
     assert presence.mean.tolist() == [0.5, 0.5]
 

@@ -1,19 +1,10 @@
-import numpy as np
-import pytest
+"""Views of a frame, and their maps back in the frame."""
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.images.views import (
-    View,
-    choose_grid,
-    fit_native_size,
-    list_bucket_grids,
-    list_views,
-    make_view,
-    resize_rgb,
-    return_to_frame,
-)
+from pipeline.images.views import View, list_views, make_view, return_to_frame
 from pipeline.run.config import ViewConfig
 
 PATCH_SIZE = 16
@@ -21,81 +12,6 @@ PATCH_SIZE = 16
 
 def make_images(height, width, num_channels=3):
     return torch.rand(2, num_channels, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
-
-
-@settings(deadline=None)
-@given(num_patches=st.integers(1, 4096))
-def test_bucket_grids_keep_the_budget_and_come_in_both_orientations(num_patches):
-    grids = list_bucket_grids(num_patches)
-    assert all(1 <= height * width <= num_patches for height, width in grids)
-    assert {(width, height) for height, width in grids} == set(grids)
-    assert len(set(grids)) == len(grids) <= 11
-    assert any(height == width for height, width in grids)
-
-
-@settings(deadline=None)
-@given(num_patches=st.integers(196, 4096))
-def test_bucket_grids_use_the_budget_and_span_three_to_one(num_patches):
-    grids = list_bucket_grids(num_patches)
-    assert min(height * width for height, width in grids) >= 0.85 * num_patches
-    # Half a row more or less on nine moves the aspect by a tenth.
-    assert 2.6 <= max(width / height for height, width in grids) <= 3.2
-
-
-def test_bucket_grids_of_784_patches_are_the_known_ones():
-    assert list_bucket_grids(784)[5:] == ((28, 28), (32, 24), (34, 23), (37, 21), (42, 18), (48, 16))
-
-
-def test_bucket_grids_of_an_empty_budget_are_an_error():
-    with pytest.raises(ValueError, match="num_patches >= 1, got 0"):
-        list_bucket_grids(0)
-
-
-@pytest.mark.parametrize(
-    ("size", "grid"),
-    [
-        ((500, 500), (28, 28)),
-        ((375, 500), (24, 32)),
-        ((500, 375), (32, 24)),
-        ((333, 500), (23, 34)),
-        ((1080, 1920), (21, 37)),
-        ((1, 1), (28, 28)),
-        ((5, 300), (16, 48)),
-        ((10_000, 1), (48, 16)),
-    ],
-)
-def test_choose_grid_takes_the_nearest_aspect(size, grid):
-    assert choose_grid(*size, num_patches=784) == grid
-
-
-@settings(deadline=None)
-@given(height=st.integers(1, 5000), width=st.integers(1, 5000))
-def test_choose_grid_of_a_turned_image_is_the_turned_grid(height, width):
-    turned = choose_grid(width, height, num_patches=784)
-    assert choose_grid(height, width, num_patches=784) == turned[::-1]
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"), [((375, 500), (375, 500)), ((1, 1), (16, 16)), ((5, 300), (16, 300)), ((300, 5), (300, 16))]
-)
-def test_native_size_is_the_own_one_but_at_least_a_patch(size, expected):
-    assert fit_native_size(*size, patch_size=PATCH_SIZE) == expected
-
-
-@pytest.mark.parametrize("size", [(1, 1), (5, 300), (448, 336)])
-def test_resized_image_of_one_colour_keeps_it(size):
-    image = np.full((*size, 3), (200, 30, 40), dtype=np.uint8)
-    for new_size in ((32, 64), size):
-        resized = resize_rgb(image, new_size)
-        assert resized.shape == (*new_size, 3)
-        assert resized.dtype == np.uint8
-        assert np.all(resized == (200, 30, 40))
-
-
-def test_shrunken_image_is_antialiased():
-    stripes = np.zeros((64, 64, 3), dtype=np.uint8)
-    stripes[:, ::2] = 255
-    assert np.abs(resize_rgb(stripes, (8, 8)).astype(int) - 127).max() <= 12
 
 
 def test_views_are_every_scale_and_its_flip():
@@ -144,7 +60,7 @@ def test_flipped_view_is_the_mirrored_view(height, width, scale, snap):
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     scale=st.sampled_from([0.75, 1.0]),
 )
-def test_flipped_view_of_a_flipped_image_gives_flipped_maps(grid, size, scale):
+def test_flipped_view_of_a_flipped_image_has_flipped_maps(grid, size, scale):
     maps = make_images(*grid, num_channels=4)
     straight = return_to_frame(maps, View(scale, False), size)
     assert straight.shape == (2, 4, *size)

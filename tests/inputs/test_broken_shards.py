@@ -1,4 +1,4 @@
-"""Shards that are damaged, gone, or no longer what was listed: nothing wrong is read, and nothing is lost silently."""
+"""Damaged, missing and changed shards: no wrong sample is read, and no sample is lost silently."""
 
 import io
 import tarfile
@@ -11,11 +11,13 @@ from pipeline.commit.seal import CompleteShard, seal_shard
 from pipeline.errors import ShardError
 from pipeline.inputs.chunks import describe_change, read_chunks, require_unchanged
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.chunk_rows import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, ShardEnd
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import delete, find_object, join_uri, list_objects, put_atomic
+from pipeline.storage.listing import find_object, list_objects
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import delete, put_atomic
 from pipeline.training.data.stream import iterate_usable
 from pipeline.training.data.survey import survey_shards
 from tests.factories import make_parquet, make_tar
@@ -42,7 +44,7 @@ def list_ends(shards):
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_archive_cut_at_any_byte_gives_only_whole_samples_and_says_where(tmp_path, tar_format):
+def test_archive_truncated_at_any_byte_yields_its_complete_samples_and_the_offset(tmp_path, tar_format):
     name = "ordner/" + "ä" * 60 if tar_format == tarfile.PAX_FORMAT else "a"
     members = {name: {"jpg": b"1" * 5, "txt": b"cat"}, "b": {"jpg": b"2" * 5, "txt": b"cat"}}
     payload = make_tar(tmp_path / "whole.tar", members, tar_format).read_bytes()
@@ -51,14 +53,14 @@ def test_archive_cut_at_any_byte_gives_only_whole_samples_and_says_where(tmp_pat
     for size in range(last_byte // 512 * 512 + 512 + 1):
         if size < 512:
             with pytest.raises(ShardError, match="no tar archive"):
-                read_pieces(tmp_path / "cut.tar", payload[:size])
+                read_pieces(tmp_path / "truncated.tar", payload[:size])
             continue
-        chunks, end = read_pieces(tmp_path / "cut.tar", payload[:size])
+        chunks, end = read_pieces(tmp_path / "truncated.tar", payload[:size])
         assert [chunk.samples for chunk in chunks] == [chunk.samples for chunk in whole[: len(chunks)]], size
         assert end.truncated_at == size
 
 
-def test_archive_with_a_hole_gives_the_samples_before_it_and_says_where(tmp_path):
+def test_archive_with_a_hole_yields_the_samples_before_it_and_the_offset(tmp_path):
     payload = bytearray(make_tar(tmp_path / "a.tar", SAMPLES).read_bytes())
     with tarfile.open(fileobj=io.BytesIO(payload)) as archive:
         start = archive.getmember("b.jpg").offset
@@ -91,7 +93,7 @@ def test_file_without_bytes_is_refused_by_name(tmp_path, suffix):
     assert "copy it again or leave it out" in error
 
 
-def test_shard_that_vanished_since_it_was_listed_is_named_and_the_others_go_on(folder_uri, tmp_path):
+def test_shard_deleted_since_it_was_listed_is_named_and_the_others_are_read(folder_uri, tmp_path):
     payload = make_tar(tmp_path / "a.tar", SAMPLES).read_bytes()
     for name in ("a.tar", "b.tar"):
         put_atomic(join_uri(folder_uri, name), payload)
@@ -103,7 +105,7 @@ def test_shard_that_vanished_since_it_was_listed_is_named_and_the_others_go_on(f
 
 
 @pytest.mark.parametrize("suffix", ["tar", "parquet"])
-def test_shard_that_vanishes_while_it_is_opened_is_named(tmp_path, suffix):
+def test_shard_deleted_before_it_is_opened_is_named(tmp_path, suffix):
     (tmp_path / f"a.{suffix}").write_bytes(b"x")
     (shard,) = list_shards([str(tmp_path)])
     (tmp_path / f"a.{suffix}").unlink()
@@ -134,7 +136,7 @@ def test_shard_that_did_not_change_is_read_however_it_was_listed(folder_uri, mak
         require_unchanged(shard)
 
 
-def test_shard_of_which_the_listing_told_nothing_is_not_compared(tmp_path):
+def test_shard_listed_without_size_and_etag_is_not_compared(tmp_path):
     (shard,) = list_shards([str(make_tar(tmp_path / "a.tar", SAMPLES))])
     unknown = replace(shard, size_bytes=0, etag="-0")
     require_unchanged(unknown)
@@ -152,7 +154,7 @@ def test_training_refuses_a_shard_that_changed_since_it_was_listed(tmp_path):
         list(iterate_usable(shards, VOCABULARY, InputConfig(), epoch=0))
 
 
-def test_samples_of_a_whole_archive_are_all_there(tmp_path):
+def test_complete_archive_yields_all_samples(tmp_path):
     chunks, end = read_pieces(tmp_path / "a.tar", make_tar(tmp_path / "a.tar", SAMPLES).read_bytes())
     assert all(isinstance(chunk, Chunk) for chunk in chunks)
     assert [chunk.samples[0].key for chunk in chunks] == ["a", "b", "c"]

@@ -1,4 +1,4 @@
-"""Parquet files that attack their reader: pages that unpack to gigabytes, lists of millions, footers that lie."""
+"""Parquet files that attack their reader: pages that unpack to gigabytes, lists of millions, false footers."""
 
 import shutil
 import tracemalloc
@@ -18,7 +18,7 @@ from pipeline.inputs.parquet_pages import PageLimits, parse_page_header
 from pipeline.inputs.parquet_reader import MAX_KEY_LETTERS, read_parquet_samples
 from pipeline.inputs.sample_tags import MAX_TAGS, MAX_TAGS_BYTES
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.chunk_rows import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk
 from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter
@@ -40,7 +40,7 @@ def read_samples(path, **options):
 
 
 @pytest.mark.parametrize("use_dictionary", [False, True])
-def test_page_that_unpacks_to_a_gigabyte_is_refused_before_it_is(tmp_path, use_dictionary):
+def test_page_that_unpacks_to_a_gigabyte_is_refused_before_it_is_unpacked(tmp_path, use_dictionary):
     write_page_bomb(tmp_path / "hostile.parquet", 300 * 2**20, use_dictionary=use_dictionary)
     make_parquet(tmp_path / "good.parquet", {"image": [b"i"], "tags": ["cat"]})
     assert (tmp_path / "hostile.parquet").stat().st_size < 100_000
@@ -58,7 +58,7 @@ def test_page_that_unpacks_to_a_gigabyte_is_refused_before_it_is(tmp_path, use_d
     assert 0 < pool.max_memory() < 2**25
 
 
-def test_image_that_is_too_large_is_not_copied_and_its_row_says_the_limit(tmp_path):
+def test_image_above_the_limit_is_not_copied_and_its_row_contains_the_limit(tmp_path):
     columns = {"image": [b"1" * 1001, b"2" * 1000, None], "tags": ["cat"] * 3}
     for kind in (pa.binary(), pa.large_binary(), pa.binary_view(), pa.struct([("bytes", pa.binary())])):
         images = [{"bytes": image} if pa.types.is_struct(kind) else image for image in columns["image"]]
@@ -70,7 +70,7 @@ def test_image_that_is_too_large_is_not_copied_and_its_row_says_the_limit(tmp_pa
         assert (missing.image, missing.image_error, missing.image_name) == (None, "", "")
 
 
-def test_one_large_value_that_many_rows_refer_to_is_copied_for_one_row_at_a_time(tmp_path):
+def test_large_dictionary_value_of_many_rows_is_copied_for_one_row_at_a_time(tmp_path):
     path = tmp_path / "a.parquet"
     write_page_bomb(path, 70 * 2**20, use_dictionary=True, number=6)
     tracemalloc.start()
@@ -83,7 +83,7 @@ def test_one_large_value_that_many_rows_refer_to_is_copied_for_one_row_at_a_time
 
 
 def test_ordinary_pages_of_hundreds_of_megabytes_are_read(tmp_path):
-    """As pyarrow writes them: 1024 images a page, whatever they take; here with limits of a thousandth."""
+    """pyarrow writes 1024 images of any size into a page; here with limits of a thousandth."""
     limits, config = PageLimits(max_page_bytes=2**18), InputConfig(max_image_bytes=2000)
     rng = np.random.default_rng(0)
     images = [rng.bytes(2000) for _ in range(1500)]
@@ -94,7 +94,7 @@ def test_ordinary_pages_of_hundreds_of_megabytes_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("buffer_bytes", [100, 1000, 10_000])
-def test_page_is_found_wherever_the_pieces_end_that_are_fetched(tmp_path, buffer_bytes):
+def test_page_is_found_at_any_boundary_of_the_fetched_pieces(tmp_path, buffer_bytes):
     def read_images(path):
         config, limits = InputConfig(max_image_bytes=1000), PageLimits(max_page_bytes=2**15)
         (shard,) = list_shards([str(path)])
@@ -112,7 +112,7 @@ def test_page_is_found_wherever_the_pieces_end_that_are_fetched(tmp_path, buffer
         read_images(hostile)
 
 
-def test_list_of_millions_in_one_row_is_not_made_into_tags(tmp_path):
+def test_list_of_millions_in_one_row_is_not_converted_to_tags(tmp_path):
     write_list_bomb(tmp_path / "a.parquet", 3_000_000)
     (sample,) = read_samples(tmp_path / "a.parquet")
     assert sample.tags_error == f"column 'tags' holds 3000000 tags, limit {MAX_TAGS}"
@@ -123,7 +123,7 @@ def test_list_of_millions_in_one_row_is_not_made_into_tags(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
-def test_text_of_megabytes_is_not_made_into_tags(tmp_path, kind):
+def test_text_of_megabytes_is_not_converted_to_tags(tmp_path, kind):
     texts = pa.array(["x" * (MAX_TAGS_BYTES + 1), "cat"]).cast(kind)
     for tags in (texts, pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), texts)):
         if pa.types.is_list(tags.type) and pa.types.is_dictionary(kind):
@@ -133,7 +133,7 @@ def test_text_of_megabytes_is_not_made_into_tags(tmp_path, kind):
         assert good.tags == ("cat",)
 
 
-def test_key_that_is_longer_than_any_path_fails_the_shard(tmp_path):
+def test_key_longer_than_any_path_fails_the_shard(tmp_path):
     columns = {"image": [b"1"], "tags": ["cat"], "key": ["k" * (MAX_KEY_LETTERS + 1)]}
     with pytest.raises(ShardError, match="a.parquet' cannot be read: the key of row 0 has 4097 letters"):
         read_samples(make_parquet(tmp_path / "a.parquet", columns))
@@ -163,11 +163,11 @@ def test_columns_that_nest_deeply_are_passed_over_or_refused_by_name(tmp_path, d
         read_samples(make_parquet(tmp_path / "b.parquet", {"image": deep, "tags": ["cat"]}))
 
 
-def test_footer_that_promises_rows_that_are_not_there_fails_the_shard(tmp_path):
+def test_footer_that_claims_missing_rows_fails_the_shard(tmp_path):
     path = make_parquet(tmp_path / "a.parquet", {"image": [b"1"] * 5, "tags": ["cat"] * 5}, store_schema=False)
     content = path.read_bytes()
     footer = int.from_bytes(content[-8:-4], "little") + 8
-    # A zigzag varint of one byte, 5, wherever it stands: number of rows and of values.
+    # Each zigzag varint of one byte, 5, in the footer: number of rows and of values.
     for place in range(len(content) - footer, len(content) - 8):
         if content[place] == 10:
             path.write_bytes(content[:place] + b"\x0e" + content[place + 1 :])
@@ -179,7 +179,7 @@ def test_footer_that_promises_rows_that_are_not_there_fails_the_shard(tmp_path):
                 assert len(samples) == 5
 
 
-def test_page_headers_are_those_that_the_file_is_read_by(tmp_path):
+def test_page_headers_match_the_sizes_in_the_footer(tmp_path):
     rng = np.random.default_rng(0)
     images = [rng.bytes(500) for _ in range(100)]
     for version in ("1.0", "2.0"):
@@ -193,12 +193,12 @@ def test_page_headers_are_those_that_the_file_is_read_by(tmp_path):
             place += headers[-1].header_bytes + headers[-1].page_bytes
         unpacked = sum(header.unpacked_bytes + header.header_bytes for header in headers)
         assert unpacked == column.total_uncompressed_size
-        # The dictionary has a value for each row, too.
+        # The dictionary also has a value for each row.
         assert sum(header.num_values for header in headers) in (100, 200)
 
 
 @given(st.binary(max_size=200))
-def test_bytes_that_are_no_page_header_are_told(content):
+def test_bytes_that_are_not_a_page_header_are_an_error(content):
     try:
         header = parse_page_header(content)
     except (IndexError, ValueError):
@@ -207,8 +207,8 @@ def test_bytes_that_are_no_page_header_are_told(content):
     assert min(header.page_bytes, header.unpacked_bytes) >= 0
 
 
-def test_file_that_aborts_the_process_of_whoever_reads_it_fails_by_name(tmp_path):
-    """Found by `benchmarks.hostile_shards`: a damaged footer, of which pyarrow 26 throws where nothing catches."""
+def test_file_that_aborts_its_reader_fails_by_name(tmp_path):
+    """Found by `benchmarks.hostile_shards`: for this damaged footer pyarrow 26 throws an uncaught C++ exception."""
     shutil.copy(GOLDEN / "aborting.parquet", tmp_path / "hostile.parquet")
     make_parquet(tmp_path / "later.parquet", {"image": [b"i"], "tags": ["cat"]})
     shards = list_shards([str(tmp_path)])

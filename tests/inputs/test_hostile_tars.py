@@ -1,4 +1,4 @@
-"""Archives that attack their reader: each ends by name or as a rejected row, in bounded memory, beside good ones."""
+"""Archives that attack their reader: each fails by name or as a rejected row, in bounded memory, beside good ones."""
 
 import json
 import tarfile
@@ -11,7 +11,7 @@ from pipeline.errors import ShardError
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.sample_tags import MAX_TAG_LETTERS, MAX_TAGS, MAX_TAGS_BYTES
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.chunk_rows import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, Reason
 from pipeline.run.vocabulary import Vocabulary
@@ -74,7 +74,7 @@ def test_hostile_header_fails_its_shard_by_name_wherever_it_is_read(tmp_path, go
     assert ends["hostile"]["error"].startswith(f"shard '{shard.uri}' cannot be read: ")
     assert ends["hostile"]["is_store_error"] is None
     assert (ends["good"]["error"], ends["good"]["num_chunks"]) == (None, 1)
-    # A terabyte is not even asked for; the stream itself takes pieces of megabytes.
+    # A terabyte is not even requested; the stream itself takes pieces of megabytes.
     assert peak_bytes < 100 * 2**20
     for read in (
         lambda: survey_shards([shard], VOCABULARY, InputConfig()),
@@ -85,7 +85,7 @@ def test_hostile_header_fails_its_shard_by_name_wherever_it_is_read(tmp_path, go
 
 
 @pytest.mark.parametrize("error", [RecursionError, MemoryError, KeyError, UnicodeError, ArithmeticError, SystemError])
-def test_whatever_a_parser_raises_fails_the_shard_by_name(tmp_path, good, monkeypatch, error):
+def test_any_error_of_a_parser_fails_the_shard_by_name(tmp_path, good, monkeypatch, error):
     shard = write(tmp_path, good)
 
     def fail(archive):
@@ -93,7 +93,7 @@ def test_whatever_a_parser_raises_fails_the_shard_by_name(tmp_path, good, monkey
 
     monkeypatch.setattr(tarfile.TarFile, "next", fail)
     if issubclass(error, ValueError):
-        # What tarfile raises for headers that are not valid: the archive breaks off there.
+        # tarfile raises these for invalid headers: the archive counts as truncated there.
         assert [
             row.to_pylist()[0]["truncated_at"] for row in read_rows([ShardWork(shard=shard)], InputConfig(), REPORTING)
         ] == [0]
@@ -110,7 +110,7 @@ def test_chain_that_tarfile_can_follow_is_read(tmp_path, good):
 @pytest.mark.parametrize(
     "size", [b"\xff" * 12, b"\xff" * 11 + b"\0", b"-0000000100", b"\x80" + b"\xff" * 11, b"77777777777\0", b"\x90"]
 )
-def test_sizes_that_cannot_be_end_the_archive_and_give_no_wrong_sample(tmp_path, good, size):
+def test_impossible_sizes_end_the_archive_without_a_wrong_sample(tmp_path, good, size):
     payload = strip_end(good) + make_header("d.jpg", 0, size_field=size) + make_member("e.txt", b"cat") + END_MARKS
     shard = write(tmp_path, payload)
     try:
@@ -123,14 +123,14 @@ def test_sizes_that_cannot_be_end_the_archive_and_give_no_wrong_sample(tmp_path,
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.GNUTYPE_SPARSE, tarfile.FIFOTYPE, b"Z"])
-def test_members_that_are_no_plain_files_are_no_images(tmp_path, good, kind):
+def test_members_other_than_regular_files_are_not_images(tmp_path, good, kind):
     payload = strip_end(good) + make_member("d.jpg", b"", kind) + make_member("d.txt", b"cat") + END_MARKS
     try:
         samples = read_samples(write(tmp_path, payload))
     except ShardError:
         return
     assert [sample.key for sample in samples][:3] == ["a", "b", "c"]
-    # Of a kind that is not known tarfile says that it is a plain file, as the format wants it.
+    # Members of an unknown type are regular files, by the standard and by tarfile.
     assert all(sample.image in (None, b"") for sample in samples[3:])
 
 
@@ -144,7 +144,7 @@ def test_name_that_is_not_utf8_is_a_key_that_can_be_written(tmp_path, good):
     assert [sample["key"] for sample in rows[0]["samples"]] == ["a", "b", "c", "\\xff"]
 
 
-def test_image_that_is_too_large_is_passed_over_and_its_row_says_the_limit(tmp_path):
+def test_image_above_the_limit_is_skipped_and_its_row_contains_the_limit(tmp_path):
     samples = {
         "a": {"jpg": b"1" * 1001, "json": b'{"tags": ["cat"]}'},
         "b": {"png": b"2" * 1000, "json": b'{"tags": ["cat"]}'},
@@ -180,7 +180,7 @@ def test_image_of_gigabytes_is_never_held_in_memory(tmp_path, good, is_truncated
     if is_truncated:
         assert chunks == []
         return
-    # So many bytes close their chunk, whether they were read or not.
+    # The size of the image closes its chunk, although it was not read.
     samples = [sample for chunk in chunks for sample in chunk.samples]
     assert [(sample.key, sample.image_error != "") for sample in samples] == [
         ("huge", True),
@@ -205,7 +205,7 @@ def test_image_of_gigabytes_is_never_held_in_memory(tmp_path, good, is_truncated
         ("json", b'{"tags": ["\\ud800"]}', ""),
     ],
 )
-def test_tags_out_of_all_bounds_are_a_rejected_row(tmp_path, suffix, payload, error):
+def test_tags_beyond_the_limits_are_a_rejected_row(tmp_path, suffix, payload, error):
     make_tar(tmp_path / "hostile.tar", {"a": {"jpg": b"1", suffix: payload}, "b": {"jpg": b"2", "txt": b"cat"}})
     hostile, good = read_samples(list_shards([str(tmp_path)])[0])
     assert hostile.tags_error.startswith(error)
@@ -214,7 +214,7 @@ def test_tags_out_of_all_bounds_are_a_rejected_row(tmp_path, suffix, payload, er
     assert good.tags == ("cat",)
 
 
-def test_large_member_that_is_not_needed_for_the_tags_does_no_harm(tmp_path):
+def test_large_member_that_is_not_needed_for_the_tags_is_ignored(tmp_path):
     members = {"jpg": b"1", "json": json.dumps({"tags": ["cat"]}).encode(), "txt": b"x" * (MAX_TAGS_BYTES + 1)}
     make_tar(tmp_path / "hostile.tar", {"a": members})
     (sample,) = read_samples(list_shards([str(tmp_path)])[0])

@@ -1,4 +1,4 @@
-"""Parquet files as samples: the same as from tars, read in pieces, and refused when they do not fit."""
+"""Samples of Parquet files: equal to those of tars, read in pieces, and refused when columns do not fit."""
 
 import errno
 
@@ -14,11 +14,12 @@ from pipeline.errors import ShardError, StorageError
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.parquet_reader import read_parquet_samples
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.chunk_source import read_rows, to_row, to_samples
+from pipeline.labelling.chunk_rows import read_rows, to_row, to_samples
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, ShardEnd
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import join_uri, put_atomic
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from pipeline.training.data.survey import survey_shards
 from tests.factories import make_parquet, make_photo, make_tar
 from tests.fakes import REPORTING, FaultyStore
@@ -41,13 +42,13 @@ def read_samples(path, **options):
 def make_bulk(path, num_rows, row_group_size, image_bytes=100, **columns):
     rng = np.random.default_rng(0)
     images = [rng.bytes(image_bytes) for _ in range(num_rows)]
-    # Random images do not shrink, so that bytes read tell rows read.
+    # Random images do not shrink, so that the bytes read are proportional to the rows read.
     return make_parquet(path, {"image": images, "tags": [["cat"]] * num_rows} | columns, row_group_size)
 
 
 @pytest.fixture
 def faulty_file():
-    """URI of a Parquet file in the store that notes its reads, and fails on command; a function puts a file there."""
+    """A function that puts a file into the store that records its reads and fails on command; returns its URI."""
     FaultyStore.reset()
 
     def put(path):
@@ -123,13 +124,13 @@ def test_columns_that_are_not_needed_are_not_read(tmp_path, faulty_file):
     other = [rng.bytes(50_000) for _ in range(40)]
     path = make_bulk(tmp_path / "a.parquet", 40, 20, image_bytes=1000, depth=other)
     read_pieces(faulty_file(path))
-    # The footer is read with up to 64 KiB of what stands before it.
+    # The footer is read with up to 64 KiB before it.
     assert sum(size for _, size in FaultyStore.reads) < 200_000 < path.stat().st_size
 
 
 def test_row_group_is_fetched_in_pieces(tmp_path, faulty_file):
     columns = {"image": [bytes([number]) * 10_000 for number in range(200)], "tags": ["cat"] * 200}
-    # A page is the least that can be read.
+    # A page is the smallest readable unit.
     pages = {"data_page_size": 50_000, "write_batch_size": 4, "use_dictionary": False, "compression": "none"}
     path = make_parquet(tmp_path / "a.parquet", columns, 200, **pages)
     (shard,) = list_shards([faulty_file(path)])
@@ -171,7 +172,7 @@ def test_tags_may_be_lists_text_or_class_numbers(tmp_path, values, tags, numbers
     assert to_samples(to_row("a", chunk)) == (sample,)
 
 
-def test_text_that_is_not_utf8_costs_its_row_only(tmp_path):
+def test_text_that_is_not_utf8_affects_its_row_only(tmp_path):
     broken = pa.array([b"cat", b"\xff\xfe"])
     text = pa.StringArray.from_buffers(2, broken.buffers()[1], broken.buffers()[2])
     path = make_parquet(tmp_path / "a.parquet", {"image": [b"1", b"2"], "tags": text, "key": text})
@@ -224,7 +225,7 @@ def test_keys_come_from_their_column_or_are_row_numbers(tmp_path, columns, optio
     assert [sample.key for sample in read_samples(path, **options)] == expected
 
 
-def test_key_that_comes_again_in_the_chunk_is_a_continuation(tmp_path):
+def test_key_repeated_in_the_chunk_is_a_continuation(tmp_path):
     columns = {"key": ["a", "b", "a"], "image": [b"1", b"2", b"3"], "tags": ["cat"] * 3}
     samples = read_samples(make_parquet(tmp_path / "a.parquet", columns))
     assert [sample.is_continuation for sample in samples] == [False, False, True]
@@ -281,15 +282,17 @@ def test_file_without_rows_has_no_chunks(tmp_path):
     )
 
 
-def test_file_cut_anywhere_is_refused(tmp_path):
+def test_file_truncated_anywhere_is_refused(tmp_path):
     payload = make_bulk(tmp_path / "whole.parquet", 20, 5).read_bytes()
     for size in [*range(16), *range(16, len(payload), 61), len(payload) - 1]:
-        (tmp_path / "cut.parquet").write_bytes(payload[:size])
-        with pytest.raises(ShardError, match=r"cut\.parquet' is no readable Parquet file: .*; copy it again or leave"):
-            read_samples(tmp_path / "cut.parquet")
+        (tmp_path / "truncated.parquet").write_bytes(payload[:size])
+        with pytest.raises(
+            ShardError, match=r"truncated\.parquet' is no readable Parquet file: .*; copy it again or leave"
+        ):
+            read_samples(tmp_path / "truncated.parquet")
 
 
-def test_broken_page_fails_its_shard_and_the_others_go_on(tmp_path):
+def test_broken_page_fails_its_shard_and_the_others_are_read(tmp_path):
     path = make_bulk(tmp_path / "a.parquet", 40, 10, image_bytes=1000)
     column = pq.read_metadata(path).row_group(2).column(0)
     payload = bytearray(path.read_bytes())
@@ -308,7 +311,7 @@ def test_broken_page_fails_its_shard_and_the_others_go_on(tmp_path):
 
 
 def test_page_that_does_not_fit_its_checksum_is_refused(tmp_path):
-    # The least and the greatest value stand in the statistics too, which have no checksum.
+    # The minimum and maximum are also in the statistics, which have no checksum.
     columns = {"image": [letter * 1000 for letter in (b"a", b"m", b"z")], "tags": ["cat"] * 3}
     path = make_parquet(
         tmp_path / "a.parquet", columns, compression="none", use_dictionary=False, write_page_checksum=True
@@ -321,13 +324,13 @@ def test_page_that_does_not_fit_its_checksum_is_refused(tmp_path):
         read_samples(path)
 
 
-def test_error_of_the_store_is_not_blamed_on_the_file(tmp_path, faulty_file):
+def test_error_of_the_store_is_not_a_shard_error(tmp_path, faulty_file):
     uri = faulty_file(make_bulk(tmp_path / "a.parquet", 40, 10))
     (shard,) = list_shards([uri])
     for num_reads in range(4):
         FaultyStore.heal()
         samples = read_parquet_samples(shard, InputConfig())
-        # From the opening, of the footer, of columns.
+        # The failure is at the opening, in the footer, or in columns.
         FaultyStore.before_read = staticmethod(lambda name, num_reads=num_reads: fail_after(num_reads))
         with pytest.raises(StorageError, match="the network is down"):
             list(samples)
@@ -347,7 +350,7 @@ def test_file_is_read_from_every_store(folder_uri, tmp_path):
 
 
 def write_downloads(path):
-    """What img2dataset writes in its Parquet format: two photos, and two rows of failures."""
+    """Write a Parquet file like img2dataset: two photos, and two failed rows."""
     columns = {
         "url": [f"http://photos/{n}" for n in range(4)],
         "caption": ["cat, grass", "dog", "cat", "dog"],
@@ -360,7 +363,7 @@ def write_downloads(path):
     return make_parquet(path, columns, 100)
 
 
-def test_failed_rows_of_img2dataset_are_samples_that_say_why(tmp_path):
+def test_failed_rows_of_img2dataset_are_samples_with_the_reason(tmp_path):
     samples = read_samples(write_downloads(tmp_path / "00000.parquet"))
     assert [sample.tags for sample in samples] == [("cat", "grass"), ("dog",), ("cat",), ("dog",)]
     assert [sample.download_error for sample in samples] == [
@@ -372,7 +375,7 @@ def test_failed_rows_of_img2dataset_are_samples_that_say_why(tmp_path):
     assert [sample.image is None for sample in samples] == [False, True, False, True]
 
 
-def test_training_counts_failed_downloads_apart(tmp_path):
+def test_training_counts_failed_downloads_separately(tmp_path):
     shards = list_shards([str(write_downloads(tmp_path / "00000.parquet"))])
     survey = survey_shards(shards, Vocabulary(classes=("cat", "dog")), InputConfig())
     assert (survey.num_usable, survey.unusable) == (2, {"download_failed": 2})

@@ -1,4 +1,4 @@
-"""Which shards patterns name, and what their chunks hold."""
+"""Shards that patterns match, and their chunks."""
 
 import gzip
 import io
@@ -13,7 +13,8 @@ from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, ShardEnd
-from pipeline.storage.storage import join_uri, put_atomic
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from tests.factories import make_parquet, make_tar
 
 
@@ -75,7 +76,7 @@ def test_resume_at_every_chunk_gives_the_same_later_chunks(members, tar_format, 
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_archive_cut_anywhere_gives_its_whole_samples(tar_format):
+def test_archive_truncated_anywhere_yields_its_complete_samples(tar_format):
     members = []
     for name in ("a", "n" * 120, "c"):
         members += [(f"{name}.jpg", name.encode() * 5), (f"{name}.json", b'{"tags": ["cat"]}')]
@@ -96,7 +97,7 @@ def test_archive_cut_anywhere_gives_its_whole_samples(tar_format):
     assert marked == (whole, ShardEnd(num_chunks=3, num_ignored_members=0))
 
 
-def test_archive_with_a_broken_header_in_the_middle_says_where():
+def test_archive_with_a_broken_header_in_the_middle_reports_its_offset():
     payload = make_archive([("a.jpg", b"a"), ("b.jpg", b"b"), ("c.jpg", b"c")], tarfile.GNU_FORMAT)
     chunks, end = read_all(payload[:1024] + b"?" * 512 + payload[1536:])
     assert end.truncated_at == 1024
@@ -115,7 +116,7 @@ def test_archive_with_a_broken_header_in_the_middle_says_where():
     ],
     ids=["empty", "other", "compressed"],
 )
-def test_file_that_is_no_archive_is_refused(payload, message):
+def test_file_that_is_not_an_archive_is_refused(payload, message):
     with pytest.raises(ShardError, match=message):
         read_all(payload)
 
@@ -124,7 +125,7 @@ def test_empty_archive_has_no_chunks():
     assert read_all(make_archive([])) == ([], ShardEnd(num_chunks=0, num_ignored_members=0))
 
 
-def test_archives_one_behind_the_other_are_all_read():
+def test_concatenated_archives_are_all_read():
     chunks, end = read_all(make_archive([("a.jpg", b"a")]) + make_archive([("b.jpg", b"b")]), max_chunk_samples=1)
     assert [chunk.samples[0].key for chunk in chunks] == ["a", "b"]
     assert end.truncated_at is None
@@ -137,7 +138,7 @@ def test_members_to_ignore_are_counted_and_part_no_sample():
     assert [sample.key for chunk in chunks for sample in chunk.samples] == ["a"]
 
 
-def test_key_that_comes_again_in_the_chunk_is_a_continuation():
+def test_key_repeated_in_the_chunk_is_a_continuation():
     samples = read_samples([("a.jpg", b"1"), ("b.jpg", b"2"), ("a.txt", b"cat")])
     assert [(sample.key, sample.is_continuation) for sample in samples] == [("a", False), ("b", False), ("a", True)]
 
@@ -172,7 +173,7 @@ def test_tags_of_a_sample_come_from_json_then_txt_then_cls(members, tags, number
     assert bool(error) == bool(sample.tags_error)
 
 
-def test_sample_whose_download_failed_says_why():
+def test_sample_whose_download_failed_contains_the_reason():
     failed = b'{"status": "failed_to_download", "error_message": "HTTP Error 404"}'
     members = [
         ("a.json", failed),
@@ -237,7 +238,7 @@ def test_list_shards_folder_with_archives_and_other_parquet_files_is_refused_wit
     assert len(list_shards([join_uri(folder_uri, "*")])) == 3
 
 
-def test_list_shards_archives_with_their_metadata_beside_them_are_meant(folder_uri):
+def test_list_shards_archives_with_their_metadata_beside_them_are_the_shards(folder_uri):
     for number in range(2):
         for suffix in (".tar", ".parquet", "_stats.json"):
             put_atomic(join_uri(folder_uri, f"{number:05d}{suffix}"), b"x")
@@ -248,7 +249,7 @@ def test_list_shards_archives_with_their_metadata_beside_them_are_meant(folder_u
 
 @pytest.mark.parametrize("suffix", ["tar", "parquet"])
 @pytest.mark.parametrize("out", ["", "masks/"])
-def test_list_shards_outputs_below_the_folder_are_no_inputs(tmp_path, suffix, out):
+def test_list_shards_outputs_below_the_folder_are_not_inputs(tmp_path, suffix, out):
     for name in (f"a.{suffix}", f"{out}run.json", f"{out}labels/a.parquet", f"{out}parts/a/000000-1.parquet"):
         put_atomic(str(tmp_path / name), b"x")
     assert [shard.uri for shard in list_shards([str(tmp_path)])] == [str(tmp_path / f"a.{suffix}")]
@@ -264,7 +265,7 @@ def test_list_shards_same_base_name_gets_names_that_are_distinct_and_the_same_in
     assert {shard.uri: shard.name for shard in list_shards([str(path) for path in reversed(paths)])} == names
 
 
-def test_list_shards_shard_that_is_named_twice_is_listed_once(tmp_path):
+def test_list_shards_shard_matched_twice_is_listed_once(tmp_path):
     put_atomic(str(tmp_path / "a.tar"), b"x")
     patterns = [str(tmp_path / "a.tar"), str(tmp_path / "sub" / ".." / "a.tar"), str(tmp_path), str(tmp_path / "*.tar")]
     assert [shard.name for shard in list_shards(patterns)] == ["a"]
@@ -302,8 +303,8 @@ def test_list_shards_without_a_usable_match_is_refused(tmp_path, pattern, messag
 
 
 @pytest.mark.parametrize("suffix", ["tar", "parquet"])
-def test_chunks_end_where_they_end_whatever_is_too_large_to_be_read(tmp_path, suffix):
-    """Or a retry with a higher limit would look for its rows in other chunks."""
+def test_chunk_boundaries_do_not_depend_on_the_image_limit(tmp_path, suffix):
+    """Otherwise a retry with a higher limit would look for its rows in other chunks."""
     sizes = [100, 900, 100, 300, 2000, 100, 100, 100]
     if suffix == "tar":
         make_tar(tmp_path / "a.tar", {f"{n}": {"jpg": b"x" * size, "txt": b"cat"} for n, size in enumerate(sizes)})

@@ -1,4 +1,4 @@
-"""A shard that its store does not give: the others are labelled, and it is tried again, though not for ever."""
+"""A shard that its store does not return: the others are labelled, and its reads are retried a few times."""
 
 import tarfile
 from dataclasses import replace
@@ -10,7 +10,7 @@ from pipeline.commit.plan import ShardWork
 from pipeline.driver.totals import MAX_READS
 from pipeline.driver.waves import Hooks
 from pipeline.label import label_run
-from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.chunk_rows import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.run.records import InputShard
 from tests.fakes import REPORTING, FaultyStore, SerialCluster, fail_reads
@@ -19,7 +19,7 @@ from tests.small_run import OPTIONS, read_all
 DENIED = PermissionError(13, "access denied")
 
 
-def test_shard_that_its_store_never_gives_fails_alone(open_small_run, faulty_inputs):
+def test_shard_that_its_store_never_returns_fails_alone(open_small_run, faulty_inputs):
     run = open_small_run("faulty://out", inputs_uri=faulty_inputs)
     denied = fail_reads("in/photos-0.tar", DENIED, num_times=100)
     summary = label_run(run, OPTIONS, cluster=SerialCluster())
@@ -34,7 +34,7 @@ def test_shard_that_its_store_never_gives_fails_alone(open_small_run, faulty_inp
 
 
 @pytest.mark.parametrize("error", [RecursionError, MemoryError, pa.ArrowMemoryError, KeyError, SystemError])
-def test_shard_with_which_anything_is_raised_fails_alone(label_small_run, faulty_uri, monkeypatch, error):
+def test_shard_with_any_error_of_the_parser_fails_alone(label_small_run, faulty_uri, monkeypatch, error):
     failures, read_header = [error("such a thing")], tarfile.TarFile.next
 
     def fail_once(archive):
@@ -44,19 +44,19 @@ def test_shard_with_which_anything_is_raised_fails_alone(label_small_run, faulty
 
     monkeypatch.setattr(tarfile.TarFile, "next", fail_once)
     summary = label_small_run("faulty://out")
-    # What is wrong with a shard stays so: it is not tried again, as what a store does not give is.
+    # A defect of a shard is permanent: its read is not retried, unlike a failure of the store.
     assert list(summary.failed_shards) == ["photos-0"]
     assert f"photos-0.tar' cannot be read: {error.__name__}: " in summary.failed_shards["photos-0"]
     assert summary.num_sealed == 1
 
 
-def test_shard_whose_name_is_no_utf8_fails_by_an_escaped_name():
+def test_shard_whose_name_is_not_utf8_fails_by_an_escaped_name():
     shard = InputShard(uri="/in/a\udcff.tar", name="a_", size_bytes=1, etag="e")
     (row,) = (row.to_pylist()[0] for row in read_rows([ShardWork(shard=shard)], InputConfig(), REPORTING))
     assert row["error"] == "shard '/in/a\\udcff.tar' does not exist; it was there when it was listed"
 
 
-def test_shard_that_its_store_gives_later_is_labelled(open_small_run, faulty_inputs):
+def test_shard_that_its_store_returns_later_is_labelled(open_small_run, faulty_inputs):
     run = open_small_run("faulty://out", inputs_uri=faulty_inputs)
     denied = fail_reads("in/photos-0.tar", DENIED, num_times=MAX_READS - 1)
     summary = label_run(run, OPTIONS, cluster=SerialCluster())
@@ -65,7 +65,7 @@ def test_shard_that_its_store_gives_later_is_labelled(open_small_run, faulty_inp
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "denied for a moment"), OSError(5, "input/output error")])
-def test_seal_that_fails_for_a_moment_is_tried_again_in_the_same_invocation(label_small_run, faulty_uri, error):
+def test_seal_that_fails_temporarily_is_retried_in_the_same_invocation(label_small_run, faulty_uri, error):
     failures = [error]
 
     def fail_once(number, name):
@@ -80,7 +80,7 @@ def test_seal_that_fails_for_a_moment_is_tried_again_in_the_same_invocation(labe
     assert len(cluster.labelled) == len(set(cluster.labelled))
 
 
-def test_plan_whose_store_is_away_is_made_once_it_is_back(open_small_run, faulty_uri):
+def test_plan_waits_for_the_end_of_an_outage(open_small_run, faulty_uri):
     run = open_small_run("faulty://out")
     failed = fail_reads("out", ConnectionRefusedError("refused"), num_times=1)
     warnings = []

@@ -51,7 +51,7 @@ def read_help(capsys, name, flag="--help"):
 
 def list_shown(text):
     """List the options of a help text by the names of their fields."""
-    flags = re.findall(r"^[│|] --([\w.-]+)", text, re.MULTILINE)
+    flags = re.findall(r"^[│ ] --(\w[\w.-]*)", text, re.MULTILINE)
     return {flag.rpartition(".")[2].replace("-", "_") for flag in flags}
 
 

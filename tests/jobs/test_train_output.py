@@ -34,7 +34,7 @@ def test_epochs_are_rows_of_a_table_with_losses_speed_and_average_precision(caps
     printer = EventPrinter(2, ("cat", "<dog>"))
     printer(make_step(1, 4))
     printer(make_epoch(1))
-    printer(Resumed(epoch=2, step=3, num_workers=1, is_divided_anew=True, position=1.5, records=()))
+    printer(Resumed(epoch=2, step=3, num_workers=1, was_resharded=True, position=1.5, records=()))
     printer(make_epoch(2, mean=0.6))
     heading, first, classes, resumed, second, _ = capsys.readouterr().out.splitlines()
     names = [name.strip() for name in heading.split("  ") if name.strip()]
@@ -44,7 +44,7 @@ def test_epochs_are_rows_of_a_table_with_losses_speed_and_average_precision(caps
     assert second.split()[0] == "2/2"
     assert len(heading) == len(first) == len(second)
     assert "cat 25.0  <dog> 75.0" in classes
-    assert "going on in epoch 2 after 3 steps, 1 workers; the rest of the epoch is divided anew" in resumed
+    assert "going on in epoch 2 after 3 steps, 1 workers; the rest of the epoch is resharded" in resumed
 
 
 def test_table_has_dashes_where_no_validation_image_shows_any_class(capsys):

@@ -17,16 +17,16 @@ from pipeline.errors import ManifestError, RunConflictError
 from pipeline.images.masks import decode_mask
 from pipeline.images.pixel_maps import MAX_MAP_PIXELS
 from pipeline.inputs.shards import list_shards
+from pipeline.kept_maps.kept_run import open_kept_run
 from pipeline.kept_maps.new_run import open_remask
-from pipeline.kept_maps.run import open_kept_run
 from pipeline.label import label_run
 from pipeline.remask import remask_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
-from pipeline.run.identity import open_run
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import InputShard, Reason
+from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import put_atomic
+from pipeline.storage.writing import put_atomic
 from tests.factories import (
     make_labelled_row,
     make_mask_png,
@@ -76,20 +76,19 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def label(inputs, out_uri, **maps):
-    """Label the photos with the model."""
+def label(inputs, out_uri, views=ViewConfig(num_patches=30), **maps):  # noqa: B008 (frozen)
+    """Label the photos with the model; the URI of the run."""
     _, _, digest = load_bundle(str(inputs / "model"))
     run = open_run(
         out_uri=str(out_uri),
         model_uri=str(inputs / "model"),
         model_digest=digest,
         vocabulary=Vocabulary(classes=("cat", "dog")),
-        config=LabelConfig(
-            inputs=InputConfig(max_chunk_samples=3), views=ViewConfig(num_patches=30), maps=MapConfig(**maps)
-        ),
-        shards=list_shards([str(inputs / "photos-*.tar")]),
+        config=LabelConfig(inputs=InputConfig(max_chunk_samples=3), views=views, maps=MapConfig(**maps)),
+        shards=list_shards([str(inputs / "photos-*")]),
     )
     label_run(run, OPTIONS, cluster=SerialCluster())
+    return str(out_uri)
 
 
 @pytest.fixture(scope="module")

@@ -11,26 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import calibrate, remask, verify
-from pipeline.bundles import load_bundle
 from pipeline.commit.manifests import open_manifest
 from pipeline.driver.stop import Stop
 from pipeline.driver.waves import Hooks
 from pipeline.errors import BundleError
 from pipeline.images.masks import decode_mask
-from pipeline.inputs.shards import list_shards
+from pipeline.kept_maps.kept_run import open_kept_run
 from pipeline.kept_maps.new_run import open_remask
-from pipeline.kept_maps.run import open_kept_run
-from pipeline.label import label_run
 from pipeline.remask import remask_run
-from pipeline.run.config import InputConfig, LabelConfig, MapConfig, PixelRefinement, Resolution, ViewConfig
-from pipeline.run.identity import open_run
-from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import put_atomic
+from pipeline.run.config import PixelRefinement, Resolution, ViewConfig
+from pipeline.storage.writing import put_atomic
 from pipeline.thresholds.calibration import load_calibration
 from pipeline.thresholds.samples import ImageSource, read_samples
 from tests.factories import make_mask_png, make_parquet, make_photo, make_tar, save_small_model
 from tests.fakes import SerialCluster
-from tests.kept_maps.test_remask import OPTIONS, read_rows
+from tests.kept_maps.test_remask import label, read_rows
 from tests.kept_maps.test_remask import remask as make_masks
 
 PAR = {"pixel_refinement": PixelRefinement.PAR, "pixel_side_px": 64, "pixel_iterations": 4}
@@ -64,21 +59,6 @@ def inputs(tmp_path_factory):
     make_parquet(folder / "photos-2.parquet", columns, row_group_size=2)
     save_small_model(str(folder / "model"))
     return folder
-
-
-def label(inputs, out_uri, views=ViewConfig(num_patches=30), **maps):  # noqa: B008 (frozen)
-    """Label the photos with the model."""
-    _, _, digest = load_bundle(str(inputs / "model"))
-    run = open_run(
-        out_uri=str(out_uri),
-        model_uri=str(inputs / "model"),
-        model_digest=digest,
-        vocabulary=Vocabulary(classes=("cat", "dog")),
-        config=LabelConfig(inputs=InputConfig(max_chunk_samples=3), views=views, maps=MapConfig(**maps)),
-        shards=list_shards([str(inputs / "photos-*")]),
-    )
-    label_run(run, OPTIONS, cluster=SerialCluster())
-    return str(out_uri)
 
 
 def compare_masks(before_uri, after_uri):

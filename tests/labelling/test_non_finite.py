@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 from torch.overrides import TorchFunctionMode
 
-from models.bundle import decode_bundle, encode_bundle, import_authors_checkpoint, load_backbone_weights
+from models.bundle import decode_bundle, encode_bundle
+from models.importers import import_authors_checkpoint, load_backbone_weights
 from models.mctformer import Variant
 from models.weights import CheckpointError
 from pipeline.bundles import load_bundle, save_bundle
@@ -21,15 +22,16 @@ from pipeline.commit.plan import ShardWork
 from pipeline.errors import BundleError, CalibrationError
 from pipeline.images.class_mapper import ClassMapper
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.chunk_rows import read_rows
 from pipeline.labelling.label_actor import LabelChunks
 from pipeline.labelling.labeler import ChunkLabeler
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
-from pipeline.run.identity import open_run
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import Sample
+from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import Vocabulary
-from pipeline.storage.storage import list_objects, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
 from pipeline.thresholds.calibration import load_calibration
 from pipeline.workers.attempts import AttemptCounter
 from tests.factories import make_black_photo, make_overflowing_model, make_photo, make_tar
@@ -112,9 +114,9 @@ def make_frames(*values):
 @pytest.mark.parametrize("maps", [{}, {"refine": False}, {"draw_suggestions": True}])
 def test_only_the_images_concerned_are_flagged_in_a_batch(maps):
     config = replace(CONFIG, maps=replace(CONFIG.maps, **maps))
-    found = make_mapper(config).find(make_frames(0, 255, 0, 40), [(1,), (1, 2), (2,), (2,)], [(48, 64)] * 4)
+    found = make_mapper(config).find_evidence(make_frames(0, 255, 0, 40), [(1,), (1, 2), (2,), (2,)], [(48, 64)] * 4)
     assert [evidence.is_finite for evidence in found] == [True, False, True, False]
-    alone = make_mapper(config).find(make_frames(0), [(1,)], [(48, 64)])[0]
+    alone = make_mapper(config).find_evidence(make_frames(0), [(1,)], [(48, 64)])[0]
     np.testing.assert_allclose(found[0].presence, alone.presence, atol=1e-6)
 
 
@@ -135,7 +137,7 @@ class CountedReads(TorchFunctionMode):
 def test_flag_costs_no_wait_for_the_device(num_images):
     mapper = make_mapper()
     with CountedReads() as reads:
-        mapper.find(make_frames(*[0] * num_images), [(1, 2)] * num_images, [(48, 64)] * num_images)
+        mapper.find_evidence(make_frames(*[0] * num_images), [(1, 2)] * num_images, [(48, 64)] * num_images)
     # What an image's results need: of these 7 copies and 2 lists none is for the flag; the numbers are on the CPU.
     assert reads.counts["cpu"] == 7 * num_images
     assert reads.counts["tolist"] == 2 * num_images

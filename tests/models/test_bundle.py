@@ -12,15 +12,8 @@ import safetensors.torch
 import timm
 import torch
 
-from models.bundle import (
-    ModelBundle,
-    compute_digest,
-    decode_bundle,
-    encode_bundle,
-    import_authors_checkpoint,
-    load_backbone_weights,
-    load_timm_backbone,
-)
+from models.bundle import ModelBundle, compute_digest, decode_bundle, encode_bundle
+from models.importers import import_authors_checkpoint, load_backbone_weights, load_timm_backbone
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from models.weights import MAX_HEADER_BYTES, CheckpointError, load_state_dict_file
 
@@ -40,7 +33,7 @@ def make_bundle(model):
 
 
 @pytest.mark.parametrize("variant", list(Variant))
-def test_bundle_comes_back_as_it_was(variant):
+def test_encoded_bundle_decodes_to_the_same_model(variant):
     model = make_model(variant)
     files = encode_bundle(model, make_bundle(model))
     again, description = decode_bundle(files)
@@ -50,7 +43,7 @@ def test_bundle_comes_back_as_it_was(variant):
     assert not again.training
 
 
-def test_digest_names_weights_and_description():
+def test_digest_depends_on_weights_and_description():
     model = make_model()
     files = encode_bundle(model, make_bundle(model))
     assert compute_digest(files) == compute_digest(encode_bundle(model, make_bundle(model)))
@@ -68,19 +61,19 @@ def test_damaged_bundle_is_refused(damage):
         decode_bundle(encode_bundle(model, make_bundle(model)) | damage)
 
 
-def test_names_that_are_not_as_many_as_classes_are_refused():
+def test_number_of_names_other_than_that_of_classes_is_refused():
     with pytest.raises(ValueError, match="has 3 classes, got 2 names"):
         ModelBundle(config=make_model().config, class_names=("cat", "dog"), **STATISTICS)
 
 
 def save_as_authors(model, path, **extra):
-    """The authors' models hold more than they use: a final norm, and a head or a table of positions."""
+    """The authors' models have unused weights: a final norm, and a head or position embeddings."""
     weights = model.state_dict() | {"norm.weight": torch.ones(64), "norm.bias": torch.zeros(64)} | extra
     torch.save({"model": {f"module.{name}": tensor for name, tensor in weights.items()}}, path)
 
 
 @pytest.mark.parametrize("variant", list(Variant))
-def test_authors_checkpoint_gives_sizes_and_weights(tmp_path, variant):
+def test_authors_checkpoint_determines_sizes_and_weights(tmp_path, variant):
     model = make_model(variant)
     extra = {
         Variant.V1: {"head.weight": torch.zeros(3, 64), "head.bias": torch.zeros(3)},
@@ -120,7 +113,7 @@ def test_wrong_number_of_class_names_is_refused(tmp_path):
 
 def test_checkpoint_of_another_variant_is_refused(tmp_path):
     save_as_authors(make_model(Variant.V2), tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="no MCTformer plus checkpoint"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of MCTformer plus"):
         import_authors_checkpoint(tmp_path / "a.pth", variant=Variant.PLUS, class_names=CLASSES, **STATISTICS)
 
 
@@ -137,7 +130,7 @@ def test_pickled_code_in_a_checkpoint_is_not_executed(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing"])
-def test_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, content):
+def test_file_that_is_not_a_checkpoint_is_refused_by_name(tmp_path, content):
     (tmp_path / "a.pth").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"a\.pth"):
         load_state_dict_file(tmp_path / "a.pth")
@@ -182,7 +175,7 @@ def test_vit_of_another_width_or_with_foreign_keys_is_refused():
         load_backbone_weights(make_model(), make_vit(class_token=False, global_pool="avg").state_dict())
 
 
-def test_timm_backbone_gives_sizes_input_statistics_and_weights(tmp_path):
+def test_timm_backbone_has_sizes_input_statistics_and_weights(tmp_path):
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=0)
     safetensors.torch.save_file(vit.state_dict(), tmp_path / "vit.safetensors")
     backbone = load_timm_backbone("vit_tiny_patch16_224", weights_path=tmp_path / "vit.safetensors")
@@ -192,13 +185,14 @@ def test_timm_backbone_gives_sizes_input_statistics_and_weights(tmp_path):
     assert load_timm_backbone("deit_small_patch16_224").input_mean == (0.485, 0.456, 0.406)
 
 
-def test_backbone_that_cannot_be_downloaded_is_answered_with_what_to_do(tmp_path):
+def test_backbone_that_cannot_be_downloaded_is_refused_with_the_remedy(tmp_path):
     program = (
-        "from models.bundle import CheckpointError, load_timm_backbone\n"
+        "from models.importers import load_timm_backbone\n"
+        "from models.weights import CheckpointError\n"
         "try:\n    load_timm_backbone('vit_tiny_patch16_224', pretrained=True)\n"
         "except CheckpointError as error:\n    print(error)"
     )
-    # A process of its own: the library looks once, when it is imported, whether there is a network.
+    # In a new process, as the library checks for a network once, when it is imported.
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
@@ -212,10 +206,10 @@ def test_backbone_that_cannot_be_downloaded_is_answered_with_what_to_do(tmp_path
     assert "give them as a file, or `none` for random ones" in done.stdout
 
 
-def test_unknown_backbone_is_answered_with_names_near_it():
+def test_unknown_backbone_is_refused_with_similar_names():
     with pytest.raises(CheckpointError, match=r"no model 'vit_tinny_patch16_224'; names near it: vit_"):
         load_timm_backbone("vit_tinny_patch16_224")
-    with pytest.raises(CheckpointError, match="no plain ViT"):
+    with pytest.raises(CheckpointError, match="not a plain ViT"):
         load_timm_backbone("resnet18")
 
 
@@ -235,7 +229,7 @@ def test_unknown_backbone_is_answered_with_names_near_it():
         ({"depths": 2}, r"config\.depths: unexpected"),
     ],
 )
-def test_sizes_that_are_not_those_of_the_weights_are_refused_before_they_take_memory(sizes, message):
+def test_sizes_that_do_not_fit_the_weights_are_refused_before_memory_is_allocated(sizes, message):
     model = make_model()
     files = encode_bundle(model, make_bundle(model))
     description = json.loads(files["model.json"])
@@ -245,7 +239,7 @@ def test_sizes_that_are_not_those_of_the_weights_are_refused_before_they_take_me
 
 
 @pytest.mark.parametrize("length", [0, 2**40, 2**64 - 1, MAX_HEADER_BYTES + 1])
-def test_weights_with_a_header_that_is_none_are_refused(length):
+def test_weights_with_an_invalid_header_are_refused(length):
     model = make_model()
     files = encode_bundle(model, make_bundle(model))
     weights = length.to_bytes(8, "little") + files["model.safetensors"][8:]
@@ -253,7 +247,7 @@ def test_weights_with_a_header_that_is_none_are_refused(length):
         decode_bundle(files | {"model.safetensors": weights})
 
 
-def test_checkpoint_with_blocks_that_are_not_there_takes_no_memory_for_them(tmp_path):
+def test_checkpoint_with_missing_blocks_is_refused_before_memory_is_allocated(tmp_path):
     weights = make_model().state_dict() | {"blocks.99999999.attn.proj.bias": torch.zeros(64)}
     torch.save(weights, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"without a place in the model: blocks\.99999999\.attn\.proj\.bias"):

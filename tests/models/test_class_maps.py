@@ -35,7 +35,7 @@ def test_v2_multiplies_and_plus_takes_the_root_of_the_product():
         assert evidence.patch_cam.min() >= 0
 
 
-def test_fusion_may_be_chosen_against_the_authors():
+def test_fusion_may_differ_from_that_of_the_authors():
     chosen = {Variant.V2: Fusion.SQUARE_ROOT, Variant.PLUS: Fusion.PRODUCT}
     for variant, fusion in chosen.items():
         output = make_output(variant)
@@ -51,13 +51,13 @@ def test_attention_is_summed_over_layers_and_averaged_for_plus():
     torch.testing.assert_close(averaged * 3, summed)
 
 
-def test_classes_are_taken_per_image():
+def test_classes_are_selected_per_image():
     maps = torch.arange(2 * 4).reshape(2, 4, 1, 1).float().expand(2, 4, 3, 5)
     assert take_classes(maps, INDEX)[:, :, 0, 0].tolist() == [[0, 3], [6, 5]]
 
 
 @given(st.integers(0, 2**31), st.floats(-100, 100), st.floats(0.01, 100))
-def test_scaled_maps_fill_zero_to_one_whatever_scale_they_had(rng_seed, shift, factor):
+def test_scaled_maps_fill_zero_to_one_from_any_scale(rng_seed, shift, factor):
     maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(rng_seed))
     scaled = scale_min_max(maps * factor + shift)
     assert scaled.amin((2, 3)).eq(0).all()

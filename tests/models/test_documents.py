@@ -27,7 +27,7 @@ LAUGHS = "\n".join(
 
 
 @given(PLAIN)
-def test_values_of_json_come_back_as_they_were(values):
+def test_values_survive_json(values):
     payload = json.dumps(values).encode()
     assert parse_json(payload) == values
     assert parse_yaml(payload) == values
@@ -35,7 +35,7 @@ def test_values_of_json_come_back_as_they_were(values):
 
 
 @given(st.binary(max_size=200))
-def test_bytes_are_read_or_refused_and_nothing_else(payload):
+def test_any_bytes_are_read_or_refused(payload):
     for parse in (parse_json, parse_yaml):
         with contextlib.suppress(DocumentError):
             parse(payload)
@@ -60,7 +60,7 @@ def test_bytes_are_read_or_refused_and_nothing_else(payload):
         (b"", "not JSON"),
     ],
 )
-def test_json_that_cannot_be_used_is_refused_with_the_reason(payload, message):
+def test_invalid_json_is_refused_with_the_reason(payload, message):
     with pytest.raises(DocumentError, match=message):
         parse_json(payload, max_bytes=1000 if b"  " in payload else 10**6)
 
@@ -89,7 +89,7 @@ def test_json_that_cannot_be_used_is_refused_with_the_reason(payload, message):
         ("a: b\n---\nc: d", "neither YAML nor JSON"),
     ],
 )
-def test_yaml_that_cannot_be_used_is_refused_with_the_reason(text, message):
+def test_invalid_yaml_is_refused_with_the_reason(text, message):
     with pytest.raises(DocumentError, match=message):
         parse_yaml(text.encode())
 

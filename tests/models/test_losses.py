@@ -61,7 +61,7 @@ def test_contrast_counts_present_classes_only():
 
 
 @pytest.mark.parametrize("variant", list(Variant))
-def test_image_of_weight_zero_has_no_say(variant):
+def test_image_of_weight_zero_has_no_effect(variant):
     output = make_output(variant)
     first_only = compute_loss(output, LABELS, variant, sample_weights=torch.tensor([1.0, 0.0]))
     other_labels = torch.stack([LABELS[0], ~LABELS[1]])
@@ -70,7 +70,7 @@ def test_image_of_weight_zero_has_no_say(variant):
     assert first_only.total != compute_loss(output, LABELS, variant).total
 
 
-def test_images_of_no_weight_at_all_cost_nothing():
+def test_loss_of_images_of_weight_zero_alone_is_zero():
     parts = compute_loss(make_output(Variant.PLUS), LABELS, Variant.PLUS, sample_weights=torch.zeros(2))
     assert parts.total == 0
 
@@ -81,7 +81,7 @@ def test_asymmetric_loss_without_exponents_and_margin_is_binary_cross_entropy():
     torch.testing.assert_close(plain, score_soft_margin(logits, targets))
 
 
-def test_asymmetric_loss_plays_down_easy_negatives_and_forgives_those_below_the_margin():
+def test_asymmetric_loss_lowers_easy_negatives_and_is_zero_below_the_margin():
     logits, targets = torch.tensor([[-4.0, -1.0, 3.0]]), torch.zeros(1, 3)
     losses = score_asymmetric(logits, targets, focus_negative=4.0, focus_positive=0.0, margin=0.05)
     kept = losses / score_soft_margin(logits, targets)
@@ -90,7 +90,7 @@ def test_asymmetric_loss_plays_down_easy_negatives_and_forgives_those_below_the_
     assert kept[0, 2] > 0.5
 
 
-def test_asymmetric_loss_is_finite_with_its_gradient_at_the_far_ends():
+def test_asymmetric_loss_and_its_gradient_are_finite_at_extreme_logits():
     logits = torch.tensor([[-200.0, 200.0, -200.0, 200.0]], requires_grad=True)
     targets = torch.tensor([[0.0, 0, 1, 1]])
     losses = score_asymmetric(logits, targets, focus_negative=4.0, focus_positive=1.0, margin=0.05)
@@ -99,7 +99,7 @@ def test_asymmetric_loss_is_finite_with_its_gradient_at_the_far_ends():
     assert logits.grad.isfinite().all()
 
 
-def test_largest_losses_of_untagged_classes_are_left_out():
+def test_largest_losses_of_untagged_classes_are_excluded():
     logits, targets = torch.tensor([[5.0, 2.0, -3.0], [-4.0, -9.0, 1.0]]), torch.tensor([[0.0, 1, 0], [1, 0, 0]])
     losses = score_without_large_losses(logits, targets, rejected_share=0.5)
     plain = score_soft_margin(logits, targets)
@@ -109,7 +109,7 @@ def test_largest_losses_of_untagged_classes_are_left_out():
     assert torch.equal(score_without_large_losses(logits, targets, rejected_share=0.0), plain)
 
 
-def test_rare_classes_weigh_more_and_classes_without_images_do_not_disturb():
+def test_rare_classes_weigh_more_and_classes_without_images_weigh_one():
     weights = balance_classes(torch.tensor([100.0, 25.0, 400.0, 0.0]), 0.5)
     assert weights.tolist() == [1.0, 2.0, 0.5, 1.0]
     assert balance_classes(torch.tensor([100.0, 25.0]), 0.0).tolist() == [1.0, 1.0]

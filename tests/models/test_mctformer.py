@@ -1,4 +1,4 @@
-"""The model against the authors' code, and what holds for any weights."""
+"""Agreement of the model with the authors' code, and properties for any weights."""
 
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def test_affinity_may_be_that_of_the_last_layers_and_be_applied_again(golden):
 
 
 @torch.inference_mode()
-def test_wanted_classes_alone_give_the_maps_of_all(golden):
+def test_maps_of_some_classes_equal_those_of_all_classes(golden):
     variant, model, expected = golden
     output = model(expected["square.input"])
     everything = compute_evidence(output, variant, torch.arange(5).expand(2, 5))
@@ -161,7 +161,7 @@ def test_positions_keep_their_values_when_the_grid_stays():
 
 @pytest.mark.parametrize("offset", [0.0, 0.1])
 @pytest.mark.parametrize("grid", [(1, 1), (14, 23), (40, 3), (33, 33)])
-def test_positions_are_resized_to_the_very_grid(grid, offset):
+def test_positions_are_resized_to_the_exact_grid(grid, offset):
     assert resize_positions(torch.randn(1, 196, 4), grid, offset=offset).shape == (1, grid[0] * grid[1], 4)
 
 

@@ -43,7 +43,7 @@ def refine_plainly(maps, image):
     return (maps.double()[..., *at] * weights[:, None]).sum(2)
 
 
-def test_one_round_is_what_the_definition_says():
+def test_one_round_equals_the_definition():
     maps, image = make_inputs()
     refined = refine_by_pixels(maps, image, num_iterations=1)
     torch.testing.assert_close(refined, refine_plainly(maps, image).float(), rtol=1e-4, atol=1e-5)
@@ -60,7 +60,7 @@ def test_no_value_leaves_the_range_of_its_map(rng_seed, height, width, num_itera
 
 
 @pytest.mark.parametrize("level", [0.0, 0.37, 1e6])
-def test_constant_map_stays(level):
+def test_constant_map_stays_constant(level):
     image = make_inputs()[1]
     maps = torch.full((2, 1, 20, 31), level)
     torch.testing.assert_close(refine_by_pixels(maps, image, num_iterations=5), maps, rtol=1e-5, atol=0)
@@ -112,7 +112,7 @@ def test_half_precision_is_refined_in_single_precision(dtype):
     assert torch.equal(refined, refine_by_pixels(maps.float(), image.float(), num_iterations=2))
 
 
-def test_no_round_changes_nothing_and_a_negative_number_is_refused():
+def test_zero_rounds_change_nothing_and_a_negative_number_is_refused():
     maps, image = make_inputs()
     assert torch.equal(refine_by_pixels(maps, image, num_iterations=0), maps)
     with pytest.raises(ValueError, match="num_iterations >= 0, got -1"):

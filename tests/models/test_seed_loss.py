@@ -16,7 +16,7 @@ def make_network(variant=Variant.PLUS):
     torch.manual_seed(0)
     config = MCTformerConfig(variant=variant, num_classes=3, image_size=64, width=24, depth=2, num_heads=2)
     network = MCTformer(config)
-    # A head that says something: with the weights of the start the patch CAM is near zero everywhere.
+    # With its initial weights the patch CAM would be near zero everywhere.
     torch.nn.init.normal_(network.head.weight, std=0.3)
     return network
 
@@ -44,17 +44,17 @@ def test_seeds_show_tagged_classes_only_and_one_class_a_patch():
     assert (seeds.trust > 0).tolist() == LABELS.tolist()
 
 
-def test_patches_between_the_thresholds_are_left_alone():
+def test_patches_between_the_thresholds_are_no_seeds():
     output = make_network()(make_images())
     near, wide = find_seeds(output, 0.4, 0.4), find_seeds(output, 0.1, 0.9)
     assert 0 < wide.absent.sum() < near.absent.sum()
-    # What is taught with a wide band is taught with a narrow one, and says the same.
+    # Seeds of a wide band are also seeds of a narrow one.
     assert not (wide.absent & ~near.absent).any()
     assert not (wide.foreground & ~near.foreground).any()
     assert not (near.absent & near.foreground).any()
 
 
-def test_class_whose_map_is_high_where_another_wins_is_taught_nothing_there():
+def test_class_with_a_high_map_on_a_patch_of_another_class_has_no_gradient_there():
     output = make_network()(make_images())
     fused = compute_evidence(output, Variant.PLUS, torch.arange(3).expand(3, -1)).fused
     maps = scale_min_max(refine_class_maps(output, fused))
@@ -71,7 +71,7 @@ def test_class_whose_map_is_high_where_another_wins_is_taught_nothing_there():
     assert (gradient[0, 1] == 0).all()
 
 
-def test_seeds_come_from_maps_spread_as_often_as_asked():
+def test_seeds_are_made_of_maps_propagated_by_the_given_number_of_steps():
     output = make_network()(make_images())
     fused = compute_evidence(output, Variant.PLUS, torch.arange(3).expand(3, -1)).fused
     found = [find_seeds(output, 0.5, 0.5, steps=steps).foreground for steps in (0, 1, 2)]
@@ -94,7 +94,7 @@ def test_mirrored_image_gives_mirrored_seeds_where_positions_do_not_matter():
     network = make_network()
     torch.nn.init.zeros_(network.pos_embed_pat)
     images, kernel = make_images(), network.patch_embed.proj.weight
-    # A network that cannot tell left from right within a patch, nor among a patch's neighbours.
+    # A network that is symmetric within a patch and among its neighbours.
     kernel.data = (kernel + kernel.flip(-1)) / 2
     network.head.weight.data = (network.head.weight + network.head.weight.flip(-1)) / 2
     seeds, mirrored = (find_seeds(network(pixels)) for pixels in (images, images.flip(-1)))
@@ -102,7 +102,7 @@ def test_mirrored_image_gives_mirrored_seeds_where_positions_do_not_matter():
     assert torch.equal(seeds.absent, mirrored.absent.flip(-1))
 
 
-def test_loss_is_low_where_the_patch_cam_repeats_the_seeds_and_blind_to_all_else():
+def test_loss_is_zero_where_the_patch_cam_repeats_the_seeds_and_ignores_all_other_patches():
     foreground = torch.zeros(1, 2, 2, 2, dtype=torch.bool)
     foreground[0, 0, 0, 0] = True
     absent = torch.tensor([[[False, True], [False, False]]]).expand(1, 2, 2, 2)
@@ -118,7 +118,7 @@ def test_loss_is_low_where_the_patch_cam_repeats_the_seeds_and_blind_to_all_else
     assert compute_seed_losses(-cam, seeds, labels).item() == pytest.approx(20, abs=1e-3)
 
 
-def test_small_and_large_regions_count_alike():
+def test_small_and_large_regions_have_equal_weight():
     labels, cam = torch.tensor([[True]]), torch.zeros(1, 1, 4, 4)
     for num_foreground in (1, 8, 15):
         foreground = (torch.arange(16) < num_foreground).view(1, 1, 4, 4)
@@ -128,7 +128,7 @@ def test_small_and_large_regions_count_alike():
         assert float(gradient.sum()) == pytest.approx(0, abs=1e-6)
 
 
-def test_class_that_wins_no_patch_is_left_alone():
+def test_class_without_a_foreground_patch_has_no_gradient():
     foreground = torch.zeros(1, 2, 4, 4, dtype=torch.bool)
     foreground[0, 0, :2] = True
     seeds = Seeds(foreground=foreground, absent=~foreground, trust=torch.ones(1, 2))
@@ -138,7 +138,7 @@ def test_class_that_wins_no_patch_is_left_alone():
     assert gradient[0, 1].abs().max() == 0
 
 
-def test_total_loss_holds_the_seed_loss_once_its_weight_is_above_zero():
+def test_total_loss_contains_the_seed_loss_once_its_weight_is_above_zero():
     output = make_network()(make_images())
     plain = compute_loss(output, LABELS, Variant.PLUS)
     waiting = compute_loss(output, LABELS, Variant.PLUS, seed_term=TERM._replace(weight=0.0))
@@ -150,7 +150,7 @@ def test_total_loss_holds_the_seed_loss_once_its_weight_is_above_zero():
     torch.testing.assert_close(taught.total, plain.total + 0.5 * taught.seed_loss)
 
 
-def test_class_maps_of_another_network_may_teach_and_learn_nothing_themselves():
+def test_seeds_of_another_network_send_it_no_gradient():
     network, teacher, images = make_network(), make_network(), make_images()
     torch.nn.init.normal_(teacher.head.weight, std=0.3)
     output, source = network(images), teacher(images)
@@ -164,14 +164,14 @@ def test_class_maps_of_another_network_may_teach_and_learn_nothing_themselves():
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-def test_images_without_weight_have_no_say_in_the_seed_loss():
+def test_images_without_weight_have_no_effect_on_the_seed_loss():
     network, images = make_network(), make_images()
     both = compute_loss(network(images), LABELS, Variant.PLUS, seed_term=TERM, sample_weights=torch.tensor([1, 0, 0.0]))
     alone = compute_loss(network(images[:1]), LABELS[:1], Variant.PLUS, seed_term=TERM)
     torch.testing.assert_close(both.seed_loss, alone.seed_loss)
 
 
-def test_patch_cam_comes_to_repeat_the_class_maps_by_training():
+def test_patch_cam_repeats_the_class_maps_after_training():
     network, images, labels = make_network(), make_images(), LABELS
     seeds = find_seeds(network(images))
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
@@ -191,7 +191,7 @@ def test_seeds_without_patch_head_are_refused():
         find_seeds(MCTformer(config)(make_images()))
 
 
-def test_attention_loss_is_zero_for_even_attention_on_the_seed_and_grows_with_what_leaves_it():
+def test_attention_loss_is_zero_for_equal_attention_to_the_seed_and_grows_with_attention_elsewhere():
     foreground = torch.tensor([[[[True, True], [False, False]]]])
     # What is unsure is no place for attention either.
     absent = torch.tensor([[[[False, False], [True, False]]]])

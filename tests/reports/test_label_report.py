@@ -1,4 +1,4 @@
-"""The page of a run: complete in one file, honest about what is missing, the same for the same random seed."""
+"""The page of a run: complete in one file, with notes on missing photos, equal for equal random seeds."""
 
 import base64
 import io
@@ -10,11 +10,14 @@ from PIL import ExifTags, Image
 
 from jobs.report import main
 from pipeline.errors import LabellingError
-from pipeline.evaluation.evaluate import open_truth
+from pipeline.evaluation.truth import open_truth
 from pipeline.inputs.shards import list_shards
-from pipeline.reports.label_report import MAX_SIDE_PX, Table, build_report
+from pipeline.reports.label_report import build_report
+from pipeline.reports.page import Table
+from pipeline.reports.pictures import MAX_SIDE_PX
 from pipeline.run.records import InputShard
-from pipeline.storage.storage import join_uri, put_atomic
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from tests.factories import (
     make_labelled_row,
     make_mask_png,
@@ -29,7 +32,7 @@ GONE = InputShard(uri="memory://nowhere/a.tar", name="a", size_bytes=10, etag="1
 
 
 class Page(HTMLParser):
-    """What a reader of the page sees: its text, and its pictures by their captions."""
+    """Visible content of a page: its text, and its pictures by caption."""
 
     def __init__(self, html):
         super().__init__()
@@ -61,7 +64,7 @@ def make_square_mask(size=(48, 64), class_id=1):
 
 
 def write_run(folder, *, keep_maps=True, key_prefix="", **row_fields):
-    """A shard of four photos and its run: cat, dog, both, and one that was rejected."""
+    """Write a shard of four photos and its run: cat, dog, both, and a rejected one; return the URI of the run."""
     photos = {f"{key_prefix}{index}": make_photo(index, size=(64, 48)) for index in range(4)}
     make_tar(folder / "photos.tar", {key: {"jpg": photo} for key, photo in photos.items()})
     maps = np.random.default_rng(0).uniform(0, 1, (2, 3, 4))
@@ -137,7 +140,7 @@ def test_turned_photo_and_its_mask_are_both_shown_upright(tmp_path, orientation)
     assert (bright & marked).sum() / (bright | marked).sum() > 0.9
 
 
-def test_keys_and_tags_with_markup_are_shown_and_not_obeyed(tmp_path):
+def test_keys_and_tags_with_markup_are_shown_as_text(tmp_path):
     page = Page(build_report(write_run(tmp_path, key_prefix="<script>alert(1)</script>&", tags_unknown=["<b>x"])))
     assert "script" not in page.tags
     assert "b" not in page.tags
@@ -145,7 +148,7 @@ def test_keys_and_tags_with_markup_are_shown_and_not_obeyed(tmp_path):
     assert "<b>x" in page.text
 
 
-def test_same_seed_gives_the_same_page_and_another_seed_other_images(tmp_path):
+def test_page_is_equal_for_equal_seeds_and_differs_for_another_seed(tmp_path):
     rows = [make_labelled_row(f"photo{index:02d}", make_square_mask(), [1]) for index in range(30)]
     make_run(str(tmp_path), CLASSES, {GONE: rows})
     first, again, other = (build_report(str(tmp_path), num_images=4, rng_seed=rng_seed) for rng_seed in (0, 0, 1))
@@ -156,7 +159,7 @@ def test_same_seed_gives_the_same_page_and_another_seed_other_images(tmp_path):
     assert len(Page(first).pictures) == 4
 
 
-def test_rare_class_is_on_the_page_whatever_the_seed(tmp_path):
+def test_rare_class_is_on_the_page_for_every_seed(tmp_path):
     rows = [make_labelled_row(f"cat{index:02d}", make_square_mask(), [1]) for index in range(60)]
     rows.insert(17, make_labelled_row("rare", make_square_mask(class_id=2), [2]))
     make_run(str(tmp_path), CLASSES, {GONE: rows})
@@ -202,7 +205,7 @@ def test_at_most_twenty_unknown_tags_are_listed_most_frequent_first(tmp_path):
     assert page.text.index("tag00") < page.text.index("tag19")
 
 
-def test_run_without_a_labelled_image_gives_a_page_that_says_so(tmp_path):
+def test_page_of_a_run_without_labelled_images_states_it(tmp_path):
     make_run(str(tmp_path), CLASSES, {GONE: [make_rejected_row("a")]})
     assert "No image is labelled." in Page(build_report(str(tmp_path))).text
 
@@ -245,14 +248,14 @@ def test_run_without_kept_maps_has_photos_and_masks(tmp_path):
     assert page.captions == ["photo", "mask"] * 3
 
 
-def test_job_writes_the_page_and_says_where(tmp_path, capsys):
+def test_job_writes_the_page_and_prints_its_location(tmp_path, capsys):
     run = write_run(tmp_path)
     assert main(["--labels", run, "--out", f"{tmp_path}/deep/report.html", "--num-images", "2"]) == 0
     assert f"{tmp_path}/deep/report.html" in capsys.readouterr().out
     assert Page((tmp_path / "deep" / "report.html").read_text("utf-8")).captions.count("mask") == 2
 
 
-def test_job_on_bad_input_says_so_in_one_line_and_exits_with_2(tmp_path, capsys):
+def test_job_on_bad_input_prints_one_line_and_exits_with_2(tmp_path, capsys):
     run = write_run(tmp_path)
     for flags, message in [
         (["--labels", f"{tmp_path}/nowhere"], "holds no labelling run"),

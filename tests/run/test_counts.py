@@ -1,4 +1,4 @@
-"""Counts of rows: whatever the order in which they are added."""
+"""Counts of rows, added in any order."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_merged_counts_add_every_number():
     )
 
 
-def test_counts_that_cannot_be_are_an_error():
+def test_impossible_counts_are_an_error():
     with pytest.raises(ValueError, match="cannot be negative"):
         LabelCounts(num_read=-1)
     with pytest.raises(ValueError, match="reasons to add up to 2"):

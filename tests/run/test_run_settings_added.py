@@ -1,11 +1,12 @@
-"""Settings that came after outputs were published: runs that were begun without them are still the same runs."""
+"""Settings added after outputs were published: older runs keep their identity."""
 
 import pytest
 
 from pipeline.errors import RunConflictError
-from pipeline.run.config import InputConfig, LabelConfig, MapConfig, compute_fingerprint, describe_config, parse_config
-from pipeline.run.identity import describe_identity, open_run, read_run
+from pipeline.run.config import InputConfig, LabelConfig, MapConfig, describe_config, parse_config
+from pipeline.run.fingerprint import compute_fingerprint
 from pipeline.run.records import InputShard
+from pipeline.run.run_file import describe_identity, open_run, read_run
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.training.config import TrainConfig, describe_train_config
 
@@ -17,7 +18,7 @@ SMALL = LabelConfig(
 )
 
 
-# Computed at commit b75fd66, before there was a setting that later ones could be told from.
+# Computed at commit b75fd66, before any setting was added later.
 @pytest.mark.parametrize(
     ("config", "fingerprint"),
     [
@@ -25,18 +26,18 @@ SMALL = LabelConfig(
         (SMALL, "edce23ce5ea0e091df3f92a3898b5022161b9e909f763fa2c0450caf2488fe42"),
     ],
 )
-def test_labelling_run_that_was_begun_without_later_settings_keeps_its_fingerprint(config, fingerprint):
+def test_labelling_run_without_later_settings_keeps_its_fingerprint(config, fingerprint):
     identity = describe_identity(config, VOCABULARY, "d" * 64, SHARDS)
     assert compute_fingerprint(identity) == fingerprint
     assert parse_config(identity["config"]) == config
 
 
-def test_training_run_that_was_begun_without_later_settings_keeps_its_fingerprint():
+def test_training_run_without_later_settings_keeps_its_fingerprint():
     described = describe_train_config(TrainConfig())
     assert compute_fingerprint(described) == "d9c8e434cda91de69c37902cb467063a4d9e8f92647443d310e64dbf01a48932"
 
 
-def test_later_setting_that_is_set_is_described_and_read_back_and_makes_another_run(tmp_path):
+def test_later_setting_is_described_and_parsed_and_makes_another_run(tmp_path):
     config = LabelConfig(inputs=InputConfig(max_image_bytes=1000))
     assert describe_config(config)["inputs"]["max_image_bytes"] == 1000
     arguments = {

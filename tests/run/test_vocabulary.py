@@ -1,4 +1,4 @@
-"""Vocabulary files, and what tags mean by them."""
+"""Vocabulary files, and matching of tags."""
 
 import json
 
@@ -95,7 +95,7 @@ def test_emoji_that_json_writes_as_escapes_is_matched(tmp_path):
     "text",
     ['{"classes": ["cat", "dog"], "classes": ["dog", "cat"]}', "classes: [cat]\naliases: {cat: [kitty], cat: [Katze]}"],
 )
-def test_key_that_comes_twice_is_refused_and_named(tmp_path, text):
+def test_repeated_key_is_refused_by_name(tmp_path, text):
     path = tmp_path / "vocabulary.yaml"
     path.write_text(text)
     with pytest.raises(VocabularyError, match='the key "c'):

@@ -1,4 +1,4 @@
-"""The file system that Ray Train writes through: on a local disk, in memory, and on S3 over HTTP."""
+"""The file system of Ray Train: on a local disk, in memory, and on S3 over HTTP."""
 
 import pickle
 import subprocess
@@ -13,7 +13,10 @@ from ray.train.v2._internal.execution.storage import StorageContext, delete_fs_p
 
 from pipeline.errors import BucketError
 from pipeline.storage.arrow_filesystem import open_for_ray
-from pipeline.storage.storage import join_uri, list_objects, put_atomic, read_bytes
+from pipeline.storage.listing import list_objects
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from tests.faulty_network import Fault, FaultyNetwork
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +25,7 @@ ODD_NAMES = ["a b", "a#b?c", "50% +1", "%20", "ü羊", "a'b\"c", "[x]*", "a=b&c;
 
 @pytest.fixture
 def network(s3_folder, s3_endpoint, monkeypatch):
-    """The pretended S3 behind a network that fails on command, and that refuses uploads without a length."""
+    """The emulated S3 behind a network that fails on command and refuses uploads without a length."""
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     with FaultyNetwork(s3_endpoint) as network:
         monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
@@ -62,7 +65,7 @@ def test_folder_of_any_name_keeps_checkpoints_as_ray_train_writes_them(folder_ur
         assert list_names(out) == [marker]
 
 
-def test_uploads_of_ray_to_s3_tell_their_length(s3_folder, network, tmp_path):
+def test_uploads_of_ray_to_s3_have_a_length(s3_folder, network, tmp_path):
     source = make_checkpoint(tmp_path / "source", small=b"x", large=bytes(110 * 2**20))
     filesystem, folder = open_for_ray(s3_folder)
     pyarrow.fs.copy_files(str(source), f"{folder}/epoch", destination_filesystem=filesystem)
@@ -100,7 +103,7 @@ def test_file_that_ray_writes_appears_when_it_is_closed(folder_uri):
     assert list_names(folder_uri) == ["/snapshot.json"]
 
 
-def test_file_that_ray_began_to_write_when_it_died_is_not_there(tmp_path):
+def test_file_whose_writer_died_does_not_exist(tmp_path):
     program = (
         "import os, sys; from pipeline.storage.arrow_filesystem import open_for_ray;"
         "filesystem, folder = open_for_ray(sys.argv[1]);"
@@ -110,7 +113,7 @@ def test_file_that_ray_began_to_write_when_it_died_is_not_there(tmp_path):
     assert list_objects(str(tmp_path)) == []
 
 
-def test_file_of_which_the_source_fails_midway_is_not_there(folder_uri, tmp_path):
+def test_copy_whose_source_fails_midway_does_not_exist(folder_uri, tmp_path):
     class FailingSource(pyarrow.fs.FileSystemHandler):
         def open_input_stream(self, path):
             class Stream:
@@ -149,7 +152,7 @@ def test_file_of_which_the_source_fails_midway_is_not_there(folder_uri, tmp_path
     assert list_objects(folder_uri) == []
 
 
-def test_listing_gives_folders_and_files_as_pyarrow_wants_them(folder_uri):
+def test_listing_contains_folders_and_files_as_pyarrow_expects(folder_uri):
     for name in ("a/1", "a/deep/2", "b"):
         put_atomic(join_uri(folder_uri, *name.split("/")), b"xyz")
     filesystem, folder = open_for_ray(folder_uri)
@@ -172,7 +175,7 @@ def test_listing_gives_folders_and_files_as_pyarrow_wants_them(folder_uri):
         filesystem.open_input_stream("/c")
 
 
-def test_folder_itself_is_never_deleted_as_a_whole(folder_uri):
+def test_root_folder_is_never_deleted(folder_uri):
     put_atomic(join_uri(folder_uri, "train.json"), b"x")
     filesystem, folder = open_for_ray(folder_uri)
     with pytest.raises(ValueError, match="is not deleted"):

@@ -1,4 +1,4 @@
-"""Outages are told from refusals by their cause, and waited for; everything else is raised at once."""
+"""Outages are waited for, and recognised by their cause; all other errors are raised immediately."""
 
 import errno
 import os
@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import BucketError, BundleError, ShardError, StorageError
+from pipeline.storage.listing import list_objects
 from pipeline.storage.outage import Patience, Resumed, is_outage
-from pipeline.storage.storage import list_objects, put_atomic
+from pipeline.storage.writing import put_atomic
 from tests.faulty_network import Fault, FaultyNetwork
 
 
@@ -23,10 +24,10 @@ def make_answer(status):
 
 
 def wrap(cause, *types):
-    """Raise errors from one another, the cause first."""
+    """Chain errors of these types to a cause; return the outermost one."""
     error = cause
     for make in types:
-        outer = make("told")
+        outer = make("wrapped")
         outer.__cause__ = error
         error = outer
     return error
@@ -47,7 +48,7 @@ def wrap(cause, *types):
         botocore.exceptions.ReadTimeoutError(endpoint_url="http://a"),
     ],
 )
-def test_what_passes_is_an_outage_however_it_is_wrapped(error):
+def test_temporary_failure_is_an_outage_however_it_is_wrapped(error):
     assert is_outage(error)
     assert is_outage(wrap(error, StorageError))
     assert is_outage(wrap(error, OSError, StorageError, ShardError))
@@ -72,13 +73,13 @@ def test_what_passes_is_an_outage_however_it_is_wrapped(error):
         ImportError("no such store"),
     ],
 )
-def test_what_does_not_pass_is_no_outage(error):
+def test_permanent_failure_is_not_an_outage(error):
     assert not is_outage(error)
     assert not is_outage(wrap(error, StorageError))
 
 
 @pytest.mark.parametrize(("code", "status", "passes"), [("UserSuspended", 403, False), ("QuotaExceeded", 403, True)])
-def test_answer_of_a_server_counts_more_than_what_its_client_made_of_it(code, status, passes):
+def test_response_of_a_server_decides_before_the_exception_of_its_client(code, status, passes):
     answer = botocore.exceptions.ClientError(
         {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject"
     )
@@ -94,8 +95,8 @@ def test_errors_that_are_their_own_causes_are_judged():
     assert not is_outage(first)
 
 
-def test_operation_is_called_until_the_outage_is_over_and_the_wait_is_told():
-    told, answers = [], [OSError(errno.ENOSPC, "no space left"), ConnectionRefusedError("refused"), "done"]
+def test_operation_is_retried_until_the_outage_ends_and_the_waits_are_reported():
+    reported, answers = [], [OSError(errno.ENOSPC, "no space left"), ConnectionRefusedError("refused"), "done"]
 
     def operate():
         answer = answers.pop(0)
@@ -103,12 +104,12 @@ def test_operation_is_called_until_the_outage_is_over_and_the_wait_is_told():
             raise answer
         return answer
 
-    assert Patience(limit_s=60.0, on_wait=told.append).call(operate) == "done"
-    assert [line and line.split(" (for")[0] for line in told] == ["[Errno 28] no space left", "refused", None]
+    assert Patience(limit_s=60.0, on_wait=reported.append).call(operate) == "done"
+    assert [line and line.split(" (for")[0] for line in reported] == ["[Errno 28] no space left", "refused", None]
 
 
 @pytest.mark.parametrize("error", [PermissionError("denied"), ValueError("defect"), BundleError("damaged")])
-def test_what_is_no_outage_is_raised_at_once(error):
+def test_error_other_than_an_outage_is_raised_immediately(error):
     calls = []
 
     def operate():
@@ -120,12 +121,12 @@ def test_what_is_no_outage_is_raised_at_once(error):
     assert len(calls) == 1
 
 
-def test_outage_that_lasts_too_long_is_raised_as_it_is():
+def test_outage_beyond_the_limit_is_raised_unchanged():
     with pytest.raises(ConnectionRefusedError):
         Patience(limit_s=0.0).call(raise_refusal)
 
 
-def test_wait_ends_when_a_stop_is_asked_for():
+def test_wait_ends_on_a_stop():
     stop = threading.Event()
     patience = Patience(limit_s=3600.0, stop=stop, on_wait=lambda what: stop.set())
     started_s = time.monotonic()
@@ -139,7 +140,7 @@ def raise_refusal():
 
 
 @given(st.lists(st.integers(), max_size=20), st.sets(st.integers(0, 19)))
-def test_iterator_that_fails_anywhere_goes_on_behind_its_last_item(items, failures):
+def test_iterator_that_fails_anywhere_continues_after_its_last_item(items, failures):
     items = list(enumerate(items))
     left = set(failures)
 
@@ -163,8 +164,8 @@ def test_iterator_that_fails_anywhere_goes_on_behind_its_last_item(items, failur
 
 
 @pytest.mark.parametrize("fault", [Fault.SLOW_DOWN, Fault.RESET])
-def test_what_a_real_client_raises_in_an_outage_is_told_as_one(s3_folder, s3_endpoint, monkeypatch, fault):
-    # One try of each call, so that the test is short.
+def test_error_of_a_real_client_in_an_outage_is_an_outage(s3_folder, s3_endpoint, monkeypatch, fault):
+    # One attempt per call keeps the test short.
     monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "retries", 1)
     with FaultyNetwork(s3_endpoint, choose=lambda method, path: fault) as network:
         monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
@@ -175,13 +176,13 @@ def test_what_a_real_client_raises_in_an_outage_is_told_as_one(s3_folder, s3_end
             assert is_outage(raised.value)
 
 
-def test_what_a_real_client_raises_of_a_bucket_that_is_not_there_is_no_outage(s3_folder):
+def test_error_of_a_real_client_for_a_missing_bucket_is_not_an_outage(s3_folder):
     with pytest.raises(BucketError) as raised:
         put_atomic("s3://no-such-bucket-here/a", b"1")
     assert not is_outage(raised.value)
 
 
-def test_full_disk_tells_what_is_written_and_how_much_is_free(tmp_path, monkeypatch):
+def test_error_of_a_full_disk_contains_the_file_and_the_free_space(tmp_path, monkeypatch):
     def refuse(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 

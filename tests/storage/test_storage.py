@@ -1,4 +1,4 @@
-"""What only a local disk does, and what S3 does when its network fails. What every store does: `contracts/`."""
+"""Behaviour of local disks only, and of S3 with a failing network. Behaviour of all stores: `test_storage_contract`."""
 
 import itertools
 import traceback
@@ -9,20 +9,11 @@ import fsspec
 import pytest
 
 from pipeline.errors import BucketError, StorageError
-from pipeline.storage.storage import (
-    create_if_absent,
-    delete,
-    find_object,
-    glob_objects,
-    join_uri,
-    list_folder,
-    list_objects,
-    open_random,
-    open_stream,
-    put_atomic,
-    read_bytes,
-)
-from pipeline.storage.store_errors import describe_failure
+from pipeline.storage.listing import find_object, glob_objects, list_folder, list_objects
+from pipeline.storage.reading import open_random, open_stream, read_bytes
+from pipeline.storage.store_errors import describe_store_failure
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import create_if_absent, delete, put_atomic
 from tests.factories import make_certificate
 from tests.faulty_network import Fault, FaultyNetwork, HastyS3, OneTryS3, Refusal, use_s3_client
 
@@ -33,7 +24,7 @@ def test_unfinished_files_are_never_listed(tmp_path):
 
 
 @pytest.mark.parametrize("list_it", [list_objects, list_folder, lambda folder: glob_objects(f"{folder}/*")])
-def test_file_that_goes_while_it_is_listed_is_left_out(tmp_path, monkeypatch, list_it):
+def test_file_deleted_during_a_listing_is_left_out(tmp_path, monkeypatch, list_it):
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"x")
     is_file = Path.is_file
@@ -57,7 +48,7 @@ def test_failed_put_leaves_nothing_behind(tmp_path):
 
 @pytest.fixture
 def network(s3_folder, s3_endpoint, monkeypatch):
-    """The pretended S3 behind a network that fails on command."""
+    """The emulated S3 behind a network that fails on command."""
     with FaultyNetwork(s3_endpoint) as network, use_s3_client(HastyS3):
         monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
         yield network
@@ -78,7 +69,7 @@ OPERATIONS = {
     ("operation", "fault"),
     [
         *itertools.product(OPERATIONS, [Fault.SLOW_DOWN, Fault.RESET, Fault.LOST_REPLY]),
-        *((name, Fault.CUT_REPLY) for name in ("read", "stream", "list", "delete")),
+        *((name, Fault.TRUNCATED_REPLY) for name in ("read", "stream", "list", "delete")),
         ("put", Fault.HANG),
         ("stream", Fault.HANG),
     ],
@@ -87,8 +78,8 @@ def test_operation_survives_a_network_that_fails(s3_folder, network, operation, 
     put_atomic(join_uri(s3_folder, "a"), b"old")
     expected = {"read": b"old", "stream": b"ld"}
     num_faults = 1 if fault == Fault.HANG else 2
-    # A reply without a body cannot break off in it.
-    spared = {"HEAD"} if fault == Fault.CUT_REPLY else set()
+    # A reply without a body cannot be truncated.
+    spared = {"HEAD"} if fault == Fault.TRUNCATED_REPLY else set()
     network.choose = lambda method, path: fault if method not in spared and network.num_faults < num_faults else None
     answer = OPERATIONS[operation](s3_folder)
     assert network.num_faults == num_faults
@@ -102,13 +93,13 @@ def test_operation_survives_a_network_that_fails(s3_folder, network, operation, 
     assert operation not in expected or answer == expected[operation]
 
 
-def test_create_if_absent_waits_for_a_write_under_way(s3_folder, network):
+def test_create_if_absent_waits_for_a_write_in_progress(s3_folder, network):
     network.choose = lambda method, path: Fault.CONFLICT if method == "PUT" and network.num_faults < 2 else None
     assert create_if_absent(join_uri(s3_folder, "a"), b"mine")
     assert not create_if_absent(join_uri(s3_folder, "a"), b"theirs")
 
 
-def test_put_that_never_gets_through_is_an_error(s3_folder, network):
+def test_put_without_a_connection_is_an_error(s3_folder, network):
     network.choose = lambda method, path: Fault.RESET if method == "PUT" else None
     with use_s3_client(OneTryS3), pytest.raises(StorageError, match="run/a' cannot be reached") as caught:
         put_atomic(join_uri(s3_folder, "a"), b"x")
@@ -116,7 +107,7 @@ def test_put_that_never_gets_through_is_an_error(s3_folder, network):
 
 
 @pytest.mark.parametrize("open_file", [open_stream, open_random])
-def test_stream_that_breaks_while_it_is_read_names_its_uri(s3_folder, network, open_file):
+def test_error_of_a_broken_stream_contains_its_uri(s3_folder, network, open_file):
     put_atomic(join_uri(s3_folder, "a"), bytes(100))
     with use_s3_client(OneTryS3), closing(open_file(join_uri(s3_folder, "a"))) as stream:
         network.choose = lambda method, path: Fault.RESET if method == "GET" else None
@@ -139,7 +130,7 @@ def test_credentials_never_show_in_messages(s3_folder, network, monkeypatch):
     assert "hush-hush" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_upload_over_tls_tells_its_length(s3_folder, s3_endpoint, monkeypatch, tmp_path):
+def test_upload_over_tls_has_a_length(s3_folder, s3_endpoint, monkeypatch, tmp_path):
     certificate = make_certificate(tmp_path)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
     fsspec.get_filesystem_class("s3").clear_instance_cache()
@@ -161,7 +152,7 @@ REFUSALS = {
 }
 
 
-def test_refusal_of_a_store_is_told_by_its_code(s3_folder, network):
+def test_refusal_of_a_store_contains_its_code(s3_folder, network):
     for operation, expected in itertools.product(OPERATIONS, REFUSALS):
         network.refusal = REFUSALS[expected]
         with pytest.raises(StorageError) as caught:
@@ -174,14 +165,14 @@ def test_refusal_of_a_store_is_told_by_its_code(s3_folder, network):
 @pytest.mark.parametrize(
     "error", [OSError(None), OSError(5, None), TimeoutError(), PermissionError("None"), RuntimeError("a: None")]
 )
-def test_failure_without_a_message_is_told_by_its_kind(error):
-    assert describe_failure(error) == type(error).__name__
+def test_failure_without_a_message_is_described_by_its_type(error):
+    assert describe_store_failure(error) == type(error).__name__
 
 
-def test_failure_without_a_message_is_told_by_its_cause():
+def test_failure_without_a_message_is_described_by_its_cause():
     error = OSError(None)
     error.__cause__ = ConnectionResetError("peer is gone")
-    assert describe_failure(error) == "peer is gone"
+    assert describe_store_failure(error) == "peer is gone"
 
 
 def test_missing_bucket_is_named_by_every_operation(s3_folder, network):

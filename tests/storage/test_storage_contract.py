@@ -1,4 +1,4 @@
-"""The contract of storage: what a local disk, memory, and S3 over HTTP must all do, as every other store has to."""
+"""The contract of all stores, tested on a local disk, in memory, and on S3 over HTTP."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -6,22 +6,10 @@ from contextlib import closing
 
 import pytest
 
-from pipeline.storage.storage import (
-    create_if_absent,
-    delete,
-    delete_folder,
-    exists,
-    find_object,
-    glob_objects,
-    is_folder,
-    join_uri,
-    list_folder,
-    list_objects,
-    open_random,
-    open_stream,
-    put_atomic,
-    read_bytes,
-)
+from pipeline.storage.listing import exists, find_object, glob_objects, is_folder, list_folder, list_objects
+from pipeline.storage.reading import open_random, open_stream, read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import create_if_absent, delete, delete_folder, put_atomic
 
 
 def list_uris(objects):
@@ -105,7 +93,7 @@ def test_stream_from_an_offset_reads_the_rest(folder_uri):
             assert stream.read(10) + stream.read() == payload[offset:]
 
 
-def test_random_reads_give_what_stands_there(folder_uri):
+def test_random_reads_return_the_bytes_at_their_offset(folder_uri):
     uri = join_uri(folder_uri, "a")
     payload = bytes(range(256)) * 40
     put_atomic(uri, payload)

@@ -1,28 +1,27 @@
-"""Thresholds from true masks and without, and the file that carries them."""
+"""Thresholds found with and without true masks, and the calibration that stores them."""
 
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score
 
 from jobs import evaluate, label, remask
 from jobs.calibrate import main
+from jobs.execution.remask import choose_maps
 from jobs.qualities import balanced
 from pipeline.bundles import load_bundle
 from pipeline.commit.manifests import open_manifest
 from pipeline.errors import CalibrationError
-from pipeline.evaluation.evaluate import open_truth
+from pipeline.evaluation.truth import open_truth
 from pipeline.images.masks import decode_mask
+from pipeline.kept_maps.kept_run import open_kept_run
 from pipeline.kept_maps.new_run import open_remask
-from pipeline.kept_maps.run import open_kept_run
 from pipeline.remask import remask_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, MapKind, ViewConfig, settle_config
-from pipeline.run.records import IGNORE_LABEL, InputShard
-from pipeline.storage.storage import put_atomic
+from pipeline.run.records import InputShard
+from pipeline.storage.writing import put_atomic
 from pipeline.thresholds.calibration import (
     Calibration,
     describe_maps,
@@ -30,9 +29,9 @@ from pipeline.thresholds.calibration import (
     load_calibration,
     use_calibration,
 )
-from pipeline.thresholds.choice import choose_threshold, compute_threshold, count_values, find_band
-from pipeline.thresholds.fit import count_confusion, fit_by_class, fit_common, make_table, score_thresholds, to_scales
-from pipeline.thresholds.samples import MapSample, read_samples
+from pipeline.thresholds.choice import choose_threshold, count_values, find_band
+from pipeline.thresholds.fit import make_table, score_thresholds, to_scales
+from pipeline.thresholds.samples import read_samples
 from tests.factories import (
     make_labelled_row,
     make_mask_png,
@@ -46,12 +45,12 @@ from tests.fakes import SerialCluster
 
 CLASSES = ("cat", "dog")
 OWN = {1: 0.3, 2: 0.7}
-"""Where the maps of a class are cut to give its true objects: cats show weakly, dogs bleed over their edges."""
+"""Threshold of each class at which its maps match its true objects: maps of cats are weak, those of dogs too large."""
 SHARD = InputShard(uri="photos/a.tar", name="a", size_bytes=10, etag="1")
 
 
 def make_hill(rng, size):
-    """Make a map that falls from 1 to 0 around some place, on a patch grid."""
+    """Map that falls from 1 to 0 around a random place, on a patch grid."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     top = rng.uniform(0.2, 0.8, 2) * size
     distance = np.hypot(rows - top[0], columns - top[1])
@@ -59,7 +58,7 @@ def make_hill(rng, size):
 
 
 def make_collection(folder, num_images=48, **maps):
-    """Publish a run with kept maps and the truth that its maps give at thresholds of their own."""
+    """Publish a run with kept maps, and the truth that follows from its maps at the thresholds `OWN`."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(num_images):
@@ -84,7 +83,7 @@ def make_collection(folder, num_images=48, **maps):
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    """A folder with a run, `run`, its truth, `truth`, and the masks that are the truth, `own`."""
+    """Folder with a run (`run`), its truth (`truth`), and the masks that are the truth (`own`)."""
     folder = tmp_path_factory.mktemp("collection")
     make_collection(folder)
     return folder
@@ -111,7 +110,7 @@ def test_fit_finds_the_thresholds_that_made_the_truth(collection, tmp_path, caps
     flags = ["--labels", f"{collection}/run", "--truth", f"{collection}/truth"]
     assert evaluate.main([*flags, "--json", f"{tmp_path}/before.json"]) == 0
     kept = open_kept_run(f"{collection}/run")
-    maps = remask.choose_maps(remask.RemaskJob(labels="", out="", calibration=uri), kept)
+    maps = choose_maps(remask.RemaskJob(labels="", out="", calibration=uri), kept)
     remask_run(open_remask(f"{tmp_path}/out", kept, maps), cluster=SerialCluster())
     flags[1] = f"{tmp_path}/out"
     assert evaluate.main([*flags, "--json", f"{tmp_path}/after.json"]) == 0
@@ -138,7 +137,7 @@ def test_which_images_are_fitted_on_is_drawn_from_the_seed(collection):
 
 
 def test_counted_pixels_are_those_of_the_masks(collection):
-    """Against masks made by the way of jobs.remask, scored by scikit-learn, on all pixels."""
+    """Compared with masks of jobs.remask, scored by scikit-learn on all pixels."""
     samples = read_samples(f"{collection}/run/labels/a.parquet", open_truth(f"{collection}/truth"), 2, 100)
     thresholds = np.array([0.5, 0.4])
     threshold, scales = to_scales(thresholds)
@@ -154,63 +153,7 @@ def test_counted_pixels_are_those_of_the_masks(collection):
     assert score_thresholds(make_table(samples, 2), thresholds) == pytest.approx(expected, abs=0.002)
 
 
-def make_random_table(rng_seed, num_classes=3):
-    rng = np.random.default_rng(rng_seed)
-    samples = [
-        MapSample(
-            class_ids=tuple(sorted(rng.choice(np.arange(1, num_classes + 1), 2, replace=False).tolist())),
-            maps=rng.random((2, 50)).astype(np.float32),
-            truth=rng.choice([0, 1, 2, 3, IGNORE_LABEL], 50).astype(np.uint8),
-        )
-        for _ in range(40)
-    ]
-    return make_table(samples, num_classes)
-
-
-@pytest.mark.parametrize("rng_seed", range(3))
-def test_fit_is_never_worse_than_its_start_where_it_is_fitted(rng_seed):
-    table = make_random_table(rng_seed)
-    common = fit_common(table)
-    assert score_thresholds(table, fit_by_class(table, common)) >= score_thresholds(table, common)
-    best = max(score_thresholds(table, np.full(3, value / 100)) for value in range(1, 100))
-    assert score_thresholds(table, common) == pytest.approx(best, abs=1e-12)
-    assert count_confusion(table, common).sum() == len(table.truth) < 40 * 50
-
-
-def test_class_with_few_images_keeps_the_common_threshold():
-    table = make_random_table(0)
-    few = table.take(np.arange(40) < 9)
-    few = replace(few, ids=few.ids[:9])
-    np.testing.assert_array_equal(fit_by_class(few, np.full(3, 0.4)), np.full(3, 0.4))
-
-
-def test_threshold_without_truth_lies_between_two_groups():
-    rng = np.random.default_rng(0)
-    values = np.concatenate([rng.normal(0.2, 0.05, 3000), rng.normal(0.7, 0.05, 1000)]).clip(0, 0.999)
-    histogram = np.bincount((values * 100).astype(int), minlength=100)
-    assert 0.35 < compute_threshold(histogram) < 0.55
-
-
-@settings(max_examples=50)
-@given(st.dictionaries(st.integers(0, 99), st.integers(1, 10**6), min_size=1, max_size=20))
-def test_threshold_without_truth_parts_any_histogram_of_two_bins(counts):
-    histogram = np.zeros(100, np.int64)
-    histogram[list(counts)] = list(counts.values())
-    found = compute_threshold(histogram)
-    if len(counts) == 1:
-        assert found is None
-    else:
-        assert min(counts) / 100 < found <= max(counts) / 100
-
-
-def test_images_whose_maps_are_constant_have_no_say():
-    flat, parted = np.zeros(100, np.int64), np.zeros(100, np.int64)
-    flat[0], parted[[20, 59]] = 7, 5
-    assert choose_threshold([flat, parted, flat]) == round(compute_threshold(parted), 2) == 0.5
-    assert choose_threshold([flat]) is None
-
-
-def test_threshold_without_truth_says_so_and_how_it_was_found(collection, capsys):
+def test_threshold_without_truth_is_stored_with_its_method(collection, capsys):
     found = load_calibration(calibrate(collection))
     assert (found.uses_truth, found.class_scales) == (False, None)
     assert "without truth" in found.method
@@ -289,7 +232,7 @@ def test_damaged_calibration_is_named(collection, tmp_path, change, message):
         load_calibration(str(tmp_path / "edited.json"))
 
 
-def test_job_on_bad_input_says_so_in_one_line_and_exits_with_2(collection, tmp_path, capsys):
+def test_job_on_bad_input_prints_one_line_and_exits_with_2(collection, tmp_path, capsys):
     put_atomic(f"{tmp_path}/other/z.png", make_mask_png(np.zeros((4, 4))))
     for name in range(3):
         put_atomic(f"{tmp_path}/few/photo{name}.png", (collection / "truth" / f"photo{name}.png").read_bytes())

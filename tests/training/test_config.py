@@ -18,7 +18,7 @@ from pipeline.training.worker.schedule import choose_seed_term
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_gives_a_configuration_that_survives_json(name):
+def test_configuration_of_every_recipe_survives_json(name):
     described = describe_train_config(RECIPES[name]())
     assert json.loads(json.dumps(described)) == described
 
@@ -103,7 +103,7 @@ def test_options_of_the_inputs_may_be_written_as_in_labelling(words):
     assert job.config.inputs.tags_field == "caption"
 
 
-def test_option_that_is_none_of_the_inputs_is_refused_under_their_prefix(capsys):
+def test_option_of_another_group_is_refused_under_the_prefix_of_the_inputs(capsys):
     command = ["--recipe", "v2", "--shards", "a.tar", "--vocabulary", "v.json", "--out", "o"]
     with pytest.raises(SystemExit):
         parse_command([*command, "--inputs.epochs", "3"])
@@ -126,12 +126,12 @@ def test_seed_loss_without_patch_head_is_refused():
         TrainConfig(model=ModelConfig(variant="v1"), loss=LossConfig(seed_weight=0.5))
 
 
-def test_seeds_of_an_average_that_there_is_not_are_refused():
+def test_seeds_of_a_missing_average_are_refused():
     loss = LossConfig(seed_weight=0.5, seed_from_average=True)
     with pytest.raises(ValueError, match=r"need ema_decay > 0 for seed_from_average, got 0\.0"):
         TrainConfig(loss=loss)
     assert TrainConfig(loss=loss, optimizer=OptimizerConfig(ema_decay=0.9)).loss == loss
-    # Without seeds nothing asks for the average.
+    # Without seeds the average is not needed.
     assert TrainConfig(loss=replace(loss, seed_weight=0.0)).optimizer.ema_decay == 0
 
 
@@ -140,7 +140,7 @@ def test_seed_thresholds_in_the_wrong_order_are_refused():
         LossConfig(seed_background_threshold=0.6)
 
 
-def test_seeds_that_never_teach_absence_are_refused():
+def test_seed_loss_without_absent_patches_is_refused():
     with pytest.raises(ValueError, match="seed_background_threshold > 0 for a seed_weight of 0.5, got 0"):
         LossConfig(seed_weight=0.5, seed_background_threshold=0.0)
     assert LossConfig(seed_background_threshold=0.0).seed_weight == 0

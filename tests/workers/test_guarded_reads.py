@@ -1,4 +1,4 @@
-"""Reading that kills processes: real children that really die, and what was read before is given as ever."""
+"""Reads that kill their process: real child processes die, and earlier items are kept."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def read_numbers(end=None):
 
 
 class UnportableError(Exception):
-    """Cannot be made again from its own arguments."""
+    """Cannot be rebuilt from its own arguments."""
 
     def __init__(self, one, two):
         super().__init__(f"{one} and {two}")
@@ -42,23 +42,23 @@ def count_deaths(number):
 
 
 def read(num_deaths, end=None):
-    """Give what was read, and the error that ended it."""
+    """Read the items; return them and the error at their end."""
     items = []
     try:
         for item in read_guarded(URI, partial(read_numbers, end), count_deaths(num_deaths)):
             items.append(item)
-    except Exception as error:  # noqa: BLE001 (any error is what is looked at)
+    except Exception as error:  # noqa: BLE001 (any error is returned)
         return items, error
     return items, None
 
 
 @pytest.mark.parametrize("num_deaths", [0, MAX_DEATHS - 1, MAX_DEATHS, MAX_DEATHS_IN_ALL - 1])
-def test_shard_gives_the_same_items_however_many_processes_died_with_it(num_deaths):
+def test_shard_yields_the_same_items_after_any_number_of_deaths(num_deaths):
     assert read(num_deaths) == ([0, 1, 2, "last"], None)
 
 
 @pytest.mark.parametrize("end", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
-def test_shard_that_kills_the_child_too_gives_what_came_before_and_fails_by_name(end):
+def test_shard_that_also_kills_the_child_yields_earlier_items_and_fails_by_name(end):
     items, error = read(MAX_DEATHS, end)
     assert items == [0, 1, 2]
     assert isinstance(error, ShardError)
@@ -67,12 +67,12 @@ def test_shard_that_kills_the_child_too_gives_what_came_before_and_fails_by_name
 
 @pytest.mark.parametrize("num_deaths", [0, MAX_DEATHS])
 @pytest.mark.parametrize("end", [ShardError("such a shard"), StorageError("such a store"), PermissionError(13, "no")])
-def test_errors_come_through_a_child_process_as_they_are(num_deaths, end):
+def test_errors_pass_through_a_child_process_unchanged(num_deaths, end):
     items, error = read(num_deaths, end)
     assert (items, type(error), str(error)) == ([0, 1, 2], type(end), str(end))
 
 
-def test_outage_that_a_child_process_meets_is_told_as_one_and_is_no_death():
+def test_outage_in_a_child_process_is_an_outage_and_not_a_death():
     attempts = count_deaths(MAX_DEATHS)
     for _ in range(2):
         with pytest.raises(StorageError, match="such a store") as raised:
@@ -81,18 +81,18 @@ def test_outage_that_a_child_process_meets_is_told_as_one_and_is_no_death():
     assert attempts.begin(f"read {URI}") == MAX_DEATHS
 
 
-def test_error_that_cannot_travel_is_told_in_its_words():
+def test_error_that_cannot_be_pickled_keeps_its_text():
     items, error = read(MAX_DEATHS, "unportable")
     assert (items, str(error)) == ([0, 1, 2], "UnportableError: one and two")
 
 
-def test_shard_with_which_processes_die_for_ever_is_not_read_at_all():
+def test_shard_with_too_many_deaths_is_not_read():
     items, error = read(MAX_DEATHS_IN_ALL)
     assert items == []
     assert isinstance(error, ShardError)
 
 
-def test_only_what_did_not_end_is_a_death():
+def test_only_an_unfinished_read_is_a_death():
     attempts = AttemptCounter()
     list(read_guarded(URI, read_numbers, attempts))
     with pytest.raises(ShardError):
@@ -103,7 +103,7 @@ def test_only_what_did_not_end_is_a_death():
     assert attempts.begin(f"read {URI}") == 0
 
 
-def test_shard_that_was_read_in_a_child_process_is_read_so_again_when_its_task_is_replayed():
+def test_replayed_task_reads_its_shard_in_a_child_process_again():
     attempts = count_deaths(MAX_DEATHS)
     for _ in range(2):
         with pytest.raises(ShardError, match="SIGSEGV"):

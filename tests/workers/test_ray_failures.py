@@ -1,7 +1,9 @@
+"""Descriptions of Ray's failures: one short line without stack traces."""
+
 import pytest
 import ray.exceptions
 
-from pipeline.workers.ray_failures import MAX_LENGTH, describe_failure
+from pipeline.workers.ray_failures import MAX_LENGTH, describe_ray_failure
 
 CORE_STACK = """Check failed: status.ok()
 *** SIGSEGV received at time=1764162000 on cpu 3 ***
@@ -28,14 +30,14 @@ def assert_is_short(text):
 @pytest.mark.parametrize("kind", [ray.exceptions.RaySystemError, ray.exceptions.WorkerCrashedError, RuntimeError])
 def test_failure_with_a_stack_of_cpp_is_described_by_its_type_and_first_line(kind):
     error = kind(CORE_STACK) if kind is not ray.exceptions.WorkerCrashedError else kind()
-    text = describe_failure(error)
+    text = describe_ray_failure(error)
     assert_is_short(text)
     assert text.startswith(kind.__name__)
 
 
-def test_failure_that_is_a_stack_and_nothing_else_still_has_its_type():
-    assert describe_failure(RuntimeError(CORE_STACK.partition("\n")[2])) == "RuntimeError: no message"
+def test_failure_of_a_stack_only_still_has_its_type():
+    assert describe_ray_failure(RuntimeError(CORE_STACK.partition("\n")[2])) == "RuntimeError: no message"
 
 
-def test_failure_with_text_that_a_terminal_obeys_shows_it_escaped():
-    assert describe_failure(RuntimeError("key \x1b]0;x\x07 \u202e")) == "RuntimeError: key \\x1b]0;x\\x07 \\u202e"
+def test_failure_with_terminal_escapes_shows_them_escaped():
+    assert describe_ray_failure(RuntimeError("key \x1b]0;x\x07 \u202e")) == "RuntimeError: key \\x1b]0;x\\x07 \\u202e"

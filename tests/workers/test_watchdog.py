@@ -1,4 +1,4 @@
-"""A worker that hangs is noticed; one that goes on is not disturbed."""
+"""A hanging worker is ended; one that makes progress is not."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ def test_stalled_work_is_reported_by_name():
     assert stalled == ["chunk 7"]
 
 
-def test_work_that_goes_on_hides_no_work_that_hangs():
+def test_progress_of_one_work_does_not_hide_a_hang_of_another():
     stalled = []
     reported = threading.Event()
     watchdog = Watchdog(1.0, on_stall=lambda name: (stalled.append(name), reported.set()))
@@ -28,7 +28,7 @@ def test_work_that_goes_on_hides_no_work_that_hangs():
 
 def test_finished_work_is_no_longer_watched():
     stalled = []
-    # Far longer than a busy machine may keep a thread from its turn.
+    # Far longer than a busy machine delays a thread.
     watchdog = Watchdog(2.0, on_stall=stalled.append)
     with watchdog.watch("short") as tick:
         pass
@@ -41,7 +41,7 @@ def test_finished_work_is_no_longer_watched():
     assert stalled == []
 
 
-def test_process_that_hangs_in_c_code_ends_and_says_where():
+def test_process_that_hangs_in_c_code_ends_with_a_stack_trace():
     program = (
         "import time\n"
         "from pipeline.workers.watchdog import Watchdog\n"

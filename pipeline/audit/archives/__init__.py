@@ -1,1 +1,1 @@
-"""The samples of an input as the audit counts them, without the readers of inputs/."""
+"""Samples of an input as the audit counts them. No code of inputs/ belongs here."""

@@ -1,1 +1,1 @@
-"""Parquet files byte by byte. Knows nothing of manifests."""
+"""Parquet files, checked byte by byte. The format of manifests belongs to audit/."""

@@ -1,6 +1,6 @@
-"""What a Parquet file says of its columns, held against their values: readers filter by it.
+"""Checks of the column statistics of a Parquet file, by which readers filter, against its values.
 
-Counts of nulls, least and greatest values, histograms of levels, of each row group and of each page.
+Statistics are counts of nulls, minima, maxima and histograms of levels, of each row group and each page.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,38 +12,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 MAX_STATED_BYTES = 4096
-"""Least and greatest values that are longer are left out."""
+"""Writers omit longer minima and maxima."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leaf:
-    """A column as Parquet stores it: one entry for each value, null or empty list."""
+    """Column as Parquet stores it: one entry for each value, null or empty list."""
 
     path: tuple[str, ...]
     values: pa.Array
     """Without nulls."""
     entries: pa.Array | None
-    """With nulls, one a row; None below a list."""
+    """With nulls, one for each row; None below a list."""
     definition_levels: tuple[int, ...]
-    """How many entries have each level; the last one holds the values."""
+    """Number of entries of each level; the last level has the values."""
     repetition_levels: tuple[int, ...]
     num_without_element: int | None = None
-    """Below a list of structs, the entries that stand for a list that is null or empty; None elsewhere."""
+    """Below a list of structs, the number of entries for null and empty lists; None elsewhere."""
 
     @property
     def num_entries(self) -> int:
-        """Count values, nulls and empty lists."""
+        """Number of values, nulls and empty lists."""
         return sum(self.definition_levels)
 
     def count_nulls(self, *, counts_lists: bool) -> int:
-        """Count nulls. Below a list of structs Arrow 26 counts null and empty lists, Arrow 18 and 21 did not."""
+        """Number of nulls. Below a list of structs Arrow 26 counts null and empty lists, Arrow 18 and 21 do not."""
         return self.num_entries - len(self.values) - (0 if counts_lists else self.num_without_element or 0)
 
 
 def check_columns(
     columns: Sequence[Mapping[str, Any]], pages: Sequence[Sequence[Mapping[str, Any]]], rows: pa.Table
 ) -> Iterator[str]:
-    """Say what the footer and the pages of a row group state wrongly of their values.
+    """Find wrong statistics in the footer and the pages of a row group.
 
     Args:
         columns: `ColumnMetaData` of each column.
@@ -52,7 +52,7 @@ def check_columns(
     """
     leaves = [leaf for field in rows.schema for leaf in shred(rows[field.name].combine_chunks(), field)]
     below_lists = [pair for pair in zip(columns, leaves, strict=True) if pair[1].num_without_element is not None]
-    # A file was written by one library: either all of its columns count this way, or none.
+    # One library wrote the file, so all of its columns count lists or none does.
     counts_lists = not all(
         column.get("statistics", {}).get("null_count") == leaf.count_nulls(counts_lists=False)
         for column, leaf in below_lists
@@ -67,7 +67,7 @@ def check_columns(
 
 
 def shred(array: pa.Array, field: pa.Field) -> Iterator[Leaf]:
-    """Take a column apart into what Parquet stores of it. One list may stand within a column, not several."""
+    """Split a column into the leaves that Parquet stores. A column may contain one list, not several."""
     yield from _shred(array, field, (field.name,), (), (), array)
 
 
@@ -123,7 +123,7 @@ def _check_column(column: Mapping[str, Any], leaf: Leaf, num_nulls: int) -> Iter
 def _check_pages(
     column: Mapping[str, Any], headers: Sequence[Mapping[str, Any]], leaf: Leaf, num_nulls: int
 ) -> Iterator[str]:
-    """Check what pages state. Of several pages below a list only their sum is known."""
+    """Check the statistics of pages; below a list, those of several pages only by their sum."""
     if len(headers) == 1:
         yield from _check_statistics(headers[0].get("statistics"), leaf.values, num_nulls)
         return
@@ -165,13 +165,13 @@ def _check_statistics(stated: Mapping[str, Any] | None, values: pa.Array, num_nu
             value = None
         is_exact = stated.get(f"is_{end}_value_exact")
         if stated.get(f"{end}_value") != value or (is_exact is not None) > (value is not None) or is_exact is False:
-            yield f"{end}_value is {_show(stated.get(f'{end}_value'))}, should be {_show(value)}"
+            yield f"{end}_value is {_show_bytes(stated.get(f'{end}_value'))}, should be {_show_bytes(value)}"
         if end in stated and stated[end] != value:
-            yield f"{end} is {_show(stated[end])}, should be {_show(value)}"
+            yield f"{end} is {_show_bytes(stated[end])}, should be {_show_bytes(value)}"
 
 
 def find_bounds(values: pa.Array) -> dict[str, bytes] | None:
-    """Find the least and the greatest value as Parquet writes them; None where there is none to compare."""
+    """Minimum and maximum as Parquet writes them; None if there is no value to compare."""
     kind = values.type
     if pa.types.is_floating(kind):
         values = values.filter(pc.invert(pc.is_nan(values)))
@@ -180,7 +180,7 @@ def find_bounds(values: pa.Array) -> dict[str, bytes] | None:
     bounds = pc.min_max(values)
     low, high = bounds["min"].as_py(), bounds["max"].as_py()
     if pa.types.is_floating(kind):
-        # Zeros have a sign that does not order them, so bounds include both.
+        # The sign of zero does not order, so bounds include both zeros.
         ends = {"min": -0.0 if low == 0 else low, "max": 0.0 if high == 0 else high}
         return {end: np.array(value, "<f4" if kind.bit_width == 32 else "<f8").tobytes() for end, value in ends.items()}
     if pa.types.is_integer(kind):
@@ -195,7 +195,7 @@ def _count_bytes(values: pa.Array) -> int | None:
     return None
 
 
-def _show(value: bytes | None) -> str:
+def _show_bytes(value: bytes | None) -> str:
     if value is None:
         return "not there"
     return value[:16].hex(" ") + (" ..." if len(value) > 16 else "")

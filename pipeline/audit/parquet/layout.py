@@ -1,7 +1,7 @@
-"""A Parquet file byte by byte: pages with checksums, one behind the other, from its first bytes to its footer.
+"""Layout of a Parquet file, checked byte by byte: contiguous pages with checksums, from its first bytes to its footer.
 
-Readers look at no more than they need, each at something else. Here every byte has a meaning that is held against
-another one: what no page and no field accounts for is refused. Nothing of Arrow is used to parse.
+Each reader checks only what it needs. Here every byte is accounted for: bytes of no page and no field are refused.
+Arrow does not parse anything.
 """
 
 import zlib
@@ -15,11 +15,11 @@ import pyarrow as pa
 from pipeline.audit.parquet.structs import FILE_META_DATA, PAGE_HEADER
 from pipeline.audit.parquet.thrift_compact import ThriftError, decode_struct
 from pipeline.errors import ManifestError
-from pipeline.storage.storage import ByteStream
+from pipeline.storage.reading import ByteStream
 
 MAGIC = b"PAR1"
 TAIL_BYTES = 64 * 2**10
-"""What is fetched of the end of a file at once: most footers are smaller."""
+"""Bytes read from the end of a file in one request; most footers are smaller."""
 MAX_FOOTER_BYTES = 256 * 2**20
 MAX_PAGE_BYTES = 2**30
 """Our writer closes a page at 1 MiB; a single value may be larger."""
@@ -30,12 +30,12 @@ BYTE_ARRAY = 6
 CODECS = {0: None, 1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
 
 Footer = Mapping[str, Any]
-"""`FileMetaData` as `thrift_compact` decodes it."""
+"""`FileMetaData`, decoded by `thrift_compact`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where everything is in a file, as its footer says."""
+    """Footer and size of a file."""
 
     footer: Footer
     num_bytes: int
@@ -43,20 +43,20 @@ class Layout:
 
     @property
     def metadata(self) -> dict[bytes, bytes]:
-        """Texts that the file carries, by their names."""
+        """Key-value metadata of the file."""
         return {entry["key"]: entry.get("value", b"") for entry in self.footer.get("key_value_metadata", [])}
 
     @property
     def groups(self) -> Sequence[Mapping[str, Any]]:
-        """Describe the row groups."""
+        """Description of each row group."""
         return self.footer["row_groups"]
 
 
 def read_layout(stream: ByteStream, uri: str) -> Layout:
-    """Read the footer of a file and check that it agrees with itself.
+    """Read the footer of a file and check its consistency.
 
     Raises:
-        ManifestError: The file is no Parquet file as our writer makes them.
+        ManifestError: The file is not a Parquet file of our writer.
     """
     num_bytes = stream.seek(0, 2)
     tail = _read_at(stream, max(0, num_bytes - TAIL_BYTES), min(num_bytes, TAIL_BYTES))
@@ -78,13 +78,13 @@ def read_layout(stream: ByteStream, uri: str) -> Layout:
 
 
 def require_pages(stream: ByteStream, layout: Layout, group_index: int, uri: str) -> list[list[Mapping[str, Any]]]:
-    """Read all pages of a row group and check each of them, a column in memory at a time.
+    """Read and check all pages of a row group, with one column in memory.
 
     Returns:
-        Of each column the headers of its data pages.
+        The headers of the data pages of each column.
 
     Raises:
-        ManifestError: A page has no checksum or another one, or is not what the footer says.
+        ManifestError: A page lacks its checksum, or contradicts its checksum or the footer.
     """
     found = []
     for place, chunk in enumerate(layout.groups[group_index]["columns"]):
@@ -102,10 +102,10 @@ def require_pages(stream: ByteStream, layout: Layout, group_index: int, uri: str
 
 
 def require_head(stream: ByteStream, uri: str) -> None:
-    """Check the first bytes of a file, which readers may look at or not.
+    """Check the first bytes of a file, which some readers ignore.
 
     Raises:
-        ManifestError: They are those of no Parquet file.
+        ManifestError: They are not those of a Parquet file.
     """
     stream.seek(0)
     if stream.read(len(MAGIC)) != MAGIC:
@@ -129,7 +129,7 @@ def _get_start(column: Mapping[str, Any]) -> int:
 
 
 def _require_agreement(footer: Footer, footer_offset: int) -> None:
-    """Check that row groups and columns fill the file and that their sums are right."""
+    """Check that row groups and columns fill the file, and check their sums."""
     _require(footer["version"] == 2, f"its format version is {footer['version']}")
     leaves = [element for element in footer["schema"] if "num_children" not in element]
     _require(len(footer.get("column_orders", [])) == len(leaves), "it has not one column order for each column")
@@ -138,13 +138,15 @@ def _require_agreement(footer: Footer, footer_offset: int) -> None:
         columns = [chunk["meta_data"] for chunk in group["columns"]]
         _require(len(columns) == len(leaves), f"row group {index} has {len(columns)} of {len(leaves)} columns")
         _require(group.get("ordinal", index) == index, f"row group {index} has the number {group.get('ordinal')}")
-        _require(group.get("file_offset", offset) == offset, f"row group {index} does not start where it says")
+        _require(group.get("file_offset", offset) == offset, f"row group {index} does not start at its stated offset")
         for name, total in (
             ("total_byte_size", "total_uncompressed_size"),
             ("total_compressed_size", "total_compressed_size"),
         ):
-            said = sum(column[total] for column in columns)
-            _require(group.get(name, said) == said, f"{name} of row group {index} is not the sum of its columns")
+            num_bytes = sum(column[total] for column in columns)
+            _require(
+                group.get(name, num_bytes) == num_bytes, f"{name} of row group {index} is not the sum of its columns"
+            )
         for chunk, column, leaf in zip(group["columns"], columns, leaves, strict=True):
             where = f"row group {index}, column '{column['path_in_schema'][-1].decode(errors='backslashreplace')}'"
             _require(column["type"] == leaf.get("type"), f"{where} has another type than the schema")
@@ -152,10 +154,10 @@ def _require_agreement(footer: Footer, footer_offset: int) -> None:
             _require(column["total_compressed_size"] > 0, f"{where} has no bytes")
             _require(column["codec"] in CODECS, f"{where} has the codec {column['codec']}")
             offset += column["total_compressed_size"]
-            _require(chunk["file_offset"] in (0, offset), f"{where} says that it is described elsewhere")
+            _require(chunk["file_offset"] in (0, offset), f"{where} states a description elsewhere")
     _require(offset == footer_offset, f"its columns end at byte {offset}, its footer starts at byte {footer_offset}")
     num_rows = sum(group["num_rows"] for group in footer["row_groups"])
-    _require(footer["num_rows"] == num_rows, f"it says {footer['num_rows']} rows, its row groups {num_rows}")
+    _require(footer["num_rows"] == num_rows, f"it states {footer['num_rows']} rows, its row groups {num_rows}")
 
 
 def _check_pages(payload: bytes, column: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -169,7 +171,7 @@ def _check_pages(payload: bytes, column: Mapping[str, Any]) -> list[Mapping[str,
         _require(start < stop <= len(payload), f"page {number} reaches beyond its column")
         body = memoryview(payload)[start:stop]
         _require("crc" in header, f"page {number} has no checksum")
-        _require(header["crc"] & 0xFFFFFFFF == zlib.crc32(body), f"page {number} has another checksum than it says")
+        _require(header["crc"] & 0xFFFFFFFF == zlib.crc32(body), f"page {number} has another checksum than stated")
         plain = _decompress(body, header["uncompressed_page_size"], column["codec"], number)
         if header["type"] == DICTIONARY_PAGE:
             _require(number == 0 and "dictionary_page_offset" in column, f"page {number} is a dictionary")
@@ -181,10 +183,12 @@ def _check_pages(payload: bytes, column: Mapping[str, Any]) -> list[Mapping[str,
         kinds[header["type"], details["encoding"]] += 1
         num_plain_bytes += start - offset + header["uncompressed_page_size"]
         offset = stop
-    said_plain, said_values = column["total_uncompressed_size"], column["num_values"]
-    _require(num_plain_bytes == said_plain, f"total_uncompressed_size is {said_plain}, pages have {num_plain_bytes}")
+    stated_plain, stated_values = column["total_uncompressed_size"], column["num_values"]
+    _require(
+        num_plain_bytes == stated_plain, f"total_uncompressed_size is {stated_plain}, pages have {num_plain_bytes}"
+    )
     num_values = sum(page["num_values"] for page in data_pages)
-    _require(num_values == said_values, f"num_values is {said_values}, pages have {num_values}")
+    _require(num_values == stated_values, f"num_values is {stated_values}, pages have {num_values}")
     _require((DICTIONARY_PAGE, PLAIN) in kinds or "dictionary_page_offset" not in column, "it lacks its dictionary")
     _check_encodings(column, kinds)
     return data_pages
@@ -197,7 +201,7 @@ def _decompress(body: memoryview, size: int, codec: int, number: int) -> bytes:
         plain = bytes(body) if name is None else pa.decompress(body, size, codec=name, asbytes=True)
     except (pa.ArrowException, OSError) as error:
         raise ThriftError(f"page {number} cannot be decompressed: {error}") from error
-    _require(len(plain) == size, f"page {number} has {len(plain)} bytes, its header says {size}")
+    _require(len(plain) == size, f"page {number} has {len(plain)} bytes, its header states {size}")
     return plain
 
 
@@ -220,7 +224,7 @@ def _check_dictionary(header: Mapping[str, Any], plain: bytes, column: Mapping[s
     _require(not details.get("is_sorted"), "its dictionary claims to be sorted")
     if column["type"] == BYTE_ARRAY:
         num_found = sum(1 for _ in _split_byte_arrays(plain))
-        _require(num_found == details["num_values"], f"its dictionary has {num_found} values and says another number")
+        _require(num_found == details["num_values"], f"its dictionary has {num_found} values and states another number")
     return details
 
 
@@ -234,7 +238,7 @@ def _split_byte_arrays(plain: bytes) -> Iterator[bytes]:
 
 
 def _check_encodings(column: Mapping[str, Any], kinds: Mapping[tuple[int, int], int]) -> None:
-    """Check that a column names the encodings that its pages have, and no other."""
+    """Check that a column lists exactly the encodings of its pages."""
     for page_type, encoding in kinds:
         allowed = (PLAIN,) if page_type == DICTIONARY_PAGE else (PLAIN, RLE, RLE_DICTIONARY)
         _require(encoding in allowed, f"pages of type {page_type} have the encoding {encoding}")

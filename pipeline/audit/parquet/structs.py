@@ -1,6 +1,7 @@
-"""What Parquet's footers and page headers hold, as tables for `thrift_compact`.
+"""Fields of Parquet's footers and page headers, as tables for `thrift_compact`.
 
-Only what our writer (Arrow C++) writes without encryption, Bloom filters and page indexes: all else is refused.
+The tables have the fields that our writer (Arrow C++) writes without encryption, Bloom filters and page indexes. Others
+are refused.
 
 Source: src/main/thrift/parquet.thrift of apache/parquet-format.
 """

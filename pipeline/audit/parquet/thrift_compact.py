@@ -1,8 +1,8 @@
-"""Strict decoding of Thrift's compact protocol, in which Parquet writes its footers and page headers.
+"""Strict decoder of Thrift's compact protocol, in which Parquet writes its footers and page headers.
 
-Readers pass over what they do not know, so damage can hide from one of them and not from another. Here it cannot: a
-field that is not in the table of its struct is refused, and so is any way of writing a value but the one that writers
-use. So two different texts never decode to equal values.
+Readers skip unknown fields, so damage can be visible to some readers alone. Here a field that is not in the table of
+its struct is refused, and so is any encoding of a value other than that of writers. So two different byte strings never
+decode to equal values.
 
 Source: doc/specs/thrift-compact-protocol.md of Apache Thrift.
 """
@@ -19,7 +19,7 @@ class Kind(IntEnum):
     """Type of a value, by its number in the protocol."""
 
     TRUE = 1
-    """As the type of a field it is the value; in a list and in `Field` it stands for both."""
+    """As the type of a field it is its value; in a list and in `Field` it means a boolean."""
     FALSE = 2
     BYTE = 3
     I16 = 4
@@ -34,23 +34,23 @@ NUM_BITS: dict[int, int] = {Kind.I16: 16, Kind.I32: 32, Kind.I64: 64}
 
 
 class Field(NamedTuple):
-    """A field of a struct."""
+    """Field of a struct."""
 
     name: str
     kind: Kind
     struct: "Struct | None" = None
-    """Of a struct, or of the elements of a list of structs."""
+    """Table of a struct, or of the elements of a list of structs."""
     element: Kind = Kind.STRUCT
-    """Of a list."""
+    """Kind of the elements of a list."""
     is_required: bool = False
 
 
 Struct = Mapping[int, Field]
-"""The fields of a struct by their numbers."""
+"""Fields of a struct by their numbers."""
 
 
 class ThriftError(ValueError):
-    """Bytes that are not a struct as its table describes it."""
+    """Bytes that do not match the table of their struct."""
 
 
 @dataclass(kw_only=True)
@@ -83,24 +83,24 @@ class _Cursor:
 
 
 def decode_struct(payload: bytes, offset: int, end: int, struct: Struct, name: str) -> tuple[dict[str, Any], int]:
-    """Decode a struct to its fields by name, and the offset behind it. Fields that are not written are absent.
+    """Decode a struct to its fields by name, without those that are not written, and the offset after it.
 
     Args:
-        payload: Holds the struct.
-        offset: Where it starts.
-        end: It may not reach further.
-        struct: Its fields.
-        name: Of the struct, for messages.
+        payload: Bytes that contain the struct.
+        offset: Start of the struct.
+        end: Limit of the struct in the payload.
+        struct: Table of its fields.
+        name: Of the struct, for error messages.
 
     Raises:
-        ThriftError: It is not such a struct.
+        ThriftError: The bytes are not such a struct.
     """
     cursor = _Cursor(payload=payload, offset=offset, end=end)
     return _read_struct(cursor, struct, name), cursor.offset
 
 
 def _read_struct(cursor: _Cursor, struct: Struct, name: str) -> dict[str, Any]:
-    # Depth is that of the tables, which end: no input makes this recurse further.
+    # The depth of the tables bounds the recursion for any input.
     found: dict[str, Any] = {}
     number = 0
     while header := cursor.take(1)[0]:
@@ -153,7 +153,7 @@ def _read_plain(cursor: _Cursor, kind: Kind, struct: Struct | None, name: str) -
     byte = cursor.take(1)[0]
     if kind == Kind.BYTE:
         return byte - 256 if byte > 127 else byte
-    # Within a list.
+    # Boolean within a list.
     if byte not in (Kind.TRUE, Kind.FALSE):
         raise ThriftError(f"{name} holds {byte} where true or false is needed")
     return byte == Kind.TRUE

@@ -1,6 +1,6 @@
-"""What a training image looks like: decoded, cropped, mirrored, its colours varied; or plainly resized to validate.
+"""Augmentation: a training image is decoded, cropped, mirrored, its colours varied; a validation image is only resized.
 
-A module of its own, as it imports PyTorch and timm, which takes seconds and only the processes that decode need.
+PyTorch and timm take seconds to import. Only the processes that decode images import this module.
 """
 
 import math
@@ -20,29 +20,33 @@ from pipeline.training.data.epoch_order import VALIDATION
 from pipeline.training.seeds import derive_seed
 
 SAMPLE_COLUMNS = ("key", "epoch", "image", "class_ids")
-"""Of the encoded samples that come in."""
+"""Columns of the encoded samples."""
 
 NARROWEST_CROP = 3 / 4
-"""Short side of a crop by its long side, at the least: what timm's crops have by default."""
+"""Smallest ratio of a crop's short side to its long side; timm's default."""
 
 ReportRejection = Callable[[str, str], None]
-"""Called with the key of a sample that had to be dropped, and why."""
+"""Called with the key of a dropped sample and the reason."""
 
 
 class Variation(NamedTuple):
-    """How a decoded image becomes one that is trained on or validated."""
+    """Transform of a decoded image, and the size that it needs."""
 
     transform: Callable[[Image.Image], UInt8[np.ndarray, "3 s s"]]
     min_short_side_px: int
-    """How far a large image may be reduced while it is decoded, as `transform` needs no more of it."""
+    """Short side below which decoding must not reduce an image."""
 
 
 def make_variation(image_size: int, augment: AugmentConfig | None) -> Variation:
     """Build timm's training transform, or its plain resize and centre crop when `augment` is None.
 
-    Both give uint8; normalising and erasing are left to the trainer. An image is decoded so large that the smallest
-    crop has a pixel for each one of the result: reduced to `image_size` first, a crop of a quarter of a large photo
-    would have half of its detail.
+    Both return uint8; the trainer normalises and erases. Images are decoded at a size at which the smallest crop still
+    has `image_size` pixels per side. Reduced to `image_size` before the crop, a quarter of a large photo would lose
+    half of its detail.
+
+    Args:
+        image_size: Side of the result, in pixels.
+        augment: Strength of the augmentation; None: a validation image.
     """
     if augment is None:
         resize = create_transform(
@@ -67,11 +71,14 @@ def make_variation(image_size: int, augment: AugmentConfig | None) -> Variation:
 def augment_image(
     payload: bytes, variation: Variation, rng_seed: int, max_pixels: int
 ) -> UInt8[np.ndarray, "3 s s"] | ImageRejection:
-    """Decode an image and vary it. The same arguments give the same pixels."""
+    """Decode and transform an image; equal arguments have equal results.
+
+    Seeds the random generators of the whole process: `random`, NumPy and PyTorch.
+    """
     decoded = decode_image(payload, max_pixels=max_pixels, min_short_side_px=variation.min_short_side_px)
     if isinstance(decoded, ImageRejection):
         return decoded
-    # timm draws from all three; this runs in a process of its own.
+    # timm uses all three generators; augmentation runs in a process of its own.
     random.seed(rng_seed)
     np.random.seed(rng_seed)
     torch.manual_seed(rng_seed)
@@ -81,13 +88,19 @@ def augment_image(
 def augment_samples(
     batch: dict[str, np.ndarray], config: TrainConfig, num_classes: int, on_rejection: ReportRejection
 ) -> dict[str, np.ndarray]:
-    """Turn encoded samples into training images; what cannot be decoded is reported and keeps its place.
+    """Turn encoded samples into training images, in order; an image that cannot be decoded becomes an invalid row.
 
-    Samples of the epoch VALIDATION are plainly resized, all others varied.
+    Samples of the epoch VALIDATION are only resized, all others augmented.
+
+    Args:
+        batch: Columns `SAMPLE_COLUMNS`.
+        config: Of the run.
+        num_classes: Of the vocabulary.
+        on_rejection: Called for each image that cannot be decoded.
 
     Returns:
-        `key`; `image`, uint8 "n 3 s s"; `image_labels`, bool "n c"; `is_valid`, bool "n": False where there is no
-        image, and pixels and labels are zero.
+        `key`; `image`, uint8 "n 3 s s"; `image_labels`, bool "n c"; `is_valid`, bool "n". Pixels and labels of an
+        invalid row are zero.
     """
     size = config.model.image_size
     vary, resize = make_variation(size, config.augment), make_variation(size, None)

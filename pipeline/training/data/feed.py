@@ -1,8 +1,7 @@
-"""A worker's batches, from any place in a run to its end: the training steps of each epoch, then its validation.
+"""Batches of a worker from any position of a run to its end: the training steps of each epoch, then its validation.
 
-One stream carries several epochs and the validations between them, so that the network does not wait for a stream to
-start after each. How the samples are divided is in `pipeline.training.data.epoch_order`, how they become images in
-`pipeline.training.data.stream`.
+One stream contains several epochs and their validations, so the network does not wait for a stream to start after each
+of them. `pipeline.training.data.epoch_order` divides the samples, `pipeline.training.data.stream` makes their images.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from ray.actor import ActorHandle
 from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.training.config import TrainConfig
-from pipeline.training.data.batch_feeder import BatchFeeder, TrainingBatch, make_batch
 from pipeline.training.data.epoch_order import (
     VALIDATION,
     EpochPlan,
@@ -24,16 +22,19 @@ from pipeline.training.data.epoch_order import (
     list_pieces,
     plan_epoch,
 )
+from pipeline.training.data.prefetch import BatchFeeder, TrainingBatch, make_batch
 from pipeline.training.data.stream import open_stream, rebatch
+from pipeline.training.data.survey import Survey
 
 MAX_PIECES = 500
-"""A stream ends after the epoch in which it has so many pieces: Ray's scheduler needs memory for each."""
+"""A stream ends with the epoch in which it reaches this number of pieces: Ray's scheduler needs memory for each."""
 READY_BATCHES = 3
+"""Batches prefetched."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSet:
-    """The shards of a split, and how many of their samples are usable."""
+    """Shards of a split, and the number of usable samples of each."""
 
     shards: tuple[InputShard, ...] = ()
     usable_per_shard: Mapping[str, int]
@@ -41,17 +42,26 @@ class SampleSet:
 
     @property
     def num_samples(self) -> int:
-        """Usable samples."""
+        """Usable samples of all shards."""
         return sum(self.usable_per_shard[shard.name] for shard in self.shards)
 
 
+def select_samples(shards: Mapping[str, tuple[InputShard, ...]], surveys: Mapping[str, Survey]) -> dict[str, SampleSet]:
+    """Make the sample sets of the splits that have usable samples, by split."""
+    return {
+        split: SampleSet(shards=shards[split], usable_per_shard=survey.usable_per_shard)
+        for split, survey in surveys.items()
+        if survey.num_usable
+    }
+
+
 def is_validation_due(epoch: int, config: TrainConfig) -> bool:
-    """Tell whether an epoch, from 0, ends with a validation."""
+    """Whether an epoch, from 0, ends with a validation."""
     return epoch + 1 == config.optimizer.epochs or (epoch + 1) % config.validate_every == 0
 
 
 class TrainingFeed:
-    """Gives one worker its batches."""
+    """Source of one worker's batches."""
 
     def __init__(
         self,
@@ -64,9 +74,16 @@ class TrainingFeed:
         num_workers: int,
         is_pinned: bool = False,
     ) -> None:
-        """Feed worker `rank` of `num_workers`; `splits` has "train", and "validation" if there is one.
+        """Start without a stream; see `open`.
 
-        `is_pinned` puts batches where a GPU can fetch them while the CPU goes on.
+        Args:
+            splits: "train", and "validation" if there is one.
+            vocabulary: Maps tags to classes.
+            config: Of the run.
+            box: Event box that receives the rejected images.
+            rank: Of the worker.
+            num_workers: Of the run.
+            is_pinned: Whether images are in page-locked memory, from which a GPU copies while the CPU goes on.
         """
         self._splits = splits
         self._vocabulary = vocabulary
@@ -81,21 +98,21 @@ class TrainingFeed:
 
     @property
     def waited_s(self) -> float:
-        """Seconds for which the network has waited for batches, in all."""
+        """Seconds that the network has waited for batches in total."""
         return self._waited_s + (self._feeder.waited_s if self._feeder else 0.0)
 
     def plan(self, epoch: int) -> EpochPlan:
-        """Divide an epoch among the workers that there are now."""
-        return self._divide(epoch, [(0, self._splits["train"].num_samples)])
+        """Shard an epoch among the current workers."""
+        return self._plan_epoch(epoch, [(0, self._splits["train"].num_samples)])
 
     def plan_rest(self, plan: EpochPlan, step: int) -> EpochPlan:
-        """Divide what an earlier plan left before `step` among the workers that there are now."""
+        """Reshard the samples from `step` of an earlier plan on among the current workers."""
         left = plan.list_left(step)
         num_seen = plan.num_seen + plan.num_samples - count_places(left)
-        return self._divide(plan.epoch, left, num_seen=num_seen)
+        return self._plan_epoch(plan.epoch, left, num_seen=num_seen)
 
     def open(self, plan: EpochPlan, step: int) -> None:
-        """Get ready to give the batches of an epoch from `step` on; does nothing if they come next anyway."""
+        """Start the stream at `step` of an epoch, unless the current stream contains the epoch."""
         if self._feeder and plan.epoch < self._stop_epoch:
             return
         self.close()
@@ -114,12 +131,12 @@ class TrainingFeed:
         self._feeder = BatchFeeder(self._make_batches(pieces, sizes), READY_BATCHES)
 
     def take(self) -> TrainingBatch:
-        """Give the next batch: of the next training step, or of validation once an epoch's steps are over."""
+        """Remove and return the next batch: of the next training step, or of validation after an epoch's steps."""
         assert self._feeder is not None
         return self._feeder.take()
 
     def close(self) -> None:
-        """Drop what is ready."""
+        """Stop the stream; drop its prefetched batches."""
         if self._feeder:
             self._feeder.close()
             self._waited_s += self._feeder.waited_s
@@ -132,20 +149,20 @@ class TrainingFeed:
 
     @property
     def batch_size(self) -> int:
-        """Images of a batch of one worker, those without a say included."""
+        """Images of a batch of one worker, padding included."""
         return max(1, self._config.optimizer.batch_size // self._num_workers)
 
     def list_validation_sizes(self) -> list[int]:
-        """Give the number of images of each validation batch of this worker; workers may have unequal numbers."""
+        """List the sizes of this worker's validation batches; workers may have unequal numbers of batches."""
         num_left = count_places(self._validation_share)
         return [min(self.batch_size, num_left - start) for start in range(0, num_left, self.batch_size)]
 
     @property
     def _validation_share(self) -> Sequence[tuple[int, int]]:
-        plan = self._divide(VALIDATION, [(0, self._splits["validation"].num_samples)])
+        plan = self._plan_epoch(VALIDATION, [(0, self._splits["validation"].num_samples)])
         return plan.shares[self._rank]
 
-    def _divide(self, epoch: int, left: Sequence[tuple[int, int]], num_seen: int = 0) -> EpochPlan:
+    def _plan_epoch(self, epoch: int, left: Sequence[tuple[int, int]], num_seen: int = 0) -> EpochPlan:
         return plan_epoch(
             epoch,
             left,

@@ -1,7 +1,7 @@
-"""Augmenting in a child process: for batches that have killed the processes that augmented them.
+"""Augmentation in a child process, for batches whose worker processes have died.
 
-What a training image is depends on the run's seed, the epoch and its key alone, so the others of a batch are what they
-would have been. One that kills its process keeps its place as a row that is not valid, as one that cannot be decoded.
+A training image depends only on the run's seed, the epoch and its key, so the other images of the batch stay the same.
+An image that kills its process becomes an invalid row at its position, as one that cannot be decoded does.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Columns = dict[str, np.ndarray]
 
 
 def augment_isolated(batch: Columns, config: TrainConfig, num_classes: int, on_rejection: ReportRejection) -> Columns:
-    """Turn encoded samples into training images, as `augment_samples` does; those that kill a process are dropped."""
+    """Turn encoded samples into training images, as `augment_samples` does; drop those that kill the child process."""
     rows: list[Columns] = []
     while len(rows) < len(batch["key"]):
         rest = {name: column[len(rows) :] for name, column in batch.items()}
@@ -29,17 +29,17 @@ def augment_isolated(batch: Columns, config: TrainConfig, num_classes: int, on_r
                     on_rejection(key, reason)
                 rows.append(row)
         except ShardError:
-            # Rows came while it read: the culprit is the next one.
+            # The child sent a row for each image before the one that killed it.
             culprit = str(batch["key"][len(rows)])
             on_rejection(culprit, f"{Reason.CRASHED}: the processes that decoded this image died")
-            rows.append(_make_invalid(culprit, config, num_classes))
+            rows.append(_make_invalid_row(culprit, config, num_classes))
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 def _augment_each(
     batch: Columns, config: TrainConfig, num_classes: int
 ) -> Iterator[tuple[Columns, list[tuple[str, str]]]]:
-    """Augment samples one by one, as the child process; give each, and what was reported of it."""
+    """Augment samples one by one, in the child process; yield each row with its rejections."""
     for place in range(len(batch["key"])):
         rejections: list[tuple[str, str]] = []
         one = {name: column[place : place + 1] for name, column in batch.items()}
@@ -50,7 +50,7 @@ def _augment_each(
         yield augment_samples(one, config, num_classes, report), rejections
 
 
-def _make_invalid(key: str, config: TrainConfig, num_classes: int) -> Columns:
+def _make_invalid_row(key: str, config: TrainConfig, num_classes: int) -> Columns:
     size = config.model.image_size
     return {
         "key": np.array([key], dtype=object),

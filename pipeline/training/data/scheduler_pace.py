@@ -1,8 +1,8 @@
-"""A scheduler of Ray Data that rests: at most so many steps a second.
+"""Rate limit for the steps of Ray Data's scheduler.
 
-Each step waits for its tasks with `ray.wait`, which returns at once while all of them have outputs that may not be
-taken yet. That is the normal state of a stream faster than its reader, and then the scheduler turns over as fast
-as it can: 0.7 to 0.9 of a core was seen beside a training worker that had its images ready.
+Each step waits for its tasks with `ray.wait`. The call returns at once while all tasks have outputs that backpressure
+holds back, the normal state of a stream that is faster than its consumer. The scheduler then polls without pause: it
+used 0.7 to 0.9 of a core beside a training worker that had its images ready.
 """
 
 import time
@@ -12,24 +12,24 @@ from ray.data import DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 STEP_S = 0.02
-"""A step takes all outputs that are ready and starts all tasks that may start, so 50 of them a second are plenty."""
+"""Shortest step. A step takes all ready outputs and starts all possible tasks, so 50 steps a second are enough."""
 
 
 class RestBetweenSteps(ExecutionCallback):
-    """Makes a scheduler's step last `STEP_S` at least; Ray Data makes one for each execution."""
+    """Callback that extends each scheduler step to `STEP_S`; Ray Data creates one per execution."""
 
     def __init__(self) -> None:
-        """Begin with no step behind it."""
+        """Start before the first step."""
         self._last_s = float("-inf")
 
     def on_execution_step(self, executor: Any) -> None:
-        """Rest for what is left of the step."""
+        """Sleep for the rest of the step."""
         time.sleep(compute_rest_s(self._last_s, time.monotonic()))
         self._last_s = time.monotonic()
 
 
 def compute_rest_s(last_s: float, now_s: float) -> float:
-    """Compute how long a step that began at `last_s` has still to last.
+    """Seconds until `STEP_S` after `last_s`; 0 if that has passed.
 
     >>> round(compute_rest_s(10.0, 10.005), 6)
     0.015
@@ -40,5 +40,5 @@ def compute_rest_s(last_s: float, now_s: float) -> float:
 
 
 def pace_scheduler(context: DataContext) -> None:
-    """Make the executions of a context rest."""
+    """Add the rate limit to the executions of a context."""
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, RestBetweenSteps]

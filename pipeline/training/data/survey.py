@@ -1,11 +1,11 @@
-"""What the shards of a training run hold: images per class, unknown tags, samples that cannot be used."""
+"""Survey of the shards of a training run: images per class, unknown tags, unusable samples."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import numpy as np
 import ray
@@ -22,10 +22,15 @@ from pipeline.workers.attempts import AttemptCounter, Attempts
 from pipeline.workers.guarded_reads import read_guarded
 from pipeline.workers.shared_state import SharedAttempts
 
+Result = TypeVar("Result")
+
 MAX_SURVEY_TASKS = 1000
 MAX_RETRIES = 20
-"""How often a task is run again whose process died: more than `read_guarded` needs to find the shard."""
+"""Retries of a task whose process died; more than `read_guarded` needs to find the shard that kills it."""
 MOST_SHARED_KEYS = 5
+"""Keys of shared samples that a survey names."""
+MOST_NAMED_TAGS = 8
+"""Unknown tags that a message names."""
 
 
 class SurveyFields(TypedDict):
@@ -44,26 +49,30 @@ class SurveyFields(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What some shards hold, as far as training is concerned. Surveys add up."""
+    """Counts of the samples of some shards; the sum of two surveys is the survey of both."""
 
     num_samples: int = 0
     num_usable: int = 0
-    """Samples with an image and a known tag. Whether the image can be decoded is not known yet."""
+    """Samples with an image and a known tag; the image may still fail to decode."""
     unusable: Counter[str] = field(default_factory=Counter)
-    """Why samples are not usable."""
+    """Unusable samples by reason."""
     images_per_class: Counter[int] = field(default_factory=Counter)
     """By class id, 1..C."""
     unknown_tags: Counter[str] = field(default_factory=Counter)
     num_truncated_shards: int = 0
     usable_per_shard: dict[str, int] = field(default_factory=dict)
-    """By the shard's name."""
+    """Usable samples by the shard's name."""
     num_shared: int = 0
-    """Usable samples whose key is among the validation samples, too."""
+    """Usable samples whose key is also that of a validation sample."""
     shared_keys: tuple[str, ...] = ()
-    """Some of their keys."""
+    """The first `MOST_SHARED_KEYS` of their keys."""
+
+    def list_images_per_class(self, num_classes: int) -> tuple[int, ...]:
+        """Images of each class, in the order of the vocabulary."""
+        return tuple(self.images_per_class[class_id] for class_id in range(1, num_classes + 1))
 
     def describe(self) -> SurveyFields:
-        """Return plain values for JSON."""
+        """Convert to plain values for JSON."""
         return {
             "num_samples": self.num_samples,
             "num_usable": self.num_usable,
@@ -78,7 +87,7 @@ class Survey:
 
     @classmethod
     def restore(cls, fields: SurveyFields) -> "Survey":
-        """Make a survey from what `describe` returned."""
+        """Convert from the plain values of `describe`."""
         return cls(
             num_samples=fields["num_samples"],
             num_usable=fields["num_usable"],
@@ -92,7 +101,7 @@ class Survey:
         )
 
     def __add__(self, other: "Survey") -> "Survey":
-        """Count both."""
+        """Add the counts."""
         return Survey(
             num_samples=self.num_samples + other.num_samples,
             num_usable=self.num_usable + other.num_usable,
@@ -107,7 +116,7 @@ class Survey:
 
 
 def find_unusable_reason(sample: Sample, class_ids: Sequence[int]) -> Reason | None:
-    """Say why a sample cannot be trained on; None when it can."""
+    """Reason why a sample cannot be trained on; None if it can."""
     if sample.is_continuation:
         return Reason.SPLIT_SAMPLE
     if sample.download_error:
@@ -122,7 +131,7 @@ def find_unusable_reason(sample: Sample, class_ids: Sequence[int]) -> Reason | N
 
 
 def digest_key(key: str) -> int:
-    """Give a key as a number of 64 bits: a billion keys fit into 8 GB, and two are nearly never the same."""
+    """Compute a 64-bit digest of a key: a billion keys need 8 GB, and collisions are improbable."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
 
 
@@ -133,11 +142,11 @@ def _read_pieces(shard: InputShard, inputs: InputConfig, attempts: Attempts | No
 def digest_keys(
     shards: Sequence[InputShard], inputs: InputConfig, attempts: Attempts | None = None
 ) -> UInt64[np.ndarray, " n"]:
-    """Collect the digests of the keys of shards; reads all of them.
+    """Collect the digests of all keys of shards.
 
     Args:
-        shards: To be read.
-        inputs: How samples are read.
+        shards: Read completely.
+        inputs: Settings of reading.
         attempts: Counts the processes that died with a shard; None: there are no other processes.
 
     Raises:
@@ -160,13 +169,13 @@ def survey_shards(
     validation_digests: UInt64[np.ndarray, " n"] | None = None,
     attempts: Attempts | None = None,
 ) -> Survey:
-    """Count what shards hold; reads all of them.
+    """Survey shards.
 
     Args:
-        shards: To be read.
-        vocabulary: Matches the samples' tags.
-        inputs: How samples are read.
-        validation_digests: Of the keys that should not be among these samples.
+        shards: Read completely.
+        vocabulary: Maps tags to classes.
+        inputs: Settings of reading.
+        validation_digests: Of the keys of the validation samples, which training samples should not have.
         attempts: Counts the processes that died with a shard; None: there are no other processes.
 
     Raises:
@@ -214,7 +223,7 @@ def survey_shards(
 def survey_splits(
     train: Sequence[InputShard], validation: Sequence[InputShard], vocabulary: Vocabulary, inputs: InputConfig
 ) -> dict[str, Survey]:
-    """Count what the shards of both splits hold, in parallel tasks on the connected Ray.
+    """Survey the shards of both splits, in parallel tasks on the connected Ray.
 
     Raises:
         ShardError: A shard cannot be read.
@@ -228,7 +237,24 @@ def survey_splits(
     }
 
 
-def _map_on_ray(function: Callable[..., Any], shards: Sequence[InputShard], *arguments: Any) -> Iterator[Any]:
+def require_usable(survey: Survey, vocabulary: Vocabulary) -> None:
+    """Check that training has at least one usable sample.
+
+    Raises:
+        ValueError: It has none; the message names the reasons and the most frequent unknown tags.
+    """
+    if survey.num_usable:
+        return
+    unknown = ", ".join(tag for tag, _ in survey.unknown_tags.most_common(MOST_NAMED_TAGS)) or "none"
+    reasons = ", ".join(f"{reason} {number}" for reason, number in survey.unusable.most_common()) or "no samples"
+    raise ValueError(
+        f"none of the {survey.num_samples} training samples can be used ({reasons}); their most frequent tags: "
+        f"{unknown}; the vocabulary has {', '.join(vocabulary.classes)}; use one that fits these shards"
+    )
+
+
+def _map_on_ray(function: Callable[..., Result], shards: Sequence[InputShard], *arguments: object) -> Iterator[Result]:
+    """Call a function on groups of shards in parallel Ray tasks; yield its results in order."""
     task = ray.remote(function).options(num_cpus=0.5, max_retries=MAX_RETRIES, retry_exceptions=False)
     pending = [task.remote(group, *arguments) for group in group_evenly(shards, MAX_SURVEY_TASKS)]
     try:
@@ -241,6 +267,6 @@ def _map_on_ray(function: Callable[..., Any], shards: Sequence[InputShard], *arg
 
 
 def group_evenly(shards: Sequence[InputShard], num_groups: int) -> list[tuple[InputShard, ...]]:
-    """Deal shards to at most so many groups, none of them empty."""
+    """Deal shards to at most `num_groups` groups of nearly equal size, none of them empty."""
     num_groups = min(num_groups, len(shards))
     return [tuple(shards[start::num_groups]) for start in range(num_groups)]

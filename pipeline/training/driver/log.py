@@ -1,14 +1,14 @@
-"""The figures of a training run as files beside its checkpoints: JSON lines, TensorBoard's events, a page with curves.
+"""Figures of a training run beside its checkpoints: JSON lines, TensorBoard events, a page with curves.
 
-The lines are the truth; the other two are made of them. A run that goes on from a checkpoint writes the steps after it
-again, in place of those that were lost.
+The JSON lines are the source of the other two files. A run that resumes from a checkpoint repeats the steps after it;
+their records replace the earlier ones.
 """
 
 import json
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired
 
@@ -17,7 +17,9 @@ from typing_extensions import TypedDict
 
 from models.documents import DocumentError, check_fields, parse_json
 from pipeline.errors import TrainingError
-from pipeline.storage.storage import join_uri, put_atomic, read_bytes
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import put_atomic
 from pipeline.training.driver.page import render_training_page
 
 METRICS_FILE = "metrics.jsonl"
@@ -25,14 +27,14 @@ PAGE_FILE = "training.html"
 EVENTS_FILE = "tensorboard/events.out.tfevents.0000000000.tagmask"
 FLUSH_PERIOD_S = 30.0
 MAX_DRAWING_SHARE = 0.005
-"""Of the time, what drawing the page may take: a second or two each time, on cores that may be the trainer's."""
+"""Highest fraction of the time for drawing the page, which takes seconds on cores that the trainer may need."""
 
 Record = dict[str, Any]
 """A StepRecord or EpochRecord with `time`, seconds since 1970."""
 
 
 class _Place(TypedDict):
-    """What places a record in the run."""
+    """Fields that place a record in the run."""
 
     kind: Literal["step", "epoch"]
     epoch: int
@@ -40,10 +42,16 @@ class _Place(TypedDict):
 
 
 class MetricLog:
-    """Keeps the records of a run, in order, and writes them now and then."""
+    """Records of a run in order, written to files periodically."""
 
     def __init__(self, out_uri: str, title: str, num_images: int) -> None:
-        """Take up the records that are there. `num_images` is the length of an epoch."""
+        """Read the records of earlier attempts.
+
+        Args:
+            out_uri: Output folder of the run.
+            title: Of the page.
+            num_images: Usable training images, the length of an epoch.
+        """
         self._out_uri = out_uri
         self._title = title
         self._num_images = num_images
@@ -52,8 +60,8 @@ class MetricLog:
         self._drawing_s = 0.0
         self.records = read_records(out_uri)
 
-    def add(self, record: Any) -> None:
-        """Add a record; what comes after its place in the run is dropped: it was done again."""
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Add a record; drop the records from its place in the run on, as they are repeated."""
         place = find_place(record)
         self.records = [kept for kept in self.records if find_place(kept) < place]
         self.records.append({**record, "time": round(time.time(), 3)})
@@ -61,14 +69,14 @@ class MetricLog:
         if record["kind"] == "epoch" or now - self._written_s > FLUSH_PERIOD_S:
             self._write_lines()
             if now - self._drawn_s > max(FLUSH_PERIOD_S, self._drawing_s / MAX_DRAWING_SHARE):
-                self._draw()
+                self._write_charts()
 
-    def go_back(self, position: float, records: Sequence[Any]) -> None:
-        """Drop what came after a checkpoint, and fill in what the checkpoint knows and an earlier driver lost.
+    def go_back(self, position: float, records: Sequence[Mapping[str, Any]]) -> None:
+        """Drop the records after a checkpoint; add those that only the checkpoint has.
 
         Args:
             position: Of the checkpoint, in epochs.
-            records: That the checkpoint holds.
+            records: Of the checkpoint.
         """
         kept = {find_place(record): record for record in self.records if find_place(record)[0] <= position}
         known = {find_place(record): {**record, "time": round(time.time(), 3)} for record in records}
@@ -78,17 +86,17 @@ class MetricLog:
         """Write all three files.
 
         Raises:
-            StorageError: The store does not take them.
+            StorageError: The store refuses a file.
         """
         self._write_lines()
-        self._draw()
+        self._write_charts()
 
     def _write_lines(self) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in self.records)
         put_atomic(join_uri(self._out_uri, METRICS_FILE), lines.encode())
         self._written_s = time.monotonic()
 
-    def _draw(self) -> None:
+    def _write_charts(self) -> None:
         started_s = time.monotonic()
         put_atomic(join_uri(self._out_uri, EVENTS_FILE), encode_events(self.records, self._num_images))
         put_atomic(join_uri(self._out_uri, PAGE_FILE), render_training_page(self._title, self.records).encode())
@@ -104,23 +112,23 @@ def read_records(out_uri: str) -> list[Record]:
     """
     uri = join_uri(out_uri, METRICS_FILE)
     try:
-        # A loss that became non-finite is a record, too.
+        # The figures of a run may be NaN.
         records = [parse_json(line, allow_non_finite=True) for line in read_bytes(uri).splitlines()]
         check_fields(list[_Place], records)
         return records
     except FileNotFoundError:
         return []
     except DocumentError as error:
-        raise TrainingError(f"'{uri}' holds a line that is no record: {error}; delete that line") from error
+        raise TrainingError(f"'{uri}' has a line that is not a record: {error}; delete that line") from error
 
 
-def find_place(record: Any) -> tuple[float, int]:
-    """Tell where in the run a record stands, in epochs; that of an epoch follows that of its last step."""
+def find_place(record: Mapping[str, Any]) -> tuple[float, int]:
+    """Position of a record in the run, in epochs; an epoch's record follows that of its last step."""
     return (float(record["epoch"]), 1) if record["kind"] == "epoch" else (record["position"], 0)
 
 
-def list_scalars(record: Any) -> dict[str, float]:
-    """List the figures of a record by TensorBoard's names."""
+def list_scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """List the figures of a record by their names in TensorBoard."""
     if record["kind"] == "step":
         scalars = {f"train/{name}": value for name, value in record["losses"].items()}
         names = ("learning_rate", "grad_norm", "images_per_s", "wait_share")
@@ -136,7 +144,7 @@ def list_scalars(record: Any) -> dict[str, float]:
 
 
 def encode_events(records: Sequence[Record], num_images: int) -> bytes:
-    """Encode records as a TensorBoard event file; its steps are images seen since the start of the run."""
+    """Encode records as a TensorBoard event file; its steps count images since the start of the run."""
     with tempfile.TemporaryDirectory() as folder:
         writer = SummaryWriter(folder, write_to_disk=True)
         for record in records:

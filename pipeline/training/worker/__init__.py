@@ -1,1 +1,4 @@
-"""What each training worker runs: network, steps, validation, checkpoints."""
+"""A training worker: network, steps, schedules, validation, checkpoints.
+
+It reads no shards and writes no files of the run except checkpoints.
+"""

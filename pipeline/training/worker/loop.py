@@ -1,13 +1,13 @@
-"""What each training worker runs: steps over its share of the images, validation, checkpoints.
+"""The training loop of a worker: steps over its share of the images, validation, checkpoints.
 
-take a batch -> step -> record -> checkpoint; at the end of an epoch: validation -> record -> checkpoint
+batch -> step -> record -> checkpoint; at the end of an epoch: validation -> record -> checkpoint
 """
 
 import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import ray
@@ -22,10 +22,16 @@ from models.losses import balance_classes
 from models.mctformer import MCTformer, MCTformerConfig
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.training.config import TrainConfig, WorkerConfig
-from pipeline.training.data.batch_feeder import TrainingBatch
 from pipeline.training.data.feed import SampleSet, TrainingFeed, is_validation_due
-from pipeline.training.driver.run import name_checkpoint
-from pipeline.training.events import EpochRecord, NonFiniteLoss, Resumed, compute_score
+from pipeline.training.data.prefetch import TrainingBatch
+from pipeline.training.events import (
+    EpochRecord,
+    Event,
+    NonFiniteLoss,
+    Resumed,
+    ValidationRecord,
+    compute_score,
+)
 from pipeline.training.seeds import derive_seed
 from pipeline.training.worker.meter import StepMeter
 from pipeline.training.worker.schedule import (
@@ -35,17 +41,20 @@ from pipeline.training.worker.schedule import (
     read_learning_rate,
     set_learning_rate,
 )
-from pipeline.training.worker.state import Progress, TrainingState, load_state, write_state
+from pipeline.training.worker.state import Progress, TrainingState, load_state, name_checkpoint, write_state
 from pipeline.training.worker.step import Fault, TrainingStep
 from pipeline.training.worker.validation import ValidationScores, merge_scores
 
+Item = TypeVar("Item")
 MOST_KEYS = 64
-"""A message names at most so many images."""
+"""Images that the event of a non-finite loss names at most."""
+WITHIN_EPOCH_SCORE = -2e9
+"""Score of a checkpoint within an epoch, below that of any epoch: training resumes from it, it is never the best."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """What a worker needs to know."""
+    """Settings of the training loop, equal on all workers."""
 
     config: TrainConfig
     workers: WorkerConfig
@@ -54,21 +63,21 @@ class LoopSettings:
     input_mean: tuple[float, float, float]
     input_std: tuple[float, float, float]
     images_per_class: tuple[int, ...]
-    """Of the training images, in the order of the classes."""
+    """Training images that are tagged with each class, in the order of the classes."""
     splits: ray.ObjectRef
     """A SampleSet by split: "train", and "validation" if there is one."""
     initial_state: ray.ObjectRef
     """State dict of the network before the first step."""
     box: ActorHandle
-    """Where images that cannot be decoded are reported."""
-    post: Callable[[object], None]
+    """Event box that receives the rejected images."""
+    post: Callable[[Event], None]
     """Sends an event to the driver."""
 
 
 def train_on_worker(loop_config: dict[str, LoopSettings]) -> None:
-    """Train until the last epoch is done; Ray Train runs this on every worker.
+    """Train to the last epoch; Ray Train calls this on every worker.
 
-    Resumes from the checkpoint that Ray Train hands out. All workers report equally often.
+    Resumes from Ray Train's checkpoint. All workers report the same number of times, as Ray Train requires.
     """
     worker = TrainingWorker(loop_config["settings"])
     try:
@@ -79,7 +88,7 @@ def train_on_worker(loop_config: dict[str, LoopSettings]) -> None:
 
 
 class TrainingWorker:
-    """The steps and the data of one worker."""
+    """One worker's network, position and stream of batches."""
 
     def __init__(self, settings: LoopSettings) -> None:
         """Build the network with its initial weights on this worker's device."""
@@ -98,7 +107,7 @@ class TrainingWorker:
             input_mean=settings.input_mean,
             input_std=settings.input_std,
             device=self.device,
-            wrap=self._wrap,
+            wrap=self._wrap_network,
             num_workers=self.num_workers,
         )
         counts = torch.tensor(settings.images_per_class, dtype=torch.float32)
@@ -117,7 +126,7 @@ class TrainingWorker:
         self.progress = Progress(self.feed.plan(0))
 
     def restore(self, checkpoint: ray.train.Checkpoint | None) -> None:
-        """Take up a checkpoint, if there is one; the rest of its epoch is divided among the workers of now."""
+        """Restore a checkpoint, if there is one; reshard the rest of its epoch if the number of workers changed."""
         if checkpoint is None:
             return
         state = load_state(checkpoint, self.device)
@@ -127,22 +136,22 @@ class TrainingWorker:
             self.step.average.n_averaged.fill_(state.num_averaged)
         self.step.optimizer.load_state_dict(state.optimizer)
         progress = self.progress = state.progress
-        step, is_divided_anew = progress.next_step, len(progress.plan.shares) != self.num_workers
-        if is_divided_anew:
+        step, is_resharded = progress.next_step, len(progress.plan.shares) != self.num_workers
+        if is_resharded:
             progress.plan, progress.next_step = self.feed.plan_rest(progress.plan, step), 0
         self.post(
             Resumed(
                 epoch=progress.plan.epoch + 1,
                 step=step,
                 num_workers=self.num_workers,
-                is_divided_anew=is_divided_anew and step > 0,
+                was_resharded=is_resharded and step > 0,
                 position=progress.plan.epoch + progress.plan.count_seen(progress.next_step) / self.num_samples,
                 records=(*progress.history, *progress.step_records),
             )
         )
 
     def train(self) -> None:
-        """Train to the end, or to a loss that is no number."""
+        """Train to the last epoch, or to a non-finite loss."""
         while self.progress.plan.epoch < self.config.optimizer.epochs:
             self.feed.open(self.progress.plan, self.progress.next_step)
             if not self.train_epoch():
@@ -150,7 +159,7 @@ class TrainingWorker:
             self.finish_epoch()
 
     def train_epoch(self) -> bool:
-        """Take the steps that are left of an epoch; False if the loss is no longer a number."""
+        """Take the remaining steps of the current epoch; return False if the loss is not finite."""
         progress, workers = self.progress, self.settings.workers
         plan = progress.plan
         score_tags = choose_tag_loss(self.config.loss, self.class_weights, plan.epoch)
@@ -160,12 +169,12 @@ class TrainingWorker:
             position = plan.epoch + plan.count_seen(step) / self.num_samples
             learning_rate = compute_learning_rate(position, self.config.optimizer)
             set_learning_rate(self.step.optimizer, learning_rate)
-            # The random seed names the place in the epoch: a step has the same one however often the epoch was divided.
+            # The random seed depends on the position in the epoch: resharding does not change that of later steps.
             set_rng_seed(derive_seed(self.config.rng_seed, plan.epoch, f"step/{plan.count_seen(step)}/{self.rank}"))
             batch = self.feed.take()
-            result = self.step.take(batch, score_tags, choose_seed_term(self.config.loss, position))
+            result = self.step.update(batch, score_tags, choose_seed_term(self.config.loss, position))
             if result.fault is not None:
-                self.tell_non_finite(result.fault, batch)
+                self.report_non_finite(result.fault, batch)
                 return False
             progress.epoch_means.add(result.losses, result.num_images, result.grad_norm)
             progress.recent_means.add(result.losses, result.num_images, result.grad_norm)
@@ -180,7 +189,7 @@ class TrainingWorker:
         return True
 
     def finish_epoch(self) -> None:
-        """Validate if it is due, write the record of the epoch, and a checkpoint."""
+        """Validate if it is due, record the epoch, and save a checkpoint."""
         progress = self.progress
         epoch = progress.plan.epoch
         validation = patch_validation = None
@@ -210,8 +219,8 @@ class TrainingWorker:
         self.save()
         self.post(record)
 
-    def validate(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Rank every validation image once, over all workers; metrics of the class scores and of the patch scores."""
+    def validate(self) -> tuple[ValidationRecord, ValidationRecord | None]:
+        """Compute the metrics of the class scores and of the patch scores on all validation images of all workers."""
         scores = ValidationScores(self.config.model)
         for _ in self.feed.list_validation_sizes():
             batch = self.feed.take()
@@ -220,10 +229,9 @@ class TrainingWorker:
         return everywhere.describe(tuple(self.settings.vocabulary.classes))
 
     def save(self) -> None:
-        """Hand the state to Ray Train. Rank 0 writes it; the others only report."""
+        """Report a checkpoint to Ray Train. Rank 0 writes it; the others only report."""
         epoch, step = self.progress.plan.epoch, self.progress.next_step
-        # A checkpoint within an epoch is only to go on from: it never is the best.
-        score = self.progress.history[-1]["score"] if step == 0 else -2e9
+        score = self.progress.history[-1]["score"] if step == 0 else WITHIN_EPOCH_SCORE
         report = {"epoch": epoch, "step": step, "score": score}
         name = name_checkpoint(epoch, self.progress.plan.count_seen(step))
         if self.rank > 0:
@@ -240,13 +248,13 @@ class TrainingWorker:
         with write_state(state) as checkpoint:
             ray.train.report(report, checkpoint=checkpoint, checkpoint_dir_name=name)
 
-    def post(self, event: object) -> None:
-        """Tell the driver; only rank 0 does."""
+    def post(self, event: Event) -> None:
+        """Send an event to the driver, from rank 0 only."""
         if self.rank == 0:
             self.settings.post(event)
 
-    def tell_non_finite(self, fault: Fault, batch: TrainingBatch) -> None:
-        """Name the images of all workers whose loss is no number."""
+    def report_non_finite(self, fault: Fault, batch: TrainingBatch) -> None:
+        """Send the driver the images of all workers with a non-finite loss."""
         keys = self.gather([] if fault == Fault.OTHER_LOSS else list(batch.keys))
         progress = self.progress
         self.post(
@@ -258,21 +266,21 @@ class TrainingWorker:
             )
         )
 
-    def gather(self, items: list[Any]) -> list[Any]:
+    def gather(self, items: list[Item]) -> list[Item]:
         """Collect the items of all workers, in the order of their ranks."""
         if self.num_workers == 1:
             return items
-        gathered: list[Any] = [None] * self.num_workers
+        gathered: list[list[Item]] = [[] for _ in range(self.num_workers)]
         torch.distributed.all_gather_object(gathered, items)
         return [item for share in gathered for item in share]
 
-    def _wrap(self, network: MCTformer) -> nn.Module:
+    def _wrap_network(self, network: MCTformer) -> nn.Module:
         module: Any = ray.train.torch.prepare_model(network)
         return cast(nn.Module, torch.compile(module) if self.settings.workers.compile else module)
 
 
 def set_rng_seed(rng_seed: int) -> None:
-    """Seed all generators that PyTorch and timm draw from in this process."""
+    """Seed all random generators of this process that PyTorch and timm use."""
     random.seed(rng_seed)
     np.random.seed(rng_seed)
     torch.manual_seed(rng_seed)

@@ -1,4 +1,4 @@
-"""How fast the steps of an epoch are, and how long they wait for images."""
+"""Speed of the steps of an epoch, and the time that they wait for images."""
 
 import time
 
@@ -8,10 +8,16 @@ from pipeline.training.worker.state import Means, Progress
 
 
 class StepMeter:
-    """Times the steps of an epoch."""
+    """Timer of the steps of an epoch."""
 
     def __init__(self, progress: Progress, feed: TrainingFeed, num_samples: int) -> None:
-        """Start the clock for an epoch of so many images that starts or goes on."""
+        """Start the clock for an epoch that starts or resumes.
+
+        Args:
+            progress: Takes the times.
+            feed: Counts the seconds waited for batches.
+            num_samples: Images of an epoch.
+        """
         self._progress = progress
         self._feed = feed
         self._num_samples = num_samples
@@ -19,14 +25,14 @@ class StepMeter:
         self._started_s = self._counted_s = time.monotonic()
 
     def count(self) -> None:
-        """Add the time since the last call to that of the epoch."""
+        """Add the time since the last call to the times of the epoch."""
         now, waited_s = time.monotonic(), self._feed.waited_s
         self._progress.train_s += now - self._counted_s
         self._progress.waited_s += waited_s - self._counted_waited_s
         self._counted_s, self._counted_waited_s = now, waited_s
 
     def read(self, learning_rate: float) -> StepRecord:
-        """Make the record of the steps since the last one."""
+        """Make the record of the steps since the last call."""
         means, plan, step = self._progress.recent_means, self._progress.plan, self._progress.next_step
         now, waited_s = time.monotonic(), self._feed.waited_s
         elapsed_s = max(now - self._started_s, 1e-9)

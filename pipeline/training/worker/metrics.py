@@ -1,11 +1,12 @@
-"""How well scores rank images: average precision, class by class."""
+"""Ranking metrics of scores: the average precision of each class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+from pipeline.training.events import ValidationRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,20 +14,20 @@ class RankingMetrics:
     """Average precision over a set of images."""
 
     average_precision: dict[str, float]
-    """By class name, in the order of the classes, in [0, 1]. Classes that no image shows are left out."""
+    """In [0, 1], by class name, in the order of the classes; without the classes that no image shows."""
     without_positives: tuple[str, ...]
-    """The classes left out."""
+    """The classes that no image shows."""
     num_images: int
 
     @property
     def mean_average_precision(self) -> float | None:
-        """Mean over the classes that some image shows; None when there is no such class."""
+        """Mean over the classes that some image shows; None if there is no such class."""
         if not self.average_precision:
             return None
         return sum(self.average_precision.values()) / len(self.average_precision)
 
-    def describe(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+    def describe(self) -> ValidationRecord:
+        """Convert to plain values for JSON."""
         return {
             "mean_average_precision": self.mean_average_precision,
             "average_precision": dict(self.average_precision),
@@ -38,10 +39,10 @@ class RankingMetrics:
 def compute_average_precision(scores: Float[np.ndarray, " n"], is_positive: Bool[np.ndarray, " n"]) -> float:
     """Compute the area under the precision-recall steps of one class, in [0, 1].
 
-    Equal scores are one step: their order does not matter.
+    Equal scores form one step, so their order has no effect.
 
     Raises:
-        ValueError: No image is positive, or a score is not a number.
+        ValueError: No image is positive, or a score is NaN.
 
     >>> compute_average_precision(np.array([0.9, 0.8, 0.1]), np.array([True, False, True]))
     0.8333333333333333
@@ -64,8 +65,9 @@ def compute_ranking_metrics(
     """Compute the average precision of every class that at least one image shows.
 
     Args:
-        scores: Higher means more likely; any scale.
+        scores: Of any scale; a higher score is more likely.
         image_labels: True for the classes present in an image.
+        class_names: In the order of the columns.
     """
     shown = [bool(image_labels[:, index].any()) for index in range(len(class_names))]
     return RankingMetrics(

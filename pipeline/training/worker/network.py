@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from models.bundle import load_backbone_weights, load_timm_backbone
+from models.importers import load_backbone_weights, load_timm_backbone
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.training.config import ModelConfig
 from pipeline.training.seeds import derive_seed
@@ -14,11 +14,11 @@ from pipeline.training.seeds import derive_seed
 DOWNLOADED, RANDOM = "pretrained", "none"
 """Values of `backbone_weights` that are not files."""
 PLAIN_MEAN = PLAIN_STD = (0.5, 0.5, 0.5)
-"""Inputs of a network without a named backbone."""
+"""Input statistics of a network without a named backbone, for pixels in [0, 1]."""
 
 
 class InitialModel(NamedTuple):
-    """A network before its first step, and the inputs that it wants."""
+    """A network before its first step, and its input statistics for pixels in [0, 1]."""
 
     network: MCTformer
     input_mean: tuple[float, float, float]
@@ -26,11 +26,11 @@ class InitialModel(NamedTuple):
 
 
 def build_initial_model(config: ModelConfig, class_names: Sequence[str], rng_seed: int) -> InitialModel:
-    """Build the network with the weights of its backbone, all others random.
+    """Build the network: weights of the backbone where there is one, all others random.
 
     Raises:
-        CheckpointError: timm does not know the backbone, or its weights do not fit.
-        ValueError: The image size is no multiple of the backbone's patch size.
+        CheckpointError: timm has no such backbone, or its weights do not fit.
+        ValueError: The image size is not a multiple of the backbone's patch size.
     """
     if not config.backbone:
         sizes = {name: getattr(config, name) for name in ("patch_size", "width", "depth", "num_heads", "mlp_ratio")}
@@ -54,10 +54,14 @@ def build_initial_model(config: ModelConfig, class_names: Sequence[str], rng_see
 
 
 def spread_tokens(network: MCTformer, spread: float, rng_seed: int) -> None:
-    """Move the class tokens apart by random offsets, in place.
+    """Add random offsets to the class tokens, in place.
 
-    Tokens copied from one get nearly the same gradient for a long time. `spread` is the length of an offset relative
-    to that of the token's own deviation from its mean.
+    Tokens that are copies of one token have nearly the same gradient for many steps.
+
+    Args:
+        network: Before its first step.
+        spread: Standard deviation of the offsets, relative to that of the tokens; 0: no offsets.
+        rng_seed: Of the run.
     """
     if not spread:
         return

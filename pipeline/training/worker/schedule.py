@@ -1,4 +1,4 @@
-"""Learning rates, groups of parameters, and the choice of loss: what of a run's configuration acts on each step."""
+"""Schedules of a run's configuration: learning rates, parameter groups, averaging of weights, choice of the loss."""
 
 import math
 from functools import partial
@@ -18,7 +18,7 @@ from models.losses import (
 from pipeline.training.config import LossConfig, OptimizerConfig, TagLoss
 
 EMA_WARMUP_STEPS = 10
-"""The average of the weights follows more closely at first: after n steps its decay is at most (1 + n) / (10 + n)."""
+"""Warm-up of the averaged weights: after n steps their decay is at most (1 + n) / (10 + n)."""
 
 
 def compute_learning_rate(position: float, config: OptimizerConfig) -> float:
@@ -33,11 +33,12 @@ def compute_learning_rate(position: float, config: OptimizerConfig) -> float:
 
 
 def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Build AdamW; vectors, tokens and position tables are not decayed; class tokens and patch head have own rates.
+    """Build AdamW with groups of parameters.
 
-    The rate of each group is to be multiplied with its `lr_factor`.
+    Vectors, tokens and position tables have no weight decay. Class tokens and patch head have the factors
+    `token_lr_factor` and `head_lr_factor` of the learning rate, stored as `lr_factor` of their groups.
     """
-    # The backbone comes first: its rate is the one that is set.
+    # The backbone is the first group: `read_learning_rate` reads its rate.
     members: dict[tuple[float, float], list[nn.Parameter]] = {(config.weight_decay, 1.0): [], (0.0, 1.0): []}
     for name, parameter in network.named_parameters():
         is_token = name in ("cls_token", "pos_embed_cls")
@@ -56,19 +57,19 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.A
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give every group its learning rate."""
+    """Set the learning rate of every group: that of the backbone times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_factor"]
 
 
 def read_learning_rate(optimizer: torch.optim.Optimizer) -> float:
-    """Read the learning rate that was set, that of the backbone."""
+    """Learning rate of the backbone."""
     group = optimizer.param_groups[0]
     return float(group["lr"] / group["lr_factor"])
 
 
 def choose_tag_loss(config: LossConfig, class_weights: Float[Tensor, " c"], epoch: int) -> ScoreTags:
-    """Choose how scores are held against tags in an epoch, from 0."""
+    """Choose the loss of scores and tags for an epoch, from 0."""
     score: ScoreTags
     if config.tag_loss == TagLoss.ASYMMETRIC:
         score = partial(
@@ -85,7 +86,7 @@ def choose_tag_loss(config: LossConfig, class_weights: Float[Tensor, " c"], epoc
 
 
 def choose_seed_term(config: LossConfig, position: float) -> SeedTerm | None:
-    """Choose how much class maps teach at a position of the run, in epochs; None: never."""
+    """Choose the term of the class-map seeds at a position of the run, in epochs; None: the run has no such term."""
     if not config.seed_weight:
         return None
     share = min(1.0, max(0.0, position - config.seed_start_epochs))
@@ -99,7 +100,7 @@ def choose_seed_term(config: LossConfig, position: float) -> SeedTerm | None:
 
 
 def update_average(averages: list[Tensor], current: list[Tensor], num_averaged: Tensor | int, *, decay: float) -> None:
-    """Move averaged weights towards the current ones, in place."""
+    """Move averaged weights towards the current ones, in place; see `EMA_WARMUP_STEPS`."""
     num_steps = int(num_averaged)
     follow = 1 - min(decay, (1 + num_steps) / (EMA_WARMUP_STEPS + num_steps))
     torch._foreach_lerp_(averages, current, follow)

@@ -1,7 +1,7 @@
-"""What a checkpoint holds: weights, optimiser, history, and the place in the data, to the step.
+"""Checkpoints: weights, optimiser, history, and the position in the data to the step.
 
-Everything random in a step (dropped paths, erased rectangles) is seeded by (rng_seed, epoch, place of the step in the
-epoch, rank). So a checkpoint needs no random state: a step draws the same numbers whether or not the run was
+The random numbers of a step (dropped paths, erased rectangles) are seeded by (rng_seed, epoch, position of the step in
+the epoch, rank). A checkpoint therefore needs no random state: a step draws the same numbers in a run that was
 interrupted before it.
 """
 
@@ -19,21 +19,28 @@ from torch import Tensor
 from pipeline.training.data.epoch_order import EpochPlan
 from pipeline.training.events import EpochRecord, StepRecord
 
+CHECKPOINT_FOLDER = "checkpoints"
 STATE_FILE = "state.pt"
 
 
 @dataclass
 class Means:
-    """Sums over steps from which means are made. All workers hold the same."""
+    """Sums over steps, and their means; equal on all workers."""
 
     sums: dict[str, float] = field(default_factory=dict)
-    """Of the losses, each weighted by its images."""
+    """Of the losses, each weighted by its number of images."""
     num_images: float = 0.0
     grad_norm: float = 0.0
     num_steps: int = 0
 
     def add(self, losses: Mapping[str, float], num_images: float, grad_norm: float) -> None:
-        """Count a step in, with the mean losses of its images."""
+        """Add a step.
+
+        Args:
+            losses: Means over its images.
+            num_images: Of the step, over all workers.
+            grad_norm: Before clipping.
+        """
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * num_images
         self.num_images += num_images
@@ -53,7 +60,7 @@ class Means:
 
 @dataclass
 class Progress:
-    """Where a run stands: what is done, and how the epoch that it is in is divided."""
+    """Position of a run: the finished steps, and the sharding of the current epoch."""
 
     plan: EpochPlan
     next_step: int = 0
@@ -62,15 +69,16 @@ class Progress:
     recent_means: Means = field(default_factory=Means)
     """Since the last line of metrics.jsonl."""
     train_s: float = 0.0
-    """Of this epoch."""
+    """Seconds of this epoch's training."""
     waited_s: float = 0.0
-    """Of this epoch."""
+    """Seconds of this epoch in which rank 0 waited for images."""
     history: list[EpochRecord] = field(default_factory=list)
+    """Of all finished epochs."""
     step_records: list[StepRecord] = field(default_factory=list)
-    """Of this epoch and of the one before."""
+    """Of this epoch and of the previous one."""
 
     def describe(self) -> dict[str, Any]:
-        """Give plain values."""
+        """Convert to plain values."""
         return vars(self) | {
             "plan": self.plan.describe(),
             "epoch_means": dict(vars(self.epoch_means)),
@@ -79,7 +87,7 @@ class Progress:
 
     @classmethod
     def restore(cls, fields: Mapping[str, Any]) -> "Progress":
-        """Make it of what `describe` gave."""
+        """Convert from the plain values of `describe`."""
         return cls(
             **{
                 **fields,
@@ -96,27 +104,37 @@ class TrainingState:
 
     network: dict[str, Tensor]
     average: dict[str, Tensor] | None
-    """The network with averaged weights; None without them."""
+    """The averaged weights; None without averaging."""
     num_averaged: int
+    """Steps in the average."""
     optimizer: dict[str, Any]
     progress: Progress
 
     @property
     def best_weights(self) -> dict[str, Tensor]:
-        """The weights that are validated and saved."""
+        """Weights that are validated and saved: the average if there is one."""
         return self.network if self.average is None else self.average
 
 
 @contextmanager
 def write_state(state: TrainingState) -> Iterator[ray.train.Checkpoint]:
-    """Write a state into a folder that lives as long as the block."""
+    """Write a state as a checkpoint in a temporary folder, which exists while the block runs."""
     with tempfile.TemporaryDirectory() as folder:
         torch.save(vars(state) | {"progress": state.progress.describe()}, Path(folder) / STATE_FILE)
         yield ray.train.Checkpoint.from_directory(folder)
 
 
 def load_state(checkpoint: ray.train.Checkpoint, device: torch.device | str) -> TrainingState:
-    """Load what `write_state` wrote."""
+    """Load the state of a checkpoint."""
     with checkpoint.as_directory() as folder:
         fields = torch.load(Path(folder) / STATE_FILE, map_location=device, weights_only=True)
     return TrainingState(**fields | {"progress": Progress.restore(fields["progress"])})
+
+
+def name_checkpoint(num_epochs: int, num_images: int = 0) -> str:
+    """Name the checkpoint after `num_epochs` epochs and `num_images` images of the next one.
+
+    >>> name_checkpoint(7), name_checkpoint(7, 3200)
+    ('epoch-0007', 'epoch-0007-003200')
+    """
+    return f"epoch-{num_epochs:04d}" + (f"-{num_images:06d}" if num_images else "")

@@ -1,8 +1,8 @@
-"""One step of training: what becomes of a batch that is there.
+"""One step of training: from a batch to new weights.
 
-normalise and erase -> forward -> weighted loss -> backward -> agree with all workers -> clip -> update weights
+normalise, erase -> forward -> weighted loss -> backward -> mean gradient of all workers -> clip -> update weights
 
-Nothing here knows of Ray: a worker of the cluster calls `TrainingStep.take`, and so does a plain loop.
+This module does not import Ray: a worker of the cluster and a plain loop call the same `TrainingStep.update`.
 """
 
 import math
@@ -19,45 +19,39 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from models.losses import ScoreTags, SeedTerm, compute_loss
-from models.mctformer import MCTformer, MCTformerOutput, Variant
+from models.mctformer import MCTformer, Variant
+from models.output import MCTformerOutput
+from pipeline.images.frames import normalise
 from pipeline.training.config import Precision, TrainConfig
-from pipeline.training.data.batch_feeder import TrainingBatch
+from pipeline.training.data.prefetch import TrainingBatch
 from pipeline.training.worker.schedule import make_optimizer, update_average
 
 
 class Fault(StrEnum):
-    """What of a step is no number."""
+    """The non-finite value of a step."""
 
     OWN_LOSS = "own_loss"
     """The loss of this worker's images."""
     OTHER_LOSS = "other_loss"
     """The loss of the images of another worker."""
     GRADIENT = "gradient"
-    """The gradient, which is the same on all workers: it cannot be said whose images it comes from."""
+    """The gradient, which is equal on all workers: its images are not known."""
 
 
 class StepResult(NamedTuple):
-    """What a step came to, over all workers."""
+    """Figures of a step over all workers."""
 
     losses: dict[str, float]
+    """Means over the images: the total, and its parts."""
     num_images: float
     grad_norm: float
     """Before clipping; NaN after a fault."""
     fault: Fault | None = None
-    """The weights are as before the step if there is one."""
-
-
-def normalise(
-    images: UInt8[Tensor, "b 3 h w"], mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> Float[Tensor, "b 3 h w"]:
-    """Scale pixels to [0, 1], then to the mean and spread that the network expects."""
-    offset = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    spread = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
-    return (images.float() / 255 - offset) / spread
+    """None after a valid step. After a fault the weights are those before the step."""
 
 
 class TrainingStep:
-    """A network, its optimiser and its average, as one worker holds them."""
+    """One worker's network, optimiser and averaged weights."""
 
     def __init__(
         self,
@@ -70,17 +64,18 @@ class TrainingStep:
         wrap: Callable[[MCTformer], nn.Module] = lambda network: network,
         num_workers: int = 1,
     ) -> None:
-        """Put the network on its device.
+        """Move the network to its device.
 
         Args:
             network: Trained in place.
-            config: How.
-            input_mean: Of each channel of an image, with pixels in [0, 1].
-            input_std: Spread of each channel.
-            device: Where the network is trained.
-            wrap: Gives the module whose forward and backward pass count: one that agrees on gradients with other
-                workers, or a compiled one. It may move the network.
-            num_workers: With more than one they are joined by `torch.distributed`, and `wrap` averages their gradients.
+            config: Of the run.
+            input_mean: Mean of each channel, for pixels in [0, 1].
+            input_std: Standard deviation of each channel.
+            device: Of the network and its batches.
+            wrap: Returns the module that runs forward and backward: one that averages gradients over the workers, or a
+                compiled one. It may move the network.
+            num_workers: More than one need a process group of `torch.distributed`, and a `wrap` that averages
+                gradients.
         """
         self.network = network.to(device)
         self._config = config
@@ -95,42 +90,19 @@ class TrainingStep:
             config.precision == Precision.AUTO and device.type == "cuda"
         )
 
-    def take(self, batch: TrainingBatch, score_tags: ScoreTags, seed_term: SeedTerm | None) -> StepResult:
-        """Update the weights with a batch, unless its loss is no number.
+    def update(self, batch: TrainingBatch, score_tags: ScoreTags, seed_term: SeedTerm | None) -> StepResult:
+        """Update the weights with a batch, unless its loss or gradient is not finite.
 
         Args:
-            batch: As many images on every worker; those that do not count have weight 0.
-            score_tags: Holds class scores against tags.
-            seed_term: What class maps teach; None: nothing.
+            batch: Equally many images on every worker; padding has weight 0.
+            score_tags: Computes the loss of class scores and tags.
+            seed_term: Term of the class-map seeds; None: without it.
         """
         self._module.train()
-        num_images = self._add_up(batch.weights.sum().view(1)).item()
-        self.optimizer.zero_grad(set_to_none=True)
-        num_passes = min(self._config.optimizer.accumulation, len(batch.weights))
-        sums: dict[str, Tensor] = {}
-        for number, places in enumerate(torch.arange(len(batch.weights)).tensor_split(num_passes)):
-            weights = batch.weights[places].to(self._device)
-            images = self._erase(self._normalise(batch.images[places]))
-            with self._sync_if(number == num_passes - 1):
-                parts = compute_loss(
-                    self._run(self._module, images),
-                    batch.image_labels[places].to(self._device),
-                    Variant(self._config.model.variant),
-                    contrast_weight=self._config.model.contrast_weight,
-                    seed_term=seed_term,
-                    seed_source=self._find_seed_source(images, seed_term),
-                    sample_weights=weights,
-                    score_tags=score_tags,
-                )
-                # DistributedDataParallel averages over workers. This makes it the mean over images: workers may
-                # have unequal numbers of them, as some cannot be decoded.
-                share = weights.sum() / max(num_images, 1.0)
-                (parts.total * share * self._num_workers).backward()
-            for name, value in parts._asdict().items():
-                if value is not None:
-                    sums[name] = sums.get(name, torch.zeros((), device=self._device)) + value.detach().float() * share
+        num_images = self._sum_over_workers(batch.weights.sum().view(1)).item()
+        sums = self._accumulate_gradients(batch, num_images, score_tags, seed_term)
         own = torch.stack(list(sums.values()))
-        losses = dict(zip(sums, self._add_up(own.clone()).tolist(), strict=True))
+        losses = dict(zip(sums, self._sum_over_workers(own.clone()).tolist(), strict=True))
         if not all(math.isfinite(value) for value in losses.values()):
             fault = Fault.OTHER_LOSS if own.isfinite().all() else Fault.OWN_LOSS
             return StepResult(losses, num_images, math.nan, fault)
@@ -143,32 +115,66 @@ class TrainingStep:
             self.average.update_parameters(self.network)
         return StepResult(losses, num_images, grad_norm.item())
 
+    def _accumulate_gradients(
+        self, batch: TrainingBatch, num_images: float, score_tags: ScoreTags, seed_term: SeedTerm | None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Run forward and backward over the passes of a batch.
+
+        Returns:
+            This worker's part of each mean loss; their sum over the workers is the mean over all images.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        num_passes = min(self._config.optimizer.accumulation, len(batch.weights))
+        sums: dict[str, Tensor] = {}
+        for number, places in enumerate(torch.arange(len(batch.weights)).tensor_split(num_passes)):
+            weights = batch.weights[places].to(self._device)
+            images = self._erase(self._normalise(batch.images[places]))
+            with self._limit_sync(number == num_passes - 1):
+                parts = compute_loss(
+                    self._run_network(self._module, images),
+                    batch.image_labels[places].to(self._device),
+                    Variant(self._config.model.variant),
+                    contrast_weight=self._config.model.contrast_weight,
+                    seed_term=seed_term,
+                    seed_source=self._run_seed_source(images, seed_term),
+                    sample_weights=weights,
+                    score_tags=score_tags,
+                )
+                # DistributedDataParallel averages over workers. The factor turns this into the mean over images:
+                # workers have unequal numbers of them if some could not be decoded.
+                share = weights.sum() / max(num_images, 1.0)
+                (parts.total * share * self._num_workers).backward()
+            for name, value in parts._asdict().items():
+                if value is not None:
+                    sums[name] = sums.get(name, torch.zeros((), device=self._device)) + value.detach().float() * share
+        return sums
+
     @torch.inference_mode()
     def predict(self, images: UInt8[Tensor, "b 3 s s"]) -> MCTformerOutput:
-        """Run the averaged network, or the network if there is no average, on images as they are validated.
+        """Run the averaged network, or the network if there is no average, in evaluation mode.
 
-        It is the bare network: workers may have unequal numbers of batches, so they must not wait for each other.
+        The network runs without `wrap`: workers may validate unequal numbers of batches, so none waits for another.
         """
         network: nn.Module = self.average.module if self.average is not None else self.network
-        return self._run(network.eval(), self._normalise(images))
+        return self._run_network(network.eval(), self._normalise(images))
 
     def _normalise(self, images: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
         return normalise(images.to(self._device, non_blocking=True), self._mean, self._std)
 
-    def _run(self, module: nn.Module, images: Float[Tensor, "b 3 s s"]) -> MCTformerOutput:
+    def _run_network(self, module: nn.Module, images: Float[Tensor, "b 3 s s"]) -> MCTformerOutput:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._use_bf16):
             output: MCTformerOutput = module(images)
         return output
 
-    def _find_seed_source(self, images: Float[Tensor, "b 3 s s"], seed_term: SeedTerm | None) -> MCTformerOutput | None:
-        """Let the averaged network look at the images, if it is its class maps that teach; no gradient flows."""
+    def _run_seed_source(self, images: Float[Tensor, "b 3 s s"], seed_term: SeedTerm | None) -> MCTformerOutput | None:
+        """Run the averaged network without gradient if seeds are made of its class maps; else return None."""
         if self.average is None or not self._config.loss.seed_from_average or not (seed_term and seed_term.weight):
             return None
         with torch.no_grad():
-            return self._run(self.average.module.eval(), images)
+            return self._run_network(self.average.module.eval(), images)
 
-    def _add_up(self, values: Tensor) -> Tensor:
-        """Add values up over all workers, in place."""
+    def _sum_over_workers(self, values: Tensor) -> Tensor:
+        """Sum values over all workers, in place."""
         if self._num_workers > 1:
             on_device = values.to(self._device)
             torch.distributed.all_reduce(on_device)
@@ -185,8 +191,8 @@ class TrainingStep:
 
         return AveragedModel(self.network, multi_avg_fn=update)
 
-    def _sync_if(self, is_last: bool) -> AbstractContextManager[object]:
-        """Let workers exchange gradients in the last pass of a step only."""
+    def _limit_sync(self, is_last: bool) -> AbstractContextManager[object]:
+        """Context of a pass: workers exchange gradients in the last pass of a step only."""
         if is_last or self._num_workers == 1:
             return torch.enable_grad()
         no_sync: AbstractContextManager[object] = self._module.no_sync()

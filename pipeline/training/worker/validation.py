@@ -1,21 +1,22 @@
-"""Validation: scores and losses of images, collected by each worker and merged into ranking metrics."""
+"""Validation: each worker collects scores and losses of its images; together they become ranking metrics."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from models.losses import compute_loss
-from models.mctformer import MCTformerOutput, Variant
+from models.mctformer import Variant
+from models.output import MCTformerOutput
 from pipeline.training.config import ModelConfig
-from pipeline.training.data.batch_feeder import TrainingBatch
+from pipeline.training.data.prefetch import TrainingBatch
+from pipeline.training.events import ValidationRecord
 from pipeline.training.worker.metrics import compute_ranking_metrics
 from pipeline.training.worker.state import Means
 
 
 class ValidationScores:
-    """What a network says of validation images, and what their tags say."""
+    """Scores, tags and losses of validation images."""
 
     def __init__(self, model: ModelConfig) -> None:
         """Start empty."""
@@ -26,9 +27,9 @@ class ValidationScores:
         self._model = model
 
     def add(self, output: MCTformerOutput, batch: TrainingBatch) -> None:
-        """Add the images of a batch that count.
+        """Add the images of a batch that have a weight.
 
-        The losses believe the tags, however training does, so that runs can be compared.
+        The tag loss is always the soft margin, whatever loss the training uses, so that runs can be compared.
         """
         is_valid = batch.weights > 0
         device = output.class_logits.device
@@ -46,18 +47,18 @@ class ValidationScores:
             self.patch_scores.append(output.patch_logits.float().cpu()[is_valid].numpy())
         self.image_labels.append(batch.image_labels[is_valid].numpy())
 
-    def describe(self, class_names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Give the metrics of the class scores with the losses, and those of the patch scores, as plain values."""
+    def describe(self, class_names: tuple[str, ...]) -> tuple[ValidationRecord, ValidationRecord | None]:
+        """Compute the metrics of the class scores, with the losses, and those of the patch scores (None for V1)."""
         labels = np.concatenate(self.image_labels)
         ranked = compute_ranking_metrics(np.concatenate(self.class_scores), labels, class_names).describe()
+        ranked["losses"] = self.means.losses
         if not self.patch_scores:
-            return ranked | {"losses": self.means.losses}, None
-        patches = compute_ranking_metrics(np.concatenate(self.patch_scores), labels, class_names).describe()
-        return ranked | {"losses": self.means.losses}, patches
+            return ranked, None
+        return ranked, compute_ranking_metrics(np.concatenate(self.patch_scores), labels, class_names).describe()
 
 
 def merge_scores(shares: Sequence[ValidationScores]) -> ValidationScores:
-    """Join the scores of all workers into those of the first."""
+    """Merge the scores of all workers into those of the first, in place."""
     first, *others = shares
     for other in others:
         if other.means.num_images:

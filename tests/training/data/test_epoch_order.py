@@ -1,4 +1,4 @@
-"""Every sample once an epoch, whoever is there to see it."""
+"""Order of an epoch: each sample is seen once, with any number of workers."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ def list_places(runs):
 
 
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 70))
-def test_workers_share_an_epoch_evenly_in_as_few_steps_as_the_batch_allows(num_samples, num_workers, batch_size):
+def test_workers_share_an_epoch_evenly_in_the_fewest_steps(num_samples, num_workers, batch_size):
     plan = plan_epoch(0, [(0, num_samples)], num_workers=num_workers, batch_size=batch_size)
     seen = [place for share in plan.shares for place in list_places(share)]
     assert seen == list(range(num_samples))
@@ -33,7 +33,7 @@ def test_workers_share_an_epoch_evenly_in_as_few_steps_as_the_batch_allows(num_s
 
 
 @given(st.integers(1, 200), st.lists(st.tuples(st.integers(1, 5), st.integers(0, 6)), min_size=1, max_size=5))
-def test_samples_are_seen_once_however_often_the_number_of_workers_changes(num_samples, attempts):
+def test_samples_are_seen_once_after_any_changes_of_the_number_of_workers(num_samples, attempts):
     left, seen, num_seen = [(0, num_samples)], [], 0
     for num_workers, num_steps in attempts:
         plan = plan_epoch(2, left, num_workers=num_workers, batch_size=16, num_seen=num_seen)

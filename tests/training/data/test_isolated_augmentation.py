@@ -1,4 +1,4 @@
-"""Images that kill the processes that augment them: real child processes that really die."""
+"""Images that kill the processes that augment them, in real child processes."""
 
 import os
 from pathlib import Path
@@ -27,10 +27,10 @@ def open_hostile_image(source, *arguments, **options):
 
 PIL.Image.open = open_hostile_image
 """
-"""What Python runs when the child process starts."""
+"""Module that Python imports when the child process starts."""
 
 
-def test_image_that_kills_its_processes_is_dropped_and_the_others_are_as_ever(tmp_path, monkeypatch):
+def test_image_that_kills_its_processes_is_dropped_and_the_others_are_unchanged(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(HOSTILE_DECODER)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     rejections = []
@@ -45,7 +45,7 @@ def test_image_that_kills_its_processes_is_dropped_and_the_others_are_as_ever(tm
     for _ in range(MAX_DEATHS):
         attempts.begin("augment 0 a d")
     found = augment_guarded(batch, CONFIG, 2, lambda key, reason: rejections.append((key, reason)), attempts)
-    # In this process the decoder is an ordinary one.
+    # The decoder of this process is not replaced.
     expected = augment_samples(batch, CONFIG, 2, lambda key, reason: None)
     assert found["key"].tolist() == ["a", "b", "c", "d"]
     assert found["is_valid"].tolist() == [True, False, False, True]
@@ -57,7 +57,7 @@ def test_image_that_kills_its_processes_is_dropped_and_the_others_are_as_ever(tm
     assert rejections[0][1].startswith("crashed: ")
 
 
-def test_batch_that_ends_is_no_death():
+def test_batch_that_is_augmented_counts_no_death():
     attempts = AttemptCounter()
     batch = {
         "key": np.array(["a"], dtype=object),

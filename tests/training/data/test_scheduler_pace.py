@@ -6,7 +6,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from pipeline.training.data.scheduler_pace import RestBetweenSteps, pace_scheduler
 
 
-def test_paced_context_makes_its_executions_rest_and_its_origin_stays_as_it_was():
+def test_paced_context_limits_its_executions_and_leaves_its_origin_unchanged():
     origin = DataContext.get_current()
     before = list(origin.custom_execution_callback_classes)
     context = origin.copy()

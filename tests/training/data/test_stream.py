@@ -17,9 +17,9 @@ from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.training.config import AugmentConfig, ModelConfig, TrainConfig
 from pipeline.training.data.augmentation import augment_image, augment_samples, make_variation
-from pipeline.training.data.batch_feeder import BatchFeeder, make_batch
 from pipeline.training.data.epoch_order import VALIDATION, group_shards, list_pieces
-from pipeline.training.data.stream import PieceSource, rebatch, shuffle_in_window
+from pipeline.training.data.prefetch import BatchFeeder, make_batch
+from pipeline.training.data.stream import list_parts, rebatch, shuffle_in_window
 from pipeline.training.data.survey import Survey, digest_keys, group_evenly, survey_shards
 from pipeline.training.seeds import derive_seed
 from tests.factories import make_photo, make_tar
@@ -48,8 +48,8 @@ def list_pieces_of(shards, epoch, window=4, share=None):
 
 
 def read_keys(pieces):
-    source = PieceSource(pieces, VOCABULARY, CONFIG)
-    return [key for task in source.get_read_tasks(1) for table in task() for key in table["key"].to_pylist()]
+    parts = list_parts(pieces, VOCABULARY, CONFIG)
+    return [key for part in parts for table in part.read() for key in table["key"].to_pylist()]
 
 
 def test_survey_counts_images_of_each_class_unknown_tags_and_unusable_samples(shards):
@@ -65,7 +65,7 @@ def test_surveys_of_single_shards_add_up_to_the_survey_of_all(shards):
     assert sum(parts, Survey()) == survey_shards(shards, VOCABULARY, InputConfig())
 
 
-def test_training_samples_come_in_another_order_each_epoch_and_each_exactly_once(shards):
+def test_training_samples_have_another_order_each_epoch_and_occur_exactly_once(shards):
     first, again, second = (read_keys(list_pieces_of(shards, epoch)) for epoch in (0, 0, 1))
     assert first == again
     assert first != second
@@ -75,7 +75,7 @@ def test_training_samples_come_in_another_order_each_epoch_and_each_exactly_once
 
 @given(st.lists(st.integers(0, 9), max_size=4), st.integers(1, 12))
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_shares_of_an_epoch_read_apart_make_up_the_epoch(shards, cuts, window):
+def test_shares_of_an_epoch_add_up_to_the_epoch(shards, cuts, window):
     bounds = [0, *sorted(cuts), 9]
     whole = read_keys(list_pieces_of(shards, 3, window))
     parts = [list_pieces_of(shards, 3, window, [(start, stop)]) for start, stop in pairwise(bounds) if stop > start]
@@ -100,7 +100,7 @@ def test_training_images_with_the_key_of_a_validation_image_are_counted(shards):
     assert (survey.num_shared, survey.shared_keys) == (3, ("photo0_0", "photo0_1", "photo0_3"))
 
 
-def test_rows_are_cut_into_the_batches_that_are_wanted():
+def test_rows_are_cut_into_batches_of_the_given_sizes():
     blocks = [{"key": np.arange(start, stop)} for start, stop in ((0, 3), (3, 3), (3, 10))]
     batches = [batch["key"].tolist() if batch else [] for batch in rebatch(iter(blocks), [4, 0, 5, 1])]
     assert batches == [[0, 1, 2, 3], [], [4, 5, 6, 7, 8], [9]]
@@ -113,7 +113,7 @@ def test_rows_that_do_not_fit_the_batches_are_an_error(sizes, complaint):
 
 
 @given(st.integers(0, 30), st.integers(1, 10))
-def test_shuffling_in_a_window_keeps_every_row_and_never_draws_beyond_the_window(num_rows, window):
+def test_shuffling_in_a_window_keeps_every_row_and_draws_only_from_the_window(num_rows, window):
     rows = [{"key": number} for number in range(num_rows)]
     shuffled = [row["key"] for row in shuffle_in_window(iter(rows), window, np.random.default_rng(0))]
     assert sorted(shuffled) == list(range(num_rows))
@@ -192,7 +192,7 @@ def make_encoded(*samples):
     }
 
 
-def test_image_that_cannot_be_decoded_is_reported_and_keeps_its_place():
+def test_image_that_cannot_be_decoded_is_reported_and_keeps_its_position():
     batch = make_encoded(("bad", 0, b"no image", [1]), ("good", 0, make_photo(0), [2]))
     rejected = {}
     images = augment_samples(batch, CONFIG, 2, rejected.__setitem__)
@@ -205,7 +205,7 @@ def test_image_that_cannot_be_decoded_is_reported_and_keeps_its_place():
     assert rejected["bad"].startswith("undecodable: ")
 
 
-def test_validation_images_are_not_varied():
+def test_validation_images_are_not_augmented():
     photo = make_photo(0)
     batch = make_encoded(("a", VALIDATION, photo, [1]), ("b", VALIDATION, photo, [1]), ("c", 0, photo, [1]))
     images = augment_samples(batch, CONFIG, 2, lambda key, error: None)["image"]
@@ -213,7 +213,7 @@ def test_validation_images_are_not_varied():
     assert not np.array_equal(images[0], images[2])
 
 
-def test_batches_are_filled_up_with_images_without_weight():
+def test_batches_are_padded_with_images_of_weight_zero():
     columns = {
         "key": np.array(["a", "b"], dtype=object),
         "image": np.ones((2, 3, 4, 4), np.uint8),
@@ -228,7 +228,7 @@ def test_batches_are_filled_up_with_images_without_weight():
     assert make_batch({}, batch_size=3, image_size=4, num_classes=2).weights.sum() == 0
 
 
-def test_feeder_gives_batches_in_order_then_the_error_that_ended_them():
+def test_feeder_returns_batches_in_order_then_raises_the_error_of_the_iterator():
     batches = [make_batch({}, batch_size=size, image_size=4, num_classes=2) for size in (1, 2)]
 
     def fail_after_two():
@@ -242,7 +242,7 @@ def test_feeder_gives_batches_in_order_then_the_error_that_ended_them():
     assert feeder.waited_s >= 0
 
 
-def test_feeder_that_is_closed_lets_its_thread_end():
+def test_closed_feeder_ends_its_thread():
     before = set(threading.enumerate())
     feeder = BatchFeeder(iter([make_batch({}, batch_size=1, image_size=4, num_classes=2)] * 100), depth=1)
     (thread,) = set(threading.enumerate()) - before

@@ -4,7 +4,7 @@ import json
 
 from tensorboardX.proto.event_pb2 import Event
 
-from pipeline.storage.storage import read_bytes
+from pipeline.storage.reading import read_bytes
 from pipeline.training.driver.log import EVENTS_FILE, METRICS_FILE, PAGE_FILE, MetricLog, read_records
 
 
@@ -61,7 +61,7 @@ def read_events(payload):
     return events
 
 
-def test_log_survives_its_driver_and_replaces_what_is_done_again(tmp_path):
+def test_log_survives_its_driver_and_replaces_repeated_records(tmp_path):
     log = MetricLog(str(tmp_path), "run", 40)
     for record in (make_step(1, 2), make_step(1, 4), make_epoch(1), make_step(2, 2, loss=5.0)):
         log.add(record)
@@ -72,7 +72,7 @@ def test_log_survives_its_driver_and_replaces_what_is_done_again(tmp_path):
     assert list_places(again) == [("step", 1, 2), ("step", 1, 4), ("epoch", 1, None), ("step", 2, 1)]
 
 
-def test_log_of_a_resumed_run_gets_what_only_the_checkpoint_knows_and_drops_what_it_does_not(tmp_path):
+def test_log_of_a_resumed_run_has_exactly_the_records_of_the_checkpoint(tmp_path):
     log = MetricLog(str(tmp_path), "run", 40)
     log.add(make_step(1, 2))
     log.add(make_step(2, 3, loss=9.0))
@@ -111,7 +111,7 @@ def test_page_shows_curves_and_a_row_an_epoch_and_escapes_names(tmp_path):
     assert "<td>60.0%</td>" in page
 
 
-def test_lines_are_written_after_each_epoch_and_the_page_only_now_and_then(tmp_path):
+def test_lines_are_written_after_each_epoch_and_the_page_less_often(tmp_path):
     log = MetricLog(str(tmp_path), "run", 40)
     log.add(make_epoch(1))
     page = read_bytes(str(tmp_path / PAGE_FILE))
@@ -122,6 +122,6 @@ def test_lines_are_written_after_each_epoch_and_the_page_only_now_and_then(tmp_p
     assert read_bytes(str(tmp_path / PAGE_FILE)) != page
 
 
-def test_page_of_a_run_without_any_figure_says_so(tmp_path):
+def test_page_of_a_run_without_figures_states_that(tmp_path):
     MetricLog(str(tmp_path), "run", 40).flush()
     assert "Nothing has been measured yet" in read_bytes(str(tmp_path / PAGE_FILE)).decode()

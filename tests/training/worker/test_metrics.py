@@ -26,7 +26,7 @@ def test_average_precision_without_positives_is_refused():
         compute_average_precision(np.array([1.0]), np.array([False]))
 
 
-def test_average_precision_of_scores_that_are_not_numbers_is_refused():
+def test_average_precision_of_nan_scores_is_refused():
     with pytest.raises(ValueError, match="1 of 2 scores are NaN"):
         compute_average_precision(np.array([1.0, np.nan]), np.array([True, False]))
 

@@ -8,11 +8,12 @@ import torch
 
 from models.losses import SeedTerm, compute_loss, score_soft_margin
 from models.mctformer import Variant
+from pipeline.images.frames import normalise
 from pipeline.training.config import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
-from pipeline.training.data.batch_feeder import TrainingBatch
+from pipeline.training.data.prefetch import TrainingBatch
 from pipeline.training.worker.network import build_initial_model
 from pipeline.training.worker.schedule import make_optimizer, set_learning_rate
-from pipeline.training.worker.step import Fault, TrainingStep, normalise
+from pipeline.training.worker.step import Fault, TrainingStep
 
 MEAN = STD = (0.5, 0.5, 0.5)
 CONFIG = TrainConfig(
@@ -52,7 +53,7 @@ def assert_close(actual, expected):
 
 def test_step_changes_the_weights_as_a_plain_loop_does(network):
     batch, step, plain = make_batch(), make_step(network), copy.deepcopy(network).train()
-    result = step.take(batch, score_soft_margin, None)
+    result = step.update(batch, score_soft_margin, None)
     optimizer = make_optimizer(plain, CONFIG.optimizer)
     set_learning_rate(optimizer, 1e-2)
     loss = compute_loss(plain(normalise(batch.images, MEAN, STD)), batch.image_labels, Variant.V2).total
@@ -66,7 +67,7 @@ def test_step_changes_the_weights_as_a_plain_loop_does(network):
     assert result.grad_norm == pytest.approx(norm.item(), rel=1e-4)
 
 
-def test_images_of_weight_0_have_no_say(network):
+def test_images_of_weight_zero_have_no_effect(network):
     whole, part = make_step(network), make_step(network)
     four = make_batch()
     five = TrainingBatch(
@@ -75,8 +76,8 @@ def test_images_of_weight_0_have_no_say(network):
         torch.cat([four.image_labels, torch.ones(1, 2, dtype=torch.bool)]),
         torch.tensor([1.0, 1, 1, 1, 0]),
     )
-    assert whole.take(four, score_soft_margin, None).losses["total"] == pytest.approx(
-        part.take(five, score_soft_margin, None).losses["total"], rel=1e-5
+    assert whole.update(four, score_soft_margin, None).losses["total"] == pytest.approx(
+        part.update(five, score_soft_margin, None).losses["total"], rel=1e-5
     )
     assert_close(whole.network, part.network)
 
@@ -84,34 +85,34 @@ def test_images_of_weight_0_have_no_say(network):
 def test_batch_in_passes_gives_the_step_of_the_whole_batch(network):
     whole = make_step(network)
     passes = make_step(network, replace(CONFIG, optimizer=replace(CONFIG.optimizer, accumulation=3)))
-    results = [step.take(make_batch(), score_soft_margin, None) for step in (whole, passes)]
+    results = [step.update(make_batch(), score_soft_margin, None) for step in (whole, passes)]
     assert results[0].losses == pytest.approx(results[1].losses, rel=1e-4)
     assert results[0].grad_norm == pytest.approx(results[1].grad_norm, rel=1e-4)
     assert_close(whole.network, passes.network)
 
 
-def test_loss_that_is_no_number_leaves_the_weights_alone(network):
+def test_non_finite_loss_leaves_the_weights_unchanged(network):
     with torch.no_grad():
         network.head.bias.fill_(torch.inf)
     step = make_step(network)
     before = list_weights(step.network)
-    assert step.take(make_batch(), score_soft_margin, None).fault == Fault.OWN_LOSS
+    assert step.update(make_batch(), score_soft_margin, None).fault == Fault.OWN_LOSS
     assert all(torch.equal(one, other) for one, other in zip(before, list_weights(step.network), strict=True))
 
 
-def test_gradient_that_is_no_number_leaves_the_weights_alone(network):
+def test_non_finite_gradient_leaves_the_weights_unchanged(network):
     step = make_step(network)
     step.network.head.weight.register_hook(lambda gradient: gradient * torch.nan)
     before = list_weights(step.network)
-    assert step.take(make_batch(), score_soft_margin, None).fault == Fault.GRADIENT
+    assert step.update(make_batch(), score_soft_margin, None).fault == Fault.GRADIENT
     assert all(torch.equal(one, other) for one, other in zip(before, list_weights(step.network), strict=True))
 
 
-def test_averaged_network_is_what_predicts(network):
+def test_averaged_network_predicts(network):
     config = replace(CONFIG, optimizer=replace(CONFIG.optimizer, ema_decay=0.9))
     step = make_step(network, config)
     for _ in range(3):
-        step.take(make_batch(), score_soft_margin, None)
+        step.update(make_batch(), score_soft_margin, None)
     images = make_batch().images
     expected = step.average.module.eval()(normalise(images, MEAN, STD)).class_logits
     assert torch.equal(step.predict(images).class_logits, expected)
@@ -119,7 +120,7 @@ def test_averaged_network_is_what_predicts(network):
 
 
 @pytest.mark.parametrize("from_average", [True, False])
-def test_seeds_come_from_the_averaged_network_if_asked(from_average):
+def test_seeds_are_made_by_the_averaged_network_if_set(from_average):
     config = replace(
         CONFIG,
         model=replace(CONFIG.model, patch_size=8),
@@ -138,12 +139,12 @@ def test_seeds_come_from_the_averaged_network_if_asked(from_average):
             output, batch.image_labels, Variant.V2, seed_term=term, seed_source=teacher.eval()(images)
         ).seed_loss.item()
     assert expected["average"] != pytest.approx(expected["own"], rel=1e-3)
-    taught = step.take(batch, score_soft_margin, term).losses["seed_loss"]
+    taught = step.update(batch, score_soft_margin, term).losses["seed_loss"]
     assert taught == pytest.approx(expected["average" if from_average else "own"], rel=1e-4)
     assert all(parameter.grad is None for parameter in step.average.module.parameters())
 
 
-def test_network_that_teaches_drops_no_layers():
+def test_network_that_makes_seeds_drops_no_layers():
     model = replace(CONFIG.model, drop_path=0.5)
     config = replace(
         CONFIG,
@@ -154,7 +155,12 @@ def test_network_that_teaches_drops_no_layers():
     step = make_step(build_initial_model(model, ("cat", "dog"), 0).network, config)
     modes = []
     step.average.module.register_forward_hook(lambda module, inputs, output: modes.append(module.training))
-    step.take(make_batch(), score_soft_margin, SeedTerm(0.5, 0.3, 0.5))
-    step.take(make_batch(), score_soft_margin, SeedTerm(0.0, 0.3, 0.5))
-    assert modes == [False], "it looks at each batch once, with all layers, and not before its maps teach"
+    step.update(make_batch(), score_soft_margin, SeedTerm(0.5, 0.3, 0.5))
+    step.update(make_batch(), score_soft_margin, SeedTerm(0.0, 0.3, 0.5))
+    assert modes == [False], "it runs once for each batch with a seed loss, in evaluation mode"
     assert step.network.training
+
+
+def test_normalised_pixels_have_the_mean_and_spread_of_the_backbone():
+    images = torch.tensor([0, 255], dtype=torch.uint8).repeat(3, 1).view(1, 3, 1, 2)
+    assert normalise(images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).tolist() == [[[[-1.0, 1.0]]] * 3]

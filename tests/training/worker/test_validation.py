@@ -5,7 +5,7 @@ import torch
 
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.training.config import ModelConfig
-from pipeline.training.data.batch_feeder import TrainingBatch
+from pipeline.training.data.prefetch import TrainingBatch
 from pipeline.training.worker.validation import ValidationScores, merge_scores
 
 NAMES = ("cat", "dog", "cow")
@@ -39,7 +39,7 @@ def collect(network, *batches):
     return scores
 
 
-def test_unequal_shares_of_workers_add_up_to_the_whole_and_fillers_do_not_count(network):
+def test_unequal_shares_of_workers_add_up_to_the_whole_without_padding(network):
     whole = collect(network, make_batch(0, 8)).describe(NAMES)
     shares = [collect(network, make_batch(0, 3, num_fillers=1), make_batch(3, 5, num_fillers=2)), collect(network)]
     shares.append(collect(network, make_batch(5, 8)))

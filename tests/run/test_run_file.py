@@ -1,4 +1,4 @@
-"""The identity of a run: the same command goes on, another one is refused with what differs."""
+"""The identity of a run: the same command resumes it, another one is refused with the differences."""
 
 from dataclasses import replace
 
@@ -15,8 +15,8 @@ from pipeline.run.config import (
     ViewConfig,
     parse_config,
 )
-from pipeline.run.identity import open_run, read_run
 from pipeline.run.records import InputShard
+from pipeline.run.run_file import open_run, read_run
 from pipeline.run.vocabulary import Vocabulary
 
 SHARDS = tuple(InputShard(uri=f"in/{name}.tar", name=name, size_bytes=1000, etag="e") for name in "abc")
@@ -34,13 +34,13 @@ def start(out_uri, **changes):
     return open_run(**arguments | changes)
 
 
-def test_same_command_takes_up_the_same_run(tmp_path):
+def test_same_command_resumes_the_same_run(tmp_path):
     first = start(tmp_path)
     assert start(tmp_path) == first
     assert read_run(str(tmp_path))["fingerprint"] == first.fingerprint
 
 
-def test_looking_at_a_run_that_is_not_there_does_not_start_it(tmp_path):
+def test_check_of_a_missing_run_does_not_start_it(tmp_path):
     seen = start(tmp_path / "out", writes=False)
     assert not (tmp_path / "out").exists()
     assert start(tmp_path / "out") == seen
@@ -105,7 +105,7 @@ def test_many_changed_shards_are_counted_and_not_all_named(tmp_path):
         start(tmp_path, shards=tuple(replace(shard, size_bytes=2) for shard in many))
 
 
-def test_folder_without_run_says_so(tmp_path):
+def test_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(ManifestError, match="holds no labelling run"):
         read_run(str(tmp_path))
 

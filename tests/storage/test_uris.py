@@ -1,4 +1,4 @@
-"""Secrets in URIs: each way to write one is refused without repeating it, and names that look alike are not."""
+"""Secrets in URIs: every form is refused without being repeated, and similar names are accepted."""
 
 import pytest
 import ray
@@ -7,7 +7,7 @@ from jobs.cluster.connection import FORWARDED_VARIABLES, connect, use_endpoint
 from jobs.command_line.parsing import refuse_passwords
 from jobs.train import main as train
 from pipeline.inputs.shards import list_shards
-from pipeline.storage.secrets import require_no_password
+from pipeline.storage.uris import require_no_password
 
 SECRET = "hush-hush"
 URIS_WITH_LOGIN = [
@@ -64,7 +64,7 @@ def test_signed_address_is_refused_and_its_signature_not_repeated(uri):
 
 
 @pytest.mark.parametrize("uri", PLAIN_URIS)
-def test_at_signs_and_colons_in_names_are_no_passwords(uri):
+def test_at_signs_and_colons_in_names_are_not_passwords(uri):
     require_no_password(uri)
 
 
@@ -107,12 +107,12 @@ def test_endpoint_with_a_password_is_refused_and_left_out_of_the_environment(mon
 
 
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
-def test_endpoint_of_the_environment_with_a_password_is_not_told_to_a_cluster(monkeypatch, name):
+def test_endpoint_of_the_environment_with_a_password_is_not_sent_to_a_cluster(monkeypatch, name):
     for variable in FORWARDED_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv(name, f"http://me:{SECRET}@host")
-    # Connecting to nobody takes minutes, and would come first if the check were gone.
-    monkeypatch.setattr(ray, "init", lambda **arguments: pytest.fail(f"told {arguments['runtime_env']}"))
+    # A connection attempt without a cluster takes minutes, and would come first without the check.
+    monkeypatch.setattr(ray, "init", lambda **arguments: pytest.fail(f"sent {arguments['runtime_env']}"))
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ValueError, match=rf"{name}: 'http://\.\.\.@host' holds a password") as refusal:
         connect("127.0.0.1:1")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
@@ -10,25 +9,21 @@ from typing_extensions import TypedDict
 
 from models.documents import DocumentError, check_fields, parse_json
 from pipeline.errors import ManifestError, RunConflictError, VocabularyError
-from pipeline.run.config import (
-    FORMAT_VERSION,
-    LabelConfig,
-    compute_fingerprint,
-    describe_config,
-    name_unset,
-    parse_config,
-    to_canonical_json,
-)
+from pipeline.run.config import FORMAT_VERSION, LabelConfig, describe_config, name_unset, parse_config
+from pipeline.run.fingerprint import compute_fingerprint, get_library_version, list_changes, to_canonical_json
 from pipeline.run.records import RUN_FILE, InputShard
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
-from pipeline.storage.storage import create_if_absent, exists, join_uri, read_bytes
+from pipeline.storage.listing import exists
+from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import create_if_absent
 
 MAX_RUN_BYTES = 2**31
-"""Of a run.json: 10 million shards have fewer."""
+"""Maximum size of a run.json; 10 million shards take less."""
 _Size = Annotated[int, Field(ge=0)]
 _FolderName = Annotated[str, Field(pattern=r"^[^/\x00]+$")]
 _Input = tuple[str, _FolderName, _Size, str]
-"""As `_describe_inputs` gives it."""
+"""URI, name, size in bytes and etag, as of `_describe_inputs`."""
 
 
 class _Source(TypedDict):
@@ -43,7 +38,7 @@ class _Config(TypedDict):
 
 
 class RunRecord(TypedDict):
-    """What a run.json holds, as far as all versions of it agree."""
+    """Fields of a run.json that all versions share."""
 
     fingerprint: str
     inputs: list[_Input]
@@ -56,30 +51,22 @@ class RunRecord(TypedDict):
     source: NotRequired[_Source]
 
 
-def get_library_version() -> str:
-    """Return the version of this library, `unknown` when it runs from a checkout that is not installed."""
-    try:
-        return version("tagmask")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 @dataclass(frozen=True, kw_only=True)
 class MapSource:
-    """The published run whose kept maps another run makes masks of."""
+    """The published run whose kept maps are the source of another run's masks."""
 
     labels_uri: str
     """Its output folder."""
     fingerprint: str
     manifests: tuple[InputShard, ...]
-    """Its manifests as they were when they were listed, each under the name of its shard."""
+    """Its manifests as listed, each under the name of its shard."""
     patch_size: int | None = None
-    """Of the model that made the maps, in pixels; None where the masks need no images."""
+    """Patch size of the model that made the maps, in pixels; None if the masks need no images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What is labelled, with what, to where."""
+    """A labelling run: inputs, model, configuration, output folder."""
 
     out_uri: str
     model_uri: str
@@ -89,9 +76,9 @@ class Run:
     shards: tuple[InputShard, ...]
     fingerprint: str
     parts_folder: str = "parts"
-    """Where chunks are committed, below the output folder."""
+    """Folder of the committed parts, below the output folder."""
     source: MapSource | None = None
-    """Where the class maps come from; None: from the model and the images of the shards."""
+    """Source of the class maps; None: the model and the images of the shards."""
 
 
 def describe_identity(
@@ -101,7 +88,7 @@ def describe_identity(
     shards: Sequence[InputShard],
     source: MapSource | None = None,
 ) -> dict[str, Any]:
-    """Collect everything that decides the bytes of a run, as plain values."""
+    """Collect all inputs that determine the bytes of a run, as plain values."""
     identity = {
         "format_version": FORMAT_VERSION,
         "model_digest": model_digest,
@@ -110,7 +97,7 @@ def describe_identity(
         "inputs": _describe_inputs(shards),
     }
     if source is not None:
-        # By name and not by place: a run that was moved as it is still gives the same masks.
+        # By name and not by location: a moved run still has the same masks.
         named = [replace(manifest, uri=f"labels/{manifest.name}.parquet") for manifest in source.manifests]
         identity["source"] = {"fingerprint": source.fingerprint, "manifests": _describe_inputs(named)}
     return identity
@@ -131,21 +118,21 @@ def open_run(
     source: MapSource | None = None,
     writes: bool = True,
 ) -> Run:
-    """Start a run in an empty output folder, or take up the same run again.
+    """Start a run in an empty output folder, or resume the same run.
 
     Args:
         out_uri: Output folder.
-        model_uri: Where workers find the model.
-        model_digest: What the model is.
+        model_uri: Bundle that the workers load.
+        model_digest: Digest of the bundle.
         vocabulary: Tags and classes.
-        config: What decides the rows.
+        config: Settings of the run.
         shards: The inputs.
-        source: Where the class maps come from; None: from the model and the inputs.
-        writes: False to look only: a run that is not there is not started.
+        source: Source of the class maps; None: the model and the inputs.
+        writes: False to check only; no run is started.
 
     Raises:
-        ValueError: There are scales for another number of classes.
-        RunConflictError: The folder belongs to another run; the message names what differs.
+        ValueError: The number of class scales is not the number of classes.
+        RunConflictError: The folder belongs to another run; the message contains the differences.
     """
     scales = config.maps.class_scales
     if scales is not None and len(scales) != len(vocabulary.classes):
@@ -157,7 +144,7 @@ def open_run(
         "model_uri": model_uri,
         "library_version": get_library_version(),
     }
-    # Over what the fingerprint does not cover, too: an audit sees any change of the record.
+    # Also covers the fields outside the fingerprint: an audit detects any change of the record.
     record["record_sha256"] = compute_fingerprint(record)
     uri = join_uri(out_uri, RUN_FILE)
     is_new = create_if_absent(uri, to_canonical_json(record).encode()) if writes else not exists(uri)
@@ -181,10 +168,10 @@ def open_run(
 
 
 def read_run(out_uri: str) -> dict[str, Any]:
-    """Read what an output folder says of its run.
+    """Read the run record of an output folder.
 
     Raises:
-        ManifestError: There is none, or it cannot be read.
+        ManifestError: It is missing or cannot be read.
     """
     uri = join_uri(out_uri, RUN_FILE)
     try:
@@ -202,7 +189,7 @@ def read_config(out_uri: str, record: Mapping[str, Any]) -> LabelConfig:
     """Read the configuration of a run from its record.
 
     Raises:
-        ManifestError: It is that of another version, or was edited.
+        ManifestError: Another version wrote it, or it was edited.
     """
     try:
         return parse_config(record.get("config", {}))
@@ -214,18 +201,14 @@ def read_config(out_uri: str, record: Mapping[str, Any]) -> LabelConfig:
 
 
 def list_differences(existing: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Name what two runs do not share, most telling first, in words."""
+    """List the differences of two runs as text, most important first."""
     differences = []
     for name in ("format_version", "model_digest"):
         if existing.get(name) != wanted[name]:
             differences.append(f"{name} was {existing.get(name)!r}, is {wanted[name]!r}")
     for name in ("vocabulary", "config"):
-        before, after = (_flatten_entry(record.get(name)) for record in (existing, wanted))
-        differences += [
-            f"{name}.{key} was {before.get(key)!r}, is {after.get(key)!r}"
-            for key in sorted(before.keys() | after.keys())
-            if before.get(key) != after.get(key)
-        ]
+        before, after = (_name_unset_fields(record.get(name)) for record in (existing, wanted))
+        differences += list_changes(before, after, f"{name}.")
     differences += _list_source_differences(existing.get("source"), wanted.get("source"))
     return differences + _list_input_differences(existing["inputs"], wanted["inputs"])
 
@@ -239,15 +222,8 @@ def _list_source_differences(before: dict[str, Any] | None, after: dict[str, Any
     return _list_input_differences(before["manifests"], after["manifests"])
 
 
-def _flatten_entry(entry: Any) -> dict[str, Any]:
-    return flatten(name_unset(entry) if isinstance(entry, dict) else entry)
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Give the plain values of nested mappings by their dotted names."""
-    if not isinstance(value, dict):
-        return {prefix.removesuffix("."): value}
-    return {key: leaf for name, inner in value.items() for key, leaf in flatten(inner, f"{prefix}{name}.").items()}
+def _name_unset_fields(entry: Any) -> Any:
+    return name_unset(entry) if isinstance(entry, dict) else entry
 
 
 def _list_input_differences(before: list[list[Any]], after: list[list[Any]], most: int = 5) -> list[str]:
@@ -269,5 +245,5 @@ def _list_input_differences(before: list[list[Any]], after: list[list[Any]], mos
 
 
 def describe_shard(shard: InputShard) -> dict[str, Any]:
-    """Turn a shard's identity into plain values for a footer."""
+    """Convert a shard's identity to plain values for a footer."""
     return asdict(shard)

@@ -1,7 +1,7 @@
-"""The samples of an input shard as an audit counts them: keys in order, where each starts, and a digest of its image.
+"""Samples of an input shard as an audit counts them: keys in order, offsets, and digests of images.
 
-Shares no code with the readers of labelling; what both have to agree on, which members are samples, is written down
-twice. Images are read piece by piece, so that no member has to fit into memory.
+No code is shared with the readers of labelling; the rule which members are samples is written twice. Images are read
+piece by piece, so no member has to fit into memory.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.storage.storage import ByteStream
+from pipeline.storage.reading import ByteStream
 
 BLOCK_BYTES = 512
 PIECE_BYTES = 2**20
 MAX_HEAD_BYTES = 16 * 2**20
-"""What is kept of an image for a look at its size; all but a few are smaller."""
+"""Bytes kept of an image to measure its size; nearly all images are smaller."""
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 TAG_SUFFIXES = ("json", "txt", "cls")
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
@@ -30,13 +30,13 @@ BUFFER_BYTES = 8 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class WalkedImage:
-    """An image of a sample that was read."""
+    """Image of a sample."""
 
     sha256: str
     head: bytes
-    """Its first bytes, `MAX_HEAD_BYTES` at most."""
+    """Its first bytes, at most `MAX_HEAD_BYTES`."""
     is_whole: bool
-    """Whether that is all of it."""
+    """True if `head` is the whole image."""
 
 
 @dataclass(kw_only=True)
@@ -45,20 +45,20 @@ class WalkedSample:
 
     key: str
     offset: int
-    """Where it starts: bytes of a tar, rows of a Parquet file."""
+    """Start of the sample: bytes of a tar, rows of a Parquet file."""
     has_image: bool = False
-    """Also when it is not known, as nobody looked."""
+    """True also if images are not read."""
     has_tags: bool = False
     image: WalkedImage | None = None
-    """None where there is none, or it was not wanted."""
+    """None if there is none, or if it was not wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WalkEnd:
-    """How a shard ended."""
+    """End of a shard."""
 
     offset: int
-    """Behind the last sample that is whole."""
+    """End of the last whole sample."""
     truncated_at: int | None
 
 
@@ -70,7 +70,7 @@ class _BrokenError(Exception):
 
 
 class _Watched:
-    """A stream that remembers whether a read came to its end."""
+    """Stream that records whether a read reached its end."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
@@ -93,14 +93,14 @@ class _Watched:
 
 
 def walk_tar(stream: ByteStream, wants_image: Callable[[str], bool]) -> Iterator[WalkedSample | WalkEnd]:
-    """Walk through a tar archive, and those that were appended to it.
+    """Walk through a tar archive and the archives appended to it.
 
     Args:
         stream: Of the archive.
-        wants_image: Tells by its key whether the image of a sample is to be read.
+        wants_image: True for the keys of samples whose images are read.
 
     Raises:
-        tarfile.TarError: It is no tar archive. Whatever else `tarfile` meets in a hostile one is raised as well.
+        tarfile.TarError: It is not a tar archive. For a hostile archive `tarfile` may raise other exceptions.
     """
     num_bytes = stream.seek(0, 2)
     watched = _Watched(stream)
@@ -116,11 +116,11 @@ def walk_tar(stream: ByteStream, wants_image: Callable[[str], bool]) -> Iterator
                 if sample is not None:
                     yield sample
                 sample = WalkedSample(key=key, offset=member.offset)
-            _look_into(watched, member, suffix, sample, wants_image)
+            _add_member(watched, member, suffix, sample, wants_image)
         end = WalkEnd(offset=member, truncated_at=None)
     except _BrokenError as error:
         end = WalkEnd(offset=error.offset, truncated_at=error.offset)
-        # More of the last sample may have followed, unless it has all that it needs.
+        # The last sample may be incomplete, unless it has an image and tags.
         if sample is not None and (error.is_inside_sample or not sample.has_image or not sample.has_tags):
             end, sample = WalkEnd(offset=sample.offset, truncated_at=error.offset), None
     if sample is not None:
@@ -129,14 +129,14 @@ def walk_tar(stream: ByteStream, wants_image: Callable[[str], bool]) -> Iterator
 
 
 def _split_name(name: str) -> tuple[str, str] | None:
-    """Split the name of a member into key and suffix, at the first dot behind its last slash."""
+    """Split the name of a member into key and suffix, at the first dot after its last slash."""
     start = name.rfind("/") + 1
     dot = name.find(".", start)
     is_sample = dot > start and dot + 1 < len(name) and not (name[start:].startswith("__") and name.endswith("__"))
     return (name[:dot], name[dot + 1 :].lower()) if is_sample else None
 
 
-def _look_into(
+def _add_member(
     stream: _Watched, member: tarfile.TarInfo, suffix: str, sample: WalkedSample, wants_image: Callable[[str], bool]
 ) -> None:
     if suffix in TAG_SUFFIXES:
@@ -159,10 +159,10 @@ def _look_into(
 
 
 def _list_members(stream: _Watched, num_bytes: int) -> Iterator[tarfile.TarInfo | int]:
-    """Give the members of an archive, then the offset of its end marks.
+    """Yield the members of an archive, then the offset of its end marks.
 
     Raises:
-        _BrokenError: It does not end as archives do.
+        _BrokenError: The archive is damaged or truncated.
     """
     start = 0
     while True:
@@ -170,7 +170,7 @@ def _list_members(stream: _Watched, num_bytes: int) -> Iterator[tarfile.TarInfo 
         member = archive.firstmember  # type: ignore[attr-defined]
         archive.firstmember = None  # type: ignore[attr-defined]
         while member is not None:
-            # Nobody looks back, and a shard may have a million.
+            # `tarfile` keeps all members, of which a shard may have a million.
             archive.members = []  # type: ignore[attr-defined]
             yield member
             here = archive.offset
@@ -189,10 +189,10 @@ def _list_members(stream: _Watched, num_bytes: int) -> Iterator[tarfile.TarInfo 
 
 
 def _open_archive(stream: _Watched, start: int, num_bytes: int) -> tarfile.TarFile:
-    """Open the archive that starts at an offset, and read its first member.
+    """Open the archive at an offset and read its first member.
 
     Raises:
-        _BrokenError: Its first header is whole, and what follows is not.
+        _BrokenError: Its first header is intact, and what follows is not.
     """
     stream.seek(start)
     block = stream.read(BLOCK_BYTES)
@@ -202,13 +202,13 @@ def _open_archive(stream: _Watched, start: int, num_bytes: int) -> tarfile.TarFi
     except (tarfile.TarError, ValueError, OverflowError) as error:
         at_end = stream.is_at_end
         if block != bytes(BLOCK_BYTES):
-            # Raises if it is no header at all: then this is no archive.
+            # Raises if it is not a header: then this is not an archive.
             tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
         raise _BrokenError(num_bytes if at_end else start, is_inside_sample=at_end) from error
 
 
 def _find_next_archive(stream: _Watched, end: int, num_bytes: int) -> int:
-    """Find where another archive starts behind the end marks; the end of the stream if there is none."""
+    """Start of the next archive after the end marks; the end of the stream if there is none."""
     stream.seek(end)
     block = stream.read(BLOCK_BYTES)
     if len(block) < BLOCK_BYTES:
@@ -224,7 +224,7 @@ def _find_next_archive(stream: _Watched, end: int, num_bytes: int) -> int:
     except tarfile.HeaderError as error:
         raise _BrokenError(end, is_inside_sample=False) from error
     if offset == end:
-        # It is a header of this archive, which its reader refused.
+        # It is a header of this archive, which `tarfile` refused.
         raise _BrokenError(end, is_inside_sample=False)
     return offset
 
@@ -236,17 +236,17 @@ def walk_parquet(
 
     Args:
         stream: Of the file.
-        inputs: Configuration of the inputs, which may name the columns.
-        wants_image: Tells by its key whether the image of a row is to be read; None: none is.
+        inputs: Configuration of the inputs, with names of columns or None.
+        wants_image: True for the keys of rows whose images are read; None: no image is read.
 
     Raises:
-        ValueError: It has no such columns. Damage is raised as Arrow does.
+        ValueError: It lacks these columns. For a damaged file Arrow raises its own exceptions.
     """
     file = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
     image_name, key_name = _choose_columns(file.schema_arrow, inputs)
     columns = [name for name in (image_name if wants_image else None, key_name) if name is not None]
     row = 0
-    # Without any column to read the rows are still counted, by the footer.
+    # Without a column to read, the footer counts the rows.
     for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False) if columns else ():
         for place in range(batch.num_rows):
             given = _read_text(batch.column(key_name)[place]) if key_name else None

@@ -1,4 +1,4 @@
-"""The walk of the audit and the readers of labelling share no code, and count the same samples in any archive."""
+"""The audit and the readers of labelling share no code, and find the same samples in any archive."""
 
 import hashlib
 import io
@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from pipeline.audit.archives.member_walk import WalkedSample, WalkEnd, walk_parquet, walk_tar
+from pipeline.audit.archives.sample_walk import WalkedSample, WalkEnd, walk_parquet, walk_tar
 from pipeline.errors import ShardError
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.tar_reader import ArchiveEnd, read_groups
@@ -22,7 +22,7 @@ SUFFIXES = ("jpg", "JPG", "png", "json", "txt", "cls", "seg.png", "jpeg", "", "c
 
 
 def make_archive(rng):
-    """Make a tar of random members, which may hold folders and links, end early, or be followed by something."""
+    """Make a tar of random members, with folders and links, which may be truncated or followed by other bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=rng.choice(FORMATS)) as archive:
         for _ in range(rng.randrange(7)):
@@ -56,7 +56,7 @@ def damage(payload, rng):
 
 
 def walk(payload):
-    """Give keys with offsets and digests of images, then how it ended; None if it is no archive."""
+    """Keys with offsets and digests of images, and the end of the archive; None if it is not an archive."""
     try:
         found = list(walk_tar(io.BytesIO(payload), lambda key: True))
     except tarfile.TarError:
@@ -67,7 +67,7 @@ def walk(payload):
 
 
 def read(path):
-    """Give the same by the reader of labelling."""
+    """The same values from the reader of labelling."""
     try:
         found = list(read_groups(InputShard(uri=str(path), name="a", size_bytes=0, etag=""), max_image_bytes=2**28))
     except ShardError:

@@ -1,4 +1,4 @@
-"""Batches ahead of time: a thread gets them ready while the network computes, and what is waited for is counted."""
+"""Prefetching of batches in a thread, and the time that the network waits for them."""
 
 import queue
 import threading
@@ -16,27 +16,35 @@ POLL_PERIOD_S = 0.5
 
 
 class TrainingBatch(NamedTuple):
-    """Images of one step of one worker, always equally many: what is missing is filled up with weight 0."""
+    """Images of one step of one worker; padded with images of weight 0 to a constant size."""
 
     keys: tuple[str, ...]
-    """Of the images that count."""
+    """Of the images with weight 1."""
     images: UInt8[Tensor, "b 3 s s"]
     image_labels: Bool[Tensor, "b c"]
     weights: Float[Tensor, " b"]
-    """1 for an image, 0 for one that could not be decoded and for what fills the batch up."""
+    """1 for an image, 0 for padding and for an image that could not be decoded."""
 
 
 def make_batch(
     columns: dict[str, np.ndarray], *, batch_size: int, image_size: int, num_classes: int, is_pinned: bool = False
 ) -> TrainingBatch:
-    """Make a batch of augmented rows; there may be fewer than wanted, or none."""
+    """Make a batch from augmented rows, padded to `batch_size`.
+
+    Args:
+        columns: As `augment_samples` returns them, at most `batch_size` rows; empty: padding only.
+        batch_size: Images of the batch.
+        image_size: Side of the images, in pixels.
+        num_classes: Of the vocabulary.
+        is_pinned: Whether the images are in page-locked memory, from which a GPU copies while the CPU goes on.
+    """
     images = torch.zeros(batch_size, 3, image_size, image_size, dtype=torch.uint8, pin_memory=is_pinned)
     image_labels = torch.zeros(batch_size, num_classes, dtype=torch.bool)
     weights = torch.zeros(batch_size)
     if not columns:
         return TrainingBatch((), images, image_labels, weights)
     number = len(columns["key"])
-    # Ray's arrays cannot be written to, which PyTorch warns of: they are copied here anyway.
+    # Ray's arrays are read-only, so they are copied.
     images.numpy()[:number] = columns["image"]
     image_labels.numpy()[:number] = columns["image_labels"]
     weights.numpy()[:number] = columns["is_valid"]
@@ -50,22 +58,22 @@ class _Failure:
 
 
 class BatchFeeder:
-    """Gives the batches of an iterator, which runs ahead in a thread of its own."""
+    """Queue of batches that a thread fills from an iterator."""
 
     def __init__(self, batches: Iterator[TrainingBatch], depth: int) -> None:
-        """Start at once; at most `depth` batches wait."""
+        """Start the thread; the queue has at most `depth` batches."""
         self.waited_s = 0.0
-        """Seconds for which the caller of `take` had to wait, in all."""
+        """Seconds that the callers of `take` have waited in total."""
         self._queue: queue.Queue[TrainingBatch | _Failure | None] = queue.Queue(depth)
         self._is_wanted = True
-        self._thread = threading.Thread(target=self._fill, args=(batches,), name="batches", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._fill_queue, args=(batches,), name="batches", daemon=True).start()
 
     def take(self) -> TrainingBatch:
-        """Give the next batch.
+        """Remove and return the next batch.
 
         Raises:
-            RuntimeError: There is none.
+            RuntimeError: The iterator has no further batch.
+            BaseException: The error of the iterator.
         """
         started_s = time.monotonic()
         item = self._queue.get()
@@ -77,19 +85,20 @@ class BatchFeeder:
         return item
 
     def close(self) -> None:
-        """Let the thread end."""
+        """Stop the thread; do not wait for its end."""
         self._is_wanted = False
 
-    def _fill(self, batches: Iterator[TrainingBatch]) -> None:
+    def _fill_queue(self, batches: Iterator[TrainingBatch]) -> None:
         try:
             for batch in batches:
-                if not self._put(batch):
+                if not self._put_item(batch):
                     return
-            self._put(None)
-        except BaseException as error:  # noqa: BLE001 (raised again by whoever takes it out)
-            self._put(_Failure(error))
+            self._put_item(None)
+        except BaseException as error:  # noqa: BLE001 (`take` raises it again)
+            self._put_item(_Failure(error))
 
-    def _put(self, item: TrainingBatch | _Failure | None) -> bool:
+    def _put_item(self, item: TrainingBatch | _Failure | None) -> bool:
+        """Wait for space in the queue; return False if the feeder was closed."""
         while self._is_wanted:
             try:
                 self._queue.put(item, timeout=POLL_PERIOD_S)

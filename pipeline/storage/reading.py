@@ -1,0 +1,105 @@
+"""Read files and objects: whole, as one sequential stream, or at random offsets."""
+
+import io
+from typing import Any, Protocol, cast, runtime_checkable
+
+from pipeline.storage.filesystems import is_s3, open_filesystem
+from pipeline.storage.store_errors import translate_errors
+from pipeline.storage.uris import get_local_path
+
+READAHEAD_BYTES = 8 * 2**20
+"""Bytes fetched per request by a sequential read from an object store."""
+
+
+@runtime_checkable
+class ByteStream(Protocol):
+    """An open file of any store."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read up to `size` bytes; none at the end."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to a position."""
+
+    def tell(self) -> int:
+        """Position in bytes."""
+
+    def close(self) -> None:
+        """Release the connection or file handle."""
+
+
+def read_bytes(uri: str) -> bytes:
+    """Read a whole file or object.
+
+    Raises:
+        FileNotFoundError: The file does not exist; the message contains the URI.
+    """
+    try:
+        if (path := get_local_path(uri)) is not None:
+            return path.read_bytes()
+        filesystem, name = open_filesystem(uri)
+        # If s3fs may split a read, it requests the size first: twice the requests for a small object.
+        options = {"max_concurrency": 1} if is_s3(filesystem) else {}
+        with translate_errors(uri):
+            return cast(bytes, filesystem.cat_file(name, **options))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"'{uri}' does not exist") from error
+
+
+def open_stream(uri: str, offset: int = 0) -> ByteStream:
+    """Open a file or object for one sequential read from a byte offset.
+
+    Raises:
+        FileNotFoundError: The file does not exist; the message contains the URI.
+    """
+    stream = _open_to_read(uri, block_size=READAHEAD_BYTES, cache_type="readahead")
+    stream.seek(offset)
+    return stream
+
+
+def open_random(uri: str) -> ByteStream:
+    """Open a file or object for reads at random offsets; each fetches the requested bytes and no more.
+
+    Raises:
+        FileNotFoundError: The file does not exist; the message contains the URI.
+    """
+    return _open_to_read(uri, cache_type="none")
+
+
+def _open_to_read(uri: str, **options: Any) -> ByteStream:
+    try:
+        if (path := get_local_path(uri)) is not None:
+            return path.open("rb", buffering=2**20)
+        filesystem, name = open_filesystem(uri)
+        with translate_errors(uri):
+            return _RemoteStream(uri, filesystem.open(name, "rb", **options))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"'{uri}' does not exist") from error
+
+
+class _RemoteStream(io.RawIOBase):
+    """An open remote file whose errors contain its URI."""
+
+    def __init__(self, uri: str, file: Any) -> None:
+        self._uri = uri
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        with translate_errors(self._uri):
+            return cast(bytes, self._file.read(size))
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return cast(int, self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return cast(int, self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,0 +1,93 @@
+"""URIs as text: local paths, joins, and the check for passwords and signatures.
+
+A URI is a plain local path, or a URI that fsspec knows: `file://`, `s3://`, `memory://` and others. URIs are written to
+run.json, manifests and logs, so they must hold no secret.
+"""
+
+import re
+from pathlib import Path
+
+LINK = re.compile(r"::(?=[a-z0-9+.\-]+://)", re.IGNORECASE)
+"""Separator of the links in fsspec's chained URIs (`simplecache::s3://...`)."""
+NO_LOGIN = frozenset({"file", "local", "memory"})
+"""Schemes without an authority: the rest of the URI is a path."""
+NO_PORT = frozenset({"s3", "s3a", "gs", "gcs"})
+"""Schemes whose authority is the name of a bucket, which contains no colon."""
+PORT = re.compile(r":\d*$")
+ADDRESS_WITH_COLONS = re.compile(r"^\[[0-9a-f:.]+\]|^arn:aws[a-z\-]*:s3[a-z\-]*:[^@]*$", re.IGNORECASE)
+"""Authorities that contain colons and no password: IPv6 in brackets, or the access point of a bucket."""
+SIGNATURE = re.compile(
+    r"[?&#](x-amz-(signature|credential|security-token)|x-goog-(signature|credential)|awsaccesskeyid|googleaccessid"
+    r"|signature|sig|token|access_token)=",
+    re.IGNORECASE,
+)
+"""Query parameters that grant access by themselves: signatures of AWS, Google and Azure (SAS), and tokens."""
+
+
+def get_local_path(uri: str) -> Path | None:
+    """Local path of a URI; None if the URI is not on a local disk.
+
+    >>> get_local_path("s3://bucket/a.tar") is None
+    True
+    """
+    if uri.startswith(("file://", "local://")):
+        return Path(uri.partition("://")[2])
+    return None if "://" in uri else Path(uri)
+
+
+def join_uri(base: str, *parts: str) -> str:
+    """Append parts to a URI.
+
+    >>> join_uri("s3://bucket/run/", "labels", "a.parquet")
+    's3://bucket/run/labels/a.parquet'
+    """
+    if not parts:
+        return base
+    scheme, separator, path = base.rpartition("://")
+    tail = "/".join(part.strip("/") for part in parts)
+    # The root folder must keep its slash, and memory:// its scheme.
+    head = f"{path.rstrip('/')}/" if path.strip("/") else path[:1]
+    return scheme + separator + head + tail
+
+
+def require_no_password(uri: str) -> None:
+    """Check that a URI contains no secret: no password or token before a host, no signature in its query.
+
+    A password is recognised by the colon before it and may contain slashes. Before the host of a web address everything
+    counts as a secret.
+
+    >>> require_no_password("abfs://container@account.dfs.core.windows.net/a:b@c.tar")
+    >>> require_no_password("s3://bucket/user@host/a.tar")
+
+    Raises:
+        ValueError: The URI contains a secret; the message does not repeat it.
+    """
+    links = LINK.split(uri)
+    if any(_has_password(link) for link in links):
+        raise ValueError(
+            f"'{_hide_password(uri)}' holds a password, which would be written down; leave it out and give credentials "
+            "by the usual variables, files or roles of the store"
+        )
+    if any("://" in link and SIGNATURE.search(link) for link in links):
+        raise ValueError(
+            f"'{re.split('[?#]', uri)[0]}?...' holds a signature, which would be written down; give the plain URI, and "
+            "credentials by the usual variables, files or roles of the store"
+        )
+
+
+def _has_password(link: str) -> bool:
+    scheme, separator, rest = link.partition("://")
+    scheme = scheme.rpartition("::")[2].lower()
+    if not separator or scheme in NO_LOGIN or "@" not in rest:
+        return False
+    if scheme.rpartition("+")[2] in ("http", "https") and "@" in re.split(r"[/?#]", rest)[0]:
+        return True
+    # A password may contain a slash, so a colon that starts no port means a password, wherever the @ is.
+    authority = ADDRESS_WITH_COLONS.sub("", rest.partition("/")[0])
+    return ":" in (authority if scheme in NO_PORT else PORT.sub("", authority))
+
+
+def _hide_password(uri: str) -> str:
+    """Replace all before the last @ by dots; hide all if there is a query, which may contain a password, too."""
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme}://..." if re.search("[?#]", rest) else f"{scheme}://...@{rest.rpartition('@')[2]}"
