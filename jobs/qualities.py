@@ -2,7 +2,7 @@
 
 All join attention and patch CAM by the square root of their product, whatever the variant, and spread maps along the
 patch affinity twice where the authors do it once. Maps so spread fade more slowly, hence the higher threshold: 0.6 lies
-between the best ones of the two models of docs/measurements.md, which has mIoU and images/s of each. jobs.calibrate
+between the best ones of the two models of docs/measurements.md, which has mIoU and images/s of each. tagmask calibrate
 finds the threshold of another model.
 """
 

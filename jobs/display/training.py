@@ -1,4 +1,4 @@
-"""What jobs.train prints: a survey of the shards, a table with a row an epoch, a summary."""
+"""What tagmask train prints: a survey of the shards, a table with a row an epoch, a summary."""
 
 import time
 from collections.abc import Mapping, Sequence

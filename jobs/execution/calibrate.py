@@ -42,7 +42,7 @@ def calibrate(job: CalibrateJob) -> int:
     if not kept.config.maps.has_background:
         raise LabellingError(
             f"'{job.labels}' was made with has_background False, where thresholds decide nothing; calibrate a run with "
-            "background, jobs.remask makes one of it"
+            "background, tagmask remask makes one of it"
         )
     samples = sample_run(job, kept)
     found = choose(samples) if job.truth is None else fit(job, kept, samples)

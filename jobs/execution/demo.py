@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import tagmask
 from jobs.arguments.demo import DemoJob
 from jobs.command_line.console import EXIT_OK, format_duration
 from jobs.execution.demo_photos import write_collection
@@ -86,7 +87,7 @@ def _empty(out: Path) -> None:
 
 def _run(job: str, *arguments: str) -> None:
     print(f"\n$ {shlex.join(['tagmask', job, *arguments])}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "tagmask", job, *arguments], check=False)
+    done = subprocess.run([sys.executable, tagmask.__file__, job, *arguments], check=False)
     if done.returncode:
         sys.exit(done.returncode)
 

@@ -1,8 +1,9 @@
-"""`python -m jobs.label` as a user runs it, on a real local Ray."""
+"""`tagmask label` as a user runs it, on a real local Ray."""
 
 import gzip
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -75,6 +76,11 @@ def read_rows(out):
     return [row for table in tables for row in table.to_pylist()]
 
 
+def test_command_finds_our_packages_where_the_current_folder_has_others_of_their_names(labelled):
+    out, _ = labelled
+    assert (out / "run.json").is_file()
+
+
 def test_run_reports_what_it_did(labelled):
     _, printed = labelled
     assert "labelled 24 and rejected 9 of 33 images" in printed
@@ -82,13 +88,28 @@ def test_run_reports_what_it_did(labelled):
 
 
 @pytest.fixture(scope="module")
-def labelled(inputs, tmp_path_factory):
-    """A run as a user starts it: its own process, its own Ray, as many actors as that holds."""
-    out = tmp_path_factory.mktemp("out")
-    command = [sys.executable, "-m", "jobs.label", *list_arguments(inputs, out, "--workers", "None")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+def user_folder(tmp_path_factory):
+    """A folder with packages named as ours, with and without `__init__.py`, and the script that pip installs."""
+    folder = tmp_path_factory.mktemp("user")
+    for name in ("models/__init__.py", "pipeline/__init__.py", "jobs/label.py"):
+        (folder / name).parent.mkdir()
+        (folder / name).write_text(f"raise RuntimeError('{name} of the user was imported')\n")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "tagmask").write_text("import sys\nfrom tagmask import main\nsys.exit(main())\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(inputs, user_folder):
+    """A run as a user starts it: from their folder, its own process, its own Ray, as many actors as that holds."""
+    command = [sys.executable, "bin/tagmask", "label", *list_arguments(inputs, "masks", "--workers", "None")]
+    # An empty entry, as a leading colon makes it, puts the current folder before all others.
+    environment = os.environ | {"PYTHONPATH": f"{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        command, cwd=user_folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    return out, done.stdout
+    return user_folder / "masks", done.stdout
 
 
 def test_every_sample_is_in_the_manifests_once(labelled):
