@@ -1,6 +1,6 @@
 """Draw docs/example.png, the picture of the README, from the output of `make demo`.
 
-python docs/draw_example.py demo photos00104 docs/example.png
+python docs/draw_example.py demo/masks demo/photos photos00104 docs/example.png
 """
 
 import base64
