@@ -30,7 +30,7 @@ format: $(VENV)/.stamp
 	$(IN_VENV) ruff check --fix .
 
 docs: $(VENV)/.docs-stamp
-	$(IN_VENV) mkdocs build --strict --quiet
+	$(IN_VENV) mkdocs build --config-file .mkdocs.yml --strict --quiet
 
 clean:
 	rm -rf demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis

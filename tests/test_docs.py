@@ -144,7 +144,7 @@ def test_navigation_of_the_site_has_every_page_once() -> None:
             return [path for value in item.values() for path in flatten(value)]
         return [path for part in item for path in flatten(part)] if isinstance(item, list) else [str(item)]
 
-    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    navigation = yaml.safe_load((ROOT / ".mkdocs.yml").read_text())["nav"]
     docs = ROOT / "docs"
     assert sorted(flatten(navigation)) == sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
 
