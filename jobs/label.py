@@ -3,9 +3,9 @@
     tagmask label --shards 's3://bucket/photos-{00000..00099}.tar' \\
         --vocabulary vocabulary.json --model s3://bucket/model --out s3://bucket/masks
 
-Run the same command again to go on after any interruption: what is committed is not done twice, and a
-finished run only says so. Exit code 0: every shard is published; 1: some shard is not; 2: the command or
-its inputs are wrong; 75: stopped by a signal, run the same command again.
+Run the same command again to resume after any interruption: committed chunks are not labelled again, and a finished
+run has nothing to do. Exit code 0: every shard is published; 1: some shard is not; 2: the command or its inputs are
+wrong; 75: stopped by a signal, run the same command again.
 """
 
 from collections.abc import Sequence

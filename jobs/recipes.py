@@ -20,7 +20,7 @@ def v1() -> TrainConfig:
 def v2() -> TrainConfig:
     """MCTformer V2 as its authors trained it on PASCAL VOC: as v1, with the patch head and its loss.
 
-    Source: as v1. The paper gives 61.7 % mIoU for its refined maps on VOC train, with views of several scales.
+    Source: as v1. The paper reports 61.7 % mIoU for its refined maps on VOC train, with views of several scales.
     """
     return TrainConfig(model=ModelConfig(variant="v2", backbone="deit_small_patch16_224"))
 

@@ -127,7 +127,7 @@ def is_same_content(before: bytes, after: bytes) -> bool:
 
 
 def is_older_record(before: bytes, after: bytes) -> bool:
-    """Check whether a run.json lost its digest and no other field: older versions wrote such, so nothing tells them."""
+    """Check whether a run.json lost its digest and no other field: older versions wrote such files."""
     try:
         fields = json.loads(after, object_pairs_hook=_require_different_keys)
     except (ValueError, RecursionError):

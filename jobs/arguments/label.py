@@ -40,5 +40,5 @@ class LabelJob:
     cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
     store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
     quality: Literal["fast", "balanced", "best"] = "balanced"
-    """What better maps may cost; gives the defaults of the options below. See jobs/qualities.py."""
+    """Cost of better maps. Sets the defaults of the options below; see jobs/qualities.py."""
     config: Annotated[LabelConfig, tyro.conf.arg(name="")] = field(default_factory=QUALITIES["balanced"])

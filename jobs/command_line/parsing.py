@@ -128,7 +128,7 @@ def peek(arguments: Sequence[str] | None, option: str) -> str | None:
 
 
 def refuse_passwords(arguments: Sequence[str]) -> None:
-    """Check that no word of a command line tells a secret. Comes before all parsing, whose complaints repeat words.
+    """Check that no word of a command line holds a secret. Runs before all parsing, whose errors repeat words.
 
     Raises:
         ValueError: An argument is a URI with a password in it.

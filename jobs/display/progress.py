@@ -1,4 +1,4 @@
-"""The line that tells where a run stands: shards, images, speed, time left."""
+"""The progress line of a run: shards, images, speed, time left."""
 
 import time
 from collections import deque

@@ -133,7 +133,7 @@ def format_losses(record: EpochRecord) -> str:
 
 
 def list_cells(record: EpochRecord, num_epochs: int) -> dict[str, str]:
-    """List what the table says of an epoch, by the heading of the column."""
+    """The cells of an epoch in the table, by the heading of the column."""
     losses, validation = record["losses"], record["validation"]
     cells = {"epoch": f"{record['epoch']}/{num_epochs}"}
     for name in SUMMARY_LOSSES:

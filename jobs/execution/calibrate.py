@@ -23,7 +23,7 @@ from pipeline.thresholds.fit import PixelTable, fit_by_class, fit_common, make_t
 from pipeline.thresholds.samples import ImageSource, MapSample, read_samples
 
 MIN_FITTED = 10
-"""Images below which a fit says nothing."""
+"""Smallest number of images for a fit."""
 
 
 class Found(NamedTuple):
@@ -36,7 +36,7 @@ class Found(NamedTuple):
 
 
 def calibrate(job: CalibrateJob) -> int:
-    """Calibrate as the job says and return the exit code."""
+    """Calibrate and return the exit code."""
     use_endpoint(job.store.endpoint_url)
     kept = open_kept_run(job.labels)
     if not kept.config.maps.has_background:

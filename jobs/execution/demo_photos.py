@@ -58,7 +58,7 @@ def write_collection(
         folder: Made if it is not there.
         splits: Number of pictures of each split.
         samples_per_shard: Pictures in a shard.
-        rng_seed: Another one gives another collection.
+        rng_seed: Decides the collection.
         num_processes: That draw pictures.
     """
     (folder / "truth").mkdir(parents=True, exist_ok=True)

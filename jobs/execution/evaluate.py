@@ -31,7 +31,7 @@ from pipeline.storage.writing import put_atomic
 
 
 def evaluate(job: EvaluateJob) -> int:
-    """Evaluate as the job says and return the exit code."""
+    """Evaluate and return the exit code."""
     use_endpoint(job.store.endpoint_url)
     run = read_run(job.labels)
     class_names = list(run["vocabulary"]["classes"])

@@ -10,7 +10,7 @@ from pipeline.run.vocabulary import load_vocabulary
 
 
 def import_checkpoint(job: ImportJob) -> int:
-    """Import as the job says and return the exit code."""
+    """Import and return the exit code."""
     use_endpoint(job.store.endpoint_url)
     vocabulary = load_vocabulary(job.vocabulary)
     model, bundle = import_authors_checkpoint(

@@ -26,7 +26,7 @@ from pipeline.thresholds.calibration import MASK_FIELDS, describe_maps, use_cali
 
 
 def label(job: LabelJob) -> int:
-    """Label as the job says and return the exit code."""
+    """Label and return the exit code."""
     use_endpoint(job.store.endpoint_url)
     patience = Patience(limit_s=job.execution.store_outage_s, on_wait=WaitNotices(print_warning).note)
     run, retry = _open(job, patience)
@@ -87,7 +87,7 @@ def _calibrate(job: LabelJob, config: LabelConfig, model_digest: str, vocabulary
 
 
 def _choose_options(job: LabelJob) -> LabelOptions:
-    """Fill the cluster with actors unless the user says how many.
+    """Fill the cluster with workers unless the options set their number.
 
     Raises:
         LabellingError: Actors want GPUs and a cluster without any cannot get them.

@@ -19,7 +19,7 @@ from pipeline.thresholds.calibration import describe_maps, use_calibration
 
 
 def remask(job: RemaskJob) -> int:
-    """Make masks as the job says and return the exit code."""
+    """Make masks and return the exit code."""
     use_endpoint(job.store.endpoint_url)
     patience = Patience(limit_s=job.waits.store_outage_s, on_wait=WaitNotices(print_warning).note)
     kept = patience.call(lambda: open_kept_run(job.labels))

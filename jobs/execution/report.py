@@ -9,7 +9,7 @@ from pipeline.storage.writing import put_atomic
 
 
 def report(job: ReportJob) -> int:
-    """Make the page as the job says and return the exit code."""
+    """Make the page and return the exit code."""
     use_endpoint(job.store.endpoint_url)
     find_truth = open_truth(job.truth) if job.truth else None
     page = build_report(job.labels, find_truth=find_truth, num_images=job.num_images, rng_seed=job.rng_seed).encode()

@@ -27,7 +27,7 @@ DATA_SLOTS = 2
 
 
 def train(job: TrainJob) -> int:
-    """Train as the job says and return the exit code."""
+    """Train and return the exit code."""
     use_endpoint(job.store.endpoint_url)
     run, initial = _open(job)
     if is_finished(run):
@@ -91,7 +91,7 @@ def _open(job: TrainJob) -> tuple[TrainingRun, InitialModel]:
 
 
 def _choose_workers(job: TrainJob, size: ClusterSize) -> WorkerConfig:
-    """Give each worker a GPU if there are enough, unless the user says; warn of what is missing."""
+    """Assign a GPU to each worker if there are enough, unless the options set it; warn if some are missing."""
     least, most = job.count_workers()
     num_gpus = choose_gpus(job.gpus_per_worker, size, num_workers=least)
     if job.gpus_per_worker == "auto":

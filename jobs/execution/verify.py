@@ -20,7 +20,7 @@ NUM_EXAMPLES_SHOWN = 3
 
 
 def verify(job: VerifyJob) -> int:
-    """Verify as the job says and return the exit code."""
+    """Verify and return the exit code."""
     use_endpoint(job.store.endpoint_url)
     depth = FOOTERS if job.footers_only else FULL
     listing = list_run(job.labels)

@@ -9,7 +9,7 @@ from tests.small_run import read_all
 
 OUT = "faulty://out"
 NUM_WRITES = 17
-"""run.json, a sign of life, 3 parts and their deletion and a manifest for each of 2 shards, and the sign's end.
+"""run.json, a heartbeat, 3 parts and their deletion and a manifest for each of 2 shards, and the heartbeat's end.
 Checked below: a new kind of write changes it, and then is crashed too."""
 
 

@@ -108,7 +108,7 @@ def test_estimate_of_an_empty_output_is_made_from_the_first_chunks(tmp_path, suf
             make_tar(tmp_path / "in" / f"{number}.tar", samples)
         else:
             make_parquet(tmp_path / "in" / f"{number}.parquet", {"image": photos, "tags": [["cat"]] * 40})
-    # What cannot be read tells nothing of the others.
+    # A shard that cannot be read does not affect the estimate.
     (tmp_path / "in" / f"0.{suffix}").write_bytes(b"")
     config = LabelConfig(inputs=InputConfig(max_chunk_samples=8))
     run = replace(make_run(tmp_path / "out", list_shards([str(tmp_path / "in")])), config=config)

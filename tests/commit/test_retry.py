@@ -21,7 +21,7 @@ OUT = "faulty://out"
 LIMIT = 3000
 """Pixels. Six of the ten photos have more; one of these has no known tag either."""
 NUM_WRITES = 14
-"""A sign of life and its end; two shards with a manifest each; five chunks that hold large photos, with a part and its
+"""A heartbeat and its end; two shards with a manifest each; five chunks that hold large photos, with a part and its
 deletion each. Checked below."""
 COLUMNS = ["key", "index", "status", "reason", "error", "width", "height", "image_sha256", "class_ids", "mask"]
 LENIENT = replace(OPTIONS, max_rejected_fraction=1.0)

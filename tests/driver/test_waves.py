@@ -1,4 +1,4 @@
-"""What a driver makes of silence: it looks, tells what is waited for, and ends a wave only when nothing explains it."""
+"""What a driver makes of silence: it looks, warns of waits, and ends a wave only when no wait explains the silence."""
 
 import pytest
 

@@ -83,7 +83,7 @@ def test_two_drivers_at_once_leave_what_one_leaves_and_one_is_warned(ground, cal
 
 
 def run_drivers(ground, out, logs):
-    """Run a driver for each log, at once, and run again one that fails, as whoever runs them does; say how often."""
+    """Run a driver for each log, at once, and run again one that fails, as an operator does; return how often."""
     drivers = {log_path: ground.start_driver(out, log_path, num_actors=1) for log_path in logs}
     num_restarts = 0
     while drivers:

@@ -1,4 +1,4 @@
-"""What a wave leaves behind when it ends: nothing, whoever still holds the handles of its actors."""
+"""What a wave leaves behind when it ends: nothing, although others hold the handles of its actors."""
 
 import pytest
 import ray

@@ -23,7 +23,7 @@ def cluster(tmp_path_factory):
 
 
 def publish_growth(address, **resources):
-    """Say how far a cluster may grow, as an autoscaler does that tells."""
+    """Publish how far a cluster may grow, as some autoscalers do."""
     config = ClusterConfig()
     config.node_group_configs.add(name="gpu_worker", max_count=1, resources=resources)
     GcsClient(address=address).report_cluster_config(config.SerializeToString())

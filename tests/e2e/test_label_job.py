@@ -168,7 +168,7 @@ def test_other_settings_under_the_same_output_are_refused_with_the_difference(ru
 
 @pytest.fixture
 def broken_shards(tmp_path):
-    """Two good shards with one base name, tars and a Parquet file with damage, and some that nobody can read."""
+    """Two good shards with one base name, tars and a Parquet file with damage, and some unreadable ones."""
     folder = tmp_path / "shards"
     for name, number in (("x/photos.tar", 0), ("y/photos.tar", 1)):
         make_tar(folder / name, make_samples(number))

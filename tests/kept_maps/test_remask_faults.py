@@ -24,7 +24,7 @@ from tests.small_run import OPTIONS, read_all
 
 OUT = "faulty://out"
 NUM_WRITES = 17
-"""As labelling: run.json, a sign of life and its end; two shards with 3 parts, 3 deletions and a manifest each."""
+"""As labelling: run.json, a heartbeat and its end; two shards with 3 parts, 3 deletions and a manifest each."""
 
 
 @pytest.fixture(scope="module")

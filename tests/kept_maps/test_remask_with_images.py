@@ -135,7 +135,7 @@ def copy_inputs(inputs, folder):
 
 
 def rewrite_tar(path, change):
-    """Write a tar anew with what `change` makes of its members, a list of names and payloads."""
+    """Write a tar again with what `change` makes of its members, a list of names and payloads."""
     with tarfile.open(path) as archive:
         members = [(member.name, archive.extractfile(member).read()) for member in archive]
     samples = {}
