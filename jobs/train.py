@@ -5,9 +5,9 @@
 
 `--workers 8:64` trains with as many as there are, 8 at least: the run continues when nodes come and go. The recipe sets
 the defaults of all other options. Options of the inputs may be written as in tagmask label, such as
-`--inputs.tags-field caption`. Run the same command again to resume from the last checkpoint; a finished run has nothing
-to do. Beside the checkpoints are metrics.jsonl, TensorBoard's events and training.html. The model of the best epoch is in
-OUT/bundle when the exit code is 0.
+`--inputs.tags-field caption`. Run the same command again to resume from the last checkpoint; a finished run has
+nothing to do. Beside the checkpoints are metrics.jsonl, TensorBoard's events and training.html. The model of the best
+epoch is in OUT/bundle when the exit code is 0.
 Exit code 1: the training failed; 2: the command or its inputs are wrong.
 """
 
