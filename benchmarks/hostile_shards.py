@@ -33,7 +33,7 @@ from PIL import Image
 from pipeline.commit.plan import ShardWork
 from pipeline.images.decode import ImageRejection, decode_image
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.chunk_rows import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.workers.pulse import MemoryBoard, Reporting
 

@@ -25,14 +25,15 @@ from pipeline.bundles import load_bundle
 from pipeline.commit.names import PartName
 from pipeline.commit.parts import commit_part, encode_part
 from pipeline.driver.ledger import Progress
+from pipeline.driver.waves import Hooks
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
 from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
-from pipeline.run.identity import Run, open_run
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import Chunk
+from pipeline.run.run_file import Run, open_run
 from pipeline.run.vocabulary import load_vocabulary
 
 
@@ -96,7 +97,7 @@ def run_job(job: Benchmark, run: Run) -> tuple[int, float, float]:
     """Label with Ray; return images, warm images a second, and seconds in all."""
     seen: list[Progress] = []
     options = LabelOptions(gpus_per_actor=0, num_actors=job.num_cpus, batch_size=job.batch_size)
-    summary = label_run(run, options, on_progress=seen.append)
+    summary = label_run(run, options, hooks=Hooks(on_progress=seen.append))
     # The last chunks run on fewer and fewer actors: a job of hours has no such tail, so the last state
     # counted is the one before it, when as many chunks were out as there are actors.
     chunks = [state for before, state in itertools.pairwise(seen) if state.counts != before.counts]

@@ -60,7 +60,7 @@ def compute_maps_plainly(model: MCTformer, images: Float[Tensor, "b 3 h w"]) -> 
     """Compute refined maps by the definition: all attention matrices, stacked."""
     patches = model.patch_embed.proj(images)
     grid = (patches.shape[2], patches.shape[3])
-    for_classes, for_patches = model._position(grid, is_square=images.shape[2] == images.shape[3])
+    for_classes, for_patches = model._fit_positions(grid, is_square=images.shape[2] == images.shape[3])
     class_tokens = (model.cls_token + for_classes).expand(len(images), -1, -1)
     tokens = torch.cat([class_tokens, patches.flatten(2).transpose(1, 2) + for_patches], dim=1)
     stacked = []

@@ -29,8 +29,8 @@ from pipeline.driver.waves import Hooks
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
 from pipeline.run.config import LabelConfig, ViewConfig
-from pipeline.run.identity import Run, open_run
 from pipeline.run.options import LabelOptions
+from pipeline.run.run_file import Run, open_run
 from pipeline.run.vocabulary import load_vocabulary
 
 ROOT = Path(__file__).parents[1]

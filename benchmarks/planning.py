@@ -20,7 +20,7 @@ from pipeline.commit.names import locate_manifest
 from pipeline.commit.plan import plan_run
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import LabelConfig
-from pipeline.run.identity import open_run
+from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import Vocabulary
 
 Outcome = TypeVar("Outcome")

@@ -25,11 +25,11 @@ from pipeline.commit.parts import commit_part, encode_part
 from pipeline.commit.seal import CompleteShard, seal_shard
 from pipeline.driver.ledger import Progress
 from pipeline.driver.waves import Hooks
+from pipeline.kept_maps.kept_run import KeptRun, open_kept_run
 from pipeline.kept_maps.new_run import open_remask
-from pipeline.kept_maps.run import KeptRun, open_kept_run
 from pipeline.remask import remask_run
-from pipeline.run.identity import open_run
 from pipeline.run.records import PART_SCHEMA
+from pipeline.run.run_file import open_run
 
 
 @dataclass(frozen=True, kw_only=True)

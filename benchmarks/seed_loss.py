@@ -17,7 +17,7 @@ import tyro
 from jobs.recipes import seeded
 from models.losses import SeedTerm, score_soft_margin
 from pipeline.training.config import TrainConfig
-from pipeline.training.data.batch_feeder import TrainingBatch
+from pipeline.training.data.prefetch import TrainingBatch
 from pipeline.training.worker.network import build_initial_model
 from pipeline.training.worker.schedule import choose_seed_term
 from pipeline.training.worker.step import TrainingStep

@@ -26,11 +26,11 @@ from benchmarks.chaos import make_inputs
 from pipeline.bundles import load_bundle
 from pipeline.commit.plan import ShardWork
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.chunk_rows import read_rows
 from pipeline.labelling.label_actor import LabelChunks
 from pipeline.run.config import LabelConfig, ViewConfig
-from pipeline.run.identity import open_run
 from pipeline.run.options import LabelOptions
+from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import load_vocabulary
 from pipeline.workers.attempts import AttemptCounter
 from pipeline.workers.pulse import MemoryBoard, Reporting

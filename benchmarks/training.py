@@ -42,8 +42,8 @@ from pipeline.run.vocabulary import Vocabulary, load_vocabulary
 from pipeline.train import fit, survey_run
 from pipeline.training.config import AugmentConfig, ModelConfig, OptimizerConfig, TrainConfig, WorkerConfig
 from pipeline.training.data.augmentation import augment_samples
-from pipeline.training.data.batch_feeder import TrainingBatch
 from pipeline.training.data.epoch_order import group_shards, list_pieces
+from pipeline.training.data.prefetch import TrainingBatch
 from pipeline.training.data.stream import DECODE_BATCH, read_piece
 from pipeline.training.data.survey import survey_shards
 from pipeline.training.driver.log import read_records

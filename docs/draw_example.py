@@ -16,7 +16,7 @@ from pipeline.commit.manifests import list_manifests, open_manifest
 from pipeline.evaluation.truth import open_truth
 from pipeline.images.masks import build_palette
 from pipeline.reports.pictures import make_examples
-from pipeline.run.identity import read_config, read_run
+from pipeline.run.run_file import read_config, read_run
 from pipeline.run.vocabulary import parse_vocabulary
 
 PANEL_PX = (240, 180)

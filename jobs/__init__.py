@@ -1,7 +1,8 @@
-"""The commands: one module a command with its options at the top; what runs them is in `execution`.
+"""The commands: one module a command.
 
-command_line/   words to options, exit codes, lines on the terminal; no torch, no Ray
-execution/      what each command does once its options are read
-cluster/        Ray: connect, count workers, drive a run, hear signals
+arguments/      the options of each command
+command_line/   from parsing of options, exit codes, terminal output; no torch, no Ray
+execution/      what each command does with its options
+cluster/        Ray: connect, count workers, drive a run, handle signals
 display/        progress of a labelling run, tables of a training run
 """

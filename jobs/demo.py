@@ -8,23 +8,10 @@ a command that you can run on your own shards; it is printed before it runs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
+from jobs.arguments.demo import DemoJob
 from jobs.command_line.console import leave, run_job
 from jobs.command_line.parsing import Usage, parse
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoJob:
-    """Make tagged pictures, train on their tags, label others, score the masks, and leave a page."""
-
-    out: Path = Path("demo")
-    """Folder of the demo. What an earlier demo left in it is removed."""
-    epochs: int | None = None
-    """Epochs of training; default: the recipe's."""
-    photos_only: bool = False
-    """Only make the pictures, for commands of your own. Nothing else in the folder is touched."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,31 +10,10 @@ claim about new images. Exit code 0: scored; 2: the command or its inputs are wr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated
 
-import tyro
-
+from jobs.arguments.evaluate import EvaluateJob
 from jobs.command_line.console import leave, run_job
-from jobs.command_line.options import StoreOptions
 from jobs.command_line.parsing import Usage, parse
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateJob:
-    """Score masks against the truth."""
-
-    labels: str
-    """Labelling run to score: output folder or URI of tagmask label or remask."""
-    truth: str
-    """Folder, URI or tar of true masks: PNGs named by key, pixels hold class ids, 255 is ignored."""
-    json: str | None = None
-    """Also write all figures, the whole curve among them, to this file or URI."""
-    html: str | None = None
-    """Also make a page of it, with charts and pictures of the best and the worst masks, in this file or URI."""
-    num_threads: int = 4
-    """Manifests that are read at the same time."""
-    store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,37 +5,10 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
-
+from jobs.arguments.import_checkpoint import ImportJob
 from jobs.command_line.console import leave, run_job
-from jobs.command_line.options import StoreOptions
 from jobs.command_line.parsing import Usage, parse
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportJob:
-    """Turn a checkpoint in the MCTformer authors' format into a model bundle."""
-
-    checkpoint: Path
-    """A .pth file with the state dict, alone or under the key `model`. Only tensors are loaded from it."""
-    variant: Literal["v1", "v2", "plus"]
-    """v1, v2 or plus: which of the authors' models it is."""
-    vocabulary: str
-    """Vocabulary file: its classes, in its order, are the classes of the model."""
-    out: str
-    """Folder or URI of the bundle."""
-    input_mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Mean of the inputs per channel, for pixels in [0, 1]."""
-    input_std: tuple[float, float, float] = IMAGENET_STD
-    """Standard deviation of the inputs per channel."""
-    store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,16 +10,10 @@ tagmask label.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated
 
-import tyro
-
+from jobs.arguments.remask import RemaskJob
 from jobs.command_line.console import leave, run_job
-from jobs.command_line.options import ClusterOptions, RunOptions, StoreOptions
 from jobs.command_line.parsing import Usage, parse
-from pipeline.run.config import MapConfig, PixelRefinement
-from pipeline.run.options import DriverOptions
 
 BASIC = frozenset(
     {
@@ -33,51 +27,6 @@ RENAMED = {
     "--maps.has-background False": "--maps.no-has-background",
     "--maps.has-background True": "--maps.has-background",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskChanges:
-    """What is made of the kept maps in another way than before."""
-
-    background_threshold: float | None = None
-    """Pixels whose best class map is at most this are background. Default: as it was."""
-    foreground_threshold: float | None = None
-    """Pixels whose best class map is above this get its class; between the two they are ignored (255). Default: as
-    it was."""
-    has_background: tyro.conf.DisallowNone[bool | None] = None
-    """False: every pixel gets its best tagged class. Default: as it was."""
-    min_presence: float | None = None
-    """Tags whose class the model takes for less probable than this are left out of the mask. Default: as it was."""
-
-    pixel_refinement: PixelRefinement | None = None
-    """par: draw the maps to the edges of the images, which are read again; none: do not. Default: as it was."""
-    pixel_iterations: int | None = None
-    """Rounds of the refinement by pixels. Default: as it was."""
-    pixel_side_px: int | None = None
-    """It works at about the pixels of a square of this side. Default: as it was."""
-
-    def apply(self, maps: MapConfig) -> MapConfig:
-        """Change what is given."""
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        return replace(maps, **given)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemaskJob:
-    """Make new masks and statistics of kept maps. Run the same command again to resume."""
-
-    labels: str
-    """Labelling run to read: output folder or URI of tagmask label or remask, made with --maps.keep-maps."""
-    out: str
-    """Output folder or URI of the new masks: laid out as that of tagmask label."""
-    calibration: str | None = None
-    """File of tagmask calibrate that sets thresholds; made for the same model, views and evidence."""
-    maps: MaskChanges = field(default_factory=MaskChanges)
-    """What changes."""
-    waits: Annotated[DriverOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DriverOptions)
-    run: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
-    cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
-    store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,17 +14,17 @@ Exit code 1: the training failed; 2: the command or its inputs are wrong.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal
+from dataclasses import fields
+from typing import Any
 
 import tyro
 
+from jobs.arguments.train import TrainJob
 from jobs.command_line.console import leave, run_job
-from jobs.command_line.options import ClusterOptions, Gpus, StoreOptions
 from jobs.command_line.parsing import Usage, parse, peek
 from jobs.recipes import RECIPES
 from pipeline.run.config import InputConfig
-from pipeline.training.config import ExecutionConfig, TrainConfig
+from pipeline.training.config import TrainConfig
 
 BASIC = frozenset(
     {
@@ -34,46 +34,6 @@ BASIC = frozenset(
     }
 )
 RENAMED = {"--num-workers": "--workers"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainJob:
-    """Train a model on tagged image shards. Run the same command again to resume."""
-
-    recipe: Literal["v1", "v2", "plus", "seeded", "demo"]
-    """Which complete configuration to start from; see jobs/recipes.py."""
-    shards: tuple[str, ...]
-    """Training shards, WebDataset tars or Parquet files: paths or URIs, globs, {00000..00099} ranges, folders."""
-    vocabulary: str
-    """Vocabulary file (JSON or YAML): classes in the model's order, and their aliases."""
-    out: str
-    """Output folder or URI: checkpoints, and the model in OUT/bundle."""
-    val_shards: tuple[str, ...] = ()
-    """Shards kept aside for average precision; none: no validation."""
-    workers: str = "1"
-    """Training workers, each with a copy of the model and an equal share of every batch: a number such as 64, or a
-    range such as 8:64, as many as there are and 8 at least."""
-    gpus_per_worker: Gpus = "auto"
-    """GPUs of a worker: auto (1 where the cluster has one for each worker or may come to have it, else 0), 1, or 0 to
-    train on CPUs."""
-    cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
-    store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
-    execution: Annotated[ExecutionConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=ExecutionConfig)
-    config: Annotated[TrainConfig, tyro.conf.OmitArgPrefixes]
-
-    def __post_init__(self) -> None:
-        self.count_workers()
-
-    def count_workers(self) -> tuple[int, int]:
-        """Count the fewest and the most workers.
-
-        Raises:
-            ValueError: `workers` is neither a number nor a range.
-        """
-        least, _, most = self.workers.rpartition(":")
-        if not (most.isdecimal() and (least or most).isdecimal() and 1 <= int(least or most) <= int(most)):
-            raise ValueError(f"need --workers to be a number such as 64 or a range such as 8:64, got '{self.workers}'")
-        return int(least or most), int(most)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,7 +39,7 @@ def load_bundle(bundle_uri: str) -> tuple[MCTformer, ModelBundle, str]:
     except FileNotFoundError as error:
         raise BundleError(
             f"'{bundle_uri}' is no model bundle: it needs {' and '.join(BUNDLE_FILES)}; "
-            "give the folder that jobs.train or jobs.import_checkpoint wrote"
+            "give the folder that tagmask train or tagmask import-checkpoint wrote"
         ) from error
     try:
         model, bundle = decode_bundle(files)

@@ -1,15 +1,16 @@
-"""Labelling: the way of the data, and its assembly.
+"""Labelling: data flow and assembly.
 
-    shards  -> chunks             inputs/      read tar or Parquet from the first chunk that is missing
-    chunk   -> images             images/      decode, turn upright, scale to a frame
-    images  -> class maps         images/      views -> model -> attention x patch CAM, refined and joined over views
-    maps    -> masks, statistics  images/      thresholds, PNG, confidence; or a rejected row with its reason
-    rows    -> part               commit/      one atomic put a chunk
-    parts   -> manifest           commit/      one atomic put a shard, once all of its chunks are committed
-    counts  -> the next wave      driver/      plan from listings, count, seal, watch, stop; no row passes here
+    shards -> chunks             inputs/chunks.py        read tar or Parquet from the first missing chunk
+    chunk  -> images             images/decode.py        decode, turn upright, scale to a frame
+    images -> class maps         images/class_mapper.py  views -> model -> attention x patch CAM, refined, joined
+    maps   -> masks, statistics  images/masks.py         thresholds, PNG, confidence; or a rejected row with its reason
+    rows   -> part               commit/parts.py         one atomic put per chunk
+    parts  -> manifest           commit/seal.py          one atomic put per shard, once all its chunks are committed
+    counts -> the next wave      driver/waves.py         plan from listings, count, seal, watch, stop; no rows pass here
 
-labelling/ chains the steps two to five in one actor: it holds the model on its device and commits each chunk before it
-takes the next one. So a death costs at most the chunks in hand, and masks do not travel.
+`labelling/label_actor.py` chains steps two to five in one actor, which holds the model on its device and commits each
+chunk before it takes the next one. A crash loses at most the chunks in flight, and masks stay in their process.
+Ray Data runs the read tasks and the actors (`driver/dataset.py`).
 """
 
 from collections.abc import Sequence
@@ -23,16 +24,16 @@ from pipeline.driver.cluster import Cluster
 from pipeline.driver.steps import Actors, Steps
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks, drive_run
-from pipeline.labelling.chunk_source import CHUNK_SCHEMA, read_rows
+from pipeline.labelling.chunk_rows import CHUNK_SCHEMA, read_rows
 from pipeline.labelling.label_actor import LabelChunks
-from pipeline.run.identity import Run
 from pipeline.run.options import LabelOptions
+from pipeline.run.run_file import Run
 from pipeline.workers.attempts import Attempts
 from pipeline.workers.planned_source import ReadPart
 from pipeline.workers.pulse import Reporting
 
 CALLS_PER_ACTOR = 2
-"""Chunks that an actor has in hand: one is on the device while the other is decoded, encoded or committed."""
+"""Chunks in flight per actor: one is on the device while the other is decoded, encoded or committed."""
 
 
 def label_run(
@@ -48,8 +49,8 @@ def label_run(
 
     Args:
         run: What is labelled.
-        options: How it is executed.
-        retry: Label only the rejected rows of this order again; None: all that is not published.
+        options: Execution settings.
+        retry: Label again only the rejected rows of this order; None: label all that is not published.
         limit: Only the first shards; None: all.
         hooks: How the caller watches and stops the run.
         cluster: Where the steps run; None: the Ray cluster that this process is connected to.

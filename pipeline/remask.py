@@ -1,14 +1,14 @@
-"""New masks of kept maps: the way of the data, and its assembly.
+"""New masks from kept maps: data flow and assembly.
 
-    manifest -> chunks            kept_maps/   row groups of a published shard, read from the first that is missing
-    chunk    -> maps (and images) kept_maps/   kept maps; images are read again where pixels refine the maps
+    manifest -> chunks            kept_maps/   row groups of a published shard, from the first missing one
+    chunk    -> maps (and images) kept_maps/   kept maps; also images where pixels refine the maps
     maps     -> masks, statistics images/      other thresholds and scales; no model, no GPU
-    rows     -> part              commit/      one atomic put a chunk
-    parts    -> manifest          commit/      one atomic put a shard
-    counts   -> the next wave     driver/      the same driver as of labelling
+    rows     -> part              commit/      one atomic put per chunk
+    parts    -> manifest          commit/      one atomic put per shard
+    counts   -> the next wave     driver/      the driver of labelling
 
-The thresholds decide masks and statistics. What only the model decides (presence, raw_peak, view_agreement,
-head_agreement, suggested_class_ids) and rejected rows stay as they were.
+Thresholds determine masks and statistics. Columns that depend on the model alone (presence, raw_peak, view_agreement,
+head_agreement, suggested_class_ids) and rejected rows do not change.
 """
 
 from dataclasses import replace
@@ -20,11 +20,11 @@ from pipeline.driver.cluster import Cluster
 from pipeline.driver.steps import Steps, Tasks
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks, drive_run
-from pipeline.kept_maps.redraw import remask_row
-from pipeline.kept_maps.run import require_source
-from pipeline.kept_maps.source import KEPT_SCHEMA, plan_kept_read
-from pipeline.run.identity import Run
+from pipeline.kept_maps.chunk_rows import KEPT_SCHEMA, plan_kept_read
+from pipeline.kept_maps.kept_run import require_source
+from pipeline.kept_maps.remask_task import remask_row
 from pipeline.run.options import DriverOptions
+from pipeline.run.run_file import Run
 
 REMASK_CPUS = 1.0
 
@@ -37,11 +37,11 @@ def remask_run(
     hooks: Hooks | None = None,
     cluster: Cluster | None = None,
 ) -> RunSummary:
-    """Make all masks that remain of a run of kept maps.
+    """Make all masks that remain of a run from kept maps.
 
     Args:
-        run: A run of `kept_maps.new_run.open_remask`.
-        options: How patient the driver is; None: the defaults.
+        run: From `kept_maps.new_run.open_remask`.
+        options: Timeouts of the driver; None: the defaults.
         limit: Only the first shards; None: all.
         hooks: How the caller watches and stops the run.
         cluster: Where the steps run; None: the Ray cluster that this process is connected to.
@@ -61,7 +61,7 @@ def remask_run(
             arguments={"run": replace(run, shards=(), source=replace(require_source(run), manifests=()))},
             num_cpus=REMASK_CPUS,
         ),
-        # The limit of rejected rows held when the shards were labelled.
+        # The limit on rejected rows was checked when the shards were labelled.
         publish=partial(seal_shard, out_uri=run.out_uri, fingerprint=run.fingerprint, max_rejected_fraction=1.0),
     )
     return drive_run(steps, options or DriverOptions(), run.out_uri, hooks, cluster)

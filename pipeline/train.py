@@ -1,4 +1,4 @@
-"""Training, all of it on one screen: image tags in, a bundle out.
+"""Training: data flow and assembly; image tags in, a bundle out.
 
 shards -> survey               training/data/     counts samples and tags; keeps the usable ones of each shard
 config -> network              training/worker/   random weights, or those of a timm backbone

@@ -31,8 +31,8 @@ from pipeline.images.masks import encode_class_maps, encode_mask, voc_palette
 from pipeline.inputs.parquet_reader import count_parquet_rows
 from pipeline.inputs.tar_reader import ArchiveEnd, read_groups
 from pipeline.run.config import LabelConfig
-from pipeline.run.identity import open_run
 from pipeline.run.records import PART_SCHEMA, InputShard
+from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import Vocabulary
 
 

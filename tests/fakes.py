@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.commit.plan import ShardWork
 from pipeline.commit.worker_reports import ChunkReport, Report, read_report
-from pipeline.driver.cluster import WaveSigns
+from pipeline.driver.cluster import WaveState
 from pipeline.driver.steps import Steps
 from pipeline.workers.attempts import AttemptCounter
 from pipeline.workers.pulse import MemoryBoard, Reporting
@@ -172,9 +172,9 @@ class SerialCluster:
                 self.labelled.append(f"{report.chunk.shard_name}/{report.chunk.part.chunk_index}")
             yield report
 
-    def look(self) -> WaveSigns:
+    def look(self) -> WaveState:
         """Return no signs: there are no other processes."""
-        return WaveSigns()
+        return WaveState()
 
     def end_wave(self) -> None:
         """Do nothing: there are no other processes."""

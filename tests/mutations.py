@@ -22,9 +22,9 @@ from pipeline.images.masks import decode_mask
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
-from pipeline.run.identity import open_run
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import MANIFEST_SCHEMA
+from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import Vocabulary
 from tests.factories import make_mask_png, make_photo, make_tar, save_small_model
 from tests.fakes import SerialCluster

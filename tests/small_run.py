@@ -13,8 +13,8 @@ from pipeline.driver.waves import Hooks
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
-from pipeline.run.identity import Run, open_run
 from pipeline.run.options import LabelOptions
+from pipeline.run.run_file import Run, open_run
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.listing import list_objects
 from pipeline.storage.reading import read_bytes

@@ -1,1 +1,1 @@
-"""The jobs' side of Ray: where a job computes, how many workers it gets, how it stops."""
+"""Ray as the jobs use it: connection, number of workers, signals and stops."""

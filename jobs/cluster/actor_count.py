@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import ray
 from ray._private.state import state
 
-from jobs.command_line.options import Gpus
+from jobs.command_line.shared_options import Gpus
 from pipeline.errors import LabellingError
 
 

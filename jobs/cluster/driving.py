@@ -14,8 +14,8 @@ from pipeline.driver.stop import Stop
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks
 from pipeline.errors import WaveError
-from pipeline.run.identity import Run
 from pipeline.run.records import Reason
+from pipeline.run.run_file import Run
 from pipeline.workers.ray_failures import describe_ray_failure
 
 GO_ON = "what is committed stays, run the same command again"

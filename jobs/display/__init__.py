@@ -1,1 +1,1 @@
-"""What long jobs print while they run."""
+"""Progress output of long jobs."""

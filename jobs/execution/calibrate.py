@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jobs.calibrate import CalibrateJob
+from jobs.arguments.calibrate import CalibrateJob
 from jobs.cluster.connection import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
 from pipeline.errors import LabellingError
 from pipeline.evaluation.sampling import take_evenly
 from pipeline.evaluation.truth import open_truth
+from pipeline.kept_maps.kept_run import KeptRun, open_kept_run
 from pipeline.kept_maps.new_run import find_patch_size
-from pipeline.kept_maps.run import KeptRun, open_kept_run
 from pipeline.run.records import InputShard
 from pipeline.storage.writing import put_atomic
 from pipeline.thresholds.calibration import Calibration, describe_maps, encode_calibration

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from jobs.arguments.demo import DemoJob
 from jobs.command_line.console import EXIT_OK, format_duration
-from jobs.demo import DemoJob
 from jobs.execution.demo_photos import write_collection
 from models.mctformer import MCTformer
 from pipeline.bundles import load_bundle, save_bundle

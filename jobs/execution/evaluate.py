@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from jobs.arguments.evaluate import EvaluateJob
 from jobs.cluster.connection import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
-from jobs.evaluate import EvaluateJob
 from pipeline.commit.manifests import list_manifests
 from pipeline.errors import LabellingError
 from pipeline.evaluation.boundaries import score_boundaries
@@ -26,7 +26,7 @@ from pipeline.evaluation.scores import (
 from pipeline.evaluation.truth import FindTruth, open_truth
 from pipeline.reports.evaluation_report import find_best, make_rank_table, make_score_table, render_evaluation
 from pipeline.reports.page import Table
-from pipeline.run.identity import read_config, read_run
+from pipeline.run.run_file import read_config, read_run
 from pipeline.storage.writing import put_atomic
 
 

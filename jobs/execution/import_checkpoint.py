@@ -1,8 +1,8 @@
 """Import a checkpoint of the MCTformer authors."""
 
+from jobs.arguments.import_checkpoint import ImportJob
 from jobs.cluster.connection import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
-from jobs.import_checkpoint import ImportJob
 from models.importers import import_authors_checkpoint
 from models.mctformer import Variant
 from pipeline.bundles import save_bundle

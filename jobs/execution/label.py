@@ -4,22 +4,22 @@ import os
 from dataclasses import replace
 from typing import Any
 
+from jobs.arguments.label import LabelJob
 from jobs.cluster.actor_count import choose_gpus, choose_num_actors, describe_wait, measure_cluster
 from jobs.cluster.connection import connect, use_endpoint
 from jobs.cluster.driving import drive, print_warning
 from jobs.command_line.console import EXIT_OK, format_bytes, print_config
-from jobs.label import LabelJob
 from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
 from pipeline.commit.plan import Plan
 from pipeline.commit.retry import RetryOrder, open_retry, parse_reasons
-from pipeline.driver.estimate import estimate_rest
 from pipeline.driver.silence import WaitNotices
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run, plan_label_run
+from pipeline.labelling.estimate import estimate_rest
 from pipeline.run.config import LabelConfig, MapKind, settle_config
-from pipeline.run.identity import Run, open_run
 from pipeline.run.options import LabelOptions
+from pipeline.run.run_file import Run, open_run
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary
 from pipeline.storage.outage import Patience
 from pipeline.thresholds.calibration import MASK_FIELDS, describe_maps, use_calibration

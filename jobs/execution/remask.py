@@ -3,14 +3,14 @@
 import os
 from dataclasses import replace
 
+from jobs.arguments.remask import RemaskJob
 from jobs.cluster.connection import connect, use_endpoint
 from jobs.cluster.driving import drive, print_warning
 from jobs.command_line.console import EXIT_OK, print_config
-from jobs.remask import RemaskJob
 from pipeline.commit.plan import Plan, plan_run
 from pipeline.driver.silence import WaitNotices
+from pipeline.kept_maps.kept_run import KeptRun, open_kept_run
 from pipeline.kept_maps.new_run import open_remask
-from pipeline.kept_maps.run import KeptRun, open_kept_run
 from pipeline.remask import remask_run
 from pipeline.run.config import MapConfig
 from pipeline.run.options import DriverOptions

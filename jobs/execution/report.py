@@ -1,8 +1,8 @@
 """Make the page of a labelling run."""
 
+from jobs.arguments.report import ReportJob
 from jobs.cluster.connection import use_endpoint
 from jobs.command_line.console import EXIT_OK, format_bytes, print_lines
-from jobs.report import ReportJob
 from pipeline.evaluation.truth import open_truth
 from pipeline.reports.label_report import build_report
 from pipeline.storage.writing import put_atomic

@@ -6,9 +6,9 @@ import time
 
 import ray.exceptions
 
+from jobs.arguments.verify import VerifyJob
 from jobs.cluster.connection import connect, use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK
-from jobs.verify import VerifyJob
 from pipeline.audit.verdict import CONTENT_CHECKS, WARNINGS, Check, Finding, Verdict
 from pipeline.audit.verify import FOOTERS, FULL, judge_model, list_run, verify_run
 from pipeline.printable import escape_controls

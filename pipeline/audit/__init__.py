@@ -1,3 +1,3 @@
 """Independent audit of a labelling run against its inputs. It shares the record format and storage with labelling, but
-no code that makes what is audited.
+no code that produces the audited files.
 """

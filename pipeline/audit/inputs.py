@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.audit.archives.images import check_image
-from pipeline.audit.archives.member_walk import WalkedSample, WalkEnd, walk_parquet, walk_tar
+from pipeline.audit.archives.sample_walk import WalkedSample, WalkEnd, walk_parquet, walk_tar
 from pipeline.audit.keys import compare_keys
 from pipeline.audit.verdict import Check, Problem
 from pipeline.run.records import PARQUET_SUFFIX, InputShard

@@ -1,1 +1,1 @@
-"""The commit protocol: plan, parts, seals, manifests. No torch, no Ray, no readers."""
+"""The commit protocol: plan, parts, seals, manifests, retries. No torch, no Ray, no readers."""

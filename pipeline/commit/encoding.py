@@ -15,11 +15,11 @@ FOOTER_KEY = b"tagmask"
 
 
 def encode_parquet(tables: Sequence[pa.Table], schema: pa.Schema, footer: dict[str, Any]) -> bytes:
-    """Encode tables as one Parquet file: a row group a table, a checksum a page, the footer as JSON."""
+    """Encode tables as one Parquet file: one row group per table, one checksum per page, the footer as JSON."""
     sink = io.BytesIO()
     text = json.dumps(footer, sort_keys=True)
-    # Masks are compressed already, and dictionaries of unique values only cost: plain zstd for the rest.
-    # Row groups are the chunks: what is labelled again is found and replaced chunk by chunk.
+    # Masks are already compressed, and a dictionary of unique values saves nothing: plain zstd for the rest.
+    # Row groups are chunks: a retry replaces rows chunk by chunk.
     with pq.ParquetWriter(
         sink,
         schema.with_metadata({FOOTER_KEY: text}),

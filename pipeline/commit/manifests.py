@@ -98,7 +98,7 @@ def publish_manifest(out_uri: str, shard_name: str, tables: Sequence[pa.Table], 
     Args:
         out_uri: Output folder of the run.
         shard_name: Name of the shard.
-        tables: One a chunk, with the schema `MANIFEST_SCHEMA`; each becomes a row group.
+        tables: One per chunk, with the schema `MANIFEST_SCHEMA`; each becomes a row group.
         footer: Description of the manifest. The digest of its rows is added.
     """
     footer = footer | {"rows_sha256": compute_rows_digest(tables)}
@@ -106,9 +106,9 @@ def publish_manifest(out_uri: str, shard_name: str, tables: Sequence[pa.Table], 
 
 
 def compute_rows_digest(tables: Iterable[pa.Table]) -> str:
-    """Compute the digest of the rows of a manifest: sha256 over one line of JSON a row, as 64 hex digits.
+    """Compute the digest of the rows of a manifest: sha256 over one line of JSON per row, as 64 hex digits.
 
-    Columns are in the order of the schema, bytes are hex digits, numbers are as Python writes them. The digest does not
+    Columns have the order of the schema, bytes are hex digits, numbers have Python's format. The digest does not
     depend on how Parquet stores the rows.
     """
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Names and places of parts and manifests: functions of the chunk and the shard."""
+"""Names and URIs of parts and manifests: functions of the chunk and the shard."""
 
 import re
 from collections import defaultdict
@@ -36,7 +36,7 @@ def parse_part_name(file_name: str) -> PartName:
     """
     match = _PART_NAME.fullmatch(file_name)
     if not match:
-        raise ManifestError(f"'{file_name}' is not the name of a part; remove it if it is not yours to keep")
+        raise ManifestError(f"'{file_name}' is not the name of a part; move it out of this run")
     return PartName(chunk_index=int(match[1]), end_offset=int(match[2]))
 
 

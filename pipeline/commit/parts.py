@@ -1,9 +1,9 @@
 """Parts: the committed rows of a chunk, one atomic put each.
 
-The name of a part is a function of the chunk, its bytes a function of the chunk and the run. Work that is repeated (a
+The name of a part is a function of the chunk; its bytes are a function of the chunk and the run. Repeated work (a
 retry, a replay, a second driver) writes the same bytes under the same name.
 
-This module and what it imports do without PyTorch: tasks that seal start in a fraction of the time.
+Neither this module nor its imports need PyTorch, so tasks that seal start fast.
 """
 
 import io
@@ -18,8 +18,8 @@ from pipeline.commit.names import PARTS_FOLDER, PartName, locate_part
 from pipeline.commit.worker_reports import ChunkId, ChunkReport
 from pipeline.errors import ManifestError
 from pipeline.run.counts import LabelCounts
-from pipeline.run.identity import Run
 from pipeline.run.records import PART_SCHEMA, Status
+from pipeline.run.run_file import Run
 from pipeline.storage.reading import read_bytes
 from pipeline.storage.writing import put_atomic
 
@@ -36,10 +36,10 @@ def commit_part(out_uri: str, shard_name: str, part: PartName, payload: bytes, f
 
 
 def commit_chunk(rows: pa.Table, chunk: ChunkId, run: Run) -> ChunkReport:
-    """Commit the rows of a chunk as its part; only their counts go on to the driver.
+    """Commit the rows of a chunk as its part; the driver receives only their counts.
 
-    A worker commits before it takes the next chunk. Rows that waited for another step would be lost with their worker,
-    and nothing here bounds how many wait.
+    A worker commits before it takes the next chunk. Rows that wait for another step would be lost with their worker,
+    and their number would be unbounded.
 
     Args:
         rows: With the schema `PART_SCHEMA`.
@@ -60,7 +60,7 @@ def read_footer(payload: bytes, uri: str) -> dict[str, Any]:
     try:
         return parse_footer(pq.ParquetFile(io.BytesIO(payload)))
     except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
-        # pyarrow raises OSError for a damaged file, too.
+        # pyarrow also raises OSError for a damaged file.
         raise ManifestError(
             f"'{uri}' is not a readable file of this project: {error}; delete it and run again"
         ) from error

@@ -1,7 +1,7 @@
 """The plan: which chunks remain. Made once from two listings, then frozen.
 
-Ray replays the outputs of a lost read task by position. So a read task must return the same rows at every run, also
-when more was committed meanwhile. Its part of the plan travels with it as plain values.
+Ray replays the outputs of a lost read task by position. So a read task must return the same rows at every
+execution, even if more was committed in between. It carries its share of the plan as plain values.
 """
 
 from collections.abc import Collection, Mapping
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from pipeline.commit.names import PartName, list_part_names, locate_part
 from pipeline.errors import ManifestError
-from pipeline.run.identity import Run
 from pipeline.run.records import InputShard
+from pipeline.run.run_file import Run
 from pipeline.storage.listing import list_folder
 from pipeline.storage.uris import join_uri
 
@@ -56,16 +56,16 @@ class Plan:
     num_bytes_done: int
     """Size of the sealed shards, and of the committed chunks of the others."""
     leftover_parts: tuple[str, ...]
-    """URIs of parts whose shard is sealed: a crash came between the seal and the deletion."""
+    """URIs of parts whose shard is sealed: a crash between seal and deletion left them."""
 
     @property
     def num_shards(self) -> int:
-        """Shards of the plan."""
+        """Number of shards."""
         return len(self.work) + len(self.sealed)
 
     @property
     def num_sealed(self) -> int:
-        """Shards that are done."""
+        """Number of sealed shards."""
         return len(self.sealed)
 
 

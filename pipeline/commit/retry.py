@@ -1,8 +1,8 @@
-"""Labelling only the rejected rows again, for example after a limit was raised.
+"""Retries: label rejected rows again, for example after a limit was raised.
 
     manifests -> rows rejected for the wanted reasons -> their chunks -> labelling actors -> parts -> manifests replaced
 
-A manifest is replaced in one atomic put and keeps every other row as it is. It records the retry, so the same command
+A manifest is replaced in one atomic put; its other rows do not change. It records the retry, so the same command
 resumes after a crash and does nothing once the retry is done.
 """
 
@@ -22,8 +22,8 @@ from pipeline.commit.plan import Plan, ShardWork
 from pipeline.commit.seal import CompleteShard
 from pipeline.errors import ManifestError, RunConflictError
 from pipeline.run.fingerprint import compute_fingerprint
-from pipeline.run.identity import Run, describe_identity, list_differences, read_run
 from pipeline.run.records import InputShard, Reason, Status
+from pipeline.run.run_file import Run, describe_identity, list_differences, read_run
 from pipeline.storage.writing import delete
 
 CHANGEABLE = (
@@ -35,8 +35,8 @@ CHANGEABLE = (
 CHANGEABLE_TEXT = (
     "--inputs.max-image-pixels, --inputs.max-image-bytes, --inputs.tags-field, and the aliases of the vocabulary"
 )
-HOPELESS = frozenset({Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE, Reason.NO_IMAGE, Reason.DOWNLOAD_FAILED})
-"""Properties of the shard: another labelling cannot change them, and a changed shard is another run."""
+PERMANENT = frozenset({Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE, Reason.NO_IMAGE, Reason.DOWNLOAD_FAILED})
+"""Reasons that lie in the shard: labelling again cannot change them, and a changed shard needs another run."""
 NUM_THREADS = 16
 
 
@@ -59,15 +59,13 @@ def parse_reasons(text: str) -> tuple[str, ...]:
         ValueError: It is neither, or a reason is unknown or permanent.
     """
     status, _, listed = text.partition(":")
-    known = sorted(str(reason) for reason in set(Reason) - HOPELESS)
+    known = sorted(str(reason) for reason in set(Reason) - PERMANENT)
     if status != Status.REJECTED:
         raise ValueError(f"--retry takes 'rejected' or 'rejected:reason', got '{text}'")
     reasons = sorted({reason.strip() for reason in listed.split(",")}) if listed else known
     for reason in reasons:
         if reason not in known:
-            raise ValueError(
-                f"--retry cannot label again what was rejected as '{reason}'; it can for {', '.join(known)}"
-            )
+            raise ValueError(f"--retry does not apply to rows rejected as '{reason}'; it applies to {', '.join(known)}")
     return tuple(reasons)
 
 
@@ -126,7 +124,7 @@ def plan_retry(run: Run, order: RetryOrder, limit: int | None = None) -> Plan:
 def replace_manifest(complete: CompleteShard, *, out_uri: str, fingerprint: str, order: RetryOrder) -> None:
     """Put the rows of a retry into the manifest of their shard, then delete their parts.
 
-    A second call changes nothing. Parts that are gone because another driver of the same retry did this are no error.
+    A second call changes nothing. It is no error if another driver of the same retry has deleted the parts.
 
     Raises:
         ManifestError: The manifest or a part is not that of this shard and run.

@@ -14,35 +14,35 @@ from pipeline.commit.parts import count_rows, read_footer, read_part
 from pipeline.errors import LabellingError, ManifestError, RejectionLimitError, describe_exception, is_store_failure
 from pipeline.run.counts import LabelCounts
 from pipeline.run.fingerprint import get_library_version
-from pipeline.run.identity import describe_shard
 from pipeline.run.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard, Reason, Status
+from pipeline.run.run_file import describe_shard
 from pipeline.storage.reading import read_bytes
 from pipeline.storage.writing import delete
 from pipeline.workers.pulse import Reporting
 
 SEAL_TIMEOUT_S = 1800.0
-"""A process that seals a shard for longer, without waits for the store, is ended. The shard is sealed later."""
+"""Seconds to seal a shard, without waits for the store, after which the process is ended. The shard is sealed later."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompleteShard:
-    """A shard of which every chunk is committed."""
+    """A shard whose chunks are all committed."""
 
     shard: InputShard
     parts: tuple[PartName, ...]
     truncated_at: int | None = None
-    """Byte at which the archive is truncated; None: it ends as it should."""
+    """Byte at which the archive is truncated; None: it is complete."""
 
 
 Publish = Callable[[CompleteShard], object]
-"""Publishes a complete shard. Publishing it again gives the same bytes."""
+"""Publishes a complete shard. A second call writes the same bytes."""
 
 
 def seal_shard(complete: CompleteShard, *, out_uri: str, fingerprint: str, max_rejected_fraction: float) -> LabelCounts:
     """Turn all parts of a shard into its manifest, then delete them.
 
     A second seal writes the same bytes. A crash between the put and the deletion leaves parts behind, which the next
-    plan removes. Parts that are gone because another driver sealed the shard are no error.
+    plan removes. It is no error if another driver has sealed the shard and deleted the parts.
 
     Raises:
         ManifestError: The parts are not those of this shard and run, or the counts do not add up.
@@ -86,9 +86,9 @@ class Refusal(NamedTuple):
 
 
 def publish_shard(publish: Publish, complete: CompleteShard, reporting: Reporting) -> Refusal | None:
-    """Publish a shard from a task; None if it is published. A refusal is an answer and not a failed task.
+    """Publish a shard in a task; None if it is published. A refusal is a return value and does not fail the task.
 
-    An outage of the store is waited for.
+    Waits out an outage of the store.
     """
     name = complete.shard.name
     with closing(reporting.open()) as pulse, pulse.busy(f"sealing '{name}'", SEAL_TIMEOUT_S) as patience:
@@ -144,7 +144,7 @@ def _replace_rows(table: pa.Table, repeated: Sequence[int]) -> pa.Table:
     rows = table.to_pylist()
     for index in repeated:
         row = rows[index]
-        # Rows of a manifest were checked here before.
+        # A remasked row comes from a manifest and has passed this check before.
         is_fragment = row["reason"] in (Reason.NO_IMAGE, Reason.SPLIT_SAMPLE)
         kept = {name: row[name] for name in ("key", "width", "height", "exif_orientation", "image_sha256")}
         rows[index] = kept | {
@@ -193,5 +193,5 @@ def _require_few_rejections(
     )
     raise RejectionLimitError(
         f"shard '{shard_name}': rejected {num_damaged} of {counts.num_read} rows, limit {max_rejected_fraction:.0%}, "
-        f"mostly {most}, first '{first}'; look at its parts, then mend the shard or raise --max-rejected-fraction"
+        f"mostly {most}, first '{first}'; look at its parts, then repair the shard or raise --max-rejected-fraction"
     )

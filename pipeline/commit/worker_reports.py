@@ -1,7 +1,7 @@
-"""What workers report to the driver: a chunk is committed, a shard is at its end, or a shard failed.
+"""Reports of workers to the driver: a committed chunk, the end of a shard, or a failed shard.
 
-Reports travel through Ray as tables of one row. The rows of readers start with the same columns and carry their payload
-behind them, so the end of a shard passes through the workers to the driver as it is.
+A report is a table of one row. Rows of readers start with the same columns, followed by their payload, so the end of a
+shard passes through the workers unchanged.
 """
 
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ HEAD = (
     ("error", pa.string()),
     ("is_store_error", pa.bool_()),
 )
-"""Columns that every row between reader, worker and driver starts with."""
+"""First columns of every row between reader, worker and driver."""
 
 REPORT_SCHEMA = pa.schema([*HEAD, ("num_labelled", pa.int64()), ("rejected", pa.map_(pa.string(), pa.int64()))])
 
@@ -50,7 +50,7 @@ class ChunkReport:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEndReport:
-    """A shard that was read to its end. Its chunks may still be at work."""
+    """A shard that was read to its end. Its chunks may still be in progress."""
 
     shard_name: str
     end: ShardEnd
@@ -90,14 +90,14 @@ def _to_fields(head: ChunkId | Report) -> dict[str, Any]:
         case ShardEndReport():
             return {"shard_name": head.shard_name, "is_end": True, **asdict(head.end)}
         case ShardFailure():
-            # The name of a file may hold bytes that are not UTF-8, which Arrow cannot hold.
+            # A file name may contain bytes that are not UTF-8; an Arrow string cannot.
             error = head.error.encode("utf-8", "backslashreplace").decode()
             is_store_error = head.is_store_error
             return {"shard_name": head.shard_name, "is_end": True, "error": error, "is_store_error": is_store_error}
 
 
 def read_head(row: pa.Table) -> ChunkId | ShardEndReport | ShardFailure | None:
-    """The chunk or the end that a row of a reader is about; None for a table without rows.
+    """The chunk, end or failure in a row of a reader; None for a table without rows.
 
     Args:
         row: At most one row. Its schema starts with `HEAD`.

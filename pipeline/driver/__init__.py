@@ -1,1 +1,1 @@
-"""The driving process of a run: waves, counts, seals, silence, stops. No torch, no row kept."""
+"""The driver process of a run: waves, counts, seals, silence, stops. No torch; it handles counts, not rows."""

@@ -11,15 +11,14 @@ from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import Dataset
 
 from pipeline.commit.plan import ShardWork
 from pipeline.commit.worker_reports import Report, read_report
 from pipeline.driver.cluster_state import Resources, count_alive, end_actors, list_actors, look_at_resources
+from pipeline.driver.dataset import READ_CPUS, build_dataset
 from pipeline.driver.steps import Steps, Tasks
 from pipeline.errors import WaveError
-from pipeline.workers.attempts import Attempts
-from pipeline.workers.planned_source import PlannedSource
 from pipeline.workers.pulse import Beat, Reporting
 from pipeline.workers.ray_failures import describe_ray_failure
 from pipeline.workers.shared_state import SharedAttempts, SharedBoard
@@ -27,73 +26,72 @@ from pipeline.workers.shared_state import SharedAttempts, SharedBoard
 MAX_READ_TASKS = 5_000
 """Read tasks in one dataset. Ray's driver needs 10 ms and 4 kB for each before the first one runs."""
 MAX_SHARDS_PER_TASK = 4
-"""A lost read task is read again, so a task takes only a few shards even when there are many."""
+"""Shards per read task. A lost read task is repeated whole, so it takes few shards even when there are many."""
 MAX_WAITING_REPORTS = 256
-"""Reports that may wait for the driver."""
+"""Maximum number of reports that wait for the driver."""
 POLL_PERIOD_S = 0.25
 JOIN_TIMEOUT_S = 20.0
-"""Limit of the time that Ray Data takes to end a dataset."""
-READ_CPUS = 0.5
+"""Maximum seconds that Ray Data takes to end a dataset."""
 END_TIMEOUT_S = 60.0
-"""Limit of the time until the actors of a wave are dead after they were ended by force."""
+"""Maximum seconds until the killed actors of a wave are dead."""
 
 
 Inbox: TypeAlias = "queue.Queue[Report | WaveError | None]"
 
 
 @dataclass(frozen=True, kw_only=True)
-class WaveSigns:
-    """What the driver sees of a wave besides its reports."""
+class WaveState:
+    """State of a wave as the driver observes it, besides reports."""
 
     beats: Mapping[str, Beat] = field(default_factory=dict)
     """The last report of each worker, by its host and process."""
     num_actors: int = 0
-    """Actors that were asked for."""
+    """Number of requested actors."""
     num_alive: int = 0
-    """Actors that run."""
+    """Number of running actors."""
     resources: Resources = field(default_factory=Resources)
-    """What the workers need at least, and what the cluster has."""
+    """Minimum that a worker requests, and what the cluster has."""
 
     @property
     def silent_s(self) -> float:
-        """Seconds since a worker reported that it is busy."""
+        """Seconds since the last report of any busy worker; infinite without reports."""
         return min((beat.age_s for beat in self.beats.values()), default=math.inf)
 
 
 @runtime_checkable
 class Cluster(Protocol):
-    """What a driver needs of a cluster."""
+    """Interface of a cluster for the driver."""
 
     max_wave_shards: int
-    """Shards of a wave at most."""
+    """Maximum number of shards in a wave."""
 
     def run_chunks(
         self, steps: Steps, work: Sequence[ShardWork], store_outage_s: float
     ) -> Generator[Report | None, None, None]:
-        """Commit the missing chunks of some shards. Yields a report of each chunk and of the end of each shard.
+        """Commit the missing chunks of some shards; yield a report of each chunk and of the end of each shard.
 
-        Yields None from time to time while there is no report, so that the driver can look at other things.
+        Yields None at intervals while there is no report, so that the driver can do other work.
         """
 
-    def look(self) -> WaveSigns:
-        """Look at the workers of the wave that was started last, and at the cluster."""
+    def look(self) -> WaveState:
+        """Return the state of the workers of the newest wave, and of the cluster."""
 
     def end_wave(self) -> None:
-        """End the rest of the wave that was started last, and wait until it is gone.
+        """End what remains of the newest wave, and wait until it is gone.
 
         Raises:
             WaveError: Some of it cannot be ended.
         """
 
     def submit(self, function: Callable[..., Any], **arguments: Any) -> Future[Any]:
-        """Call a function in another process, with the `reporting` of the wave as a further argument."""
+        """Call a function in another process, with the `reporting` of the wave as an additional argument."""
 
 
 class RayCluster:
     """The cluster that this process is connected to."""
 
     def __init__(self, max_read_tasks: int = MAX_READ_TASKS) -> None:
-        """Start with no wave of at most `max_read_tasks` read tasks."""
+        """Limit each wave to `max_read_tasks` read tasks; no wave is started yet."""
         self.max_wave_shards = max_read_tasks * MAX_SHARDS_PER_TASK
         self._max_read_tasks = max_read_tasks
         self._reporting: Reporting | None = None
@@ -107,7 +105,7 @@ class RayCluster:
     def run_chunks(
         self, steps: Steps, work: Sequence[ShardWork], store_outage_s: float
     ) -> Generator[Report | None, None, None]:
-        """Commit the missing chunks of some shards. Yields a report of each chunk and of the end of each shard.
+        """Commit the missing chunks of some shards; yield a report of each chunk and of the end of each shard.
 
         Raises:
             WaveError: Ray failed, or a worker did; what is committed stays.
@@ -116,7 +114,7 @@ class RayCluster:
         inbox: Inbox = queue.Queue(MAX_WAITING_REPORTS)
         is_wanted = threading.Event()
         is_wanted.set()
-        # Ray Data's iterator blocks until there is a row. A driver has to hear signals meanwhile.
+        # Ray Data's iterator blocks until there is a row, and the driver must handle signals meanwhile.
         arguments = (inbox, self._dataset, is_wanted)
         self._rows = threading.Thread(target=_fill_inbox, args=arguments, name="rows", daemon=True)
         self._rows.start()
@@ -137,15 +135,15 @@ class RayCluster:
             is_wanted.clear()
 
     def begin_wave(self) -> None:
-        """Note which actors are not of the wave that begins; end the helpers of the wave before."""
-        # Its seals may have needed them until now.
+        """Record the actors that do not belong to the new wave; end the helper actors of the previous wave."""
+        # The seals of the previous wave may have used them until now.
         end_actors(lambda: self._helpers & list_actors(), END_TIMEOUT_S)
         self._actors_before = list_actors()
 
     def _start_wave(self, steps: Steps, work: Sequence[ShardWork], store_outage_s: float) -> Dataset:
         self.begin_wave()
         board, attempts = SharedBoard(), SharedAttempts()
-        # By their handles: Ray's table may not have them yet.
+        # Ids of the handles: Ray's table may not list them yet.
         self._helpers = {board.actor_id, attempts.actor_id}
         self._reporting = Reporting(board=board, store_outage_s=store_outage_s)
         workers = steps.workers
@@ -157,12 +155,12 @@ class RayCluster:
         groups = _group_shards(work, self._max_read_tasks)
         return build_dataset(steps, groups, self._reporting, attempts)
 
-    def look(self) -> WaveSigns:
-        """Look at the workers of the wave that was started last, and at the cluster."""
+    def look(self) -> WaveState:
+        """Return the state of the workers of the newest wave, and of the cluster."""
         num_alive = count_alive(self._list_workers())
-        # Once all actors run, what is still asked for is the CPUs of those that read for them.
+        # Once all actors run, only read tasks still request resources.
         is_complete = self._num_actors and num_alive >= self._num_actors
-        return WaveSigns(
+        return WaveState(
             beats=self._reporting.board.read() if self._reporting else {},
             num_actors=self._num_actors,
             num_alive=num_alive,
@@ -170,14 +168,14 @@ class RayCluster:
         )
 
     def end_wave(self) -> None:
-        """End the rest of the wave that was started last, and wait until it is gone.
+        """End what remains of the newest wave, and wait until it is gone.
 
-        Ray Data drops the handles of its actors when a dataset fails, and an actor without handles ends. But the
-        exception of the failure holds frames with handles, and so do threads that hang. A pool that lives on keeps
-        its CPUs and GPUs from the next wave, which then waits without end. So the actors are ended by their ids.
+        A failed dataset drops the handles of its actors, and an actor without handles ends. But the traceback of the
+        failure and hung threads keep handles alive. A surviving pool holds CPUs and GPUs, for which the next wave then
+        waits forever. So the actors are killed by id.
 
         Raises:
-            WaveError: Ray still counts some as alive.
+            WaveError: Ray still lists some actors as alive.
         """
         left = end_actors(self._list_workers, END_TIMEOUT_S)
         if self._dataset is not None and self._rows is not None:
@@ -188,7 +186,7 @@ class RayCluster:
         self._dataset = self._rows = None
         if left:
             raise WaveError(
-                f"{len(left)} actors of a wave that ended live on {END_TIMEOUT_S:.0f} s after a kill by force; "
+                f"{len(left)} actors of an ended wave are still alive {END_TIMEOUT_S:.0f} s after they were killed; "
                 "run the same command again"
             )
 
@@ -197,7 +195,7 @@ class RayCluster:
         return list_actors() - self._actors_before - self._helpers
 
     def submit(self, function: Callable[..., Any], **arguments: Any) -> Future[Any]:
-        """Call a function in a Ray task, with the `reporting` of the wave as a further argument."""
+        """Call a function in a Ray task, with the `reporting` of the wave as an additional argument."""
         return _make_remote(function).remote(**arguments, reporting=self._reporting).future()
 
 
@@ -207,62 +205,14 @@ def _make_remote(function: Callable[..., Any]) -> Any:
     return ray.remote(num_cpus=0.25)(function)
 
 
-def _set_up_context() -> None:
-    context = DataContext.get_current()
-    # A block closes at this size, never inside a row: every chunk is a block of its own, so that what is
-    # in flight (and is lost with an actor) is a few chunks and not a few hundred megabytes.
-    context.target_max_block_size = 1
-    # Waiting for a GPU is not an error on a cluster that scales.
-    context.execution_options.preserve_order = False
-    context.execution_no_progress_timeout_s = -1
-    context.enable_progress_bars = False
-
-
 def _group_shards(work: Sequence[ShardWork], max_read_tasks: int) -> list[tuple[ShardWork, ...]]:
     """The shards of each read task."""
     size = min(MAX_SHARDS_PER_TASK, math.ceil(len(work) / max_read_tasks))
     return [tuple(work[start : start + size]) for start in range(0, len(work), size)]
 
 
-def build_dataset(
-    steps: Steps, groups: Sequence[Sequence[ShardWork]], reporting: Reporting, attempts: Attempts
-) -> Dataset:
-    """Chain the steps as a dataset: read tasks, then workers.
-
-    A worker commits its rows before it takes the next chunk. So a death costs at most the chunks that the worker had in
-    hand, however slow the store is; masks do not travel; and while one call waits for the store, another computes.
-    """
-    _set_up_context()
-    parts = [steps.plan_read(group, reporting, attempts) for group in groups]
-    # Ray Data runs a read task again as often as it dies: `guarded_reads` ends this.
-    source = PlannedSource("Shards", parts, steps.read_schema)
-    rows = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=sum(map(len, groups)))
-    workers, shared = steps.workers, {"reporting": reporting, "attempts": attempts}
-    if isinstance(workers, Tasks):
-        return rows.map_batches(
-            workers.function,
-            fn_kwargs={**workers.arguments, **shared},
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=workers.num_cpus,
-        )
-    return rows.map_batches(
-        workers.make,
-        fn_constructor_kwargs={**workers.arguments, **shared},
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(
-            size=workers.num_actors,
-            max_concurrent_calls_per_actor=workers.calls_per_actor,
-            enable_true_multi_threading=True,
-        ),
-        num_cpus=workers.num_cpus,
-        num_gpus=workers.num_gpus or None,
-    )
-
-
 def _shut_down(dataset: Dataset) -> None:
-    """Let Ray Data end what a dataset has started, tasks too. If that hangs, it is left alone."""
+    """Shut down the executor of a dataset and its tasks; stop waiting if that hangs."""
     executor = dataset._current_executor
     if executor is None:
         return
@@ -291,6 +241,6 @@ def _fill_inbox(inbox: Inbox, dataset: Dataset, is_wanted: threading.Event) -> N
                 return
         ending = None
     except BaseException as error:  # noqa: BLE001 (of any type: it ends the wave, and the driver decides what follows)
-        # The message alone: the error holds the frames that it passed, and with them the dataset.
+        # The message alone: the traceback of the error would keep the dataset alive.
         ending = WaveError(describe_ray_failure(error))
     put(ending)

@@ -1,4 +1,4 @@
-"""Ray's tables of the actors of this driver and of the resources of the cluster; ending actors by id."""
+"""Actors of this driver and resources of the cluster, from Ray's tables; killing actors by id."""
 
 import time
 from collections.abc import Callable, Mapping, Set
@@ -14,8 +14,8 @@ POLL_PERIOD_S = 0.1
 def list_actors() -> set[str]:
     """List the ids of the actors of this driver that are not dead: alive, starting or starting again.
 
-    Asked of Ray's own table: the public state API wants a dashboard, which a Ray of one's own does without.
-    Actors that outlive their driver (those of Ray's libraries) are not among them.
+    Reads Ray's internal table: the public state API needs a dashboard, which a local Ray does not start. Detached
+    actors (those of Ray's libraries) are not listed.
     """
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
     table = list_all_actors(job_id=job)
@@ -23,21 +23,21 @@ def list_actors() -> set[str]:
 
 
 def count_alive(actors: Set[str]) -> int:
-    """Count those that run and can be called."""
+    """Count the actors that run and can be called."""
     return sum(list_all_actors(actor_id=name).get("State") == "ALIVE" for name in actors)
 
 
 def end_actors(find: Callable[[], set[str]], limit_s: float) -> set[str]:
-    """End actors by force until Ray counts none of them as living.
+    """Kill actors until Ray lists none of them as alive.
 
-    By their ids: who holds their handles, such as a failed dataset in the frames of its exception, does not matter.
+    Kills by id: handles that something still holds, such as the traceback of a failed dataset, do not matter.
 
     Args:
-        find: Lists the ids of those that are not dead. Asked again and again: some may have been starting.
-        limit_s: How long this may take.
+        find: Lists the ids of the actors that are not dead. Called repeatedly: some may still be starting.
+        limit_s: Maximum time in seconds.
 
     Returns:
-        Those that are still not dead.
+        The actors that are still not dead.
     """
     core: Any = ray._private.worker.global_worker.core_worker  # type: ignore[attr-defined]
     deadline_s = time.monotonic() + limit_s
@@ -52,31 +52,31 @@ def end_actors(find: Callable[[], set[str]], limit_s: float) -> set[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """CPUs, GPUs and so on: what is asked for one worker, and what a cluster has."""
+    """CPUs, GPUs and other resources: what one worker requests, and what a cluster has."""
 
     asked: Mapping[str, float] = field(default_factory=dict)
-    """By one worker that cannot be less."""
+    """Minimum that one worker requests."""
     free: Mapping[str, float] = field(default_factory=dict)
     """In the whole cluster."""
     largest: Mapping[str, float] = field(default_factory=dict)
-    """The most that any living node has, free or not."""
+    """Largest amount on any alive node, free or in use."""
 
     def describe_missing(self) -> str | None:
-        """Say what a worker asks for that no node has, whether free or not; None if all of it is there."""
+        """Describe a request that exceeds every node, free or in use; None if there is none."""
         for name, amount in self.asked.items():
             if self.largest.get(name, 0.0) < amount:
                 return f"it asks for {amount:g} {name}, and no node of the cluster has more than {self.largest[name]:g}"
         return None
 
     def describe_taken(self) -> str | None:
-        """Say what a worker asks for that is in use; None if all of it is free."""
+        """Describe a request that exceeds what is free; None if there is none."""
         for name, amount in self.asked.items():
             if self.free.get(name, 0.0) < amount * (1 - 1e-9):
                 return f"it asks for {amount:g} {name}, and {self.free.get(name, 0.0):g} are free in the cluster"
         return None
 
     def describe(self) -> str:
-        """Write what is asked and what is free."""
+        """Describe requested and free amounts."""
         return ", ".join(
             f"{name}: {amount:g} asked for one worker, {self.free.get(name, 0.0):g} free"
             for name, amount in self.asked.items()
@@ -84,7 +84,7 @@ class Resources:
 
 
 def look_at_resources(asked: Mapping[str, float]) -> Resources:
-    """Look what the cluster has of the resources that are asked for."""
+    """Read what the cluster has of the requested resources."""
     available = ray.available_resources()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Resources(

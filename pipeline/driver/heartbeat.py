@@ -1,4 +1,4 @@
-"""The heartbeat of a driver under its output folder, so that a second driver is noticed.
+"""Heartbeat of a driver in its output folder, which reveals a second driver.
 
 Two drivers do no harm, but they do the work twice.
 """
@@ -19,15 +19,15 @@ from pipeline.storage.writing import delete, put_atomic
 DRIVER_FILE = "driver.json"
 PERIOD_S = 60.0
 LOOK_PERIOD_S = 5.0
-"""Of two drivers that start at the same moment, each may write before the other's heartbeat is there. Only a look soon
-afterwards shows it."""
+"""Seconds between two checks. Two drivers that start together may both miss the other's heartbeat; the next check finds
+it."""
 MAX_SILENCE_S = 3 * PERIOD_S
 """A driver whose heartbeat is older counts as dead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Driver:
-    """A driving process."""
+    """A driver process."""
 
     host: str
     pid: int
@@ -36,15 +36,15 @@ class Driver:
 
 
 def describe_this_driver() -> Driver:
-    """The driver that this process is."""
+    """Describe this process as a driver."""
     return Driver(host=socket.gethostname(), pid=os.getpid(), started_s=time.time())
 
 
 class Heartbeat:
     """Writes the heartbeat of one driver, and warns of others.
 
-    It is a warning and not a lock. A lock would have to be broken after every crash, and every name and byte that two
-    drivers write is the same.
+    It warns and does not lock. A lock would have to be broken after every crash, and two drivers write the same bytes
+    under the same names.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Heartbeat:
 
         Args:
             out_uri: Output folder of the run.
-            notices: Told of other drivers, and of a store that fails.
-            driver: Who writes; None: this process.
+            notices: Receives warnings of other drivers and of store failures.
+            driver: The writer; None: this process.
             clock: Unix time in seconds.
         """
         self._uri = join_uri(out_uri, DRIVER_FILE)
@@ -71,7 +71,7 @@ class Heartbeat:
         self._seen: Driver | None = None
 
     def beat(self) -> None:
-        """Write the heartbeat if it is due; warn once of each other driver. A store that fails does not end a run."""
+        """Write the heartbeat if it is due; warn once of each other driver. A store failure does not end a run."""
         now = self._clock()
         if self._looked_s is not None and now - self._looked_s < LOOK_PERIOD_S:
             return
@@ -104,7 +104,7 @@ class Heartbeat:
             self._notices.on_warning(f"the heartbeat cannot be removed, the next driver may warn of this one: {error}")
 
     def _find_other(self, now: float) -> tuple[Driver | None, float]:
-        """The other driver whose heartbeat is there and fresh, and the age of its heartbeat in seconds."""
+        """Another driver with a fresh heartbeat, and the age of its heartbeat in seconds."""
         try:
             beat = parse_json(read_bytes(self._uri))
             silent_s = now - beat.pop("beat_s")
@@ -112,6 +112,6 @@ class Heartbeat:
         except FileNotFoundError:
             return None, 0.0
         except (ValueError, TypeError, KeyError, AttributeError):
-            # Nothing depends on what this file holds.
+            # Damaged; no decision depends on this file.
             return None, 0.0
         return (driver, silent_s) if driver != self._driver and silent_s < MAX_SILENCE_S else (None, 0.0)

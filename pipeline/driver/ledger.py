@@ -1,4 +1,4 @@
-"""What the driver keeps while a wave runs: which chunks are committed, which shards are complete."""
+"""Bookkeeping of a wave: which chunks are committed, which shards are complete."""
 
 import logging
 import time
@@ -21,12 +21,12 @@ from pipeline.workers.ray_failures import describe_ray_failure
 logger = logging.getLogger(__name__)
 
 MAX_SEALS_IN_FLIGHT = 64
-"""Shards that are sealed at the same time."""
+"""Maximum number of shards sealed at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is."""
+    """Progress of a run."""
 
     num_shards: int
     num_sealed: int
@@ -35,7 +35,7 @@ class Progress:
     counts: LabelCounts
     """Of this invocation."""
     elapsed_s: float
-    """Since the first chunk was asked for."""
+    """Seconds since the driver started."""
 
 
 @dataclass(kw_only=True)
@@ -47,7 +47,7 @@ class Ledger:
     started_s: float
     counts: LabelCounts
     submit: Callable[..., Future[Any]]
-    """Calls a function in another process, with `reporting` as a further argument."""
+    """Calls a function in another process, with `reporting` as an additional argument."""
     publish: Publish
     num_chunks: int = 0
     num_sealed: int = 0
@@ -65,7 +65,7 @@ class Ledger:
     _complete: deque[CompleteShard] = field(default_factory=deque)
     """Shards that wait to be sealed."""
     _num_bytes_done: int = 0
-    """Updated and not summed up: a wave has thousands of shards, and every chunk asks for it."""
+    """A running sum: a wave has thousands of shards, and every chunk reads it."""
 
     def __post_init__(self) -> None:
         self._num_bytes_done = self.plan.num_bytes_done
@@ -81,14 +81,14 @@ class Ledger:
 
     @property
     def made_progress(self) -> bool:
-        """Whether any chunk was committed, any shard sealed or found impossible."""
+        """Whether any chunk was committed, or any shard sealed or failed."""
         return bool(self.num_chunks or self.num_sealed or self.failed_shards)
 
     def enter(self, report: Report) -> None:
-        """Enter what a worker reports; seal the shard if that completes it."""
+        """Record a report; seal the shard if it is now complete."""
         name = report.chunk.shard_name if isinstance(report, ChunkReport) else report.shard_name
         if name not in self._parts:
-            # A read task that died was run again and repeats its rows.
+            # A retried read task repeats its rows.
             return
         match report:
             case ShardFailure():
@@ -115,7 +115,7 @@ class Ledger:
         self.counts = self.counts.merge(report.counts)
 
     def _advance(self, name: str, offset: int) -> None:
-        """Note up to which byte a shard is done. Chunks may come in any order."""
+        """Record the byte up to which a shard is done. Chunks arrive in any order."""
         if offset > self._offsets[name]:
             self._num_bytes_done += offset - self._offsets[name]
             self._offsets[name] = offset
@@ -139,7 +139,7 @@ class Ledger:
             self._seals[seal] = complete.shard.name
 
     def collect_seals(self, timeout_s: float) -> int:
-        """Enter the shards that are sealed now or within the timeout; return how many seals ended."""
+        """Record the seals that end within the timeout; return their number."""
         if not self._seals:
             return 0
         ended = wait(self._seals, timeout=timeout_s, return_when=FIRST_COMPLETED).done
@@ -148,7 +148,7 @@ class Ledger:
             try:
                 refusal = seal.result()
             except ray.exceptions.RayError as failure:
-                # The parts are there: the next wave finds the shard unsealed and seals it.
+                # The parts remain: the next wave finds the shard unsealed and seals it.
                 logger.warning("sealing shard '%s' failed, it is tried again: %s", name, describe_ray_failure(failure))
                 continue
             if refusal is None:
@@ -167,7 +167,7 @@ class Ledger:
         return names
 
     def show(self) -> Progress:
-        """The progress of the run."""
+        """Progress of the run."""
         return Progress(
             num_shards=self.plan.num_shards,
             num_sealed=self.plan.num_sealed + self.num_sealed,
@@ -186,6 +186,6 @@ def _describe_truncation(shard: InputShard, parts: Sequence[PartName], truncated
         where = f"{where} of {shard.size_bytes}"
         rest = f"the {shard.size_bytes - num_bytes_read} bytes behind it are not"
     return (
-        f"shard '{shard.uri}' is truncated at {where}: what is whole is labelled, {rest}; copy it again and give it a "
-        "new --out"
+        f"shard '{shard.uri}' is truncated at {where}: the samples before it are labelled, {rest}; "
+        "copy it again and give it a new --out"
     )

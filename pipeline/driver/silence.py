@@ -5,20 +5,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipeline.driver.cluster import Cluster, WaveSigns
+from pipeline.driver.cluster import Cluster, WaveState
 from pipeline.errors import WaveError
 
 LOOK_PERIOD_S = 5.0
-"""How often a driver that hears nothing looks at its workers."""
+"""Seconds between two checks of the workers."""
 START_TIMEOUT_S = 600.0
-"""Silence is normal for this long until a labelling actor runs: its process has to start and to load PyTorch."""
+"""Minimum tolerated silence before the first labelling actor runs: its process starts and loads PyTorch."""
 NOTICE_PERIOD_S = 60.0
-"""How often a wait is reported."""
+"""Seconds between two warnings of one wait."""
 
 
 @dataclass
 class WaitNotices:
-    """Warns of what the driver waits for: at once, then every minute, and when it is over."""
+    """Warns of a wait: immediately, then every minute, and when it ends."""
 
     on_warning: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
@@ -26,7 +26,7 @@ class WaitNotices:
     _told_s: float = 0.0
 
     def note(self, what: str | None) -> None:
-        """Note what is waited for; None: nothing."""
+        """Record what the driver waits for; None: nothing."""
         now = self.clock()
         if what is None:
             if self._since_s is not None:
@@ -40,7 +40,7 @@ class WaitNotices:
 
 @dataclass(kw_only=True)
 class SilenceWatch:
-    """Notices when a wave is silent, and why."""
+    """Detects a silent wave and its cause."""
 
     cluster: Cluster
     limit_s: float
@@ -53,11 +53,11 @@ class SilenceWatch:
         self._heard_s = self._looked_s = self.clock()
 
     def hear(self) -> None:
-        """Note a report or a seal."""
+        """Record a report or a seal."""
         self._heard_s = self.clock()
 
     def look(self) -> None:
-        """Look at the workers, if it is due.
+        """Check the workers if a check is due.
 
         Raises:
             SilenceError: The wave was silent for too long, and no known wait explains it.
@@ -79,7 +79,7 @@ class SilenceWatch:
             return
         missing, taken = signs.resources.describe_missing(), signs.resources.describe_taken()
         is_starting = signs.num_actors and not signs.num_alive
-        # Tasks that reported once and are silent now hold the resources themselves.
+        # Tasks that reported once and are now silent hold these resources.
         are_ours = signs.num_alive or (not signs.num_actors and signs.beats)
         if missing and not signs.num_alive:
             # The cluster may still grow.
@@ -100,7 +100,7 @@ class SilenceError(WaveError):
         self.may_be_others = may_be_others
 
 
-def _describe_silence(silent_s: float, signs: WaveSigns) -> str:
+def _describe_silence(silent_s: float, signs: WaveState) -> str:
     actors = f"{signs.num_alive} of {signs.num_actors} labelling actors alive" if signs.num_actors else "no actors"
     last = min(signs.beats.values(), key=lambda beat: beat.age_s, default=None)
     heard = f"the last report {last.age_s:.0f} s ago ({last.doing})" if last else "no report of any worker"
@@ -112,4 +112,4 @@ class WaveEnd(NamedTuple):
 
     reason: str
     may_be_others: bool
-    """Whether other jobs hold the resources that its workers need."""
+    """Whether other jobs may hold the resources that its workers need."""

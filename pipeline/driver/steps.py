@@ -1,6 +1,6 @@
-"""What a driver runs, as plain values: how work is found, read, processed and published.
+"""Steps of a run as plain values: how the driver finds, reads, processes and publishes work.
 
-Neither this module nor the driver contains what is computed. `pipeline/label.py` and `pipeline/remask.py` do.
+`pipeline/label.py` and `pipeline/remask.py` define what is computed; this module and the driver do not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from pipeline.workers.planned_source import ReadPart
 from pipeline.workers.pulse import Reporting
 
 PlanRead = Callable[[Sequence[ShardWork], Reporting, Attempts], ReadPart]
-"""Plans the read of the missing chunks of some shards: one row a chunk, then one row for the end of each shard."""
+"""Plans the read of the missing chunks of some shards: one row per chunk, then one row for the end of each shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Actors:
     arguments: Mapping[str, Any]
     num_actors: int
     calls_per_actor: int
-    """Rows that an actor has in hand at the same time."""
+    """Rows in flight per actor."""
     num_cpus: float
     num_gpus: float
 

@@ -10,7 +10,7 @@ class Stop:
     """A request to stop, which may never come."""
 
     grace_s: float = 2.0
-    """Grace period: how long the driver still waits for commits and seals, in seconds."""
+    """Grace period for commits and seals, in seconds."""
     _since_s: float | None = None
     event: threading.Event = field(default_factory=threading.Event)
     """Set once the stop is requested."""

@@ -1,4 +1,4 @@
-"""The totals of all waves of an invocation, and when the driver gives up."""
+"""Totals over the waves of an invocation, and the limits at which the driver gives up."""
 
 import time
 from collections import Counter
@@ -12,14 +12,14 @@ from pipeline.errors import WaveError
 from pipeline.run.counts import LabelCounts
 
 MAX_READS = 3
-"""Waves in which a shard is tried whose store fails."""
+"""Maximum number of waves that try a shard whose store fails."""
 MAX_IDLE_WAVES = 3
-"""Waves in a row that may end without progress: Ray may fail, but not without end."""
+"""Consecutive waves without progress after which the run fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """What an invocation did."""
+    """Summary of an invocation."""
 
     counts: LabelCounts
     num_chunks: int
@@ -54,7 +54,7 @@ class Totals:
         return [item for item in plan.work if item.shard.name not in self.failed_shards]
 
     def enter(self, ledger: Ledger) -> None:
-        """Add a wave. A shard whose store failed in `MAX_READS` waves is given up, so that it does not hold the run."""
+        """Add a wave. A shard whose store failed in `MAX_READS` waves is given up, so it does not block the run."""
         self.counts = ledger.counts
         self.num_chunks += ledger.num_chunks
         self.num_sealed += ledger.num_sealed
@@ -67,15 +67,15 @@ class Totals:
                 self.failed_shards[name] = f"{error} (tried {MAX_READS} times)"
 
     def require_progress(self, ledger: Ledger, work: Sequence[ShardWork], failure: WaveEnd | None) -> None:
-        """Check that not too many waves in a row ended without progress.
+        """Check the number of consecutive waves without progress.
 
         Args:
             ledger: Of the wave that ended.
-            work: What was to do before it.
+            work: Remaining work before the wave.
             failure: Why the wave ended early; None: it did not.
 
         Raises:
-            WaveError: `MAX_IDLE_WAVES` did.
+            WaveError: It reached `MAX_IDLE_WAVES`.
         """
         is_idle = not (ledger.made_progress or ledger.unread_shards or (failure and failure.may_be_others))
         self._num_idle_waves = self._num_idle_waves + 1 if is_idle else 0

@@ -1,4 +1,4 @@
-"""The driving loop: wave after wave, each planned from storage, until nothing remains."""
+"""The driver loop: wave after wave, each planned from storage, until nothing remains."""
 
 import logging
 import time
@@ -29,7 +29,7 @@ class Hooks:
     on_progress: Callable[[Progress], None] = lambda progress: None
     """Called often with the progress of the run."""
     on_warning: Callable[[str], None] = logger.warning
-    """Called with what an operator should know and the driver cannot mend."""
+    """Called with what an operator should know and the driver cannot fix."""
     stop: Stop = field(default_factory=Stop)
     """Ends the run between two chunks."""
 
@@ -41,26 +41,26 @@ def drive_run(
     hooks: Hooks | None = None,
     cluster: Cluster | None = None,
 ) -> RunSummary:
-    """Do all that remains of a run.
+    """Complete a run.
 
-    The plan of each wave is made from storage, so the driver needs nothing that it remembers. A shard that fails is
-    left out of later waves of this invocation and reported.
+    Each wave is planned from storage alone, so a driver resumes without state of its own. A failed shard is reported
+    and left out of the later waves of this invocation.
 
     Args:
-        steps: What is done.
-        options: How patient the driver is.
+        steps: Steps of the run.
+        options: Timeouts of the driver.
         out_uri: Output folder of the run.
-        hooks: How the caller watches and stops the run; None: not at all.
+        hooks: How the caller watches and stops the run; None: no hooks.
         cluster: Where the steps run; None: the Ray cluster that this process is connected to.
 
     Raises:
         WaveError: `totals.MAX_IDLE_WAVES` waves ended without progress, or the rest of a wave cannot be ended.
-        StorageError: The output cannot be listed, also after `options.store_outage_s`.
+        StorageError: The output cannot be listed, even after a wait of `options.store_outage_s`.
     """
     hooks, cluster = hooks or Hooks(), cluster or RayCluster()
     stop, on_warning = hooks.stop, hooks.on_warning
     totals = Totals(started_s=time.monotonic())
-    # Apart: a wave that goes on does not mean that the heartbeat can be written.
+    # Separate notices: progress of a wave does not imply that the heartbeat can be written.
     notices, heartbeat = WaitNotices(on_warning), Heartbeat(out_uri, WaitNotices(on_warning))
     patience = Patience(limit_s=options.store_outage_s, on_wait=WaitNotices(on_warning).note, stop=stop.event)
     while (plan := _make_plan(steps, patience, stop)) is not None:
@@ -89,7 +89,7 @@ def drive_run(
 
 
 def _make_plan(steps: Steps, patience: Patience, stop: Stop) -> Plan | None:
-    """The remaining work. None if the store fails while the driver is asked to stop."""
+    """Remaining work; None if the store fails after a stop is requested."""
 
     def make_plan() -> Plan:
         plan = steps.make_plan()
@@ -106,7 +106,7 @@ def _make_plan(steps: Steps, patience: Patience, stop: Stop) -> Plan | None:
 
 @dataclass(kw_only=True)
 class Wave:
-    """The shards that one dataset labels."""
+    """The shards of one Ray Data dataset."""
 
     steps: Steps
     options: DriverOptions
@@ -116,15 +116,15 @@ class Wave:
     notices: WaitNotices
 
     def run(self, on_progress: Callable[[Progress], None], beat: Callable[[], None]) -> WaveEnd | None:
-        """Commit the chunks and seal the shards that are complete. Nothing of the wave runs afterwards.
+        """Commit the chunks and seal the complete shards. No actor of the wave lives on, unless a stop was requested.
 
         Args:
             on_progress: Called between two reports with the progress of the run.
-            beat: Called between two reports: writes the heartbeat.
+            beat: Writes the heartbeat; called between two reports.
 
         Returns:
-            Why the wave ended early; None if it did not. As words, because an exception holds the frames that it
-            passed and all that they hold.
+            Why the wave ended early; None if it did not. Text and not the exception, whose traceback keeps frames and
+            their objects alive.
 
         Raises:
             WaveError: The rest of the wave cannot be ended.

@@ -1,3 +1,3 @@
-"""Figures of published masks against true masks. Pages that show them belong to reports/, fitted thresholds to
+"""Scores of published masks against true masks. Pages that show them belong to reports/, fitted thresholds to
 thresholds/.
 """

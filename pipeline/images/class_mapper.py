@@ -18,15 +18,8 @@ from models.class_maps import Evidence, compute_evidence, flag_finite, refine_cl
 from models.mctformer import MCTformer
 from models.output import MCTformerOutput
 from pipeline.images.frames import normalise
-from pipeline.images.pixel_maps import (
-    draw_mask,
-    enlarge_maps,
-    enlarge_mask,
-    enlarge_refined_maps,
-    refine_maps,
-    resize_maps,
-    take_class_scales,
-)
+from pipeline.images.masks import draw_mask, enlarge_mask
+from pipeline.images.pixel_maps import enlarge_maps, enlarge_refined_maps, refine_maps, resize_maps, take_class_scales
 from pipeline.images.stats import (
     Presence,
     compute_head_agreement,

@@ -16,10 +16,12 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from models.class_maps import scale_min_max
 from pipeline.errors import ManifestError
 from pipeline.images.decode import UNREADABLE_ERRORS, open_image
+from pipeline.run.config import MapConfig
 from pipeline.run.records import IGNORE_LABEL
 
 MAX_CLASSES = IGNORE_LABEL - 1
@@ -190,3 +192,32 @@ def decode_class_maps(record: Mapping[str, Any]) -> Float[np.ndarray, "k gh gw"]
             f"got {values.size}; the manifest is damaged, label its shard again"
         )
     return values.reshape(shape).astype(np.float32) / 255
+
+
+def enlarge_mask(mask: UInt8[Tensor, "h w"], upright_size: tuple[int, int]) -> UInt8[np.ndarray, "upright_h upright_w"]:
+    """Mask at the size of the upright image, from one at the size of its maps."""
+    if tuple(mask.shape) == tuple(upright_size):
+        return mask.numpy()
+    return functional.interpolate(mask[None, None], size=upright_size, mode="nearest-exact")[0, 0].numpy()
+
+
+def draw_mask(
+    pixel_maps: Float[Tensor, "k h w"], class_ids: Sequence[int], presence: Float[Tensor, " k"], config: MapConfig
+) -> tuple[Float[Tensor, "k h w"], UInt8[Tensor, "h w"], tuple[int, ...]]:
+    """Draw the pseudo label of an image, without its doubtful classes.
+
+    Args:
+        pixel_maps: Evidence in [0, 1].
+        class_ids: Class of each map.
+        presence: Probability of each class; a class below `config.min_presence` is doubtful.
+        config: With thresholds and the least presence.
+
+    Returns:
+        The maps, 0 for doubtful classes; the pseudo label; the ids of the doubtful classes.
+    """
+    is_likely = presence >= config.min_presence
+    ids = torch.tensor(class_ids, device=pixel_maps.device)
+    thresholds = (config.background_threshold, config.foreground_threshold)
+    mask = label_pixels(pixel_maps[is_likely], ids[is_likely], *thresholds, has_background=config.has_background)
+    doubtful = tuple(class_id for class_id, likely in zip(class_ids, is_likely.tolist(), strict=True) if not likely)
+    return pixel_maps * is_likely[:, None, None], mask, doubtful

@@ -5,7 +5,6 @@ Labelling, new masks of kept maps and evaluation share this code, so that they r
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -13,8 +12,6 @@ from torch.nn import functional
 
 from models.class_maps import scale_min_max
 from models.pixel_refinement import refine_by_pixels
-from pipeline.images.masks import label_pixels
-from pipeline.run.config import MapConfig
 
 MAX_MAP_PIXELS = 4_000_000
 """Largest number of pixels of the maps of an image; the mask of a larger image is enlarged from there.
@@ -84,35 +81,6 @@ def resize_maps(maps: Float[Tensor, "b k gh gw"], size: tuple[int, int]) -> Floa
     if maps.shape[-2:] == tuple(size):
         return maps
     return functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def enlarge_mask(mask: UInt8[Tensor, "h w"], upright_size: tuple[int, int]) -> UInt8[np.ndarray, "upright_h upright_w"]:
-    """Mask at the size of the upright image, from one at the size of its maps."""
-    if tuple(mask.shape) == tuple(upright_size):
-        return mask.numpy()
-    return functional.interpolate(mask[None, None], size=upright_size, mode="nearest-exact")[0, 0].numpy()
-
-
-def draw_mask(
-    pixel_maps: Float[Tensor, "k h w"], class_ids: Sequence[int], presence: Float[Tensor, " k"], config: MapConfig
-) -> tuple[Float[Tensor, "k h w"], UInt8[Tensor, "h w"], tuple[int, ...]]:
-    """Draw the pseudo label of an image, without its doubtful classes.
-
-    Args:
-        pixel_maps: Evidence in [0, 1].
-        class_ids: Class of each map.
-        presence: Probability of each class; a class below `config.min_presence` is doubtful.
-        config: With thresholds and the least presence.
-
-    Returns:
-        The maps, 0 for doubtful classes; the pseudo label; the ids of the doubtful classes.
-    """
-    is_likely = presence >= config.min_presence
-    ids = torch.tensor(class_ids, device=pixel_maps.device)
-    thresholds = (config.background_threshold, config.foreground_threshold)
-    mask = label_pixels(pixel_maps[is_likely], ids[is_likely], *thresholds, has_background=config.has_background)
-    doubtful = tuple(class_id for class_id, likely in zip(class_ids, is_likely.tolist(), strict=True) if not likely)
-    return pixel_maps * is_likely[:, None, None], mask, doubtful
 
 
 def take_class_scales(

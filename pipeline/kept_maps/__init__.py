@@ -1,1 +1,1 @@
-"""New masks of a published run whose class maps were kept."""
+"""New masks from the kept class maps of a published run. The drawing of a mask belongs to images/."""

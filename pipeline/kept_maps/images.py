@@ -1,4 +1,4 @@
-"""The images of published rows, read again from the shards that they were labelled from.
+"""Images of published rows, read again from their input shards.
 
 manifest -> chunks wanted -> samples of the shard, each compared with its row -> encoded images
 """
@@ -17,7 +17,7 @@ from pipeline.run.records import Chunk, InputShard, Sample, Status
 
 ADVICE = (
     "kept maps are refined by the pixels of the images that were labelled, so put the shard back as it was; or make "
-    "masks without them, by jobs.remask with --maps.pixel-refinement none"
+    "masks without them, by tagmask remask with --maps.pixel-refinement none"
 )
 COLUMNS = ("key", "status", "image_sha256")
 
@@ -25,16 +25,16 @@ COLUMNS = ("key", "status", "image_sha256")
 def read_images(
     shard: InputShard, config: InputConfig, manifest: Manifest, wanted: Collection[int]
 ) -> Iterator[tuple[int, list[bytes | None]]]:
-    """Read the images of some chunks again; nothing is read of the others.
+    """Read the images of some chunks again, and nothing of the others.
 
     Args:
         shard: As it was when it was labelled.
-        config: How it was read then.
-        manifest: What was published of it.
-        wanted: Numbers of the chunks.
+        config: Reader settings of the labelling run.
+        manifest: Manifest of the shard.
+        wanted: Indices of the chunks.
 
     Yields:
-        The number of each chunk in order, and one encoded image a row: None where a row is not labelled.
+        The index of each chunk, in order, and one encoded image per row; None for a row that is not labelled.
 
     Raises:
         ShardError: The shard is gone or changed, or holds other samples than the manifest.
@@ -46,7 +46,7 @@ def read_images(
         chunks = manifest.footer["chunks"]
         passed = {index: end for index, (_, end) in enumerate(chunks) if index not in wanted}
         num_left = len(wanted)
-        # An image that was labelled was below the limit of its run, which may differ from this one.
+        # A labelled image was within the limit of its run, which may differ from this one.
         config = replace(config, max_image_bytes=sys.maxsize)
         for piece in read_missing_chunks(shard, config, passed):
             if not isinstance(piece, Chunk) or piece.index not in wanted:
@@ -65,7 +65,7 @@ def _take_images(shard: InputShard, chunk: Chunk, rows: Sequence[dict[str, Any]]
     """Take the images of a chunk's rows.
 
     Raises:
-        ShardError: A sample is not the one that the row of its place speaks of.
+        ShardError: A sample does not match the row at its position.
     """
     keys, found = [row["key"] for row in rows], [sample.key for sample in chunk.samples]
     if keys != found:

@@ -1,4 +1,4 @@
-"""The class maps of a published row at image size: of its kept maps and, where pixels refine them, of its image."""
+"""Class maps of a published row at image size, from its kept maps and, with pixel refinement, its image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,22 +24,22 @@ def make_row_maps(
     patch_size: int | None,
     class_scales: Float[Tensor, " k"] | None = None,
 ) -> Float[Tensor, "k h w"]:
-    """Make the class maps of a labelled row as labelling makes them, but for the rounding of kept maps.
+    """Make the class maps of a labelled row as labelling makes them, except for the rounding of kept maps.
 
     Args:
-        row: With the columns of the image's size and of the kept maps.
+        row: With the columns of image size and kept maps.
         image: Encoded; needed if the configuration refines maps by pixels.
         config: Of the run.
-        patch_size: Of the model, in pixels; needed likewise: the size at which pixels refine depends on it.
-        class_scales: Multiplies each map, in (0, 1]; None: nothing does.
+        patch_size: Of the model, in pixels; also needed for pixel refinement, whose size depends on it.
+        class_scales: Factor of each map, in (0, 1]; None: no factors.
 
     Raises:
         ManifestError: The row holds no maps of its classes.
-        ShardError: The image is not one of this row's size.
+        ShardError: The image does not have the size of this row.
     """
     require_row_maps(row)
     upright_size = measure_upright(row)
-    # A copy, for tensors must not be read-only.
+    # A copy, because tensors must not be read-only.
     grid = torch.from_numpy(decode_class_maps(row["class_maps"]).copy())[None]
     if config.maps.pixel_refinement == PixelRefinement.NONE:
         return enlarge_maps([grid], upright_size, class_scales)
@@ -52,9 +52,9 @@ def make_row_maps(
 def _make_guide(
     row: Mapping[str, Any], image: bytes, config: LabelConfig, patch_size: int
 ) -> UInt8[np.ndarray, "guide_h guide_w 3"]:
-    """Decode an image and bring it to the size at which its pixels refine, as the labeler does."""
+    """Decode an image and resize it for pixel refinement, as the labeler does."""
     shortest = choose_shortest_side(config, patch_size)
-    # It was labelled, so it was not too large: under which limit the row does not say.
+    # It was labelled, so it was within the limit of its run, which the row does not record.
     decoded = decode_image(image, max_pixels=row["height"] * row["width"], min_short_side_px=shortest)
     if isinstance(decoded, ImageRejection):
         raise ShardError(f"image of '{row['key']}' cannot be decoded as it was when it was labelled: {decoded.error}")

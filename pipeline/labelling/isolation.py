@@ -1,8 +1,8 @@
-"""Labelling in a child process, for chunks that killed the processes that labelled them.
+"""Labelling in a child process, for chunks whose workers died.
 
-A chunk may be innocent: it was in flight when its worker died for another reason. So the whole chunk is tried first. If
-the child dies too, its images are labelled one by one to find the culprits, and then the others together. The rows are
-those of a worker that had known the culprits before.
+The chunk may not be the cause: it was in flight when its worker died for another reason. So the whole chunk is tried
+first. If the child dies too, the images are labelled one by one to find the culprits, and then the others together. The
+rows are the same as if the culprits had been rejected at the start.
 """
 
 import multiprocessing
@@ -17,7 +17,7 @@ from pipeline.errors import ChunkError, LabellingError
 from pipeline.run.records import PART_SCHEMA, Reason, Sample, Status
 
 MAX_CULPRITS = 16
-"""Images at the start of a chunk that may all fail alone before the rest is not tried: each costs a process that loads
+"""If this many first images of a chunk all fail alone, the rest is not tried: each failure costs a process that loads
 the model."""
 
 CRASHED = "the process that labelled this image died or hung, again with this image alone; look at the image"
@@ -28,7 +28,7 @@ class Labeler(Protocol):
     """Labels samples: a watched `ChunkLabeler`."""
 
     def label(self, samples: Sequence[Sample]) -> pa.Table:
-        """One row a sample, in order."""
+        """Return one row per sample, in order."""
 
 
 _labeler: Labeler | None = None
@@ -43,7 +43,7 @@ def label_isolated(make_labeler: Callable[[], Labeler], samples: Sequence[Sample
         samples: The samples of a chunk.
 
     Raises:
-        ChunkError: Labelling fails with each of several images.
+        ChunkError: Labelling fails for each of several images.
         LabellingError: The child process dies without an image: the machine is at fault.
     """
     with _Child(make_labeler) as child:
@@ -58,7 +58,7 @@ def label_isolated(make_labeler: Callable[[], Labeler], samples: Sequence[Sample
         errors = {place: answer for place, answer in enumerate(singles) if isinstance(answer, str)}
         kept = [sample for place, sample in enumerate(samples) if place not in errors]
         together = child.try_label(kept)
-    # Together they may still need too much memory. The rows of single images are as good.
+    # Together they may still need too much memory. The rows of single images are equivalent.
     labelled = (
         together.to_pylist()
         if isinstance(together, pa.Table)
@@ -82,7 +82,7 @@ def _reject(sample: Sample, error: str) -> dict[str, Any]:
 
 
 class _Child:
-    """A child process with a model. Another one is started when it dies."""
+    """A child process with a model, replaced when it dies."""
 
     def __init__(self, make_labeler: Callable[[], Labeler]) -> None:
         self._make_labeler = make_labeler
@@ -109,7 +109,7 @@ class _Child:
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            # A forked child would share threads and GPU of its parent.
+            # A forked child would inherit threads and GPU state of its parent.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, context, initializer=_prepare, initargs=(self._make_labeler,))
             try:

@@ -1,4 +1,4 @@
-"""The labelling actor: a chunk in, a committed part, the report of it out."""
+"""The labelling actor: takes a chunk, commits its part, returns a report."""
 
 import logging
 import os
@@ -14,13 +14,13 @@ from pipeline.bundles import load_bundle
 from pipeline.commit.parts import commit_chunk
 from pipeline.commit.worker_reports import REPORT_SCHEMA, ChunkId, ShardFailure, make_row, read_head
 from pipeline.errors import ChunkError, LabellingError, describe_exception, is_store_failure
-from pipeline.labelling.chunk_source import to_samples
+from pipeline.labelling.chunk_rows import to_samples
 from pipeline.labelling.isolation import Labeler, label_isolated
 from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
 from pipeline.printable import EscapingFormatter
-from pipeline.run.identity import Run
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import Reason, Sample
+from pipeline.run.run_file import Run
 from pipeline.workers.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, Attempts
 from pipeline.workers.pulse import Reporting
 from pipeline.workers.watchdog import Watchdog
@@ -28,18 +28,18 @@ from pipeline.workers.watchdog import Watchdog
 logger = logging.getLogger(__name__)
 
 COMMIT_TIMEOUT_S = 1800.0
-"""A worker whose commit takes so long, beside all waits for the store, is ended: longer than any store's own tries
-(`storage.S3_OPTIONS`) may take."""
+"""Seconds for a commit, without waits for the store, after which the worker is ended. Longer than the retries of any
+store's client (`pipeline.storage.filesystems.S3_OPTIONS`) may take."""
 MAX_NON_FINITE = 2
-"""After so many chunks in a row for which the model gave non-finite values the actor ends itself before it commits the
-last of them: the next worker labels that one again, and what it finds then counts."""
+"""Consecutive chunks with non-finite model outputs after which the actor exits, before it commits the last one: the
+next worker labels that chunk again, and its rows count."""
 MAX_MISSES = 2
-"""After so many chunks in a row that failed in the actor and not in a child process the actor ends itself: what it
-holds, such as the context of its GPU, is broken, and every chunk would cost the start of a child process."""
+"""Consecutive chunks that failed in the actor and not in a child process after which the actor exits: its state, such
+as its GPU context, is broken, and every chunk would cost the start of a child process."""
 
 
 class WatchedLabeler:
-    """A model on its device, as one process holds it, and a watchdog that ends the process when it hangs."""
+    """The model of one process on its device, and a watchdog that ends the process when it hangs."""
 
     def __init__(self, run: Run, options: LabelOptions) -> None:
         """Load the model and pin the device that Ray gave to this process."""
@@ -87,12 +87,12 @@ class LabelChunks:
         """Load the model and pin the device that Ray gave to this actor.
 
         Args:
-            run: Which model labels, and where the parts go.
-            options: How it is executed.
-            attempts: Counts the processes that died with a chunk.
-            reporting: To whom it reports, and how it ends itself.
-            make_labeler: Called here, and in the child processes that take up what fails here.
-            commit_timeout_s: An actor whose load or commit takes longer beside all waits for the store ends itself.
+            run: Model, configuration and output folder.
+            options: Execution settings.
+            attempts: Counter of process deaths per chunk.
+            reporting: Settings of its heartbeat, and the function that ends its process.
+            make_labeler: Called here, and in the child processes that retry failed chunks.
+            commit_timeout_s: Seconds for loading or a commit, without waits for the store, after which the actor exits.
         """
         _log_to_worker_file()
         self._run = run
@@ -108,10 +108,10 @@ class LabelChunks:
     def __call__(self, row: pa.Table) -> pa.Table:
         """Label one chunk and commit it; the end of a shard passes through.
 
-        A chunk with which workers die even while a child process labels it, or while it is committed, fails its shard.
+        A chunk whose workers die even while a child process labels it, or while it is committed, fails its shard.
 
         Args:
-            row: One row of `chunk_source.CHUNK_SCHEMA`, or none.
+            row: One row of `chunk_rows.CHUNK_SCHEMA`, or none.
 
         Returns:
             A row of `worker_reports.REPORT_SCHEMA`, or none.
@@ -140,7 +140,7 @@ class LabelChunks:
         return make_row(report)
 
     def _load(self) -> None:
-        """Load the model. Give up an actor whose processes die while they load it: Ray would restart it without end."""
+        """Load the model. Fail if processes of this actor keep dying while they load: Ray would restart it forever."""
         name = f"load {_name_actor()}"
         num_deaths = self._attempts.begin(name)
         if num_deaths >= MAX_DEATHS:
@@ -154,11 +154,11 @@ class LabelChunks:
         self._attempts.finish(name)
 
     def _give_up(self, chunk: ChunkId, error: Exception) -> pa.Table:
-        """Fail the shard of a chunk; what is the machine's or the store's fault is raised again."""
+        """Fail the shard of a chunk; raise again what the machine or the store caused."""
         is_of_chunk = isinstance(error, ChunkError) or not isinstance(error, LabellingError)
         if not is_of_chunk or is_store_failure(error):
             raise error
-        # If it is this process after all, then no other shard should fail by it.
+        # If this process is the cause after all, it must not fail other shards.
         self._num_misses += 1
         self._attempts.finish(str(chunk))
         said = str(error) if isinstance(error, LabellingError) else describe_exception(error)
@@ -173,8 +173,8 @@ class LabelChunks:
             try:
                 rows = self._labeler.label(samples)
                 self._num_misses = 0
-            except Exception:  # one image must not hold up a shard: in a child process it is found, and rejected
-                logger.exception("%s: labelling failed, it is taken up again in a child process", chunk)
+            except Exception:  # one image must not fail its shard: a child process finds and rejects it
+                logger.exception("%s: labelling failed, it is tried again in a child process", chunk)
                 rows = label_isolated(self._make_labeler, samples)
                 if Reason.CRASHED not in rows["reason"].to_pylist():
                     self._num_misses += 1
@@ -182,10 +182,10 @@ class LabelChunks:
         return rows
 
     def _watch_non_finite(self, rows: pa.Table, num_deaths: int) -> None:
-        """End this process after chunks in a row with non-finite values: its memory or its device may be broken.
+        """End this process after consecutive chunks with non-finite values: its memory or device may be broken.
 
-        A chunk with which a worker died before does not count, as this is another process. So a chunk ends one worker
-        at most for such images, and the next one commits it with them.
+        A chunk that a worker died with does not count, because this is another process. So a chunk ends at most one
+        worker for such images, and the next worker commits it.
         """
         if Reason.NOT_FINITE not in rows["reason"].to_pylist() or num_deaths > 0:
             self._num_non_finite = 0
@@ -196,13 +196,13 @@ class LabelChunks:
 
 
 def _name_actor() -> str:
-    """Name the actor of this process, by one name in each process that Ray starts for it; the process if it is none."""
+    """Name of the actor, the same in every process that Ray starts for it; without an actor, name of the process."""
     actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
     return actor or f"process {os.getpid()}"
 
 
 def _log_to_worker_file() -> None:
-    """Show which chunk this worker is at in its log file, where Ray keeps what a worker prints."""
+    """Log the progress of this worker to its log file, to which Ray redirects its output."""
     if ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None:
         package = logging.getLogger("pipeline")
         package.setLevel(logging.INFO)
@@ -212,10 +212,10 @@ def _log_to_worker_file() -> None:
 
 
 def choose_device(options: LabelOptions) -> torch.device:
-    """Choose the device of an actor. Ray shows it only the GPUs that are its own, so it is the first.
+    """Choose the device of an actor: the first GPU, because Ray shows an actor only its own GPUs.
 
     Raises:
-        LabellingError: A GPU is wanted and PyTorch sees none.
+        LabellingError: A GPU is requested, and PyTorch sees none.
     """
     wants_cuda = options.device == "cuda" or (options.device == "auto" and options.gpus_per_actor > 0)
     if not wants_cuda:

@@ -32,7 +32,7 @@ from pipeline.run.records import PART_SCHEMA, Reason, Sample, Status
 from pipeline.run.vocabulary import Vocabulary
 
 MAX_PENDING_PIXELS = 48_000_000
-"""Decoded pixels that may wait for a batch of their shape to fill: 144 MB."""
+"""Maximum number of decoded pixels that wait for a batch of their shape to fill: 144 MB."""
 
 OUT_OF_MEMORY = "the device has too little memory for this image alone; label it on a larger one or in smaller views"
 
@@ -78,10 +78,10 @@ class RejectedSample(NamedTuple):
 
 
 def limit_batch_size(batch_size: int, device: torch.device) -> int:
-    """Limit the images of one shape in a forward pass to what a device takes.
+    """Limit the batch size to that of a device.
 
-    A CPU takes one at a time: its kernels round by the size of the batch, so single pixels would depend on the images
-    beside them.
+    A CPU gets one image at a time: rounding in its kernels depends on the batch size, so pixels would depend on the
+    other images of the batch.
     """
     return 1 if device.type == "cpu" else batch_size
 
@@ -107,8 +107,8 @@ class ChunkLabeler:
             model: In evaluation mode; moved to `device`.
             bundle: Input statistics and classes of the model.
             vocabulary: Its classes are the model's, in the same order.
-            config: Decides the bytes; the remaining arguments only decide the speed.
-            device: Where the model and the class maps live.
+            config: Determines the bytes; the remaining arguments only affect the speed.
+            device: Device of the model and the class maps.
             batch_size: Images of one shape in a forward pass, as `limit_batch_size` allows.
             num_threads: Threads that decode images and encode masks.
             use_bf16: Run the blocks under bfloat16 autocast; maps stay float32.
@@ -164,7 +164,7 @@ class ChunkLabeler:
                     rows[image.position] = _reject(image.row, Reason.NOT_FINITE, NOT_FINITE)
                     continue
                 unfinished.append((image.position, self._threads.submit(self._finish, image, evidence)))
-            # Maps at image size are large: the device waits when more than two batches of them pile up.
+            # Maps at image size are large: the device waits when more than two batches of them accumulate.
             while len(unfinished) > 2 * self._batch_size:
                 finish_first()
         while unfinished:
@@ -172,21 +172,21 @@ class ChunkLabeler:
         return pa.Table.from_pylist([rows[position] for position in range(len(samples))], schema=PART_SCHEMA)
 
     def _find_finite(self, batch: Sequence[ReadyImage], on_progress: Callable[[], None]) -> list[ImageEvidence | None]:
-        """Find the classes in a batch; once more, in float32, in those images whose values are not finite."""
+        """Find the classes in a batch; again in float32 for images with non-finite values."""
         found = self._find(batch, on_progress)
         places = [place for place, evidence in enumerate(found) if evidence is not None and not evidence.is_finite]
         if places:
             logger.warning("%d of %d images give non-finite values, they are tried in float32", len(places), len(batch))
             again = self._find([batch[place] for place in places], on_progress, in_float32=True)
             for place, evidence in zip(places, again, strict=True):
-                # One that float32 has no memory for stays non-finite.
+                # Without enough memory for float32 an image stays non-finite.
                 found[place] = evidence or found[place]
         return found
 
     def _find(
         self, batch: Sequence[ReadyImage], on_progress: Callable[[], None], *, in_float32: bool = False
     ) -> list[ImageEvidence | None]:
-        """Find the classes in a batch; in its halves if memory is too small. None for an image too large alone."""
+        """Find the classes in a batch; split it if memory runs out. None for an image that alone is too large."""
         guides = [image.guide for image in batch if image.guide is not None]
         try:
             found: list[ImageEvidence | None] = [
@@ -207,7 +207,7 @@ class ChunkLabeler:
         torch.cuda.empty_cache()
         if len(batch) == 1:
             return [None]
-        logger.warning("out of memory with %d images of %s, they are halved", len(batch), batch[0].frame.shape)
+        logger.warning("out of memory with %d images of %s, the batch is halved", len(batch), batch[0].frame.shape)
         half = len(batch) // 2
         halves = (batch[:half], batch[half:])
         return [one for part in halves for one in self._find(part, on_progress, in_float32=in_float32)]

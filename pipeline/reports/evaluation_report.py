@@ -15,7 +15,7 @@ from pipeline.reports.charts import Chart, draw
 from pipeline.reports.page import Example, Table, render_page
 from pipeline.reports.pictures import make_examples
 from pipeline.run.config import InputConfig
-from pipeline.run.identity import read_config, read_run
+from pipeline.run.run_file import read_config, read_run
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
 
 NUM_EXAMPLES = 8
@@ -78,7 +78,7 @@ def render_evaluation(
     """Render the page of an evaluation.
 
     Args:
-        labels_uri: Output of jobs.label.
+        labels_uri: Output of tagmask label.
         counts: Of all its manifests.
         images: Those with a true mask.
         used: Scores of the masks.

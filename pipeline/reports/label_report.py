@@ -18,8 +18,8 @@ from pipeline.images.masks import build_palette
 from pipeline.reports.page import Table, render_page
 from pipeline.reports.pictures import make_examples
 from pipeline.run.counts import LabelCounts
-from pipeline.run.identity import read_config, read_run
 from pipeline.run.records import Status
+from pipeline.run.run_file import read_config, read_run
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
 
 MAX_MANIFESTS = 32
@@ -62,7 +62,7 @@ def build_report(
     """Build the page of a labelling run.
 
     Args:
-        labels_uri: Output of jobs.label.
+        labels_uri: Output of tagmask label.
         find_truth: From key to encoded true mask, or None.
         num_images: Images in the gallery.
         rng_seed: Decides which images.

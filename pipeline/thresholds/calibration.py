@@ -69,7 +69,7 @@ def use_calibration(uri: str, maps: Mapping[str, Any]) -> Calibration:
     differences = list_changes(dict(calibration.maps), dict(maps))
     if differences:
         raise CalibrationError(
-            f"calibration '{uri}' was made for other class maps: {'; '.join(differences)}; run jobs.calibrate on "
+            f"calibration '{uri}' was made for other class maps: {'; '.join(differences)}; run tagmask calibrate on "
             "masks of this model and these settings"
         )
     return calibration
@@ -106,5 +106,5 @@ def load_calibration(uri: str) -> Calibration:
         # Checks the values too.
         calibration.apply(MapConfig())
     except ValueError as error:
-        raise CalibrationError(f"'{uri}' is no usable calibration: {error}; run jobs.calibrate again") from error
+        raise CalibrationError(f"'{uri}' is no usable calibration: {error}; run tagmask calibrate again") from error
     return calibration

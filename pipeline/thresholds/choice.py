@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from pipeline.thresholds.samples import MapSample
 
 NUM_BINS = 100
-"""Thresholds are whole hundredths, as in the curves of jobs.evaluate."""
+"""Thresholds are whole hundredths, as in the curves of tagmask evaluate."""
 NUM_DEVIATIONS = 0.5
 """Of the rules tried (docs/measurements.md), the one that is never far from the best threshold. Otsu's rule is as good
 for maps with one step of affinity, and loses 3 to 4 points of mIoU with two steps."""

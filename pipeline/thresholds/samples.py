@@ -12,9 +12,9 @@ from pipeline.commit.manifests import Manifest, stream_manifest
 from pipeline.evaluation.sampling import take_evenly
 from pipeline.evaluation.truth import FindTruth, decode_truth
 from pipeline.images.orientation import turn_upright
+from pipeline.kept_maps.chunk_rows import KEPT_COLUMNS
 from pipeline.kept_maps.images import read_images
 from pipeline.kept_maps.row_maps import make_row_maps
-from pipeline.kept_maps.source import KEPT_COLUMNS
 from pipeline.run.config import LabelConfig
 from pipeline.run.records import InputShard, Status
 

@@ -3,7 +3,7 @@
 Ray runs a dead read task again (a codec's abort, a signal, out of memory) and takes its items by index: items yielded
 before the death are not taken twice. That is safe here, as the items of a shard are a function of the shard. A child
 process yields the same items as the task itself. A shard that also kills the child ends with an error at that place.
-If an earlier attempt came further (it died for another reason), the items after that place are lost in this wave, and
+If an earlier attempt got further (it died for another reason), the items after that place are lost in this wave, and
 none is wrong: a shard is published only when every chunk up to its end is committed, and each chunk is committed under
 its own name. The count of such a shard stays. So a task that Ray runs again later, because its outputs were lost with
 a node, reads the same items in the same way.
@@ -93,7 +93,7 @@ def read_in_child(uri: str, read: Callable[[], Iterable[Item]]) -> Iterator[Item
         how = _describe_exit(child.exitcode)
     finally:
         receiver.close()
-        # If it still runs, nobody takes its items.
+        # If it still runs, nothing reads its items.
         child.kill()
         child.join()
     raise ShardError(

@@ -123,7 +123,7 @@ class Pulse:
         """
         items = Resumed(start)
         while True:
-            # Only busy while it reads: a reader whose items nobody takes is no evidence of progress.
+            # Only busy while it reads: a reader whose items nothing consumes is no evidence of progress.
             with self.busy(doing, READ_TIMEOUT_S) as patience:
                 item = patience.call(items.advance)
             if item is None:

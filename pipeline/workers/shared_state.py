@@ -38,7 +38,7 @@ class SharedBoard:
 
 
 class SharedAttempts:
-    """Attempts of all workers of a driver, in a small Ray actor on its node.
+    """Attempts of all workers of a wave, in a small Ray actor on the driver's node.
 
     The counts end with the wave: a deadly chunk costs `MAX_DEATHS` workers in each wave.
     """

@@ -12,10 +12,10 @@ import torch
 from pipeline.audit.verify import list_run
 from pipeline.bundles import load_bundle, save_bundle
 from pipeline.errors import BundleError, CalibrationError, LabellingError, ManifestError, VocabularyError
-from pipeline.kept_maps.run import open_kept_run
+from pipeline.kept_maps.kept_run import open_kept_run
 from pipeline.run.config import LabelConfig, MapConfig
-from pipeline.run.identity import describe_identity, list_differences, read_config, read_run
 from pipeline.run.records import InputShard
+from pipeline.run.run_file import describe_identity, list_differences, read_config, read_run
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary
 from pipeline.thresholds.calibration import Calibration, describe_maps, encode_calibration, load_calibration
 from tests.factories import make_labelled_row, make_overflowing_model, make_run

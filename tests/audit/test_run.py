@@ -15,8 +15,8 @@ from pipeline.audit.verdict import MAX_EXAMPLES, Check, Problem, judge_shard
 from pipeline.audit.verify import FULL, judge_model, list_run, verify_run
 from pipeline.commit.encoding import FOOTER_KEY
 from pipeline.inputs.shards import list_shards
-from pipeline.run.identity import list_differences, read_run
 from pipeline.run.records import MANIFEST_SCHEMA
+from pipeline.run.run_file import list_differences, read_run
 from tests.factories import make_rejected_row, make_run, make_tar, save_small_model
 from tests.mutations import label_photos, write_groups
 

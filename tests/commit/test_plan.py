@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from pipeline.commit.names import PartName, locate_manifest, locate_part
 from pipeline.commit.plan import ShardWork, plan_run
-from pipeline.driver.estimate import estimate_rest
 from pipeline.errors import ManifestError
 from pipeline.inputs.chunks import read_missing_chunks
 from pipeline.inputs.shards import list_shards
+from pipeline.labelling.estimate import estimate_rest
 from pipeline.run.config import InputConfig, LabelConfig
-from pipeline.run.identity import Run
 from pipeline.run.records import Chunk, InputShard, ShardEnd
+from pipeline.run.run_file import Run
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.writing import put_atomic
 from tests.factories import make_parquet, make_photo, make_rejected_row, make_tar

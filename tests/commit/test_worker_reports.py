@@ -18,8 +18,8 @@ from pipeline.commit.worker_reports import (
     read_head,
     read_report,
 )
-from pipeline.kept_maps.source import KEPT_SCHEMA
-from pipeline.labelling.chunk_source import CHUNK_SCHEMA, SAMPLE
+from pipeline.kept_maps.chunk_rows import KEPT_SCHEMA
+from pipeline.labelling.chunk_rows import CHUNK_SCHEMA, SAMPLE
 from pipeline.run.counts import LabelCounts
 from pipeline.run.records import Sample, ShardEnd
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.driver.cluster import WaveSigns
+from pipeline.driver.cluster import WaveState
 from pipeline.driver.cluster_state import Resources
 from pipeline.driver.silence import (
     LOOK_PERIOD_S,
@@ -30,7 +30,7 @@ class Clock:
 class SeenEngine(SerialCluster):
     """An cluster of which the tests say what is seen."""
 
-    signs = WaveSigns()
+    signs = WaveState()
 
     def look(self):
         return self.signs
@@ -59,7 +59,7 @@ def pass_time(watch, clock, seconds):
 
 
 def test_wave_that_nothing_is_heard_of_ends_with_what_was_seen(watch, clock):
-    watch.cluster.signs = WaveSigns(num_actors=4, num_alive=3, resources=FREE)
+    watch.cluster.signs = WaveState(num_actors=4, num_alive=3, resources=FREE)
     pass_time(watch, clock, LIMIT_S - LOOK_PERIOD_S)
     with pytest.raises(SilenceError) as raised:
         pass_time(watch, clock, LOOK_PERIOD_S)
@@ -69,7 +69,7 @@ def test_wave_that_nothing_is_heard_of_ends_with_what_was_seen(watch, clock):
 
 
 def test_actors_that_start_may_take_longer_than_those_that_run(watch, clock):
-    watch.cluster.signs = WaveSigns(num_actors=4, num_alive=0, resources=FREE)
+    watch.cluster.signs = WaveState(num_actors=4, num_alive=0, resources=FREE)
     pass_time(watch, clock, START_TIMEOUT_S - LOOK_PERIOD_S)
     with pytest.raises(SilenceError, match="for 600 s: 0 of 4 labelling actors alive"):
         pass_time(watch, clock, LOOK_PERIOD_S)
@@ -82,16 +82,16 @@ def test_chunks_that_come_keep_a_wave_alive(watch, clock):
 
 
 def test_worker_that_is_busy_keeps_a_wave_alive_and_one_that_was_does_not(watch, clock):
-    watch.cluster.signs = WaveSigns(beats={"a:1": Beat(2.0, "reading 'a.tar'", None)}, num_alive=1, resources=FREE)
+    watch.cluster.signs = WaveState(beats={"a:1": Beat(2.0, "reading 'a.tar'", None)}, num_alive=1, resources=FREE)
     pass_time(watch, clock, 10 * LIMIT_S)
-    watch.cluster.signs = WaveSigns(beats={"a:1": Beat(900.0, "reading 'a.tar'", None)}, num_alive=1, resources=FREE)
+    watch.cluster.signs = WaveState(beats={"a:1": Beat(900.0, "reading 'a.tar'", None)}, num_alive=1, resources=FREE)
     with pytest.raises(SilenceError, match=r"the last report 900 s ago \(reading 'a.tar'\)"):
         pass_time(watch, clock, LIMIT_S + LOOK_PERIOD_S)
 
 
 def test_gpus_that_the_cluster_does_not_have_yet_are_waited_for_and_told(watch, clock, warnings):
     none = Resources(asked={"GPU": 1.0}, free={"GPU": 0.0}, largest={"GPU": 0.0})
-    watch.cluster.signs = WaveSigns(num_actors=2, resources=none)
+    watch.cluster.signs = WaveState(num_actors=2, resources=none)
     pass_time(watch, clock, 10 * LIMIT_S)
     wanted = "waiting: no worker can start: it asks for 1 GPU, and no node of the cluster has more than 0"
     assert set(warnings) == {wanted}
@@ -100,7 +100,7 @@ def test_gpus_that_the_cluster_does_not_have_yet_are_waited_for_and_told(watch, 
 
 def test_resources_that_others_hold_are_told_and_the_wave_is_tried_again_later(watch, clock, warnings):
     taken = Resources(asked={"CPU": 2.0}, free={"CPU": 0.5}, largest={"CPU": 4.0})
-    watch.cluster.signs = WaveSigns(num_actors=2, resources=taken)
+    watch.cluster.signs = WaveState(num_actors=2, resources=taken)
     with pytest.raises(SilenceError) as raised:
         pass_time(watch, clock, START_TIMEOUT_S)
     assert raised.value.may_be_others
@@ -110,9 +110,9 @@ def test_resources_that_others_hold_are_told_and_the_wave_is_tried_again_later(w
 def test_tasks_that_hold_what_is_taken_themselves_are_no_fault_of_others(watch, clock):
     taken = Resources(asked={"CPU": 1.0}, free={"CPU": 0.0}, largest={"CPU": 4.0})
     beat = Beat(2.0, "making masks of a/000003", None)
-    watch.cluster.signs = WaveSigns(beats={"a:1": beat}, resources=taken)
+    watch.cluster.signs = WaveState(beats={"a:1": beat}, resources=taken)
     pass_time(watch, clock, LIMIT_S)
-    watch.cluster.signs = WaveSigns(beats={"a:1": beat._replace(age_s=600.0)}, resources=taken)
+    watch.cluster.signs = WaveState(beats={"a:1": beat._replace(age_s=600.0)}, resources=taken)
     with pytest.raises(SilenceError) as raised:
         pass_time(watch, clock, LIMIT_S + LOOK_PERIOD_S)
     assert not raised.value.may_be_others
@@ -120,7 +120,7 @@ def test_tasks_that_hold_what_is_taken_themselves_are_no_fault_of_others(watch, 
 
 def test_actors_that_leave_no_cpu_to_readers_are_no_fault_of_others(watch, clock):
     taken = Resources(asked={"CPU": 0.5}, free={"CPU": 0.0}, largest={"CPU": 4.0})
-    watch.cluster.signs = WaveSigns(num_actors=4, num_alive=4, resources=taken)
+    watch.cluster.signs = WaveState(num_actors=4, num_alive=4, resources=taken)
     with pytest.raises(SilenceError) as raised:
         pass_time(watch, clock, LIMIT_S)
     assert not raised.value.may_be_others
@@ -128,7 +128,7 @@ def test_actors_that_leave_no_cpu_to_readers_are_no_fault_of_others(watch, clock
 
 def test_wait_for_a_store_is_told_at_once_every_minute_and_when_it_is_over(watch, clock, warnings):
     beat = Beat(1.0, "committing a/000003", "'s3://b/k' cannot be reached: refused")
-    watch.cluster.signs = WaveSigns(beats={"a:1": beat, "b:2": beat}, num_alive=2, resources=FREE)
+    watch.cluster.signs = WaveState(beats={"a:1": beat, "b:2": beat}, num_alive=2, resources=FREE)
     pass_time(watch, clock, LOOK_PERIOD_S)
     assert warnings == ["waiting: 2 workers wait for a store: 's3://b/k' cannot be reached: refused"]
     # Chunks of other workers are no end of it.
@@ -136,7 +136,7 @@ def test_wait_for_a_store_is_told_at_once_every_minute_and_when_it_is_over(watch
         pass_time(watch, clock, LOOK_PERIOD_S)
         watch.hear()
     assert len(warnings) == 3
-    watch.cluster.signs = WaveSigns(beats={"a:1": beat._replace(waiting_for=None)}, num_alive=2, resources=FREE)
+    watch.cluster.signs = WaveState(beats={"a:1": beat._replace(waiting_for=None)}, num_alive=2, resources=FREE)
     watch.hear()
     pass_time(watch, clock, 2 * LOOK_PERIOD_S)
     assert warnings[3:] == ["resumed after a wait of 125 s"]

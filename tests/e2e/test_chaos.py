@@ -16,8 +16,8 @@ from pipeline.bundles import load_bundle
 from pipeline.inputs.shards import list_shards
 from pipeline.label import CALLS_PER_ACTOR, label_run
 from pipeline.run.config import InputConfig, ViewConfig
-from pipeline.run.identity import open_run
 from pipeline.run.options import LabelOptions
+from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import load_vocabulary
 from tests.fakes import SerialCluster
 

@@ -23,8 +23,8 @@ from pipeline.bundles import load_bundle
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
 from pipeline.run.config import InputConfig, ViewConfig
-from pipeline.run.identity import open_run
 from pipeline.run.options import LabelOptions
+from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import load_vocabulary
 from tests.e2e.test_label_job import ROOT
 from tests.factories import make_photo, make_tar, save_small_model

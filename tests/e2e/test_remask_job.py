@@ -8,13 +8,13 @@ from jobs.verify import main as verify
 from pipeline.bundles import load_bundle
 from pipeline.commit.manifests import open_manifest
 from pipeline.inputs.shards import list_shards
+from pipeline.kept_maps.kept_run import open_kept_run
 from pipeline.kept_maps.new_run import open_remask
-from pipeline.kept_maps.run import open_kept_run
 from pipeline.label import label_run
 from pipeline.remask import remask_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, PixelRefinement, ViewConfig
-from pipeline.run.identity import open_run
 from pipeline.run.options import LabelOptions
+from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import Vocabulary
 from tests.factories import (
     make_black_photo,

@@ -11,7 +11,7 @@ from pipeline.commit.seal import CompleteShard, seal_shard
 from pipeline.errors import ShardError
 from pipeline.inputs.chunks import describe_change, read_chunks, require_unchanged
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.chunk_rows import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, ShardEnd
 from pipeline.run.vocabulary import Vocabulary

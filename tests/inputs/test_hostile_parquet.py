@@ -18,7 +18,7 @@ from pipeline.inputs.parquet_pages import PageLimits, parse_page_header
 from pipeline.inputs.parquet_reader import MAX_KEY_LETTERS, read_parquet_samples
 from pipeline.inputs.sample_tags import MAX_TAGS, MAX_TAGS_BYTES
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.chunk_rows import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk
 from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter

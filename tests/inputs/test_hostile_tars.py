@@ -11,7 +11,7 @@ from pipeline.errors import ShardError
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.sample_tags import MAX_TAG_LETTERS, MAX_TAGS, MAX_TAGS_BYTES
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.chunk_rows import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, Reason
 from pipeline.run.vocabulary import Vocabulary

@@ -14,7 +14,7 @@ from pipeline.errors import ShardError, StorageError
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.parquet_reader import read_parquet_samples
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.chunk_source import read_rows, to_row, to_samples
+from pipeline.labelling.chunk_rows import read_rows, to_row, to_samples
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, ShardEnd
 from pipeline.run.vocabulary import Vocabulary

@@ -10,7 +10,7 @@ from pipeline.commit.plan import ShardWork
 from pipeline.driver.totals import MAX_READS
 from pipeline.driver.waves import Hooks
 from pipeline.label import label_run
-from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.chunk_rows import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.run.records import InputShard
 from tests.fakes import REPORTING, FaultyStore, SerialCluster, fail_reads

@@ -17,14 +17,14 @@ from pipeline.errors import ManifestError, RunConflictError
 from pipeline.images.masks import decode_mask
 from pipeline.images.pixel_maps import MAX_MAP_PIXELS
 from pipeline.inputs.shards import list_shards
+from pipeline.kept_maps.kept_run import open_kept_run
 from pipeline.kept_maps.new_run import open_remask
-from pipeline.kept_maps.run import open_kept_run
 from pipeline.label import label_run
 from pipeline.remask import remask_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
-from pipeline.run.identity import open_run
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import InputShard, Reason
+from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.writing import put_atomic
 from tests.factories import (

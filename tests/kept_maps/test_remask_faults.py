@@ -11,10 +11,10 @@ import pytest
 
 from pipeline.commit.plan import ShardWork
 from pipeline.driver.totals import MAX_READS
+from pipeline.kept_maps.chunk_rows import read_kept_rows
+from pipeline.kept_maps.kept_run import open_kept_run, pair_with_manifests, require_source
 from pipeline.kept_maps.new_run import open_remask
-from pipeline.kept_maps.redraw import remask_row
-from pipeline.kept_maps.run import open_kept_run, pair_with_manifests, require_source
-from pipeline.kept_maps.source import read_kept_rows
+from pipeline.kept_maps.remask_task import remask_row
 from pipeline.label import label_run
 from pipeline.remask import remask_run
 from pipeline.storage.writing import put_atomic

@@ -16,8 +16,8 @@ from pipeline.driver.stop import Stop
 from pipeline.driver.waves import Hooks
 from pipeline.errors import BundleError
 from pipeline.images.masks import decode_mask
+from pipeline.kept_maps.kept_run import open_kept_run
 from pipeline.kept_maps.new_run import open_remask
-from pipeline.kept_maps.run import open_kept_run
 from pipeline.remask import remask_run
 from pipeline.run.config import PixelRefinement, Resolution, ViewConfig
 from pipeline.storage.writing import put_atomic

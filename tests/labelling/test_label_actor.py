@@ -11,7 +11,7 @@ import pytest
 from pipeline.commit.names import PartName, list_part_names
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import LabellingError, StorageError
-from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.chunk_rows import read_rows
 from pipeline.labelling.label_actor import MAX_MISSES, LabelChunks, WatchedLabeler
 from pipeline.workers.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, AttemptCounter
 from tests.fakes import REPORTING, FaultyStore

@@ -22,13 +22,13 @@ from pipeline.commit.plan import ShardWork
 from pipeline.errors import BundleError, CalibrationError
 from pipeline.images.class_mapper import ClassMapper
 from pipeline.inputs.shards import list_shards
-from pipeline.labelling.chunk_source import read_rows
+from pipeline.labelling.chunk_rows import read_rows
 from pipeline.labelling.label_actor import LabelChunks
 from pipeline.labelling.labeler import ChunkLabeler
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
-from pipeline.run.identity import open_run
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import Sample
+from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.listing import list_objects
 from pipeline.storage.reading import read_bytes

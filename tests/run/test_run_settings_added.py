@@ -5,8 +5,8 @@ import pytest
 from pipeline.errors import RunConflictError
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, describe_config, parse_config
 from pipeline.run.fingerprint import compute_fingerprint
-from pipeline.run.identity import describe_identity, open_run, read_run
 from pipeline.run.records import InputShard
+from pipeline.run.run_file import describe_identity, open_run, read_run
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.training.config import TrainConfig, describe_train_config
 

@@ -16,8 +16,8 @@ from pipeline.commit.manifests import open_manifest
 from pipeline.errors import CalibrationError
 from pipeline.evaluation.truth import open_truth
 from pipeline.images.masks import decode_mask
+from pipeline.kept_maps.kept_run import open_kept_run
 from pipeline.kept_maps.new_run import open_remask
-from pipeline.kept_maps.run import open_kept_run
 from pipeline.remask import remask_run
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, MapKind, ViewConfig, settle_config
 from pipeline.run.records import InputShard

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from pipeline.audit.archives.member_walk import WalkedImage
+from pipeline.audit.archives.sample_walk import WalkedImage
 from pipeline.run.records import Status
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

@@ -13,7 +13,6 @@ from ray.actor import ActorHandle
 from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.training.config import TrainConfig
-from pipeline.training.data.batch_feeder import BatchFeeder, TrainingBatch, make_batch
 from pipeline.training.data.epoch_order import (
     VALIDATION,
     EpochPlan,
@@ -23,6 +22,7 @@ from pipeline.training.data.epoch_order import (
     list_pieces,
     plan_epoch,
 )
+from pipeline.training.data.prefetch import BatchFeeder, TrainingBatch, make_batch
 from pipeline.training.data.stream import open_stream, rebatch
 from pipeline.training.data.survey import Survey
 

@@ -1,4 +1,4 @@
 """A training worker: network, steps, schedules, validation, checkpoints.
 
-No reading of shards, no files of the run.
+It reads no shards and writes no files of the run except checkpoints.
 """

@@ -22,8 +22,8 @@ from models.losses import balance_classes
 from models.mctformer import MCTformer, MCTformerConfig
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.training.config import TrainConfig, WorkerConfig
-from pipeline.training.data.batch_feeder import TrainingBatch
 from pipeline.training.data.feed import SampleSet, TrainingFeed, is_validation_due
+from pipeline.training.data.prefetch import TrainingBatch
 from pipeline.training.events import (
     EpochRecord,
     Event,

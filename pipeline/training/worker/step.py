@@ -23,7 +23,7 @@ from models.mctformer import MCTformer, Variant
 from models.output import MCTformerOutput
 from pipeline.images.frames import normalise
 from pipeline.training.config import Precision, TrainConfig
-from pipeline.training.data.batch_feeder import TrainingBatch
+from pipeline.training.data.prefetch import TrainingBatch
 from pipeline.training.worker.schedule import make_optimizer, update_average
 
 

@@ -9,7 +9,7 @@ from models.losses import compute_loss
 from models.mctformer import Variant
 from models.output import MCTformerOutput
 from pipeline.training.config import ModelConfig
-from pipeline.training.data.batch_feeder import TrainingBatch
+from pipeline.training.data.prefetch import TrainingBatch
 from pipeline.training.events import ValidationRecord
 from pipeline.training.worker.metrics import compute_ranking_metrics
 from pipeline.training.worker.state import Means

@@ -17,8 +17,8 @@ from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.training.config import AugmentConfig, ModelConfig, TrainConfig
 from pipeline.training.data.augmentation import augment_image, augment_samples, make_variation
-from pipeline.training.data.batch_feeder import BatchFeeder, make_batch
 from pipeline.training.data.epoch_order import VALIDATION, group_shards, list_pieces
+from pipeline.training.data.prefetch import BatchFeeder, make_batch
 from pipeline.training.data.stream import list_parts, rebatch, shuffle_in_window
 from pipeline.training.data.survey import Survey, digest_keys, group_evenly, survey_shards
 from pipeline.training.seeds import derive_seed

@@ -10,7 +10,7 @@ from models.losses import SeedTerm, compute_loss, score_soft_margin
 from models.mctformer import Variant
 from pipeline.images.frames import normalise
 from pipeline.training.config import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
-from pipeline.training.data.batch_feeder import TrainingBatch
+from pipeline.training.data.prefetch import TrainingBatch
 from pipeline.training.worker.network import build_initial_model
 from pipeline.training.worker.schedule import make_optimizer, set_learning_rate
 from pipeline.training.worker.step import Fault, TrainingStep

@@ -5,7 +5,7 @@ import torch
 
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.training.config import ModelConfig
-from pipeline.training.data.batch_feeder import TrainingBatch
+from pipeline.training.data.prefetch import TrainingBatch
 from pipeline.training.worker.validation import ValidationScores, merge_scores
 
 NAMES = ("cat", "dog", "cow")

@@ -15,8 +15,8 @@ from pipeline.run.config import (
     ViewConfig,
     parse_config,
 )
-from pipeline.run.identity import open_run, read_run
 from pipeline.run.records import InputShard
+from pipeline.run.run_file import open_run, read_run
 from pipeline.run.vocabulary import Vocabulary
 
 SHARDS = tuple(InputShard(uri=f"in/{name}.tar", name=name, size_bytes=1000, etag="e") for name in "abc")

@@ -13,38 +13,38 @@ from numpy import ndarray
 from pipeline.commit.parts import commit_chunk
 from pipeline.commit.worker_reports import REPORT_SCHEMA, ChunkId, ShardFailure, make_row, read_head
 from pipeline.errors import LabellingError, ShardError, describe_exception, is_store_failure
-from pipeline.images.masks import build_palette, encode_mask, name_mask_file
+from pipeline.images.masks import build_palette, draw_mask, encode_mask, enlarge_mask, name_mask_file
 from pipeline.images.orientation import place_on_stored_pixels
-from pipeline.images.pixel_maps import draw_mask, enlarge_mask, take_class_scales
+from pipeline.images.pixel_maps import take_class_scales
 from pipeline.images.stats import compute_mask_stats, join_mask_stats
+from pipeline.kept_maps.chunk_rows import decode_rows
+from pipeline.kept_maps.kept_run import require_source
 from pipeline.kept_maps.row_maps import make_row_maps, measure_upright
-from pipeline.kept_maps.run import require_source
-from pipeline.kept_maps.source import decode_rows
 from pipeline.run.config import LabelConfig
-from pipeline.run.identity import Run
 from pipeline.run.records import PART_SCHEMA, Reason, Status
+from pipeline.run.run_file import Run
 from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter, Attempts
 from pipeline.workers.pulse import Reporting
 
 REMASK_TIMEOUT_S = 1800.0
-"""A process that makes the masks of one chunk for longer than this, without waits for the store, is ended."""
+"""Seconds to make the masks of a chunk, without waits for the store, after which the process is ended."""
 
 
 def remask_row(row: pa.Table, run: Run, reporting: Reporting, attempts: Attempts | None = None) -> pa.Table:
     """Make and commit the masks of one chunk; the end of a shard passes through.
 
-    Maps or images that cannot be used fail their shard, and no other. So does a chunk with which processes die.
+    Unusable maps or images fail their shard, and no other. So does a chunk whose processes die.
 
     Args:
         row: One row of `source.KEPT_SCHEMA`, or none.
         run: Run of the new masks. Its list of shards is not used.
         reporting: Where this process reports that it is busy.
-        attempts: Counts the processes that died with a chunk; None: there are no other processes.
+        attempts: Counter of process deaths per chunk; None: there are no other processes.
 
     Returns:
         A row of `worker_reports.REPORT_SCHEMA`, or none.
     """
-    # The cores are shared among tasks by Ray, not by threads within one.
+    # Ray distributes the cores over tasks, so each task uses one thread.
     torch.set_num_threads(1)
     chunk = read_head(row)
     if not isinstance(chunk, ChunkId):
@@ -70,8 +70,8 @@ def remask_rows(rows: pa.Table, images: Sequence[bytes | None] | None, run: Run)
 
     Args:
         rows: As they were published, without masks.
-        images: Of each row, encoded; None if the run does without.
-        run: What is made.
+        images: Encoded image of each row; None if the run needs none.
+        run: Run of the new masks.
 
     Raises:
         ManifestError: A labelled row has no maps, or not those of its classes.
@@ -99,7 +99,7 @@ def _reject_non_finite(row: dict[str, Any]) -> dict[str, Any]:
     kept = ("key", "width", "height", "exif_orientation", "image_sha256", "tags_unknown", "class_ids")
     error = "the kept class maps of this image are not finite; label it again with a model whose weights are"
     rejected = {"status": str(Status.REJECTED), "reason": str(Reason.NOT_FINITE), "error": error}
-    # Without suggested classes: a rejected row has the classes of its tags.
+    # Without suggested classes: a rejected row has only the classes of its tags.
     tagged = [number for number in row["class_ids"] if number not in (row["suggested_class_ids"] or ())]
     return {name: row[name] for name in kept} | {"class_ids": tagged} | rejected
 

@@ -1,4 +1,4 @@
-"""The missing chunks of shards as rows: one row a chunk, and one more at the end of each shard.
+"""The missing chunks of shards as rows: one row per chunk, and one at the end of each shard.
 
 Ray Data merges and splits blocks between stages but never splits a row, so what must stay together is
 one row. A shard that cannot be read ends with a row that holds the error, and the other shards continue. If its store
@@ -23,7 +23,7 @@ from pipeline.workers.attempts import AttemptCounter, Attempts
 from pipeline.workers.guarded_reads import read_guarded
 from pipeline.workers.pulse import Pulse, Reporting
 
-# The fields of `Sample` but `is_continuation`, on which labelling does not depend: sealing finds repeated keys.
+# The fields of `Sample` except `is_continuation`: labelling does not need it, and sealing finds repeated keys.
 SAMPLE = pa.struct(
     [
         ("key", pa.string()),
@@ -44,13 +44,13 @@ CHUNK_SCHEMA = pa.schema([*HEAD, ("samples", pa.list_(SAMPLE))])
 def read_rows(
     work: Sequence[ShardWork], config: InputConfig, reporting: Reporting, attempts: Attempts | None = None
 ) -> Iterator[pa.Table]:
-    """Read the missing chunks of some shards as tables of one row. Waits for a store that is away.
+    """Read the missing chunks of some shards as tables of one row. Waits out store outages.
 
     Args:
         work: What remains of each shard.
         config: How they are read.
         reporting: Where this process reports that it is busy.
-        attempts: Counts the processes that died with a shard; None: there are no other processes.
+        attempts: Counter of process deaths per shard; None: there are no other processes.
     """
     attempts = attempts or AttemptCounter()
     with closing(reporting.open()) as pulse:
@@ -82,7 +82,7 @@ def _read_pieces(work: ShardWork, config: InputConfig, after: PartName | None) -
 def describe_failure(shard: InputShard, error: Exception) -> ShardFailure:
     """The failure of a shard that cannot be read.
 
-    If its store failed (access denied, archived, away), the shard is tried again in the next wave.
+    If its store failed (access denied, archived, unavailable), the shard is tried again in the next wave.
     """
     if isinstance(error, LabellingError) and not is_store_failure(error):
         message = str(error)
@@ -102,7 +102,7 @@ def to_row(shard_name: str, piece: Chunk | ShardEnd) -> pa.Table:
 
 
 def to_samples(row: pa.Table) -> tuple[Sample, ...]:
-    """Take the samples out of the row of a chunk."""
+    """Extract the samples from the row of a chunk."""
     return tuple(
         Sample(**fields | {name: tuple(fields[name]) for name in ("tags", "class_numbers")})
         for fields in row["samples"][0].as_py()

@@ -1,4 +1,4 @@
-"""A published run whose maps were kept: what it is, and the run of new masks of it."""
+"""A published run with kept maps, and the parts of it that a run of new masks needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from pipeline.commit.names import locate_manifest
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import ManifestError
 from pipeline.run.config import InputConfig, LabelConfig, PixelRefinement
-from pipeline.run.identity import MapSource, Run, read_config, read_run
 from pipeline.run.records import RUN_FILE, InputShard
+from pipeline.run.run_file import MapSource, Run, read_config, read_run
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
 from pipeline.storage.listing import list_folder
 from pipeline.storage.uris import join_uri
@@ -25,13 +25,13 @@ class KeptRun:
     config: LabelConfig
     """With the thresholds of its masks."""
     shards: tuple[InputShard, ...]
-    """The inputs that are published."""
+    """The published inputs."""
     num_unpublished: int
     source: MapSource
 
 
 def open_kept_run(labels_uri: str) -> KeptRun:
-    """Open what a labelling run has published.
+    """Open the published shards of a labelling run.
 
     Raises:
         ManifestError: The folder holds no run, nothing is published, or the run kept no maps.
@@ -97,7 +97,7 @@ def require_source(run: Run) -> MapSource:
 
 
 def choose_inputs(config: LabelConfig) -> InputConfig | None:
-    """How images are read for masks of kept maps; None if pixels do not refine the maps."""
+    """Reader settings for images; None if pixels do not refine the maps."""
     return None if config.maps.pixel_refinement == PixelRefinement.NONE else config.inputs
 
 

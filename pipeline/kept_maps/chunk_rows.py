@@ -1,4 +1,4 @@
-"""The rows of a published run whose maps were kept, chunk by chunk.
+"""Rows of a published run with kept maps, chunk by chunk.
 
 manifest -> row groups, which are the chunks -> rows without their masks, and their images where masks need them
 """
@@ -16,17 +16,17 @@ from pipeline.commit.worker_reports import HEAD, ChunkId, ShardEndReport, ShardF
 from pipeline.errors import LabellingError, ManifestError, describe_exception, is_store_failure
 from pipeline.inputs.chunks import require_unchanged
 from pipeline.kept_maps.images import read_images
-from pipeline.kept_maps.run import choose_inputs, pair_with_manifests, require_source
+from pipeline.kept_maps.kept_run import choose_inputs, pair_with_manifests, require_source
 from pipeline.run.config import InputConfig
-from pipeline.run.identity import Run, describe_shard
 from pipeline.run.records import PART_SCHEMA, InputShard, ShardEnd
+from pipeline.run.run_file import Run, describe_shard
 from pipeline.workers.attempts import AttemptCounter, Attempts
 from pipeline.workers.guarded_reads import read_guarded
 from pipeline.workers.planned_source import ReadPart
 from pipeline.workers.pulse import Pulse, Reporting
 
 KEPT_SCHEMA = pa.schema([*HEAD, ("rows", pa.large_binary()), ("images", pa.list_(pa.large_binary()))])
-"""From reading to drawing: the rows of a chunk as an Arrow stream, and their images where pixels refine maps; or the
+"""Rows from reader to worker: the rows of a chunk as an Arrow stream, and their images where pixels refine maps; or the
 end of a shard."""
 
 KEPT_COLUMNS = tuple(name for name in PART_SCHEMA.names if name != "mask")
@@ -54,14 +54,14 @@ def read_kept_rows(
     """Read the chunks of manifests whose masks are not committed, as tables of one row; then the end of each shard.
 
     A manifest that changed since it was listed ends with a row that holds the error, and the other shards continue. So
-    does a shard that changed and whose images are needed. Waits for a store that is away.
+    does a shard that changed and whose images are needed. Waits out store outages.
 
     Args:
         work: What remains of each shard, and its manifest.
         fingerprint: Of the run that made the manifests.
-        inputs: How images are read from the shards; None: they are not needed, and no shard is read.
+        inputs: Reader settings for images; None: images are not needed, and no shard is read.
         reporting: Where this process reports that it is busy.
-        attempts: Counts the processes that died with a shard; None: there are no other processes.
+        attempts: Counter of process deaths per shard; None: there are no other processes.
     """
     attempts = attempts or AttemptCounter()
     with closing(reporting.open()) as pulse:
@@ -76,7 +76,7 @@ def read_kept_rows(
 def _read_patiently(
     read: Callable[[int], Iterator[pa.Table]], uri: str, attempts: Attempts, pulse: Pulse
 ) -> Iterator[pa.Table]:
-    """Read the rows of a shard; resume behind the last one after an outage."""
+    """Read the rows of a shard; after an outage, resume after the last row."""
 
     def start(last: pa.Table | None) -> Iterator[pa.Table]:
         first_chunk = 0 if last is None else last["chunk_index"][0].as_py() + 1
@@ -91,7 +91,7 @@ def _describe_failure(shard: InputShard, manifest: InputShard, error: Exception)
     else:
         said = describe_exception(error)
         reason = f"manifest '{manifest.uri}' cannot be read: {said}; label its shard again if it is damaged"
-    # A manifest that is gone stays gone. A store that failed may be back in the next wave.
+    # A missing manifest stays missing. A failed store may work again in the next wave.
     is_store_error = is_store_failure(error) and not isinstance(error, FileNotFoundError)
     return ShardFailure(shard_name=shard.name, error=reason, is_store_error=is_store_error)
 
@@ -103,7 +103,7 @@ def _read_shard(
     inputs: InputConfig | None,
     first_chunk: int,
 ) -> Iterator[pa.Table]:
-    """Read the missing chunks of a manifest from a chunk on, then its end."""
+    """Read the missing chunks of a manifest, starting at `first_chunk`, then its end."""
     require_unchanged(listed)
     committed = {part.chunk_index for part in work.committed}
     name = work.shard.name
@@ -143,6 +143,6 @@ def encode_rows(rows: pa.Table) -> bytes:
 
 
 def decode_rows(payload: bytes) -> pa.Table:
-    """Rows of `encode_rows`."""
+    """Decode the rows of `encode_rows`."""
     with pa.ipc.open_stream(payload) as reader:
         return reader.read_all()

@@ -11,8 +11,8 @@ from pipeline.errors import ShardError
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.parquet_reader import count_parquet_rows
 from pipeline.run.config import InputConfig
-from pipeline.run.identity import Run
 from pipeline.run.records import Chunk, InputShard
+from pipeline.run.run_file import Run
 
 MAX_SAMPLED = 20
 """Manifests whose footers an estimate reads."""
@@ -29,9 +29,9 @@ class Estimate:
     num_rows: int
     num_chunks: int
     num_sampled: int
-    """Shards that the estimate is made from."""
+    """Number of sampled shards."""
     basis: str
-    """Kind of these shards, in words."""
+    """Kind of the sampled shards, for messages."""
 
 
 def estimate_rest(run: Run, plan: Plan) -> Estimate | None:
@@ -58,7 +58,7 @@ def estimate_rest(run: Run, plan: Plan) -> Estimate | None:
 
 
 class _Density(NamedTuple):
-    """How much some bytes of a shard hold."""
+    """Rows and chunks in some bytes of a shard."""
 
     num_bytes: float
     num_rows: int

@@ -1,0 +1,1 @@
+"""What each command takes: one dataclass of options a command. No work, no heavy imports."""
