@@ -18,7 +18,8 @@ demo: $(VENV)/.stamp
 	$(IN_VENV) python -m jobs.demo --out demo
 
 test: $(VENV)/.stamp
-	$(IN_VENV) python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	@# The processes that tests start compile our modules once, whatever the caller's environment says.
+	$(IN_VENV) PYTHONDONTWRITEBYTECODE= python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.stamp
 	$(IN_VENV) ruff format --check .

@@ -17,6 +17,8 @@ def local_ray() -> Iterator[None]:
     """A Ray of the session's own: four CPU slots, no dashboard, short socket paths, nothing left behind."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Else a compiled network starts processes of its own, each of which imports PyTorch.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp" if Path("/tmp").is_dir() else None)
     # By which tests that kill find this session's processes, and no others.
     os.environ[SESSION_MARK] = folder

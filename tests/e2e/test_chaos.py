@@ -1,6 +1,6 @@
 """Everything that can die dies, on a real Ray cluster of three nodes; and two drivers at once.
 
-A handful of schedules on one cluster. `benchmarks.chaos` runs hundreds.
+One schedule, in which each kind of part dies once. `benchmarks.chaos` runs hundreds, drawn by chance.
 """
 
 import warnings
@@ -63,11 +63,6 @@ def test_run_whose_every_part_dies_ends_with_the_bytes_of_a_calm_one(ground, cal
     assert judge(JOB, outcome, tmp_path / "out", calm) == ""
     assert outcome.kills == Counter(VICTIMS)
     assert outcome.num_invocations >= 3
-
-
-def test_run_with_deaths_by_chance_ends_with_the_bytes_of_a_calm_one(ground, calm, tmp_path):
-    outcome = run_schedule(replace(JOB, mean_wait_s=2.0), ground, tmp_path / "out", rng_seed=3)
-    assert judge(JOB, outcome, tmp_path / "out", calm) == ""
 
 
 def test_two_drivers_at_once_leave_what_one_leaves_and_one_is_warned(ground, calm, tmp_path):

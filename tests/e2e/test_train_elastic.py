@@ -56,7 +56,7 @@ def wait_for_epoch(out, num_workers, driver):
 def test_run_goes_on_when_a_node_dies_and_takes_in_one_that_joins(inputs, cluster, tmp_path):  # noqa: F811
     out, log = tmp_path / "out", tmp_path / "log"
     flags = ("--workers", "1:2", "--cpus-per-worker", "2", "--max-failures", "1", "--epochs", "5000")
-    flags += ("--resize-interval-s", "5")
+    flags += ("--resize-interval-s", "2")
     rare = ("--validate-every", "5000", "--checkpoint-steps", "5000", "--log-steps", "5000")
     command = [*make_command(inputs, out, *flags, *rare), "--address", cluster.address]
     # For so long Ray waits for workers on a node of which it does not know yet that it is gone; a minute by itself.
