@@ -105,14 +105,15 @@ class Benchmark:
 class CpuWatch:
     """Sums the CPU time of this process and its descendants, by kind of process."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    ticks: Counter[str] = field(default_factory=Counter)
+    """Clock ticks of CPU time, by kind of process."""
     _kinds: dict[int, str] = field(default_factory=dict)
-    _seen: dict[int, float] = field(default_factory=dict)
+    _seen: dict[int, int] = field(default_factory=dict)
     _is_over: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
         """Count from now on."""
-        self._seen = {pid: seconds for pid, (seconds, _) in self._list_processes().items()}
+        self._seen = {pid: ticks for pid, (ticks, _) in self._list_processes().items()}
         threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> None:
@@ -125,24 +126,24 @@ class CpuWatch:
             self._count()
 
     def _count(self) -> None:
-        for pid, (seconds, title) in self._list_processes().items():
+        for pid, (ticks, title) in self._list_processes().items():
             # Between two tasks Ray names a process IDLE; it keeps its kind.
             found = next((kind for part, kind in KINDS.items() if part in title), None)
             kind = self._kinds[pid] = found or self._kinds.get(pid, "Ray and the driver")
-            self.seconds[kind] += seconds - self._seen.get(pid, 0.0)
-            self._seen[pid] = seconds
+            self.ticks[kind] += ticks - self._seen.get(pid, 0)
+            self._seen[pid] = ticks
 
     @staticmethod
-    def _list_processes() -> dict[int, tuple[float, str]]:
-        """CPU seconds and title of this process and of its descendants."""
-        found: dict[int, tuple[int, float, str]] = {}
+    def _list_processes() -> dict[int, tuple[int, str]]:
+        """Clock ticks of CPU time and title of this process and of its descendants."""
+        found: dict[int, tuple[int, int, str]] = {}
         for folder in Path("/proc").iterdir():
             try:
                 if folder.name.isdigit():
                     fields = (folder / "stat").read_text().rpartition(")")[2].split()
                     ticks = int(fields[11]) + int(fields[12])
                     title = (folder / "cmdline").read_bytes().decode(errors="replace")
-                    found[int(folder.name)] = (int(fields[1]), ticks / os.sysconf("SC_CLK_TCK"), title)
+                    found[int(folder.name)] = (int(fields[1]), ticks, title)
             except OSError:
                 continue
         ours, before = {os.getpid()}, 0
@@ -342,8 +343,8 @@ def main() -> None:
         name = f"tagmask train, {num_workers} worker" + "s" * (num_workers > 1) + ", compiled" * job.compile
         share = describe_share(speed / num_workers)
         print(f"{name:<38} {speed:>7.2f} images/s  ratio {speed / plain:.2f}  waiting {waiting:.1%}{share}")
-        total = max(watch.seconds.total(), 1e-9)
-        kinds = ", ".join(f"{kind} {seconds / total:.1%}" for kind, seconds in watch.seconds.most_common())
+        total = max(watch.ticks.total(), 1)
+        kinds = ", ".join(f"{kind} {ticks / total:.1%}" for kind, ticks in watch.ticks.most_common())
         print(f"    CPU time: {kinds}", flush=True)
 
 
