@@ -1,18 +1,18 @@
-"""Kill parts of a labelling cluster at random, again and again: is every row there once, and how much was done twice?
+"""What do random kills cost a labelling run? Are all rows there once, and how much work is done twice?
 
     python -m benchmarks.chaos --num-schedules 200
 
-A schedule labels the same small shards with the job of `python -m jobs.label`, on a real Ray cluster of a head and
-two nodes on this machine, each with a simulated GPU. Again and again something dies by SIGKILL: a labelling worker,
-a node with all its workers (another one joins), the driver, or all of them. Two kills of three wait until chunks come
-in, the others come at any time, so that what is starting dies too. Whenever the driver is gone the same command is run
-again, until it says that all is published. Then the manifests must be those of a run that nothing disturbed, byte for
-byte, and `jobs.verify` must agree. What was labelled more than once is counted in the workers' logs; it may not exceed
-what was in flight when something died.
+Each schedule runs `tagmask label` over the same small shards, on a real Ray cluster of a head and two nodes on this
+machine, each node with a simulated GPU. It sends SIGKILL to a labelling worker, to a node with all its workers (another
+node joins), to the driver, or to all of them. Two kills of three wait for a committed chunk. The others come at any
+time, so that starting processes are killed too. When the driver is gone, the same command runs again, until it exits
+with 0. Then the manifests must equal those of an undisturbed run byte for byte, and `tagmask verify` must pass.
+The logs of the workers show the chunks that were labelled more than once. There may be no more of them than were in
+flight at the kills.
 
-The cluster lives on from schedule to schedule, unless everything was killed. A driver is a process of its own, forked
-from one that has imported PyTorch already: importing takes longer than what there is to label. With `--report FILE`
-every schedule is a line of that file too, and schedules that stand there as passed are not run again.
+The cluster stays from schedule to schedule, unless everything is killed. A driver is a process forked from one that has
+imported PyTorch, because importing takes longer than labelling. With `--report FILE` each schedule is also a line of
+that file, and schedules that passed in it are not repeated.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ from pipeline.label import CALLS_PER_ACTOR
 
 ROOT = Path(__file__).parents[1]
 MARK = "TAGMASK_CHAOS"
-"""Environment variable of every process of a cluster: only these may be killed."""
+"""Environment variable of every process of a cluster; no other process is killed."""
 NUM_NODES = 2
 PROCESSES = multiprocessing.get_context("forkserver")
 POLL_S = 0.1
@@ -72,28 +72,28 @@ PIL.Image.open = open_slowly
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Kill parts of a labelling cluster at random."""
+    """Kill processes of a labelling cluster at random."""
 
     num_schedules: int = 200
-    """Random schedules of kills."""
+    """Number of random schedules of kills."""
     first_rng_seed: int = 0
-    """Seed of the first schedule; the others count on from it."""
+    """Random seed of the first schedule; each further schedule adds one."""
     num_shards: int = 6
-    """Shards to label in each schedule."""
+    """Shards per schedule."""
     num_images: int = 40
-    """Images a shard."""
+    """Images per shard."""
     chunk_samples: int = 5
-    """Images a chunk."""
+    """Images per chunk."""
     image_s: float = 0.2
-    """Seconds that decoding an image is made to take, so that there is something to interrupt."""
+    """Seconds added to the decoding of an image, so that kills hit a running chunk."""
     mean_wait_s: float = 2.0
-    """Mean time until the next kill, from the first chunk after the last one on, or at any time."""
+    """Mean seconds to the next kill, from the next committed chunk or from the last kill."""
     max_kills: int = 6
-    """Kills in a schedule; after these it may finish."""
+    """Kills per schedule; after these the run can finish."""
     limit_s: float = 600.0
-    """A schedule that takes longer has failed."""
+    """Seconds for a schedule; a longer one has failed."""
     report: Path | None = None
-    """File with a line of JSON for each schedule; those that it holds as passed are not run again."""
+    """File with a line of JSON per schedule; schedules that passed in it are not repeated."""
 
     @property
     def num_chunks(self) -> int:
@@ -103,18 +103,20 @@ class Benchmark:
 
 @dataclass
 class Outcome:
-    """What a schedule did."""
+    """Outcome of a schedule."""
 
     kills: Counter[str] = field(default_factory=Counter)
     num_labelled: int = 0
-    """Chunks that workers finished labelling, counting repetitions."""
+    """Chunks labelled by workers, repetitions included."""
     num_invocations: int = 0
+    """Invocations of the command."""
     elapsed_s: float = 0.0
     error: str = ""
+    """Why the schedule failed; empty if it passed."""
 
 
 def make_inputs(folder: Path, job: Benchmark) -> None:
-    """Write shards, a vocabulary, a small model, and a decoder that takes its time."""
+    """Write shards, a vocabulary, a small model, and a `sitecustomize` that slows decoding."""
     rng = np.random.default_rng(0)
     for shard in range(job.num_shards):
         with tarfile.open(folder / f"photos-{shard:05d}.tar", "w") as archive:
@@ -137,23 +139,23 @@ def make_inputs(folder: Path, job: Benchmark) -> None:
 
 
 def drive(arguments: Sequence[str], variables: dict[str, str], log_path: Path) -> None:
-    """Be a driver: what `python -m jobs.label` does, in this process."""
+    """Run `tagmask label` in this process."""
     os.environ.update(variables)
     os.chdir(ROOT)
     with log_path.open("ab") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
     code = label.main(arguments)
-    # Processes that were forked do not run what `ray.init` left to be done at exit.
+    # A forked process does not run the exit handlers of `ray.init`.
     ray.shutdown()
     sys.exit(code)
 
 
 class Playground:
-    """A cluster, and the means to kill it; drivers on it."""
+    """A cluster, its drivers, and ways to kill them."""
 
     def __init__(self, inputs: Path, job: Benchmark) -> None:
-        """Nothing is started yet."""
+        """Prepare the environment; nothing is started."""
         self._inputs = inputs
         self._job = job
         self._sessions = Path(tempfile.mkdtemp(prefix="rc", dir="/tmp"))
@@ -174,22 +176,22 @@ class Playground:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave nothing behind."""
+        """Kill the cluster and remove its files."""
         self.stop_cluster()
         shutil.rmtree(self._sessions, ignore_errors=True)
 
     def start_cluster(self) -> None:
-        """Start a head and the nodes with GPUs."""
+        """Start a head and the nodes with simulated GPUs."""
         self._cluster = ClusterHost(str(self._sessions), self._variables, num_cpus=2)
         for _ in range(NUM_NODES):
             self.add_node()
 
     def add_node(self) -> None:
-        """Let a node join."""
-        self._cluster.add_node(num_cpus=2, num_gpus=1)
+        """Start a node that joins the cluster."""
+        self._require_cluster().add_node(num_cpus=2, num_gpus=1)
 
     def stop_cluster(self) -> None:
-        """Kill all nodes and all that they have started."""
+        """Kill all nodes and all processes that they started."""
         if self._cluster is not None:
             self._cluster.stop()
             self._cluster = None
@@ -198,19 +200,19 @@ class Playground:
                 os.kill(pid, signal.SIGKILL)
 
     def start_driver(self, out: Path, log_path: Path, num_actors: int = NUM_NODES) -> Any:
-        """Run the one command in a process of its own; what it prints is appended to the log."""
+        """Start the command in a separate process; append its output to the log."""
         arguments = [
             *("--shards", f"{self._inputs}/photos-*.tar", "--vocabulary", f"{self._inputs}/vocabulary.json"),
             *("--model", f"{self._inputs}/model", "--out", str(out), "--device", "cpu"),
             *("--workers", str(num_actors), "--cpus-per-worker", "0.5", "--views.num-patches", "16"),
-            *("--inputs.max-chunk-samples", str(self._job.chunk_samples), "--address", self._cluster.address),
+            *("--inputs.max-chunk-samples", str(self._job.chunk_samples), "--address", self._require_cluster().address),
         ]
         driver = PROCESSES.Process(target=drive, args=(arguments, self._variables, log_path))
         driver.start()
         return driver
 
     def kill_worker(self) -> bool:
-        """Kill a process that labels; False when there is none."""
+        """Kill a random labelling worker; False if there is none."""
         workers = self._find_workers()
         if workers:
             with contextlib.suppress(ProcessLookupError):
@@ -218,17 +220,17 @@ class Playground:
         return bool(workers)
 
     def kill_node(self) -> None:
-        """Kill a node with all its workers, and let another one join."""
-        self._cluster.kill_node()
+        """Kill a node with all its workers, and start another one."""
+        self._require_cluster().kill_node()
         self.add_node()
 
     def kill_everything(self) -> None:
-        """Kill all nodes, the head too, and start another cluster."""
+        """Kill all nodes, the head included, and start another cluster."""
         self.stop_cluster()
         self.start_cluster()
 
     def take_num_labelled(self) -> int:
-        """Count what the workers' logs say they have labelled since this was last asked; no driver may be running."""
+        """Number of chunks labelled since the last call, from the workers' logs; no driver may be running."""
         end_s = time.monotonic() + 30
         while self._find_workers() and time.monotonic() < end_s:
             time.sleep(POLL_S)
@@ -238,8 +240,12 @@ class Playground:
             path.unlink()
         return number
 
+    def _require_cluster(self) -> ClusterHost:
+        assert self._cluster is not None, "the cluster is started on entry"
+        return self._cluster
+
     def _find_marked(self) -> list[int]:
-        """List the processes of the cluster, and their children, by the mark in their environment."""
+        """Process ids of the cluster and their children, by the mark in their environment."""
         mark = f"{MARK}={self._variables[MARK]}".encode()
         found = []
         for folder in Path("/proc").iterdir():
@@ -249,6 +255,7 @@ class Playground:
         return found
 
     def _find_workers(self) -> list[int]:
+        """Process ids of the labelling workers."""
         found = []
         for pid in self._find_marked():
             with contextlib.suppress(OSError):
@@ -258,10 +265,10 @@ class Playground:
 
 
 class Schedule:
-    """One run of the job, taken up again and again while things die."""
+    """One labelling run, resumed after each kill of its driver."""
 
     def __init__(self, ground: Playground, out: Path, limit_s: float) -> None:
-        """Nothing is started yet."""
+        """Prepare the schedule; nothing is started."""
         self._ground = ground
         self._out = out
         self._end_s = time.monotonic() + limit_s
@@ -270,7 +277,7 @@ class Schedule:
         self.outcome = Outcome()
 
     def start_driver(self) -> None:
-        """Run the one command."""
+        """Start the command."""
         self._driver = self._ground.start_driver(self._out, self._log_path)
         self.outcome.num_invocations += 1
 
@@ -281,11 +288,11 @@ class Schedule:
 
     @property
     def is_late(self) -> bool:
-        """Whether the schedule has taken too long."""
+        """Whether the schedule has exceeded its time limit."""
         return time.monotonic() > self._end_s
 
     def kill(self, kind: str) -> bool:
-        """Kill something and note it; False when there is nothing of that kind just now."""
+        """Kill a victim of a kind and count it; False if there is none."""
         if kind == "worker" and not self._ground.kill_worker():
             return False
         if kind in ("driver", "everything"):
@@ -298,13 +305,13 @@ class Schedule:
         return True
 
     def kill_driver(self) -> None:
-        """Kill the driver, if there is one."""
+        """Kill the driver if it runs."""
         if self._driver is not None:
             self._driver.kill()
             self._driver.join()
 
     def wait(self, mean_s: float, *, for_chunk: bool) -> None:
-        """Wait for some random time, from the next chunk that is committed on if so wished, or for the driver's end."""
+        """Wait a random time or until the driver ends; with `for_chunk` the time starts at the next committed chunk."""
         wait_s = random.expovariate(1 / mean_s)
         before = self._list_parts()
         started_s = None if for_chunk else time.monotonic()
@@ -316,7 +323,7 @@ class Schedule:
             time.sleep(POLL_S)
 
     def read_log(self) -> str:
-        """Give the end of what the drivers printed."""
+        """End of the drivers' output."""
         return self._log_path.read_text(errors="replace")[-2000:] if self._log_path.exists() else ""
 
     def _list_parts(self) -> set[str]:
@@ -326,14 +333,14 @@ class Schedule:
 def run_schedule(
     job: Benchmark, ground: Playground, out: Path, rng_seed: int, victims: Sequence[str] | None = None
 ) -> Outcome:
-    """Label while things die, until all is published.
+    """Label under kills, until all shards are published.
 
     Args:
-        job: How much and how often.
-        ground: Where.
+        job: Sizes and frequencies.
+        ground: The cluster.
         out: Output folder of the run.
-        rng_seed: Decides what dies when.
-        victims: What dies, one after the other; None: as chance decides.
+        rng_seed: Random seed of victims and times.
+        victims: Kinds of victims, in order; None: chosen at random.
     """
     random.seed(rng_seed)
     if victims is None:
@@ -364,24 +371,24 @@ def run_schedule(
 
 
 def count_in_flight(outcome: Outcome) -> int:
-    """Give how many chunks may have been lost in flight, at most, by what was killed."""
+    """Largest number of chunks that were in flight at the kills."""
     kills = outcome.kills
     return CALLS_PER_ACTOR * (kills["worker"] + kills["node"] + NUM_NODES * (kills["driver"] + kills["everything"]))
 
 
 def read_manifests(out: Path) -> dict[str, bytes]:
-    """Read what a run published, by name."""
+    """Published manifests of a run, by name."""
     return {path.name: path.read_bytes() for path in (out / "labels").iterdir()}
 
 
 def judge(job: Benchmark, outcome: Outcome, out: Path, expected: dict[str, bytes]) -> str:
-    """Say what is wrong with a schedule; empty if all is as it should be."""
+    """Why a schedule failed; empty if it passed."""
     if outcome.error:
         return outcome.error
     if read_manifests(out) != expected:
-        return "its manifests are not those of an undisturbed run"
+        return "its manifests differ from those of the undisturbed run"
     if checks := verify_run(list_run(str(out)), FULL).failed_checks:
-        return f"the books do not balance: {', '.join(checks)}"
+        return f"tagmask verify fails: {', '.join(checks)}"
     redone = outcome.num_labelled - job.num_chunks
     if not 0 <= redone <= count_in_flight(outcome):
         return f"{redone} chunks were labelled again, at most {count_in_flight(outcome)} were in flight"
@@ -389,7 +396,7 @@ def judge(job: Benchmark, outcome: Outcome, out: Path, expected: dict[str, bytes
 
 
 def describe(job: Benchmark, outcomes: Sequence[Outcome]) -> str:
-    """Sum up what some schedules did, in a line."""
+    """Totals of some schedules, in one line."""
     kills = sum((outcome.kills for outcome in outcomes), Counter())
     redone = sum(outcome.num_labelled - job.num_chunks for outcome in outcomes)
     return (
@@ -400,10 +407,10 @@ def describe(job: Benchmark, outcomes: Sequence[Outcome]) -> str:
 
 
 class Report:
-    """A file with a line for each schedule, by which a series that was interrupted goes on; None: no file."""
+    """A file with a line per schedule, from which an interrupted series resumes."""
 
     def __init__(self, path: Path | None, job: Benchmark) -> None:
-        """Lines of schedules with other settings do not count."""
+        """Use a file, or none; lines with other settings are ignored."""
         self._path = path
         self._settings = {
             name: value
@@ -412,7 +419,7 @@ class Report:
         }
 
     def read_passed(self) -> dict[int, Outcome]:
-        """Read what passed already, by random seed."""
+        """Outcomes that passed before, by random seed."""
         if self._path is None or not self._path.exists():
             return {}
         records = [json.loads(line) for line in self._path.read_text().splitlines()]
@@ -423,19 +430,19 @@ class Report:
         }
 
     def append(self, rng_seed: int, outcome: Outcome) -> None:
-        """Note a schedule."""
+        """Append the outcome of a schedule."""
         if self._path is not None:
             with self._path.open("a") as file:
                 print(json.dumps({"seed": rng_seed, "outcome": vars(outcome), "settings": self._settings}), file=file)
 
 
 def main() -> int:
-    """Run the schedules, print each, and give an exit code."""
+    """Run the schedules, print each, and return an exit code."""
     job = tyro.cli(Benchmark, description=__doc__)
     report = Report(job.report, job)
     rng_seeds = range(job.first_rng_seed, job.first_rng_seed + job.num_schedules)
     outcomes = {rng_seed: outcome for rng_seed, outcome in report.read_passed().items() if rng_seed in rng_seeds}
-    print(f"{job.num_schedules} schedules of {job.num_chunks} chunks, {len(outcomes)} of them have passed before")
+    print(f"{job.num_schedules} schedules of {job.num_chunks} chunks, {len(outcomes)} of them passed before")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_inputs(folder, job)

@@ -1,7 +1,7 @@
-"""A Ray cluster of several nodes on this machine, held by a process of its own.
+"""A Ray cluster of several nodes on this machine, held by a separate process.
 
-Ray ends a process that has known a cluster a minute after that cluster is gone, whatever else the process does. So
-whoever ends clusters, and wants to live on, lets another process know them.
+Ray ends every process that has joined a cluster one minute after that cluster is gone. A caller that ends clusters and
+has to survive them therefore keeps them in another process.
 """
 
 import multiprocessing
@@ -16,15 +16,15 @@ from ray.cluster_utils import Cluster
 
 
 class ClusterHost:
-    """A cluster of a head, and of nodes that join and die."""
+    """A cluster with a head, and nodes that join and die."""
 
     def __init__(self, folder: str, variables: Mapping[str, str], **head: Any) -> None:
         """Start the head.
 
         Args:
-            folder: For Ray's files, below `ray`; its path is short, as that of a socket has to be.
-            variables: Added to the environment of all that the cluster starts.
-            **head: What the head has, as for `ray start`.
+            folder: Ray's files go to its folder `ray`; a short path, because paths of sockets are limited.
+            variables: Added to the environment of all processes of the cluster.
+            **head: Resources and settings of the head, as for `ray start`.
         """
         self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         quiet = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -34,11 +34,11 @@ class ClusterHost:
         self.address: str = self._process.submit(_start, {**quiet, **variables}, head).result()
 
     def add_node(self, **node: Any) -> None:
-        """Let a node join."""
+        """Start a node that joins the cluster."""
         self._process.submit(_add_node, node).result()
 
     def kill_node(self) -> None:
-        """Kill a node, not the head, with all its workers."""
+        """Kill a random node other than the head, with all its workers."""
         self._process.submit(_kill_node).result()
 
     def stop(self) -> None:
@@ -47,21 +47,26 @@ class ClusterHost:
         self._process.shutdown()
 
 
+_clusters: list[Cluster] = []
+"""The cluster of this process, in the process that holds it; empty elsewhere."""
+
+
 def _start(variables: Mapping[str, str], head: dict[str, Any]) -> str:
-    global _cluster
     os.environ.update(variables)
-    _cluster = Cluster(initialize_head=True, head_node_args=head)
-    return str(_cluster.address)
+    _clusters.append(Cluster(initialize_head=True, head_node_args=head))
+    return str(_clusters[0].address)
 
 
 def _add_node(node: dict[str, Any]) -> None:
-    _cluster.add_node(wait=False, **node)
+    _clusters[0].add_node(wait=False, **node)
 
 
 def _kill_node() -> None:
-    _cluster.remove_node(random.choice(list(_cluster.worker_nodes)), allow_graceful=False)
+    (cluster,) = _clusters
+    cluster.remove_node(random.choice(list(cluster.worker_nodes)), allow_graceful=False)
 
 
 def _stop() -> None:
-    for node in [*_cluster.worker_nodes, _cluster.head_node]:
-        _cluster.remove_node(node, allow_graceful=False)
+    (cluster,) = _clusters
+    for node in [*cluster.worker_nodes, cluster.head_node]:
+        cluster.remove_node(node, allow_graceful=False)

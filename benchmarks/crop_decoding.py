@@ -1,9 +1,9 @@
-"""What does it cost to decode photos so large that their crops keep their detail?
+"""What does it cost to decode photos at a resolution at which crops keep their detail?
 
     python -m benchmarks.crop_decoding
 
-JPEGs of several sizes, made up, decoded and varied as training does it, in one process of one thread: once reduced to
-what the smallest crop needs, as training does, and once reduced to the size of the result and no larger.
+Decodes and augments generated JPEGs of several sizes as training does, in one process of one thread. Each photo is
+reduced once to what the smallest crop needs, as in training, and once to the size of the result.
 """
 
 import io
@@ -27,11 +27,11 @@ class Benchmark:
     """Time decoding for training."""
 
     num_images: int = 40
-    """Decodings of each photo, in turns."""
+    """How often each photo is decoded, in turns."""
 
 
 def make_jpeg(width: int, height: int) -> bytes:
-    """Make a picture with detail at several scales."""
+    """Encode a generated picture with detail at several scales."""
     generator = np.random.default_rng(0)
     picture = np.zeros((height, width, 3))
     for cell_px in (4, 16, 64):
@@ -43,7 +43,7 @@ def make_jpeg(width: int, height: int) -> bytes:
 
 
 def measure(payload: bytes, variations: tuple[Variation, ...], num_images: int) -> list[float]:
-    """Give the CPU seconds an image of each variation."""
+    """CPU seconds per image, for each variation."""
     seconds = [0.0] * len(variations)
     for seed in range(num_images):
         for place, variation in enumerate(variations):
@@ -57,7 +57,7 @@ def main() -> None:
     """Print the comparison."""
     job = tyro.cli(Benchmark, description=__doc__)
     torch.set_num_threads(1)
-    print(f"{'recipe':10}{'photo':>14}{'kept side':>12}{'as training':>18}{'reduced to result':>20}{'cost':>8}")
+    print(f"{'recipe':10}{'photo':>14}{'kept side':>12}{'as in training':>18}{'reduced to result':>20}{'cost':>8}")
     for recipe in ("v2", "plus", "seeded"):
         config = RECIPES[recipe]()
         size = config.model.image_size

@@ -1,4 +1,4 @@
-"""Where the hosts of `benchmarks.network_hosts` keep their data: moto's S3, Ceph RGW, or the disk of this machine."""
+"""Stores for the hosts of `benchmarks.network_hosts`: moto's S3 server, Ceph RGW, or the disk of this machine."""
 
 import os
 import secrets
@@ -50,33 +50,34 @@ osd data = {folder}/osd.0
 
 
 class Store(Protocol):
-    """A store on a host of its own, or a folder that all hosts see."""
+    """A store on a separate host, or a folder that all hosts see."""
 
-    root_uri: str
-    """Below it are the outputs of the runs."""
+    @property
+    def root_uri(self) -> str:
+        """Folder of inputs and outputs."""
 
     def start(self) -> None:
-        """Start it, empty."""
+        """Start the store, empty."""
 
     def get_variables(self) -> Mapping[str, str]:
-        """Give what its clients have in their environment."""
+        """Environment variables of its clients."""
 
     def fail(self) -> str:
-        """Let it be away; give in words how."""
+        """Make the store unreachable; return a description of the fault."""
 
     def recover(self) -> None:
-        """Let it be back, with all that it held."""
+        """Make the store reachable again, with its contents."""
 
 
 @dataclass
 class Disk:
-    """A folder of this machine, as a disk is that all hosts share."""
+    """A folder of this machine, in place of a disk that all hosts share."""
 
     folder: Path
 
     @property
-    def root_uri(self) -> str:  # type: ignore[override]
-        """Below it are the outputs of the runs."""
+    def root_uri(self) -> str:
+        """Folder of inputs and outputs."""
         return str(self.folder)
 
     def start(self) -> None:
@@ -84,24 +85,24 @@ class Disk:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def get_variables(self) -> Mapping[str, str]:
-        """Nothing is needed."""
+        """No variables: a folder needs none."""
         return {}
 
     def fail(self) -> str:
-        """A disk of this machine cannot be away.
+        """Refuse: a disk of this machine cannot become unreachable.
 
         Raises:
             ValueError: Always.
         """
-        raise ValueError("a shared disk cannot be away; give --store moto or --store rgw for this scenario")
+        raise ValueError("a shared disk cannot become unreachable; give --store moto or --store rgw for this scenario")
 
     def recover(self) -> None:
-        """There is nothing to recover from."""
+        """Do nothing: this store does not fail."""
 
 
 @dataclass
 class Moto:
-    """Moto's S3 server. It keeps its data in memory, so it cannot be killed: its link is taken down."""
+    """Moto's S3 server. It keeps its data in memory, so its fault is a link that is down, not a kill."""
 
     network: Network
     root_uri: str = f"s3://{BUCKET}"
@@ -113,22 +114,22 @@ class Moto:
         make_bucket(self.get_variables())
 
     def get_variables(self) -> Mapping[str, str]:
-        """Give what its clients have in their environment."""
+        """Environment variables of its clients."""
         return make_s3_variables(f"http://{self.network.hosts[HOST].address}:5000", "testing", "testing")
 
     def fail(self) -> str:
-        """Take its link down."""
+        """Take the link of its host down."""
         self.network.set_link(HOST, is_up=False)
         return "the link of moto's host is down"
 
     def recover(self) -> None:
-        """Plug it in."""
+        """Bring the link of its host up."""
         self.network.set_link(HOST, is_up=True)
 
 
 @dataclass
 class CephRgw:
-    """Ceph RGW on one monitor and one daemon of objects in memory. Its gateway is killed and started again."""
+    """Ceph RGW on one monitor and one OSD that keeps objects in memory. Its fault is a killed gateway."""
 
     network: Network
     root_uri: str = f"s3://{BUCKET}"
@@ -136,19 +137,19 @@ class CephRgw:
 
     @property
     def folder(self) -> Path:
-        """Of its files."""
+        """Folder of its files."""
         return self.network.folder / "ceph"
 
     def start(self) -> None:
-        """Start monitor, daemon and gateway.
+        """Start the monitor, the OSD and the gateway.
 
         Raises:
-            ValueError: Its programs are not there.
+            ValueError: A program of Ceph is not installed.
         """
         missing = [name for name in CEPH_PROGRAMS if shutil.which(name) is None]
         if missing:
             raise ValueError(
-                f"there is no program '{missing[0]}'; install ceph-mon, ceph-osd, ceph-common and radosgw, "
+                f"program '{missing[0]}' is not installed; install ceph-mon, ceph-osd, ceph-common and radosgw, "
                 "or give --store moto"
             )
         address = self.network.hosts[HOST].address
@@ -170,7 +171,7 @@ class CephRgw:
         make_bucket(self.get_variables())
 
     def get_variables(self) -> Mapping[str, str]:
-        """Give what its clients have in their environment."""
+        """Environment variables of its clients."""
         return make_s3_variables(f"http://{self.network.hosts[HOST].address}:7480", *self.keys)
 
     def fail(self) -> str:
@@ -179,7 +180,7 @@ class CephRgw:
         return "the gateway is killed"
 
     def recover(self) -> None:
-        """Start the gateway; what is stored lies with the other daemon."""
+        """Start the gateway; the OSD kept the objects."""
         frontend = "--rgw_frontends=beast endpoint=0.0.0.0:7480"
         self._start("radosgw", "-f", "-n", "client.rgw.a", frontend, f"--rgw_data={self.folder}/rgw")
 
@@ -192,7 +193,7 @@ class CephRgw:
         self.network.start(HOST, command, dict(os.environ), log=program)
 
     def _call(self, program: str, *arguments: str) -> None:
-        """Run one of its programs to the end on its host; the daemons may need some tries until they answer."""
+        """Run a program of Ceph on its host and wait for it; repeat until the daemons answer."""
         config = [] if program == "monmaptool" else ["-c", str(self._config)]
 
         def is_done() -> bool:
@@ -209,7 +210,7 @@ class CephRgw:
 
 
 def make_s3_variables(url: str, key: str, secret: str) -> dict[str, str]:
-    """Give the environment of a client of S3."""
+    """Environment variables of an S3 client."""
     return {
         "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": key,
@@ -219,7 +220,7 @@ def make_s3_variables(url: str, key: str, secret: str) -> dict[str, str]:
 
 
 def make_bucket(variables: Mapping[str, str]) -> None:
-    """Make the bucket as soon as the store answers."""
+    """Create the bucket as soon as the store answers."""
     store = fsspec.filesystem(
         "s3",
         key=variables["AWS_ACCESS_KEY_ID"],
@@ -235,17 +236,17 @@ def make_bucket(variables: Mapping[str, str]) -> None:
             return False
         return True
 
-    wait_until(is_made, START_LIMIT_S, f"no store answered at {variables['AWS_ENDPOINT_URL']}")
+    wait_until(is_made, START_LIMIT_S, f"no store answers at {variables['AWS_ENDPOINT_URL']}")
 
 
-def wait_until(is_so: Callable[[], bool], limit_s: float, complaint: str) -> None:
-    """Wait until something is so.
+def wait_until(is_true: Callable[[], bool], limit_s: float, complaint: str) -> None:
+    """Wait until a condition is true.
 
     Raises:
-        RuntimeError: It did not become so in time.
+        RuntimeError: It is not true in time; the message is the complaint.
     """
     deadline_s = time.monotonic() + limit_s
-    while not is_so():
+    while not is_true():
         if time.monotonic() > deadline_s:
             raise RuntimeError(f"{complaint} ({limit_s:.0f} s)")
         time.sleep(0.5)

@@ -1,12 +1,12 @@
-"""What becomes of damaged shards? Mutates good ones at random, reads each as a read task does, decodes its images.
+"""What happens to damaged shards? Mutates valid shards at random, reads each as a read task does, decodes its images.
 
     python -m benchmarks.hostile_shards --num-shards 3000
 
-Tars of three formats and Parquet files of several encodings are mutated: bytes, runs of bytes, pieces copied within the
-file, cut and repeated; headers of tars get valid checksums again, so that what is behind them is reached; images are
-mutated inside of their members. Each shard is read by `read_rows` in a child process, and each image decoded. How the
-shards ended is counted: with all rows, named as failed, or in an exception, a death or a silence of the process, of
-which there should be none.
+The mutations change bytes and runs of bytes in tars of three formats and in Parquet files of several encodings, and
+copy, cut and repeat pieces of the files. Mutated tar headers get valid checksums, so that the reader goes past them.
+Images are mutated inside their tar members. A child process reads each shard with `read_rows` and decodes each image.
+The table counts how the shards ended: all rows read, truncated, or failed with the name of the shard. An exception, the
+death of the process or a timeout is a defect of the reader.
 """
 
 import io
@@ -51,21 +51,23 @@ KINDS = (*(f"tar-{name}" for name in TAR_FORMATS), *(f"parquet-{name}" for name 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Read mutated shards and count how that ends."""
+    """Read mutated shards and count how each ends."""
 
     num_shards: int = 3000
+    """Mutated shards, of all kinds in turn."""
     rng_seed: int = 0
+    """Random seed of the first shard; each further shard adds one."""
     timeout_s: float = 60.0
-    """A shard that takes longer counts as silence."""
+    """Seconds for a shard; a longer read counts as a timeout."""
     keep: str | None = None
-    """Folder for the shards that ended in an exception, a death or silence."""
+    """Folder for the shards that ended in an exception, a death or a timeout."""
 
 
 REPORTING = Reporting(board=MemoryBoard(), store_outage_s=0.0)
 
 
 def make_image(rng: random.Random, image_format: str) -> bytes:
-    """Encode a small picture."""
+    """Encode a small random picture."""
     pixels = np.random.default_rng(rng.randrange(2**32)).integers(0, 255, (24, 32, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     options = {"progressive": True} if image_format == "JPEG" and rng.random() < 0.5 else {}
@@ -74,7 +76,7 @@ def make_image(rng: random.Random, image_format: str) -> bytes:
 
 
 def make_samples(rng: random.Random, number: int = 5) -> list[tuple[str, bytes, list[str]]]:
-    """Make keys, images and tags."""
+    """Make samples: key, image and tags."""
     return [
         (f"folder/{'long' * rng.choice([1, 40])}{n}", make_image(rng, rng.choice(IMAGE_FORMATS)), ["cat", "dog" * n])
         for n in range(number)
@@ -82,7 +84,7 @@ def make_samples(rng: random.Random, number: int = 5) -> list[tuple[str, bytes, 
 
 
 def make_tar(rng: random.Random, tar_format: int, samples: list[tuple[str, bytes, list[str]]]) -> bytes:
-    """Make an archive; its long names need headers of their own."""
+    """Make a tar; long names take additional headers."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tar_format) as archive:
         for key, image, tags in samples:
@@ -105,7 +107,7 @@ def make_parquet(options: dict, samples: list[tuple[str, bytes, list[str]]]) -> 
 
 
 def mutate(rng: random.Random, content: bytes) -> bytes:
-    """Change a few things at random."""
+    """Change some bytes at random."""
     changed = bytearray(content)
     for _ in range(rng.choice([1, 1, 2, 4, 16])):
         place, length = rng.randrange(len(changed)), min(rng.choice([1, 1, 2, 4, 8, 64, 512]), len(changed))
@@ -134,7 +136,7 @@ def mutate(rng: random.Random, content: bytes) -> bytes:
 
 
 def mend_headers(rng: random.Random, archive: bytes) -> bytes:
-    """Mutate fields of tar headers, and give them valid checksums."""
+    """Mutate fields of tar headers and write valid checksums."""
     changed = bytearray(archive)
     headers = [place for place in range(0, len(changed), 512) if changed[place + 257 : place + 262] == b"ustar"]
     for place in rng.sample(headers, min(len(headers), rng.choice([1, 2, 5]))):
@@ -151,7 +153,7 @@ def mend_headers(rng: random.Random, archive: bytes) -> bytes:
 
 
 def make_mutant(kind: str, rng_seed: int) -> tuple[str, bytes]:
-    """Make a damaged shard: its suffix and content."""
+    """Make a damaged shard; return its suffix and content."""
     rng = random.Random(f"{kind}/{rng_seed}")
     samples = make_samples(rng)
     if kind == "images":
@@ -171,7 +173,7 @@ def make_mutant(kind: str, rng_seed: int) -> tuple[str, bytes]:
 
 
 def read_shard(path: Path) -> tuple[str, Counter[str]]:
-    """Read a shard as a read task does; say how it ended, and what became of its images."""
+    """Read a shard as a read task does; return how it ended, and counts of its decoded and rejected images."""
     images: Counter[str] = Counter()
     end = "no end"
     work = [ShardWork(shard=list_shards([str(path)])[0])]
@@ -182,14 +184,20 @@ def read_shard(path: Path) -> tuple[str, Counter[str]]:
                 decoded = decode_image(sample["image"], max_pixels=10**7, min_short_side_px=16)
                 images[str(decoded.reason) if isinstance(decoded, ImageRejection) else "decoded"] += 1
         if fields["is_end"]:
-            end = "failed by name" if fields["error"] else "truncated" if fields["truncated_at"] is not None else "rows"
+            end = (
+                "failed with its name"
+                if fields["error"]
+                else "truncated"
+                if fields["truncated_at"] is not None
+                else "rows"
+            )
             if fields["error"] and str(path) not in fields["error"]:
                 end = "failed without its name"
     return end, images
 
 
 def serve(connection: Connection, folder: str) -> None:
-    """Read shards that are named by kind and seed, as the child process."""
+    """Read shards by kind and random seed; runs in the child process."""
     while True:
         kind, rng_seed = connection.recv()
         suffix, content = make_mutant(kind, rng_seed)
@@ -198,17 +206,17 @@ def serve(connection: Connection, folder: str) -> None:
         started_s = time.monotonic()
         try:
             end, images = read_shard(path)
-        except Exception as error:  # noqa: BLE001 (what escapes is what is looked for)
+        except Exception as error:  # noqa: BLE001 (the benchmark looks for exceptions)
             end, images = f"exception {type(error).__name__}", Counter()
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         connection.send((end, images, time.monotonic() - started_s, peak_bytes))
 
 
 class Reader:
-    """A child process that reads, and another one when it dies."""
+    """A child process that reads shards; restarted when it dies."""
 
     def __init__(self, folder: str) -> None:
-        """Start the first."""
+        """Start the first process."""
         self._folder = folder
         self._start()
 
@@ -220,12 +228,12 @@ class Reader:
         other.close()
 
     def read(self, kind: str, rng_seed: int, timeout_s: float) -> tuple[str, Counter[str], float, int]:
-        """Have a shard read; say how it ended, what became of its images, the seconds and the peak memory."""
+        """Read a shard in the child; return how it ended, counts of its images, seconds and peak bytes."""
         self._connection.send((kind, rng_seed))
         try:
             if self._connection.poll(timeout_s):
                 return self._connection.recv()
-            end = "silence"
+            end = "timeout"
         except EOFError:
             self._process.join()
             end = f"death {self._process.exitcode}"
@@ -240,12 +248,12 @@ class Reader:
 
 
 def is_harmless(end: str) -> bool:
-    """Tell whether a shard ended as it should."""
-    return end in ("rows", "truncated", "failed by name")
+    """Whether a shard ended without a defect of the reader."""
+    return end in ("rows", "truncated", "failed with its name")
 
 
 def measure(settings: Benchmark, keep: Callable[[str, int], None]) -> bool:
-    """Read the mutants and print how they ended; tell whether all did as they should."""
+    """Read the mutants and print how they ended; return whether all ended without a defect."""
     ends: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     images: Counter[str] = Counter()
     slowest_s, peak_bytes = 0.0, 0
@@ -269,7 +277,7 @@ def measure(settings: Benchmark, keep: Callable[[str, int], None]) -> bool:
 
 
 def main() -> int:
-    """Run the benchmark."""
+    """Run the benchmark and return an exit code."""
     settings = tyro.cli(Benchmark, description=__doc__)
 
     def keep(kind: str, rng_seed: int) -> None:

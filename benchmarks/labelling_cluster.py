@@ -1,4 +1,4 @@
-"""A Ray cluster on the hosts of `benchmarks.network_hosts` that labels made-up photos, and what came of it."""
+"""A Ray cluster on the hosts of `benchmarks.network_hosts` that labels generated photos, and checks of its output."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
 from benchmarks.host_stores import Store, wait_until
@@ -34,20 +34,20 @@ WORKERS = ("w1", "w2")
 RAY_PORT = 6379
 OBJECT_STORE_BYTES = 200_000_000
 NUM_STARTS = 3
-"""Ray gives a node 30 seconds to start, which a busy machine may not have."""
+"""Ray waits 30 seconds for a node to start; on a busy machine that may not suffice."""
 LABELLED = re.compile(r"(\S+): labelled \d+ images in")
-"""What a worker logs when it has labelled a chunk, before it commits it."""
+"""Log line of a worker that has labelled a chunk, before its commit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photos:
-    """What is labelled."""
+    """Size of the input."""
 
     num_shards: int
     samples_per_shard: int
     chunk_samples: int
     num_patches: int
-    """Of a view: the more, the longer a chunk takes."""
+    """Patches of a view; more patches make chunks slower."""
 
     @property
     def num_chunks(self) -> int:
@@ -57,37 +57,37 @@ class Photos:
 
 @dataclass(kw_only=True)
 class Verdict:
-    """What a run left behind, beside what an undisturbed one leaves."""
+    """Output of a run, compared with its input and with the output of an undisturbed run."""
 
     num_lost: int = 0
     num_doubled: int = 0
     num_out_of_order: int = 0
-    """Shards whose rows are in another order than their samples."""
+    """Shards whose rows are not in the order of their samples."""
     num_byte_equal: int = 0
-    """Shards whose manifest is that of the calm run, byte for byte."""
+    """Shards whose manifest equals that of the undisturbed run byte for byte."""
     num_shards: int = 0
     num_chunks: int = 0
     num_labelled: int = 0
-    """Chunks that workers finished labelling, counting repetitions."""
+    """Chunks labelled by workers, repetitions included."""
     num_labelled_again: int = 0
-    """Of these, all but the first of each chunk."""
+    """Repetitions among them."""
     verify_exit_code: int | None = None
 
 
 @dataclass(kw_only=True)
 class LabellingCluster:
-    """A head and two workers; inputs in a store; runs of the job's plain command."""
+    """A head and two workers, inputs in a store, and runs of `tagmask label`."""
 
     network: Network
     store: Store
     photos: Photos
     keys: dict[str, list[str]] = field(default_factory=dict)
-    """Of the samples of each shard, in order."""
+    """Keys of the samples of each shard, in order."""
     calm_manifests: dict[str, bytes] = field(default_factory=dict)
-    """Of the undisturbed run, by name."""
+    """Manifests of the undisturbed run, by name."""
 
     def make_inputs(self) -> None:
-        """Draw the photos, make a small model of random weights, and put it all into the store."""
+        """Draw the photos, make a small model with random weights, and put both into the store."""
         folder = self.network.folder / "inputs"
         counts = {"photos": self.photos.num_shards * self.photos.samples_per_shard}
         write_collection(folder, counts, samples_per_shard=self.photos.samples_per_shard)
@@ -99,7 +99,7 @@ class LabellingCluster:
         save_bundle(str(folder / "model"), MCTformer(config), bundle)
         for path in sorted(folder.glob("photos-*.tar")):
             with tarfile.open(path) as archive:
-                # Each once, in order.
+                # Each key once, in order.
                 self.keys[path.stem] = list(dict.fromkeys(name.partition(".")[0] for name in archive.getnames()))
         for path in (*folder.glob("photos-*.tar"), folder / "vocabulary.json", *(folder / "model").iterdir()):
             put_atomic(join_uri(self._inputs_uri, path.relative_to(folder).as_posix()), path.read_bytes())
@@ -113,13 +113,13 @@ class LabellingCluster:
         return f"{self.network.hosts['head'].address}:{RAY_PORT}"
 
     def _get_variables(self) -> dict[str, str]:
-        """Give the environment of a user whose shell knows nothing of Ray."""
+        """Environment of a user whose shell has no variables of Ray."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
         ours = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "RAY_AUTH_MODE": "disabled"}
         return kept | ours | {"RAY_USAGE_STATS_ENABLED": "0"} | dict(self.store.get_variables())
 
     def start(self) -> None:
-        """Start a head, then the workers."""
+        """Start the head, then the workers."""
         head = ("--head", "--port", str(RAY_PORT), "--temp-dir", str(self.network.ray_folder))
         self._start_node("head", *head, "--num-cpus", "1", "--include-dashboard", "false")
         for name in WORKERS:
@@ -146,18 +146,18 @@ class LabellingCluster:
         raise RuntimeError(f"Ray's node of '{name}' ended; see {self.network.get_log_path(f'ray-{name}')}")
 
     def _list_alive(self) -> set[str]:
-        """List the addresses of the nodes that Ray counts as alive; none while there is no head."""
+        """Addresses of the nodes that Ray counts as alive; none without a head."""
         if not self.network.list_processes("head", "gcs_server"):
             return set()
         try:
             nodes = GcsClient(address=self._address).get_all_node_info(timeout=5).values()
         except (RayError, RuntimeError, OSError):
-            # The head is coming up.
+            # The head is still starting.
             return set()
         return {node.node_manager_address for node in nodes if node.state == 0}
 
     def stop(self) -> None:
-        """End all nodes and drivers, and forget their logs."""
+        """End all nodes and drivers, and remove their logs."""
         for name in ("head", *WORKERS):
             self.network.end(name)
         for name in ("head", *WORKERS):
@@ -165,7 +165,7 @@ class LabellingCluster:
                 shutil.rmtree(path, ignore_errors=True)
 
     def start_job(self, out_uri: str, *, host: str, log: str) -> "subprocess.Popen[bytes]":
-        """Run the labelling job's plain command on a host."""
+        """Start `tagmask label` on a host."""
         command = [
             *(sys.executable, "-m", "jobs.label", "--shards", join_uri(self._inputs_uri, "photos-*.tar")),
             *("--vocabulary", join_uri(self._inputs_uri, "vocabulary.json")),
@@ -177,7 +177,7 @@ class LabellingCluster:
         return self.network.start(host, command, self._get_variables(), log=log)
 
     def count_committed(self, out_uri: str) -> int:
-        """Count the chunks that are committed: parts, and those of published shards."""
+        """Number of committed chunks: parts, and chunks of published shards."""
         per_shard = self.photos.num_chunks // self.photos.num_shards
         parts = [item for item in list_objects(join_uri(out_uri, "parts")) if item.uri.endswith(".parquet")]
         return len(parts) + per_shard * len(self._list_manifests(out_uri))
@@ -191,7 +191,7 @@ class LabellingCluster:
         return {name: read_bytes(uri) for name, uri in self._list_manifests(out_uri).items()}
 
     def count_labelled(self) -> Counter[str]:
-        """Count in the workers' logs how often each chunk was labelled."""
+        """How often each chunk was labelled, from the logs of the workers."""
         counts: Counter[str] = Counter()
         for name in ("head", *WORKERS):
             for path in self.network.hosts[name].folder.glob("session_2*/logs/worker-*.err"):
@@ -199,10 +199,10 @@ class LabellingCluster:
         return counts
 
     def judge(self, out_uri: str, labelled: Counter[str]) -> Verdict:
-        """Compare the rows with the samples, and the bytes with those of the calm run.
+        """Compare the rows with the samples, and the manifests with those of the undisturbed run.
 
         Args:
-            out_uri: What was written.
+            out_uri: Output folder of the run.
             labelled: How often each chunk was labelled.
         """
         manifests = self.read_manifests(out_uri)
@@ -224,7 +224,7 @@ class LabellingCluster:
         return verdict
 
     def _verify(self, out_uri: str) -> int:
-        """Run `jobs.verify` on this machine, which reaches the store over the bridge."""
+        """Run `tagmask verify` on this machine, which reaches the store over the bridge; return its exit code."""
         command = [sys.executable, "-m", "jobs.verify", "--labels", out_uri, "--address", "local"]
         log = self.network.open_log("verify")
         variables: Mapping[str, str] = self._get_variables()

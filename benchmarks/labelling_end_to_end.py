@@ -1,11 +1,11 @@
-"""What does Ray cost? `jobs.label` against a plain loop over the same functions, side by side in one run.
+"""What does Ray cost? `tagmask label` against a plain loop over the same functions, side by side in one run.
 
     python -m benchmarks.labelling_end_to_end --model MODEL --shards 'photos-*.tar' --vocabulary vocabulary.json
 
-Both label the same shards with the same model on CPU. The loop is one process that calls `read_chunks`,
-`ChunkLabeler.label_chunk`, `encode_part` and writes the part; `--num-cpus` threads of PyTorch. The job
-runs `--num-cpus` actors of one thread each. Its warm speed is counted from the first chunk that came
-back, so without starting Ray and loading models; the whole time is printed too.
+Both label the same shards with the same model on CPUs. The loop is one process with `--num-cpus` threads of PyTorch
+that calls `read_chunks`, `ChunkLabeler.label_chunk`, `encode_part` and `commit_part`. `tagmask label` runs `--num-cpus`
+workers of one thread each. Its warm speed counts from the first report of the driver to the last one at which all
+workers are busy. Its speed over the whole run, with the start of the workers, is printed too.
 """
 
 import itertools
@@ -39,18 +39,18 @@ from pipeline.run.vocabulary import load_vocabulary
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Compare jobs.label with a plain loop."""
+    """Compare `tagmask label` with a plain loop."""
 
     model: str
     """Model bundle."""
     vocabulary: str
-    """Its vocabulary."""
+    """Vocabulary of the model."""
     shards: tuple[str, ...]
     """Shards to label."""
     num_cpus: int = os.cpu_count() or 1
-    """CPUs that each side may use for labelling."""
+    """CPUs for labelling, the same number for both."""
     chunk_samples: int = 16
-    """Samples a chunk: small, so that there are enough of them to be warm."""
+    """Samples per chunk; small, so that there are many chunks."""
     batch_size: int = 8
     """Images in a forward pass."""
 
@@ -69,7 +69,7 @@ def open_benchmark_run(job: Benchmark, out: Path) -> Run:
 
 
 def run_loop(job: Benchmark, run: Run) -> tuple[int, float]:
-    """Label without Ray; return images and seconds."""
+    """Label without Ray; return the number of images and the seconds."""
     torch.set_num_threads(job.num_cpus)
     model, bundle, _ = load_bundle(run.model_uri)
     labeler = ChunkLabeler(
@@ -94,12 +94,11 @@ def run_loop(job: Benchmark, run: Run) -> tuple[int, float]:
 
 
 def run_job(job: Benchmark, run: Run) -> tuple[int, float, float]:
-    """Label with Ray; return images, warm images a second, and seconds in all."""
+    """Label with Ray; return the number of images, the warm images per second and the seconds of the whole run."""
     seen: list[Progress] = []
     options = LabelOptions(gpus_per_actor=0, num_actors=job.num_cpus, batch_size=job.batch_size)
     summary = label_run(run, options, hooks=Hooks(on_progress=seen.append))
-    # The last chunks run on fewer and fewer actors: a job of hours has no such tail, so the last state
-    # counted is the one before it, when as many chunks were out as there are actors.
+    # At the end fewer and fewer workers are busy. A run of hours spends no time there, so the count stops before it.
     chunks = [state for before, state in itertools.pairwise(seen) if state.counts != before.counts]
     last = chunks[-1 - job.num_cpus]
     num_images = last.counts.num_read - seen[0].counts.num_read
@@ -120,10 +119,10 @@ def main() -> None:
         f"{num_ray} images, {job.num_cpus} CPUs of {platform.processor() or platform.machine()}, "
         f"torch {torch.__version__}, ray {ray.__version__}"
     )
-    print(f"plain loop        {loop_speed:8.2f} images/s   1.00")
-    print(f"jobs.label, warm  {warm_speed:8.2f} images/s   {warm_speed / loop_speed:.2f}")
+    print(f"plain loop           {loop_speed:8.2f} images/s   1.00")
+    print(f"tagmask label, warm  {warm_speed:8.2f} images/s   {warm_speed / loop_speed:.2f}")
     whole_speed = num_ray / ray_s
-    print(f"jobs.label, whole {whole_speed:8.2f} images/s   {whole_speed / loop_speed:.2f}  (with the start of actors)")
+    print(f"tagmask label, whole {whole_speed:8.2f} images/s   {whole_speed / loop_speed:.2f}  (with start-up)")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What does it save not to form attention? The labelling mathematics against the plain form, side by side.
+"""What is saved by not forming attention matrices? Class maps as labelling computes them, against the plain form.
 
     python -m benchmarks.labelling_maths [--width 384 --num-heads 6]
 
-Both forms run the same network with the same weights on the same images, and give refined class maps of three classes.
-The plain form, written below from the definition, computes the attention of every layer as a matrix, stacks all of
-them, averages over heads, sums over layers, and multiplies the patch part with the maps. Each form and size runs in a
-process of its own, so that its peak memory is its own; before anything is timed the maps must agree.
+Both forms run the same network with the same weights on the same images and return refined maps of three classes.
+The plain form follows the definition: it computes the attention matrix of every layer, stacks all of them, averages
+over heads, sums over layers, and multiplies the patch affinity with the maps. Each form and size runs in a separate
+process, so that peak memory is measured per form. The benchmark fails if the maps of the two forms differ.
 """
 
 import multiprocessing
@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import tyro
@@ -21,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.class_maps import compute_evidence, refine_class_maps
-from models.mctformer import MCTformer, MCTformerConfig, Variant
+from models.mctformer import DINO_OFFSET, MCTformer, MCTformerConfig, Variant, resize_positions
 
 NUM_CLASSES = 20
 CLASS_INDEX = (0, 7, 14)
@@ -32,39 +33,42 @@ SIZES = ((448, 8), (768, 1), (1024, 1))
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Compare the labelling mathematics with the plain form."""
+    """Compare class maps as labelling computes them with the plain form."""
 
     width: int = 192
-    """Channels of a token: 192 is ViT-Tiny, 384 ViT-Small."""
+    """Channels of a token: 192 in ViT-Tiny, 384 in ViT-Small."""
     num_heads: int = 3
     """Attention heads."""
     num_repeats: int = 3
-    """Timed runs; the median counts."""
+    """Timed runs; the median is reported."""
 
 
 def make_model(job: Benchmark) -> MCTformer:
-    """Make a V2 with random weights."""
+    """V2 network with random weights."""
     torch.manual_seed(0)
-    sizes = {"num_classes": NUM_CLASSES, "width": job.width, "num_heads": job.num_heads}
-    return MCTformer(MCTformerConfig(variant=Variant.V2, **sizes)).eval()
+    config = MCTformerConfig(variant=Variant.V2, num_classes=NUM_CLASSES, width=job.width, num_heads=job.num_heads)
+    return MCTformer(config).eval()
 
 
 def compute_maps(model: MCTformer, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k gh gw"]:
-    """Compute refined maps as tagmask does."""
+    """Refined maps as labelling computes them."""
     index = torch.tensor(CLASS_INDEX).expand(len(images), -1)
     output = model(images)
     return refine_class_maps(output, compute_evidence(output, Variant.V2, index, num_layers=NUM_LAYERS).fused)
 
 
 def compute_maps_plainly(model: MCTformer, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k gh gw"]:
-    """Compute refined maps by the definition: all attention matrices, stacked."""
+    """Refined maps by the definition: all attention matrices, stacked. Images are square."""
     patches = model.patch_embed.proj(images)
     grid = (patches.shape[2], patches.shape[3])
-    for_classes, for_patches = model._fit_positions(grid, is_square=images.shape[2] == images.shape[3])
+    for_classes, for_patches = model.pos_embed.tensor_split([NUM_CLASSES], dim=1)
+    if grid != (model.config.grid_side, model.config.grid_side):
+        for_patches = resize_positions(for_patches, grid, offset=DINO_OFFSET)
     class_tokens = (model.cls_token + for_classes).expand(len(images), -1, -1)
     tokens = torch.cat([class_tokens, patches.flatten(2).transpose(1, 2) + for_patches], dim=1)
     stacked = []
-    for block in model.blocks:
+    for module in model.blocks:
+        block = cast(Any, module)
         normed = block.norm1(tokens)
         b, t, d = normed.shape
         qkv = block.attn.qkv(normed).reshape(b, t, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -85,7 +89,7 @@ FORMS: dict[str, Callable[[MCTformer, Tensor], Tensor]] = {"plain": compute_maps
 
 @torch.inference_mode()
 def measure(form: str, job: Benchmark, side: int, batch: int) -> tuple[float, float, Tensor]:
-    """Give the median seconds, the peak memory in MiB above the idle process, and the maps."""
+    """Median seconds, peak memory in MiB above that of the idle process, and the maps."""
     model = make_model(job)
     images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
     model(images[:, :, :64, :64])
@@ -104,7 +108,7 @@ def main() -> None:
     job = tyro.cli(Benchmark, description=__doc__)
     print(f"V2, width {job.width}, depth 12, float32, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
     print(f"{'input':>14s}{'plain':>18s}{'tagmask':>18s}{'faster':>9s}{'smaller':>9s}{'error':>10s}")
-    # Spawned, not forked: a forked process inherits its parent's peak.
+    # Spawned, not forked: a forked process inherits the peak memory of its parent.
     context = multiprocessing.get_context("spawn")
     for side, batch in SIZES:
         found = {}
@@ -113,7 +117,7 @@ def main() -> None:
                 found[form] = pool.apply(measure, (form, job, side, batch))
         (plain_s, plain_mib, expected), (own_s, own_mib, maps) = found["plain"], found["tagmask"]
         error = float((maps - expected).norm() / expected.norm())
-        assert error < 1e-5, f"the two forms differ by {error}"
+        assert error < 1e-5, f"the maps of the two forms differ by {error:.0e}"
         print(
             f"{batch:5d} x {side}px{plain_s:8.2f} s {plain_mib:5.0f} MiB{own_s:8.2f} s {own_mib:5.0f} MiB"
             f"{plain_s / own_s:8.1f}x{plain_mib / own_mib:8.1f}x{error:10.0e}",

@@ -1,16 +1,14 @@
-"""Does the driver's memory grow with the run? Labels many tiny shards in waves and samples the memory of the driver;
-then plans the finished run again, and verifies it.
+"""Does the driver's memory grow with the run? Labels many tiny shards and prints the memory of the driver.
 
     python -m benchmarks.many_shards --num-shards 100000
 
-Every shard is a tar of one photo, so nearly all of the time is what a shard costs at least: reading, a part, a
-manifest, and Ray's tasks for them. Links to one file stand for the tars. The waves are made short (`--wave-tasks`
-read tasks) so that a run of some minutes has several of them; a real wave has 5,000.
+Every shard is a tar of one photo, so the time is the minimum cost of a shard: reading, a part, a manifest, and the
+tasks of Ray for them. All tars are hard links to one file. With `--wave-tasks` below the default of 5,000, a short run
+has several waves. The finished run is then planned again and verified.
 """
 
 import os
 import platform
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -41,21 +39,21 @@ class Benchmark:
     """Label many tiny shards."""
 
     num_shards: int = 100_000
-    """Shards, each of one photo."""
+    """Shards of one photo each."""
     wave_tasks: int = 5_000
-    """Read tasks in a wave, of up to four shards each."""
+    """Read tasks per wave, of up to four shards each."""
     period_s: float = 30.0
-    """Seconds between two lines."""
+    """Seconds between two printed lines."""
 
 
 def get_memory_mib() -> float:
-    """Give the resident memory of this process, in MiB."""
+    """Resident memory of this process, in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Meter:
-    """Prints where the run stands, now and then."""
+    """Prints the progress of the run at intervals."""
 
     def __init__(self, period_s: float) -> None:
         """Start the clock."""
@@ -64,7 +62,7 @@ class Meter:
         self.num_printed = 0
 
     def show(self, progress: Progress) -> None:
-        """Print a line if it is time."""
+        """Print a line if the interval has passed."""
         now = time.monotonic()
         if now - self.printed_s < self.period_s:
             return
@@ -78,7 +76,7 @@ class Meter:
 
 
 def open_benchmark_run(folder: Path) -> Run:
-    """Open the run, or take it up again, as a new invocation would."""
+    """Open the run, or open it again as a further invocation does."""
     model = str(folder / "model")
     return open_run(
         out_uri=str(folder / "out"),
@@ -91,7 +89,7 @@ def open_benchmark_run(folder: Path) -> Run:
 
 
 def main() -> None:
-    """Label the shards."""
+    """Label the shards, plan them again and verify them."""
     job = tyro.cli(Benchmark, description=__doc__)
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Ray {ray.__version__}")
     with tempfile.TemporaryDirectory() as name:
@@ -116,7 +114,7 @@ def main() -> None:
             started_s = time.monotonic()
             verdict = verify_run(list_run(run.out_uri), depth)
             print(
-                f"jobs.verify, {name}: {verdict.counts.num_read} rows, {len(verdict.failed_checks)} checks failed, "
+                f"tagmask verify, {name}: {verdict.counts.num_read} rows, {len(verdict.failed_checks)} checks failed, "
                 f"{time.monotonic() - started_s:.0f} s, driver {get_memory_mib():.0f} MiB",
                 flush=True,
             )
@@ -124,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

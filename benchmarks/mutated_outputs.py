@@ -1,10 +1,10 @@
-"""Does an audit see everything? Damages a good output many times and counts what `jobs.verify` names.
+"""Does an audit find all damage? Damages a valid output many times and counts what `tagmask verify` names.
 
     python -m benchmarks.mutated_outputs --num-mutants 2000
 
-Half of the mutants of a manifest have other bytes, half other values with valid Parquet around them; those once as
-they are, and once as an earlier version would have sealed them, without the digest of the rows. Every mutant of the
-first kind is also opened by other readers, in a process of their own, for damage may end it.
+Half of the mutants of a manifest have changed bytes, half have changed values in valid Parquet. Each mutant of values
+is audited with the digest of the rows, and without it, as an earlier version sealed manifests. Each mutant of bytes is
+also opened by other readers, in a separate process, because damage may crash them.
 """
 
 import random
@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -34,66 +35,67 @@ class Benchmark:
     """Damage an output and audit it."""
 
     num_mutants: int = 2000
-    """Of a manifest."""
+    """Mutants of a manifest."""
     num_record_mutants: int = 500
-    """Of run.json."""
+    """Mutants of run.json."""
     rng_seed: int = 0
+    """Random seed of the mutations."""
 
 
 def read_view(reader: str, path: str) -> str:
-    """Give all that a reader sees of a file, as text."""
+    """All that a reader sees of a file, as text."""
     match reader:
         case "pyarrow":
             file = pq.ParquetFile(path)
             about = (file.schema_arrow.to_string(show_schema_metadata=True, truncate_metadata=False), str(file.schema))
-            # The version of the writer is the one thing that a rule calls harmless.
+            # The audit ignores the version of the writing library.
             shown = repr((about, file.read().to_pylist(), file.metadata.to_dict() | {"created_by": ""}))
             return re.sub(r"object at 0x[0-9a-f]+", "object", shown)
         case "duckdb":
-            # Another one each time: damage leaves some connections unusable.
+            # A new connection each time: damage leaves some connections unusable.
             with duckdb.connect() as connection:
                 rows = connection.sql(f"SELECT * FROM read_parquet('{path}')")
-                about = connection.sql(f"SELECT * EXCLUDE file_name FROM parquet_metadata('{path}')").fetchall()
-                return repr((rows.columns, rows.types, rows.fetchall(), about))
+                footer = connection.sql(f"SELECT * EXCLUDE file_name FROM parquet_metadata('{path}')").fetchall()
+                return repr((rows.columns, rows.types, rows.fetchall(), footer))
         case _:
             frame = pl.read_parquet(path)
             return repr((frame.schema, frame.rows(), pl.read_parquet_metadata(path)))
 
 
 def look(path: str) -> dict[str, str]:
-    """Give the views of all readers; an error is a view, too."""
+    """What each reader sees; an error counts as a view."""
     views = {}
     for reader in READERS:
         try:
             views[reader] = read_view(reader, path)
-        except BaseException as error:  # noqa: BLE001 (a panic of Rust is no Exception)
+        except BaseException as error:  # noqa: BLE001 (a Rust panic is not an Exception)
             views[reader] = f"error {type(error).__name__}"
     return views
 
 
 class Readers:
-    """Other readers in a process that may die."""
+    """Other readers, in a process that may die."""
 
     def __init__(self, folder: Path) -> None:
-        """Keep the files to read in a folder."""
+        """Start the process; files to read go to a folder."""
         self._path = folder / "mutant.parquet"
         self._pool = self._start()
 
     def look(self, payload: bytes) -> dict[str, str]:
-        """Give the views of all readers."""
+        """What each reader sees of a file."""
         self._path.write_bytes(payload)
         try:
             return self._pool.submit(look, str(self._path)).result()
         except BrokenProcessPool:
             self._pool = self._start()
-            return dict.fromkeys(READERS, "the process ended")
+            return dict.fromkeys(READERS, "process died")
 
     def _start(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(1, get_context("spawn"))
 
 
 def damage_bytes(output: Output, num_mutants: int, rng: random.Random, seen: Counter[str]) -> Counter[str]:
-    """Audit manifests of other bytes, and count in `seen` what other readers see of them."""
+    """Audit manifests with changed bytes; count in `seen` the readers that see a difference."""
     outcomes: Counter[str] = Counter()
     readers = Readers(output.folder)
     before = readers.look(output.manifest)
@@ -112,20 +114,22 @@ def damage_bytes(output: Output, num_mutants: int, rng: random.Random, seen: Cou
 
 
 def damage_values(output: Output, num_mutants: int, rng: random.Random, *, has_digest: bool) -> Counter[str]:
-    """Audit manifests of other values."""
+    """Audit manifests with changed values."""
     outcomes: Counter[str] = Counter()
     for _ in range(num_mutants):
-        dropped = set() if has_digest else {"rows_sha256"}
-        mutant = mutate_values(
-            output.manifest, rng, lambda footer, dropped=dropped: {k: v for k, v in footer.items() if k not in dropped}
-        )
+        mutant = mutate_values(output.manifest, rng, dict if has_digest else drop_digest)
         findings = output.list_findings(mutant.payload)
         outcomes[judge(findings, is_same=not mutant.is_changed, is_harmless=False)] += 1
     return outcomes
 
 
+def drop_digest(footer: dict[str, Any]) -> dict[str, Any]:
+    """Footer without the digest of the rows."""
+    return {name: value for name, value in footer.items() if name != "rows_sha256"}
+
+
 def damage_record(output: Output, num_mutants: int, rng: random.Random) -> Counter[str]:
-    """Audit records of other bytes."""
+    """Audit copies of run.json with changed bytes."""
     path = output.folder / "out" / "run.json"
     payload = path.read_bytes()
     outcomes: Counter[str] = Counter()
@@ -142,7 +146,7 @@ def damage_record(output: Output, num_mutants: int, rng: random.Random) -> Count
 
 
 def judge(findings: list[str], *, is_same: bool, is_harmless: bool) -> str:
-    """Say what became of a mutant."""
+    """Outcome of a mutant."""
     if is_same:
         return "unchanged, and named" if findings else "unchanged"
     if findings:
@@ -151,7 +155,7 @@ def judge(findings: list[str], *, is_same: bool, is_harmless: bool) -> str:
 
 
 def main(job: Benchmark) -> None:
-    """Print what became of the mutants."""
+    """Print the outcomes of the mutants."""
     rng = random.Random(job.rng_seed)
     half = job.num_mutants // 2
     seen: Counter[str] = Counter()
@@ -164,10 +168,10 @@ def main(job: Benchmark) -> None:
             "run.json: bytes": damage_record(output, job.num_record_mutants, rng),
         }
     columns = ("unchanged", "harmless by rule", "named", "missed", "unchanged, and named")
-    print(f"{'':30s}" + "".join(f"{column:>22s}" for column in columns))
+    print(f"{'':30s}" + "".join(f"{column:>25s}" for column in columns))
     for name, outcomes in table.items():
-        print(f"{name:30s}" + "".join(f"{outcomes[column]:22d}" for column in columns))
-    print(f"of {half} manifests with other bytes, so many look other than before to: {dict(seen)}")
+        print(f"{name:30s}" + "".join(f"{outcomes[column]:25d}" for column in columns))
+    print(f"of {half} manifests with changed bytes, readers that see a difference: {dict(seen)}")
 
 
 if __name__ == "__main__":

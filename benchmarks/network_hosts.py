@@ -1,9 +1,8 @@
 """Hosts on one machine: network namespaces on a bridge, each with its own name, processes, and folder for Ray's files.
 
-Needs root and iproute2 (Linux). Everything has names that begin with a prefix of its own, addresses from one
-private subnet, and is gone when the network is closed: processes, namespaces, the bridge. Mounts are made in the mount
-namespaces of the hosts' processes and end with them. Only processes inside these namespaces are ever signalled, and
-all of them were started from here.
+Needs Linux, root and iproute2. All names begin with a random prefix, and all addresses are in one private subnet.
+Closing the network removes processes, namespaces and the bridge. Mounts are made in the mount namespaces of the hosts'
+processes and end with them. Signals go only to processes inside these namespaces, all of them started from here.
 """
 
 import os
@@ -19,23 +18,23 @@ from typing import IO
 
 MAX_HOSTS = 16
 INIT = 'hostname "$1" && mount --bind "$2" "$3" && echo up && while :; do sleep 1 & wait; done'
-"""The first process of a host: it gives the host its name and its folder, and collects what is orphaned there."""
+"""First process of a host: sets the host name, mounts the folder of the host, and reaps orphaned processes."""
 NEW_NAMESPACES = ("--uts", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc")
-"""Processes, too: a driver that saw the nodes of other hosts would take one of them for its own."""
+"""With a process namespace: a driver that sees the nodes of other hosts takes one of them for a local node."""
 START_LIMIT_S = 20.0
 POLL_S = 0.2
 END_LIMIT_S = 20.0
 
 
 def find_obstacle() -> str | None:
-    """Say what keeps this machine from having hosts; None if nothing does."""
+    """Why this machine cannot have such hosts; None if it can."""
     if os.geteuid() != 0:
         return (
             "network namespaces need root; run this as root, or in a container that has CAP_SYS_ADMIN and CAP_NET_ADMIN"
         )
     for program, package in (("ip", "iproute2"), ("nsenter", "util-linux"), ("mount", "mount")):
         if shutil.which(program) is None:
-            return f"there is no program '{program}'; install {package}"
+            return f"program '{program}' is not installed; install {package}"
     return None
 
 
@@ -45,24 +44,24 @@ class Host:
 
     name: str
     namespace: str
-    """Of the network; as `ip netns` lists it."""
+    """Network namespace, as `ip netns` lists it."""
     address: str
     folder: Path
-    """What the host has in place of the network's shared place for Ray."""
+    """Mounted on this host at `Network.ray_folder`."""
 
 
 @dataclass
 class Network:
-    """A bridge, and hosts that reach each other over it. A context manager: all is gone at its end."""
+    """A bridge and hosts that reach each other over it. A context manager that removes all of it at the end."""
 
     names: Sequence[str]
-    """Of the hosts."""
+    """Names of the hosts."""
     folder: Path
-    """For the hosts' own files and the logs of their processes; a short path, as sockets lie below it."""
+    """Files of the hosts and logs of their processes; a short path, because paths of sockets are limited."""
     subnet: str = "10.77.0"
-    """First three numbers of the addresses; nothing else may use them."""
+    """First three numbers of the addresses; this machine must not use them otherwise."""
     prefix: str = field(default_factory=lambda: f"tm{secrets.token_hex(3)}")
-    """What the names of all that is added to the machine begin with; short, as those of links must be."""
+    """Prefix of the names of namespaces and links; short, because names of links are limited."""
     hosts: dict[str, Host] = field(default_factory=dict)
     _logs: list[IO[bytes]] = field(default_factory=list)
     _processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
@@ -73,12 +72,12 @@ class Network:
 
     @property
     def ray_folder(self) -> Path:
-        """Where every host has its own folder; the same path on all, as Ray wants it."""
+        """Path of Ray's files, the same on all hosts, as Ray requires; each host has its own folder mounted there."""
         return self.folder / "ray"
 
     @property
     def gateway(self) -> str:
-        """This machine's own address on the bridge."""
+        """Address of this machine on the bridge."""
         return f"{self.subnet}.254"
 
     def __enter__(self) -> "Network":
@@ -95,7 +94,7 @@ class Network:
     def _open(self) -> None:
         taken = run_ip("-o", "address", "show").stdout
         if f" {self.subnet}." in taken:
-            raise RuntimeError(f"this machine has an address in {self.subnet}.0/24 already; give another subnet")
+            raise RuntimeError(f"this machine has an address in {self.subnet}.0/24 already; use another subnet")
         self.ray_folder.mkdir(parents=True)
         bridge = f"{self.prefix}br"
         run_ip("link", "add", "name", bridge, "type", "bridge")
@@ -114,7 +113,7 @@ class Network:
             run_ip(*inside, "link", "set", "lo", "up")
             run_ip(*inside, "address", "add", f"{host.address}/24", "dev", "eth0")
             run_ip(*inside, "link", "set", "eth0", "up")
-            # Ray finds a host's own address by the way to others. Nobody answers beyond the bridge.
+            # Ray finds the address of its host by a route to other networks. The route leads nowhere.
             run_ip(*inside, "route", "add", "default", "dev", "eth0")
 
     def close(self) -> None:
@@ -134,7 +133,7 @@ class Network:
     def start(
         self, name: str, command: Sequence[str], variables: Mapping[str, str], *, log: str
     ) -> "subprocess.Popen[bytes]":
-        """Start a command on a host; what it prints is appended to the log of that name."""
+        """Start a command on a host; append its output to the named log."""
         target = self.open_log(log)
         process = subprocess.Popen(
             ["nsenter", "--target", str(self._boot(name)), "--net", "--uts", "--mount", "--pid", *command],
@@ -147,10 +146,10 @@ class Network:
         return process
 
     def _boot(self, name: str) -> int:
-        """Start the first process of a host if it is not there; give its id.
+        """Start the first process of a host if it does not run; return its id.
 
         Raises:
-            RuntimeError: It did not come up.
+            RuntimeError: It did not start in time.
         """
         if (first := self._find_init(name)) is not None:
             return first
@@ -164,12 +163,12 @@ class Network:
         deadline_s = time.monotonic() + START_LIMIT_S
         while self.read_log(f"init-{name}").count("up") == num_ups or (first := self._find_init(name)) is None:
             if time.monotonic() > deadline_s:
-                raise RuntimeError(f"host '{name}' did not come up in {START_LIMIT_S:.0f} s")
+                raise RuntimeError(f"host '{name}' did not start in {START_LIMIT_S:.0f} s")
             time.sleep(0.02)
         return first
 
     def _find_init(self, name: str) -> int | None:
-        """Find the process that is the first one of its host."""
+        """Process id of the first process of a host; None if it does not run."""
         for process in self.list_processes(name, INIT):
             try:
                 status = Path("/proc", str(process), "status").read_text()
@@ -180,7 +179,7 @@ class Network:
         return None
 
     def open_log(self, log: str) -> IO[bytes]:
-        """Open a log to append to."""
+        """Open a log for appending."""
         path = self.get_log_path(log)
         path.parent.mkdir(exist_ok=True)
         target = path.open("ab")
@@ -188,16 +187,16 @@ class Network:
         return target
 
     def get_log_path(self, log: str) -> Path:
-        """Give the path of a log."""
+        """Path of a log."""
         return self.folder / "logs" / f"{log}.log"
 
     def read_log(self, log: str) -> str:
-        """Read what was printed so far."""
+        """Output in a log so far; empty if the log does not exist."""
         path = self.get_log_path(log)
         return path.read_text(errors="replace") if path.exists() else ""
 
     def list_processes(self, name: str, part: str = "") -> list[int]:
-        """List the processes of a host whose command line holds some words."""
+        """Ids of the processes of a host whose command line contains a text."""
         found = []
         for word in run_ip("netns", "pids", self.hosts[name].namespace, check=False).stdout.split():
             try:
@@ -209,7 +208,7 @@ class Network:
         return found
 
     def send(self, name: str, number: signal.Signals, part: str = "") -> int:
-        """Send a signal to the processes of a host; give how many there were."""
+        """Send a signal to processes of a host; return their number."""
         processes = self.list_processes(name, part)
         for process in processes:
             try:
@@ -219,7 +218,7 @@ class Network:
         return len(processes)
 
     def end(self, name: str, part: str = "") -> None:
-        """Kill the processes of a host until there are none, also those that are started meanwhile."""
+        """Kill processes of a host until none is left, those included that start meanwhile."""
         deadline_s = time.monotonic() + END_LIMIT_S
         while self.send(name, signal.SIGKILL, part) and time.monotonic() < deadline_s:
             time.sleep(POLL_S)
@@ -227,7 +226,7 @@ class Network:
                 process.poll()
 
     def set_link(self, name: str, *, is_up: bool) -> None:
-        """Plug a host in or out: without its link nothing arrives, and nobody is told."""
+        """Bring the link of a host up or down. Without it packets are lost without an error."""
         run_ip("link", "set", self._name_link(self.hosts[name]), "up" if is_up else "down")
 
     def _name_link(self, host: Host) -> str:
@@ -235,10 +234,10 @@ class Network:
 
 
 def run_ip(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    """Run `ip`.
+    """Run the program `ip`.
 
     Raises:
-        RuntimeError: It failed.
+        RuntimeError: It failed, and `check` is set.
     """
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if check and done.returncode:

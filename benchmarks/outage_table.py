@@ -1,4 +1,4 @@
-"""What came of the scenarios of `benchmarks.outages`, as a table."""
+"""Outcomes of the scenarios of `benchmarks.outages`, and their table."""
 
 from dataclasses import dataclass, field
 
@@ -7,21 +7,21 @@ from benchmarks.labelling_cluster import Verdict
 
 @dataclass(kw_only=True)
 class Outcome:
-    """How a scenario went."""
+    """Outcome of a scenario."""
 
     scenario: str
     exit_codes: list[int | None] = field(default_factory=list)
-    """Of each invocation of the command; None: it hung and was ended."""
+    """Exit code of each invocation of the command; None: it hung and was killed."""
     elapsed_s: float = 0.0
     verdict: Verdict = field(default_factory=Verdict)
     last_words: list[str] = field(default_factory=list)
-    """Last lines of each invocation."""
+    """Last lines that each invocation printed."""
     error: str | None = None
-    """What kept the scenario from its end."""
+    """Why the scenario did not finish; None if it did."""
 
 
 def print_outcomes(outcomes: list[Outcome]) -> None:
-    """Print a table with a line a scenario."""
+    """Print a table with one line per scenario."""
     print(
         f"\n{'scenario':14s}{'exit codes':>14s}{'seconds':>9s}{'lost':>6s}{'doubled':>9s}{'byte-equal':>12s}"
         f"{'labelled':>12s}{'again':>7s}{'verify':>8s}"
@@ -38,7 +38,7 @@ def print_outcomes(outcomes: list[Outcome]) -> None:
 
 
 def is_good(outcome: Outcome) -> bool:
-    """Tell whether nothing was lost, doubled or torn, and the command succeeded in the end."""
+    """Whether no row was lost, doubled or out of order, and the last invocation of the command succeeded."""
     verdict = outcome.verdict
     wrong = verdict.num_lost + verdict.num_doubled + verdict.num_out_of_order + bool(verdict.verify_exit_code)
     return (

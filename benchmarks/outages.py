@@ -1,22 +1,22 @@
-"""Faults of machines, one at a time, under a labelling run: is every row there once, and what was done twice?
+"""What do faults of machines cost a labelling run? One fault at a time: are all rows there once, what is done twice?
 
     sudo python -m benchmarks.outages --scenarios calm partition store-outage head-killed frozen-host full-disk
     sudo python -m benchmarks.outages --store rgw --json outages.json
 
-Four hosts of network namespaces on this machine: a head, two workers, and a store (moto's S3; with `--store rgw` Ceph
-RGW, from Debian's ceph-mon, ceph-osd, ceph-common and radosgw). Each scenario starts a Ray of its own and the plain
-command of jobs.label on the same made-up photos, waits until some chunks are committed, and lets something fail:
+Four hosts run as network namespaces of this machine: a head, two workers, and a store. The store is moto's S3 server,
+or with `--store rgw` Ceph RGW (Debian packages ceph-mon, ceph-osd, ceph-common and radosgw). Each scenario starts a Ray
+cluster and `tagmask label` on the same generated photos, waits until some chunks are committed, and injects a fault:
 
-    calm           nothing; the others are compared with its bytes, so it always comes first
-    partition      the link of a worker is down for a while
-    store-outage   the store is away for a while: moto's link is down, RGW's gateway is killed and started again
-    head-killed    all processes of the head are killed; then the same command on a fresh cluster
-    frozen-host    all processes of a worker are stopped for a while
-    full-disk      --out is on a small disk, which is made larger a while after it is full
+    calm           no fault; always the first, because the manifests of the others are compared with its manifests
+    partition      the link of a worker is down for `--fault-s`
+    store-outage   the store is unreachable for `--fault-s`: moto's link is down, RGW's gateway is killed and restarted
+    head-killed    all processes of the head are killed; then the same command runs on a fresh cluster
+    frozen-host    all processes of a worker are stopped for `--fault-s`
+    full-disk      --out is on a small disk, which is enlarged `--fault-s` after it is full
 
-A run that fails is given the same command once more, on a fresh cluster if its own is gone; one that does not end
-within `--limit-s` hangs, and is ended. Needs root and iproute2; all addresses are in one private subnet on this
-machine, and all is removed at the end. The logs stay if `--keep` names a folder for them.
+If the command fails, it runs once more on a fresh cluster. An invocation longer than `--limit-s` counts as hung and is
+killed. Needs root and iproute2. All addresses are in one private subnet of this machine, and everything is removed at
+the end. With `--keep` the logs are copied to a folder.
 """
 
 import json
@@ -46,9 +46,9 @@ from pipeline.storage.uris import join_uri
 VICTIM = "w1"
 NUM_LAST_LINES = 3
 FULL_BYTES = 8192
-"""A disk with less than this free is full."""
+"""A disk with fewer free bytes is full."""
 DISK_FRACTION = 0.4
-"""Size of the small disk, by what the calm run published."""
+"""Size of the small disk, as a fraction of the manifests of the calm run."""
 ENLARGED = "size=256m"
 
 Name = Literal["calm", "partition", "store-outage", "head-killed", "frozen-host", "full-disk"]
@@ -56,18 +56,18 @@ Name = Literal["calm", "partition", "store-outage", "head-killed", "frozen-host"
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Let parts of a small network of hosts fail under a labelling run."""
+    """Inject faults of machines into a labelling run."""
 
     scenarios: tuple[Name, ...] = ("calm", "partition", "store-outage", "head-killed", "frozen-host", "full-disk")
-    """What fails."""
+    """Faults to inject, one scenario each."""
     store: Literal["moto", "rgw", "disk"] = "moto"
-    """Where inputs and outputs are."""
+    """Store of inputs and outputs."""
     fault_s: float = 60.0
-    """How long something is away."""
+    """Seconds that a fault lasts."""
     begin_chunks: int = 4
-    """Committed chunks after which it fails."""
+    """Committed chunks after which the fault begins."""
     limit_s: float = 600.0
-    """An invocation that takes longer hangs."""
+    """Seconds for an invocation; a longer one counts as hung."""
     num_shards: int = 12
     """Shards to label."""
     samples_per_shard: int = 32
@@ -75,18 +75,18 @@ class Benchmark:
     chunk_samples: int = 4
     """Photos in a chunk."""
     num_patches: int = 1600
-    """Of a view; the more, the longer a chunk takes."""
+    """Patches of a view; more patches make chunks slower."""
     subnet: str = "10.77.0"
     """First three numbers of the hosts' addresses."""
     json: Path | None = None
-    """File for the outcomes."""
+    """JSON file for the outcomes."""
     keep: Path | None = None
-    """Folder for the logs; none: they are removed."""
+    """Folder for the logs; None: they are removed."""
 
 
 @dataclass(kw_only=True)
 class Scenario:
-    """One scenario under way."""
+    """A scenario while it runs."""
 
     job: Benchmark
     cluster: LabellingCluster
@@ -95,11 +95,11 @@ class Scenario:
     started_s: float = field(default_factory=time.monotonic)
 
     def say(self, what: str) -> None:
-        """Print what happens, and when."""
+        """Print an event and its time."""
         print(f"  [{time.monotonic() - self.started_s:5.0f} s] {what}", flush=True)
 
     def start(self, host: str = "head") -> "subprocess.Popen[bytes]":
-        """Run the command."""
+        """Start the command on a host."""
         return self.cluster.start_job(self.out_uri, host=host, log=self._log)
 
     @property
@@ -107,20 +107,20 @@ class Scenario:
         return f"{self.outcome.scenario}-{len(self.outcome.exit_codes) + 1}"
 
     def wait_for_chunks(self, process: "subprocess.Popen[bytes]") -> None:
-        """Wait until the run is in the midst of its work.
+        """Wait until enough chunks are committed.
 
         Raises:
-            RuntimeError: It has ended before.
+            RuntimeError: The command ended before that, or it took too long.
         """
         deadline_s = time.monotonic() + self.job.limit_s
         while (number := self.cluster.count_committed(self.out_uri)) < self.job.begin_chunks:
             if process.poll() is not None or time.monotonic() > deadline_s:
-                raise RuntimeError(f"the run had no {self.job.begin_chunks} chunks; see its log '{self._log}'")
+                raise RuntimeError(f"the run did not commit {self.job.begin_chunks} chunks; see its log '{self._log}'")
             time.sleep(0.5)
         self.say(f"{number} chunks are committed")
 
     def finish(self, process: "subprocess.Popen[bytes]", host: str = "head") -> int | None:
-        """Wait for the end of an invocation; one that hangs is ended."""
+        """Wait for the end of an invocation; kill it if it hangs."""
         try:
             code: int | None = process.wait(self.job.limit_s)
         except subprocess.TimeoutExpired:
@@ -133,19 +133,19 @@ class Scenario:
         return code
 
     def wait_out(self) -> None:
-        """Let a fault last."""
+        """Wait while the fault lasts."""
         time.sleep(self.job.fault_s)
 
 
 def stay_calm(scenario: Scenario) -> None:
-    """Let nothing fail."""
+    """Run without a fault."""
     process = scenario.start()
     if scenario.finish(process) == 0:
         scenario.cluster.calm_manifests = scenario.cluster.read_manifests(scenario.out_uri)
 
 
 def part(scenario: Scenario) -> None:
-    """Cut a worker off."""
+    """Take the link of a worker down, then up."""
     process = scenario.start()
     scenario.wait_for_chunks(process)
     scenario.cluster.network.set_link(VICTIM, is_up=False)
@@ -157,7 +157,7 @@ def part(scenario: Scenario) -> None:
 
 
 def lose_store(scenario: Scenario) -> None:
-    """Let the store be away."""
+    """Make the store unreachable, then reachable."""
     process = scenario.start()
     scenario.wait_for_chunks(process)
     scenario.say(scenario.cluster.store.fail())
@@ -168,7 +168,7 @@ def lose_store(scenario: Scenario) -> None:
 
 
 def kill_head(scenario: Scenario) -> None:
-    """Kill the head under a driver that runs elsewhere, then run the command again on a fresh cluster."""
+    """Kill the head while the driver runs on another host."""
     process = scenario.start(host="w2")
     scenario.wait_for_chunks(process)
     scenario.cluster.network.end("head")
@@ -177,7 +177,7 @@ def kill_head(scenario: Scenario) -> None:
 
 
 def freeze(scenario: Scenario) -> None:
-    """Stop a worker's processes, all of them, and let them go on."""
+    """Stop all processes of a worker, then continue them."""
     process = scenario.start()
     scenario.wait_for_chunks(process)
     network = scenario.cluster.network
@@ -186,12 +186,12 @@ def freeze(scenario: Scenario) -> None:
     scenario.say(f"{len(frozen)} processes of {VICTIM} are stopped")
     scenario.wait_out()
     network.send(VICTIM, signal.SIGCONT)
-    scenario.say("they go on")
+    scenario.say("the processes continue")
     scenario.finish(process)
 
 
 def fill_disk(scenario: Scenario) -> None:
-    """Label onto a disk that is too small, and enlarge it."""
+    """Label onto a disk that is too small, then enlarge it."""
     process = scenario.start()
     disk = Path(scenario.out_uri).parent
     deadline_s = time.monotonic() + scenario.job.limit_s
@@ -216,24 +216,24 @@ FAULTS: dict[str, Callable[[Scenario], None]] = {
 
 @contextmanager
 def open_out(name: str, cluster: LabellingCluster) -> Iterator[str]:
-    """Give where the output of a scenario goes."""
+    """Prepare the output folder of a scenario."""
     if name != "full-disk":
         yield join_uri(cluster.store.root_uri, name)
         return
     disk = cluster.network.folder / "disk"
     disk.mkdir()
     size_kib = int(DISK_FRACTION * sum(map(len, cluster.calm_manifests.values()))) // 1024
-    # Before any host is started, so that all have it.
+    # Mounted before any host starts, so that all hosts have it.
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_kib}k", "tmpfs", str(disk)], check=True)
     try:
         yield str(disk / "out")
     finally:
-        # Lazily: processes that are about to end may still hold it.
+        # Lazily: processes that are about to end may still use it.
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def run_scenario(name: str, job: Benchmark, cluster: LabellingCluster) -> Outcome:
-    """Run a scenario, and the command once more if it failed."""
+    """Run a scenario; run the command once more if it failed."""
     print(f"{name}:", flush=True)
     outcome = Outcome(scenario=name)
     with open_out(name, cluster) as out_uri:
@@ -250,7 +250,7 @@ def run_scenario(name: str, job: Benchmark, cluster: LabellingCluster) -> Outcom
             outcome.elapsed_s = time.monotonic() - scenario.started_s
             outcome.verdict = cluster.judge(out_uri, num_labelled)
         except RuntimeError as error:
-            # The others can go on.
+            # The other scenarios can still run.
             outcome.error = str(error)
             print(f"  failed: {error}", flush=True)
         finally:
@@ -259,10 +259,12 @@ def run_scenario(name: str, job: Benchmark, cluster: LabellingCluster) -> Outcom
 
 
 def open_store(kind: str, network: Network) -> Store:
-    """Choose the store."""
+    """Make the store, not started."""
     if kind == "rgw":
         return CephRgw(network)
-    return Moto(network) if kind == "moto" else Disk(network.folder / "store")
+    if kind == "moto":
+        return Moto(network)
+    return Disk(network.folder / "store")
 
 
 def run_all(job: Benchmark, folder: Path) -> list[Outcome]:
@@ -284,21 +286,24 @@ def run_all(job: Benchmark, folder: Path) -> list[Outcome]:
             outcomes.append(run_scenario(name, job, cluster))
             print_outcomes(outcomes[-1:])
             if not cluster.calm_manifests:
-                print("the calm run failed; see what it said, there is nothing to compare others with")
+                print("the calm run failed, so the other scenarios have no manifests to compare with; see its log")
                 break
     return outcomes
 
 
 def main() -> int:
-    """Run the scenarios and print what came of them."""
+    """Run the scenarios, print their outcomes and return an exit code."""
     job = tyro.cli(Benchmark, description=__doc__)
     if obstacle := find_obstacle():
         print(f"error: {obstacle}", file=sys.stderr)
         return 2
     if "store-outage" in job.scenarios and job.store == "disk":
-        print("error: a shared disk cannot be away; leave out store-outage or give another --store", file=sys.stderr)
+        print(
+            "error: a shared disk cannot become unreachable; leave out store-outage or give another --store",
+            file=sys.stderr,
+        )
         return 2
-    # All that was added to the machine is removed, also when the benchmark is told to end.
+    # A signal must not skip the removal of namespaces and mounts.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Ray {ray.__version__}, store {job.store}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="tm", dir="/tmp"))

@@ -1,16 +1,17 @@
-"""What does refining class maps by pixels cost beside the model that makes them?
+"""What does pixel refinement (PAR) cost beside the model that computes the class maps?
 
     python -m benchmarks.pixel_refinement [--device cuda --bf16 --batch-size 16]
 
-Random weights, random images of 448 px (784 patches), the maps of two classes an image. A line for each network: time
-an image of its forward pass with class maps and affinity refinement, of one view, and what each way of refining by
-pixels takes in the same run, as a multiple of that.
+Random weights, random images of 448 px (784 patches), maps of two classes per image. One line per network: time per
+image of one view (forward pass, class maps and affinity refinement), and the time of each setting of pixel refinement
+as a multiple of that.
 """
 
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import tyro
@@ -27,25 +28,25 @@ IMAGE_SIDE_PX = 448
 NETWORKS = {"ViT-Tiny": (192, 3), "DeiT-S": (384, 6)}
 """Width and number of heads; 12 blocks each."""
 SETTINGS = ((224, 5), (224, 10), (448, 10), (448, 20))
-"""Side of the working size in pixels, and rounds."""
+"""Side of the image for the refinement in pixels, and iterations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Time the refinement by pixels against the forward pass."""
+    """Compare the time of pixel refinement with that of the model."""
 
     device: str = "cpu"
     """cpu or cuda."""
     batch_size: int = 1
-    """Images in a forward pass and in a call of the refinement."""
+    """Images per forward pass and per call of the refinement."""
     bf16: bool = False
     """Run the model under bfloat16 autocast, as labelling does on GPUs."""
     num_repeats: int = 3
-    """Timed runs; the median counts."""
+    """Timed runs; the median is reported."""
 
 
 def measure(job: Benchmark, work: Callable[[], Tensor]) -> float:
-    """Give the median seconds an image that some work on a batch takes, after a run to warm up."""
+    """Median seconds per image of some work on a batch, after a run to warm up."""
     seconds = []
     for _ in range(1 + job.num_repeats):
         started_s = time.perf_counter()
@@ -57,7 +58,7 @@ def measure(job: Benchmark, work: Callable[[], Tensor]) -> float:
 
 
 def make_maps(job: Benchmark, model: MCTformer, images: Tensor) -> Tensor:
-    """Run the model and make the refined maps of a view."""
+    """Refined maps of a view."""
     with torch.autocast(job.device, dtype=torch.bfloat16, enabled=job.bf16):
         output = model(images)
     index = torch.tensor(CLASS_INDEX, device=images.device).expand(len(images), -1)
@@ -81,12 +82,12 @@ def main() -> None:
             return refine_by_pixels(maps, image_rgb, num_iterations=num_iterations)
 
         refining_s[side_px, num_iterations] = measure(job, refine)
-    heading = "".join(f"{f'{side_px} px, {rounds} rounds':>24}" for side_px, rounds in refining_s)
+    heading = "".join(f"{f'{side_px} px, {rounds} iterations':>24}" for side_px, rounds in refining_s)
     print(f"{'':10}{'model':>12}{heading}")
     for name, (width, num_heads) in NETWORKS.items():
         config = MCTformerConfig(variant=Variant.V2, num_classes=NUM_CLASSES, width=width, num_heads=num_heads)
         model = MCTformer(config).eval().to(job.device)
-        model_s = measure(job, lambda model=model: make_maps(job, model, images))
+        model_s = measure(job, partial(make_maps, job, model, images))
         cells = (f"{1000 * cost_s:10.1f} ms ({cost_s / model_s:5.2f}x)" for cost_s in refining_s.values())
         print(f"{name:10}{1000 * model_s:9.1f} ms" + "".join(f"{cell:>24}" for cell in cells), flush=True)
 

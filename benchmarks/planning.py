@@ -1,9 +1,9 @@
-"""How long does it take to plan a run over many shards, and how much memory does the driver need?
+"""What do listing and planning many shards cost, in time and in memory of the driver?
 
     python -m benchmarks.planning --num-shards 100000
 
-Three plans over the same shards (empty files in one local folder; only names, sizes and etags are read):
-of an empty output, of one that is half sealed, and of one that is finished.
+Three plans of a run over the same shards: nothing done, half of the shards sealed, and finished. Shards are empty files
+in one local folder, because planning reads only their names, sizes and etags.
 """
 
 import resource
@@ -20,7 +20,7 @@ from pipeline.commit.names import locate_manifest
 from pipeline.commit.plan import plan_run
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import LabelConfig
-from pipeline.run.run_file import open_run
+from pipeline.run.run_file import Run, open_run
 from pipeline.run.vocabulary import Vocabulary
 
 Outcome = TypeVar("Outcome")
@@ -35,7 +35,7 @@ class Benchmark:
 
 
 def measure(title: str, function: Callable[[], Outcome]) -> Outcome:
-    """Run a function and print its seconds and the process's peak memory so far."""
+    """Run a function; print its seconds and the peak memory of the process so far."""
     started_s = time.perf_counter()
     outcome = function()
     seconds = time.perf_counter() - started_s
@@ -53,11 +53,11 @@ def main() -> None:
         (out / "labels").mkdir(parents=True)
         for index in range(job.num_shards):
             (inputs / f"photos-{index:06d}.tar").touch()
-        measure("before anything", lambda: None)
+        measure("before the first step", lambda: None)
         pattern = f"{inputs}/photos-{{000000..{job.num_shards - 1:06d}}}.tar"
         shards = measure(f"list {job.num_shards} shards by brace pattern", lambda: list_shards([pattern]))
 
-        def start() -> object:
+        def start() -> Run:
             return open_run(
                 out_uri=str(out),
                 model_uri="model",

@@ -1,11 +1,11 @@
-"""How does `jobs.remask` gain from cores?
+"""How fast are new masks from kept maps, and does `tagmask remask` gain from more cores?
 
     python -m benchmarks.remask --labels masks --num-repeats 8 --num-cores 1 2
 
-The shards of a labelling run that kept its maps are published again under other names, so that there are chunks enough;
-then masks are made of all of them on so many cores, each time on a Ray of its own that has a CPU slot a core and one
-more, as jobs.remask starts it. Images a second between the first and the last chunk: without the start of Ray and of
-its workers. Where pixels refine the maps of the run, images are read from its shards.
+The shards of a labelling run with kept maps are first published several times under other names, so that there are
+enough chunks. Then masks are made from all of them on each number of cores. Each time a local Ray starts with one CPU
+slot per core and one more, as in `tagmask remask`. Images per second count from the first to the last chunk, so without
+the start of Ray and of its workers. If the run refines its maps by pixels, images are read from its shards.
 """
 
 import itertools
@@ -34,18 +34,18 @@ from pipeline.run.run_file import open_run
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Measure how jobs.remask gains from cores."""
+    """Measure `tagmask remask` on several numbers of cores."""
 
     labels: str
-    """Output of jobs.label with --maps.keep-maps."""
+    """Output of `tagmask label --maps.keep-maps`."""
     num_repeats: int = 8
-    """How often each of its shards is there."""
+    """How often each of its shards is published."""
     num_cores: tuple[int, ...] = (1, 2)
-    """Cores that are used, one after the other; processes are kept to them."""
+    """Numbers of cores, one after the other; processes are pinned to them."""
 
 
 def repeat_run(kept: KeptRun, out_uri: str, num_repeats: int) -> KeptRun:
-    """Publish the shards of a run several times over, each time under another name, with the same rows and chunks."""
+    """Publish the shards of a run several times, each time under another name, with the same rows and chunks."""
     pairs = list(zip(kept.shards, kept.source.manifests, strict=True))
     copies = [
         (replace(shard, name=f"{shard.name}-{number}"), manifest)
@@ -74,7 +74,7 @@ def repeat_run(kept: KeptRun, out_uri: str, num_repeats: int) -> KeptRun:
 
 
 def measure(kept: KeptRun, out_uri: str, num_cores: int) -> tuple[int, float]:
-    """Make the masks on some cores; return images and images a second."""
+    """Make the masks on some cores; return the number of images and images per second."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
     connect(None, num_cpus=num_cores + 1)
     seen: list[Progress] = []

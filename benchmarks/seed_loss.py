@@ -1,9 +1,9 @@
-"""What do seeds cost a training step, made of the network's own class maps or of the averaged network's?
+"""What do seeds cost a training step, from class maps of the network or of the averaged network?
 
     python -m benchmarks.seed_loss [--device cuda --batch-size 64]
 
-Recipe `seeded` with random weights and random images that are in memory already; no Ray, no decoding. The kinds of
-step take turns, and each figure is a multiple of the step without seeds in the same run.
+Recipe `seeded` with random weights and random images in memory; no Ray, no decoding. The three kinds of step alternate.
+Each figure is a multiple of the step without seeds.
 """
 
 import statistics
@@ -24,7 +24,7 @@ from pipeline.training.worker.step import TrainingStep
 
 NUM_CLASSES = 20
 TAGGED_SHARE = 0.1
-"""Of the labels of the random images."""
+"""Share of the labels of the random images that are set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +34,17 @@ class Benchmark:
     device: str = "cpu"
     """cpu or cuda."""
     backbone: str = "vit_tiny_patch16_224"
-    """timm's name; the weights are random."""
+    """Name in timm; the weights are random."""
     image_size: int = 224
     """Side of the images, in pixels."""
     batch_size: int = 32
-    """Images of a step."""
+    """Images per step."""
     num_rounds: int = 5
-    """Timed steps of each kind; the median counts."""
+    """Timed steps of each kind; the median is reported."""
 
 
 def make_batch(job: Benchmark) -> TrainingBatch:
-    """Draw random images; each has one tag at least."""
+    """Random images with at least one tag each."""
     images = torch.randint(0, 256, (job.batch_size, 3, job.image_size, job.image_size), dtype=torch.uint8)
     labels = torch.rand(job.batch_size, NUM_CLASSES) < TAGGED_SHARE
     labels[:, 0] |= ~labels.any(-1)
@@ -52,7 +52,7 @@ def make_batch(job: Benchmark) -> TrainingBatch:
 
 
 def make_work(job: Benchmark, config: TrainConfig, term: SeedTerm | None, batch: TrainingBatch) -> Callable[[], object]:
-    """Give what takes a step."""
+    """Function that takes a training step."""
     initial = build_initial_model(config.model, tuple(f"class {number}" for number in range(NUM_CLASSES)), 0)
     step = TrainingStep(
         initial.network,
@@ -75,14 +75,14 @@ def main() -> None:
     term, batch = choose_seed_term(config.loss, config.optimizer.epochs), make_batch(job)
     works = {
         "no seeds": make_work(job, own, None, batch),
-        "seeds of its own maps": make_work(job, own, term, batch),
+        "seeds of the network's maps": make_work(job, own, term, batch),
         "seeds of the average's maps": make_work(job, average, term, batch),
     }
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(1 + job.num_rounds):
         for name, work in works.items():
             started_s = time.perf_counter()
-            # A step ends with its losses as numbers, so a GPU has done its work by then.
+            # A step returns its losses as numbers, so the GPU has finished by then.
             work()
             seconds[name].append(time.perf_counter() - started_s)
     medians = {name: statistics.median(of_kind[1:]) for name, of_kind in seconds.items()}

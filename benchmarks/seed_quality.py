@@ -1,11 +1,11 @@
-"""How good are the seeds of a model, by evidence, refinement and resolution? One pass over photos with true masks.
+"""How good are the class maps of a model, by evidence, refinement and resolution? Uses photos with true masks.
 
     python -m benchmarks.seed_quality --models v2/bundle ours/bundle --vocabulary vocabulary.json \
         --shards 'eval-*.tar' --truth truth --num-patches 196 400 784
 
-Class maps from clean tags, one scale and its flip, scaled to [0, 1] by class; a pixel is the best class if its value
-exceeds t, else background. Printed is the best mIoU over t = 0, 0.01 .. 0.99, which is chosen with the truth in hand:
-it says what a model knows, not what a run without truth would get.
+Class maps from clean tags, of one scale and its flip, are scaled to [0, 1] per class. A pixel gets the best class if
+its value exceeds a threshold t, else background. The table shows the best mIoU over t = 0, 0.01 .. 0.99. This t is
+chosen with the true masks, so the figure is an upper bound for a run without them.
 """
 
 import sys
@@ -43,19 +43,19 @@ class Benchmark:
     models: tuple[str, ...]
     """Model bundles."""
     vocabulary: str
-    """Theirs."""
+    """Vocabulary of the models."""
     shards: tuple[str, ...]
-    """Shards of the photos; upright ones, without an EXIF rotation."""
+    """Shards of the photos, which must not have an EXIF rotation."""
     truth: str
     """Folder or tar of true masks."""
     num_patches: tuple[int, ...] = (196,)
-    """Resolutions, in patches an image."""
+    """Resolutions, in patches per image."""
     every: int = 1
-    """Take each n-th photo."""
+    """Use every n-th photo."""
 
 
 class Photo(NamedTuple):
-    """A photo whose truth is known."""
+    """A photo with its true mask."""
 
     image_rgb: UInt8[np.ndarray, "h w 3"]
     class_ids: tuple[int, ...]
@@ -80,7 +80,7 @@ def read_photos(job: Benchmark, vocabulary: Vocabulary) -> Iterator[Photo]:
 
 @torch.inference_mode()
 def find_maps(model: MCTformer, images: Tensor, class_ids: tuple[int, ...]) -> dict[str, Tensor]:
-    """Make the class maps of every kind, each `2 k gh gw`, from an image and its mirror image."""
+    """Class maps of every kind, each `2 k gh gw`, from an image and its flip."""
     output = model(torch.cat([images, images.flip(-1)]))
     index = torch.tensor([class_ids, class_ids], device=images.device) - 1
     layers = min(ATTENTION_LAYERS[model.config.variant], model.config.depth)
@@ -93,7 +93,7 @@ def find_maps(model: MCTformer, images: Tensor, class_ids: tuple[int, ...]) -> d
 
 
 def count_photo(photo: Photo, maps: Tensor, num_classes: int) -> EvaluationCounts:
-    """Count the pixels of a photo at every threshold."""
+    """Confusion counts of a photo at every threshold."""
     enlarged = functional.interpolate(maps, size=photo.truth.shape, mode="bilinear", align_corners=False)
     joined = scale_min_max(enlarged[:1] + enlarged[1:].flip(-1))[0]
     best, place = joined.max(0)
@@ -103,7 +103,7 @@ def count_photo(photo: Photo, maps: Tensor, num_classes: int) -> EvaluationCount
 
 
 def score_model(model_uri: str, photos: list[Photo], num_patches: int, num_classes: int) -> dict[str, EvaluationCounts]:
-    """Count the pixels of all photos, by kind of map."""
+    """Confusion counts of all photos, by kind of class map."""
     model, bundle, _ = load_bundle(model_uri)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device)
@@ -122,7 +122,7 @@ def score_model(model_uri: str, photos: list[Photo], num_patches: int, num_class
 
 
 def main() -> None:
-    """Print a line for every model, resolution and kind of map, then the best of each model by class."""
+    """Print a line per model, resolution and kind of class map, then the best of each model by class."""
     job = tyro.cli(Benchmark, description=__doc__)
     vocabulary = load_vocabulary(job.vocabulary)
     photos = list(read_photos(job, vocabulary))

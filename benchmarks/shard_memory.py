@@ -1,10 +1,9 @@
-"""Does memory grow with the shard? Peak memory of a process that reads, labels and commits shards of large images.
+"""Does memory grow with a shard? Peak memory of a process that reads, labels and commits shards of large images.
 
     python -m benchmarks.shard_memory --num-images 50 200 800
 
-Each size runs in a process of its own: the steps of a read task and of a labelling actor, one after the
-other, on a tar of JPEGs of about 5 MB each. Chunks close at 64 MiB of images, so peak memory should not depend on
-how many follow.
+Each size runs in a separate process, which takes the steps of a read task and of a labelling actor in turn, on a tar of
+JPEGs of about 5 MB each. A chunk has at most 64 MiB of images, so peak memory should not grow with their number.
 """
 
 import io
@@ -41,15 +40,15 @@ class Benchmark:
     """Measure the peak memory of labelling shards of large images."""
 
     num_images: tuple[int, ...] = (50, 200, 800)
-    """Images in the shard."""
+    """Numbers of images in the shard."""
     image_bytes: int = 5_000_000
-    """Size of an encoded image, about."""
+    """Approximate size of an encoded image."""
     folder: str | None = None
-    """Set in the process of one measurement: where its shard is."""
+    """Folder of the shard; set only in the process of a measurement."""
 
 
 def write_shard(path: Path, num_images: int, image_bytes: int) -> None:
-    """Write a tar of noise, which JPEG cannot compress."""
+    """Write a tar of noisy images, which JPEG hardly compresses."""
     side = int((image_bytes / 0.605) ** 0.5)
     buffer = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
@@ -86,12 +85,12 @@ def label_shard(folder: Path) -> None:
 
 
 def get_peak_mib() -> float:
-    """Give the largest memory that this process ever had, in MiB."""
+    """Peak memory of this process, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
-    """Measure each size in a process of its own."""
+    """Measure each size in a separate process."""
     job = tyro.cli(Benchmark, description=__doc__)
     if job.folder is not None:
         label_shard(Path(job.folder))
@@ -114,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,24 +1,22 @@
-"""How near does training come to a plain loop over tensors in memory, and what does a second worker bring?
+"""What does training cost beside its steps? `tagmask train` against a plain loop over tensors in memory.
 
     python -m benchmarks.training --shards 'train-{00000..00003}.tar' --vocabulary vocabulary.json
 
-The plain loop is the ceiling: same network, loss and optimiser, uint8 images that are there already, no decoding, no
-Ray, all cores. In turns with it runs the step that `jobs.train` takes, over the same tensors: what checks, weights,
-erasing and the norm of the gradient cost. Then `pipeline.train` itself trains over the shards with each number of
-workers: reading, decoding and RandAugment run on the same machine, so on a few cores they cost what they cost. What
-they cost is measured apart, in CPU time, and gives the ratio that is left for a trainer without any overhead. The CPU
-time of the processes, by what they do, says where the rest goes.
+The plain loop is the upper bound: same network, loss and optimiser, uint8 images in memory, no decoding, no Ray, all
+cores. The step of `tagmask train` alternates with it over the same tensors: it adds checks, sample weights, random
+erasing and the gradient norm. Then `pipeline.train` trains over the shards with each number of workers. Reading,
+decoding and RandAugment take CPU time of the same machine. That time is measured separately, and from it follows the
+ratio of a trainer without overhead. The table of CPU time by kind of process shows the rest.
 
     python -m benchmarks.training --shards ... --vocabulary ... --gpu --batch-size 256 --num-workers 1
 
-With `--gpu` the plain loop and the workers compute in bf16 on GPUs, and both are also given as a share of the card's
-peak: operations counted by PyTorch's FlopCounterMode, the peak measured by large bf16 products in the same run.
+With `--gpu` the plain loop and the workers compute in bf16 on GPUs. Speeds are then also shown as a share of the GPU's
+peak: PyTorch's FlopCounterMode counts the operations, and large bf16 matrix products in the same run show the peak.
 """
 
 import copy
 import os
 import platform
-import sys
 import tempfile
 import threading
 import time
@@ -53,69 +51,73 @@ from pipeline.training.worker.schedule import choose_tag_loss, make_optimizer, s
 from pipeline.training.worker.step import TrainingStep
 
 WARM_UP_SHARE = 0.25
-"""Of the steps, the first ones: processes start."""
+"""Share of the steps, at the start, that does not count."""
 DATA_SLOTS = 2
+"""Least number of CPU slots for reading and decoding."""
 NUM_COSTED = 256
-"""Images that are decoded and varied to see what that costs."""
+"""Images for the cost of reading, decoding and augmenting."""
 PEAK_SIDE = 8192
-"""Of the matrices whose product shows the peak of a GPU."""
+"""Side of the matrices whose product shows the peak of a GPU."""
 PEAK_REPEATS = 30
 WATCH_PERIOD_S = 2.0
 LEARNING_RATE = 1e-4
 KINDS = {
     "RayTrainWorker": "training",
-    "augment_batch": "decoding and varying",
+    "augment_batch": "decoding and augmenting",
     "TrainingSamples": "reading",
     "SplitCoordinator": "Ray Data's scheduler",
 }
-"""What processes do, by a part of their titles; the rest is Ray and the driver."""
+"""Kinds of processes, by a part of their titles; the rest is Ray and the driver."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Train for an epoch, plainly and through Ray."""
+    """Train for an epoch, in a plain loop and with Ray."""
 
     shards: tuple[str, ...]
+    """Training shards."""
     vocabulary: str
+    """Vocabulary of the tags."""
     batch_size: int = 32
-    """Images of a step, over all workers."""
+    """Images per step, over all workers."""
     image_size: int = 224
     """Side of the crops, in pixels."""
     backbone: str = "vit_tiny_patch16_224"
-    """timm name; its weights are random."""
+    """Name in timm; the weights are random."""
     num_plain_steps: int = 20
-    """Steps of the plain loop, and of the step of `jobs.train` beside it."""
+    """Steps of the plain loop, and of `tagmask train` over the same tensors."""
     num_workers: tuple[int, ...] = (1, 2)
-    """Numbers of workers to try."""
+    """Numbers of workers."""
     plain_augment: bool = False
     """Crop and flip only, instead of RandAugment."""
     compile: bool = False
-    """Let the workers compile the network; the plain loop stays as it is."""
+    """Compile the network in the workers; not in the plain loop."""
     gpu: bool = False
-    """Compute in bf16 on GPUs, one a worker."""
+    """Compute in bf16 on GPUs, one per worker."""
 
     @property
     def device(self) -> str:
-        """PyTorch's name of what the plain loop computes on."""
+        """Device of the plain loop, as PyTorch names it."""
         return "cuda" if self.gpu else "cpu"
 
 
 @dataclass
 class CpuWatch:
-    """Adds up the CPU time of this process and its descendants, by what they do."""
+    """Sums the CPU time of this process and its descendants, by kind of process."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    ticks: Counter[str] = field(default_factory=Counter)
+    """Clock ticks of CPU time, by kind of process."""
     _kinds: dict[int, str] = field(default_factory=dict)
-    _seen: dict[int, float] = field(default_factory=dict)
+    _seen: dict[int, int] = field(default_factory=dict)
     _is_over: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
         """Count from now on."""
-        self._seen = {pid: seconds for pid, (seconds, _) in self._list_processes().items()}
+        self._seen = {pid: ticks for pid, (ticks, _) in self._list_processes().items()}
         threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> None:
-        """Count no longer."""
+        """Stop counting."""
         self._is_over.set()
         self._count()
 
@@ -124,24 +126,24 @@ class CpuWatch:
             self._count()
 
     def _count(self) -> None:
-        for pid, (seconds, title) in self._list_processes().items():
-            # Between two tasks a process is named IDLE: what it did before is its kind.
+        for pid, (ticks, title) in self._list_processes().items():
+            # Between two tasks Ray names a process IDLE; it keeps its kind.
             found = next((kind for part, kind in KINDS.items() if part in title), None)
             kind = self._kinds[pid] = found or self._kinds.get(pid, "Ray and the driver")
-            self.seconds[kind] += seconds - self._seen.get(pid, 0.0)
-            self._seen[pid] = seconds
+            self.ticks[kind] += ticks - self._seen.get(pid, 0)
+            self._seen[pid] = ticks
 
     @staticmethod
-    def _list_processes() -> dict[int, tuple[float, str]]:
-        """Give CPU seconds and title of this process and of those below it."""
-        found: dict[int, tuple[int, float, str]] = {}
+    def _list_processes() -> dict[int, tuple[int, str]]:
+        """Clock ticks of CPU time and title of this process and of its descendants."""
+        found: dict[int, tuple[int, int, str]] = {}
         for folder in Path("/proc").iterdir():
             try:
                 if folder.name.isdigit():
                     fields = (folder / "stat").read_text().rpartition(")")[2].split()
                     ticks = int(fields[11]) + int(fields[12])
                     title = (folder / "cmdline").read_bytes().decode(errors="replace")
-                    found[int(folder.name)] = (int(fields[1]), ticks / os.sysconf("SC_CLK_TCK"), title)
+                    found[int(folder.name)] = (int(fields[1]), ticks, title)
             except OSError:
                 continue
         ours, before = {os.getpid()}, 0
@@ -152,25 +154,25 @@ class CpuWatch:
 
 
 def measure_data_cost(job: Benchmark, config: TrainConfig, vocabulary: Vocabulary) -> float:
-    """Give the CPU seconds that an image costs until it is in a batch: read, decoded, cropped, varied."""
+    """CPU seconds per image for reading, decoding and augmenting."""
     shards = list_shards(job.shards)[:1]
     usable = survey_shards(shards, vocabulary, InputConfig()).usable_per_shard
     groups = group_shards(shards, usable, window=config.shuffle_window, rng_seed=0, epoch=0)
     number = min(NUM_COSTED, sum(usable.values()))
     (piece,) = list_pieces(groups, [(0, number)], 0)
     started_s = time.process_time()
-    samples = {name: [] for name in ("key", "epoch", "image", "class_ids")}
+    samples: dict[str, list[Any]] = {name: [] for name in ("key", "epoch", "image", "class_ids")}
     for table in read_piece(piece, vocabulary, config):
         for name, values in table.to_pydict().items():
             samples[name] += values
     for start in range(0, number, DECODE_BATCH):
-        batch = {name: values[start : start + DECODE_BATCH] for name, values in samples.items()}
+        batch: dict[str, Any] = {name: values[start : start + DECODE_BATCH] for name, values in samples.items()}
         augment_samples(batch, config, len(vocabulary.classes), lambda key, error: None)
     return (time.process_time() - started_s) / number
 
 
 def measure_peak() -> float:
-    """Give the bf16 operations per second of the GPU in products of large matrices."""
+    """Operations per second of the GPU in products of large bf16 matrices."""
     left, right = (torch.randn(PEAK_SIDE, PEAK_SIDE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     for repeat in range(2 * PEAK_REPEATS):
         if repeat == PEAK_REPEATS:
@@ -182,7 +184,7 @@ def measure_peak() -> float:
 
 
 def count_operations(job: Benchmark, initial: InitialModel) -> float:
-    """Count the operations of an image, forward and backward."""
+    """Number of operations per image, forward and backward."""
     network = initial.network.train().to(job.device)
     images = torch.zeros(2, 3, job.image_size, job.image_size, device=job.device)
     labels = torch.ones(2, network.config.num_classes, dtype=torch.bool, device=job.device)
@@ -195,7 +197,7 @@ def count_operations(job: Benchmark, initial: InitialModel) -> float:
 
 
 def make_plain_step(job: Benchmark, config: TrainConfig, initial: InitialModel) -> Callable[[], object]:
-    """Give a step of a plain loop over one batch in memory: what there is to compute, and nothing else."""
+    """Step of a plain loop over one batch in memory: forward, backward and optimiser."""
     network = copy.deepcopy(initial.network).train().to(job.device)
     optimizer = make_optimizer(network, config.optimizer)
     set_learning_rate(optimizer, LEARNING_RATE)
@@ -212,7 +214,7 @@ def make_plain_step(job: Benchmark, config: TrainConfig, initial: InitialModel) 
 
 
 def make_training_step(job: Benchmark, config: TrainConfig, initial: InitialModel) -> Callable[[], object]:
-    """Give the step of `jobs.train` over one batch in memory: with weights, erasing, norm of the gradient, checks."""
+    """Step of `tagmask train` over one batch in memory, with sample weights, erasing, gradient norm and checks."""
     step = TrainingStep(
         copy.deepcopy(initial.network),
         config,
@@ -230,13 +232,13 @@ def make_training_step(job: Benchmark, config: TrainConfig, initial: InitialMode
 
 
 def make_tensors(job: Benchmark, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make a batch: uint8 images and boolean labels."""
+    """Random batch: uint8 images and boolean labels."""
     images = torch.randint(0, 255, (job.batch_size, 3, job.image_size, job.image_size), dtype=torch.uint8)
     return images, torch.rand(job.batch_size, num_classes) < 0.3
 
 
 def time_steps(job: Benchmark, steps: Sequence[Callable[[], object]]) -> list[float]:
-    """Give the images per second of several kinds of steps, taken in turns: what disturbs one disturbs all."""
+    """Images per second of several kinds of steps, which alternate so that other load affects all of them."""
     seconds = [0.0 for _ in steps]
     num_warm_up = max(2, round(WARM_UP_SHARE * job.num_plain_steps))
     for number in range(job.num_plain_steps):
@@ -258,9 +260,9 @@ def _synchronize(job: Benchmark) -> None:
 def time_training(
     job: Benchmark, config: TrainConfig, vocabulary: Vocabulary, num_workers: int, watch: CpuWatch
 ) -> tuple[float, float]:
-    """Give the images per second of training over the shards, and the share of time that it waits for images.
+    """Images per second of training over the shards, and the share of time that it waits for images.
 
-    `watch` counts CPU time from the end of the warm-up on.
+    `watch` counts CPU time after the warm-up.
     """
     with tempfile.TemporaryDirectory() as out:
         run = open_training(
@@ -293,14 +295,14 @@ def time_training(
         ray.shutdown()
         steps = [record for record in read_records(out) if record["kind"] == "step"]
     counted = steps[round(WARM_UP_SHARE * len(steps)) :]
-    # Every record is about equally many images, so that seconds per image are averaged, not images per second.
+    # Records have about the same number of images, so the mean is over seconds per image, not images per second.
     seconds = [1 / record["images_per_s"] for record in counted]
     waiting = sum(record["wait_share"] * s for record, s in zip(counted, seconds, strict=True)) / sum(seconds)
     return len(seconds) / sum(seconds), waiting
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Print the comparison."""
     job = tyro.cli(Benchmark, description=__doc__)
     vocabulary = load_vocabulary(job.vocabulary)
     config = TrainConfig(
@@ -313,36 +315,38 @@ def main() -> None:
     initial = build_initial_model(config.model, vocabulary.classes, config.rng_seed)
     peak = measure_peak() if job.gpu else None
     num_operations = count_operations(job, initial)
-    print(f"an image takes {num_operations / 1e9:.2f} billion operations, forward and backward")
+    print(f"operations per image, forward and backward: {num_operations / 1e9:.2f} billion")
     if peak:
-        print(f"peak of the card: {peak / 1e12:.0f} trillion bf16 operations/s, by {PEAK_SIDE} x {PEAK_SIDE} products")
+        print(f"peak of the GPU: {peak / 1e12:.0f} trillion bf16 operations/s, by {PEAK_SIDE} x {PEAK_SIDE} products")
 
     def describe_share(speed: float) -> str:
         return f"  {speed * num_operations / peak:.1%} of the peak" if peak else ""
 
     makers = {
         "plain loop, tensors in memory": make_plain_step,
-        "step of jobs.train, tensors in memory": make_training_step,
+        "tagmask train step, tensors in memory": make_training_step,
     }
     speeds = time_steps(job, [make(job, config, initial) for make in makers.values()])
     plain = speeds[0]
     for name, speed in zip(makers, speeds, strict=True):
         print(f"{name:<38} {speed:>7.2f} images/s  ratio {speed / plain:.2f}{describe_share(speed)}", flush=True)
     cost_s = measure_data_cost(job, config, vocabulary)
-    print(f"reading, decoding and varying: {1000 * cost_s:.1f} ms of one core an image", flush=True)
+    print(f"reading, decoding and augmenting: {1000 * cost_s:.1f} ms of one core per image", flush=True)
     if not job.gpu:
         ceiling = 1 / (1 + cost_s * plain / (os.cpu_count() or 1))
-        print(f"{'the same cores decode too':<38} {plain * ceiling:>7.2f} images/s  ratio {ceiling:.2f}  (computed)")
+        print(
+            f"{'plain loop, same cores decode':<38} {plain * ceiling:>7.2f} images/s  ratio {ceiling:.2f}  (computed)"
+        )
     for num_workers in job.num_workers:
         watch = CpuWatch()
         speed, waiting = time_training(job, config, vocabulary, num_workers, watch)
-        name = f"jobs.train, {num_workers} worker" + "s" * (num_workers > 1) + ", compiled" * job.compile
+        name = f"tagmask train, {num_workers} worker" + "s" * (num_workers > 1) + ", compiled" * job.compile
         share = describe_share(speed / num_workers)
         print(f"{name:<38} {speed:>7.2f} images/s  ratio {speed / plain:.2f}  waiting {waiting:.1%}{share}")
-        total = max(watch.seconds.total(), 1e-9)
-        kinds = ", ".join(f"{kind} {seconds / total:.1%}" for kind, seconds in watch.seconds.most_common())
+        total = max(watch.ticks.total(), 1)
+        kinds = ", ".join(f"{kind} {ticks / total:.1%}" for kind, ticks in watch.ticks.most_common())
         print(f"    CPU time: {kinds}", flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -42,7 +42,7 @@ def draw_example(masks: str, photos: Path, key: str, out: Path) -> None:
     for manifest in map(open_manifest, list_manifests(masks)):
         rows = [row for row in manifest.iterate_rows() if row["key"] == key]
         for example in make_examples(manifest, rows, inputs, vocabulary, palette, find_truth):
-            panels = [
+            panels: list[tuple[str, Image.Image]] = [
                 (picture.caption, Image.open(io.BytesIO(base64.b64decode(picture.source.partition(",")[2]))))
                 for picture in example.pictures
             ]
@@ -50,7 +50,7 @@ def draw_example(masks: str, photos: Path, key: str, out: Path) -> None:
 
 
 def read_tags(photos: Path, key: str) -> list[str]:
-    """Read the tags of a photo as its shard has them."""
+    """Tags of a photo in its shard."""
     for path in sorted(photos.glob("photos-*.tar")):
         with tarfile.open(path) as archive:
             if f"{key}.json" in archive.getnames():
@@ -60,7 +60,7 @@ def read_tags(photos: Path, key: str) -> list[str]:
 
 
 def draw_panels(panels: list[tuple[str, Image.Image]], heading: str) -> Image.Image:
-    """Join captioned pictures to one row, with few enough colours for a small file."""
+    """Join captioned pictures to one row, with few colours for a small file."""
     width = len(panels) * (PANEL_PX[0] + MARGIN_PX) - MARGIN_PX
     page = Image.new("RGB", (width, PANEL_PX[1] + 2 * CAPTION_PX), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(16)

@@ -1,1 +1,1 @@
-"""Ray as the jobs use it: connection, number of workers, signals and stops."""
+"""Ray for the jobs: connection, number of workers, signals and stops."""

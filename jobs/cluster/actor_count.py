@@ -1,4 +1,4 @@
-"""How many labelling actors a cluster gets: as many as it holds, or may grow to, or as many as the user says."""
+"""Number and GPUs of the labelling actors: what the user asks for, or what the cluster holds or may grow to."""
 
 import math
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from pipeline.errors import LabellingError
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSize:
-    """What a cluster has, and what it may come to have."""
+    """CPUs and GPUs of a cluster, now and after autoscaling."""
 
     num_cpus: float
     num_gpus: float
     most_gpus: float
-    """What its autoscaler may add, too. Not every autoscaler publishes that: then what there is."""
+    """GPUs with those that the autoscaler may add; equal to `num_gpus` if the autoscaler does not publish a limit."""
 
 
 def measure_cluster() -> ClusterSize:
@@ -36,7 +36,7 @@ def choose_gpus(wanted: Gpus, size: ClusterSize, num_workers: int = 1, *, may_gr
     """Choose the GPUs of a worker.
 
     Args:
-        wanted: The option. auto: one GPU if the cluster has one for each worker, or may grow to it; else none.
+            wanted: The option. auto: one GPU if the cluster has one for each worker, or may grow to it; else none.
         size: Size of the cluster.
         num_workers: Smallest number of workers that need a GPU.
         may_grow: GPUs may join a cluster that has none and publishes no limit.
@@ -45,21 +45,21 @@ def choose_gpus(wanted: Gpus, size: ClusterSize, num_workers: int = 1, *, may_gr
 
 
 def choose_num_actors(wanted: int | None, gpus_per_actor: float, cpus_per_actor: float, size: ClusterSize) -> int:
-    """Choose the number of actors; they start as their resources join.
+    """Choose the number of actors. Each starts when its resources join the cluster.
 
     Args:
-        wanted: What the user says; None: as many as the cluster holds.
-        gpus_per_actor: GPUs of an actor; 0: it takes CPUs only.
+        wanted: The user's choice; None: as many as the cluster holds.
+        gpus_per_actor: GPUs of an actor; 0: CPUs only.
         cpus_per_actor: CPUs of an actor.
-        size: Of the cluster.
+        size: Size of the cluster.
 
     Raises:
-        LabellingError: Nobody says how many, and the cluster has no GPU for one.
+        LabellingError: The user does not choose, and the cluster has too few GPUs for one actor.
     """
     if wanted is not None:
         return wanted
     if gpus_per_actor == 0:
-        # One CPU stays free for reading and sealing, or nothing would ever reach the actors.
+        # One CPU stays free for reading and sealing; without it no chunk reaches the actors.
         return max(1, math.floor((size.num_cpus - 1) / cpus_per_actor))
     if size.most_gpus < gpus_per_actor:
         raise LabellingError(
@@ -70,7 +70,7 @@ def choose_num_actors(wanted: int | None, gpus_per_actor: float, cpus_per_actor:
 
 
 def describe_wait(num_actors: int, gpus_per_actor: float, size: ClusterSize) -> str | None:
-    """Say that actors wait for GPUs which the cluster does not have yet; None if none does."""
+    """Notice that actors wait for GPUs that the cluster does not have yet; None if none waits."""
     num_wanted = num_actors * gpus_per_actor
     if size.num_gpus >= num_wanted:
         return None

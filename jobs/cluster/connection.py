@@ -1,4 +1,4 @@
-"""Where a job computes: the Ray cluster that it was submitted to, or a local Ray of its own."""
+"""Connection to Ray: the cluster that a job was submitted to, or a local Ray."""
 
 import json
 import logging
@@ -20,22 +20,22 @@ from pipeline.storage.uris import require_no_password
 logger = logging.getLogger(__name__)
 
 FORWARDED_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
-"""What workers on other machines are told of the driver's S3. Credentials never travel: they have their own."""
+"""S3 settings of the driver that workers on other machines receive. Credentials are not sent; machines have theirs."""
 
 NUM_TRIES = 2
 PAUSE_S = 5.0
-"""Between two tries: what keeps a machine busy may be over, and a head may be up."""
+"""Seconds between two tries, in which a load may end or a head may start."""
 OUR_FOLDER = Path(__file__).parents[2]
-"""What holds our packages."""
+"""Folder of the project's packages."""
 PROBE_TIMEOUT_S = 10.0
-"""For an answer of a cluster's address. Ray itself asks for a quarter of an hour, and says nothing meanwhile."""
+"""Seconds to wait for a connection to the address of a cluster. Ray itself waits 15 minutes without a message."""
 
 
 def use_endpoint(url: str | None) -> None:
-    """Let S3 mean another store than that of AWS, here and in all workers; None leaves it as it is.
+    """Set the endpoint of S3 in this process and in all workers; None keeps the current one.
 
     Raises:
-        ValueError: It is no URL, or holds a password.
+        ValueError: The endpoint is not an http(s) URL, or contains a password.
     """
     if url is None:
         return
@@ -51,21 +51,21 @@ def find_address(address: str | None) -> str:
 
 
 def connect(address: str | None, num_cpus: int | None = None) -> None:
-    """Connect to Ray; start a local one when there is no cluster to connect to.
+    """Connect to a Ray cluster, or start a local Ray.
 
     Args:
-        address: Address of a cluster, or `local` for a Ray of our own. None: the cluster that runs this job
-            (`ray job submit` sets RAY_ADDRESS), else a Ray of our own.
-        num_cpus: CPU slots of a Ray of our own; None: one per core. May exceed the cores, so that processes
-            that mostly wait do not keep others from starting.
+        address: Address of a cluster, or `local` for a local Ray. None: the cluster that runs this job
+            (`ray job submit` sets RAY_ADDRESS), else a local Ray.
+        num_cpus: CPU slots of a local Ray; None: one per core. May exceed the cores, so that processes that mostly
+            wait do not prevent others from starting.
 
-    A process that is connected already stays as it is. A Ray that is not up in time, as it happens on a busy machine,
-    is tried once more.
+    A connected process keeps its connection. If Ray does not start in time, for example on a busy machine, it is tried
+    once more.
 
     Raises:
-        ClusterError: Ray did not come up, or no cluster answers at the address.
-        ValueError: An endpoint that the environment names, and that workers would be told, holds a password; or the
-            address is none.
+        ClusterError: Ray does not start, or no cluster answers at the address.
+        ValueError: The address is not valid, or an endpoint in the environment that is sent to workers contains a
+            password.
     """
     wanted = find_address(address)
     environment = None if wanted == "local" else {"env_vars": _choose_variables()}
@@ -90,10 +90,10 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
 
 
 class _OurImports(JobConfig):
-    """The description of this job, in which workers import from our folder first and never from the current one.
+    """Job configuration with which workers import from the project's folder first, never from the current folder.
 
-    Ray puts the driver's current folder and that of its script before all others. A folder of the user's may hold
-    packages named as ours, such as `models`.
+    By default Ray searches the driver's current folder and the folder of its script first. A folder of the user may
+    contain packages with the same names, such as `models`.
     """
 
     def _serialize(self) -> Any:
@@ -103,37 +103,37 @@ class _OurImports(JobConfig):
 
 
 def _quieten_ray() -> None:
-    """Let Ray print nothing but what keeps it from starting; what fails reaches the driver as an exception.
+    """Silence Ray except for errors of its start. Failures reach the driver as exceptions.
 
-    The log files of Ray's session still hold all of it.
+    The log files of Ray's session contain all messages.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            # A failed dataset is told with every frame, and by us in a line.
+            # Ray prints every frame of a failed dataset; the driver reports it in one line.
             handler.setLevel(logging.CRITICAL + 1)
-    # Raylets report each worker that dies, with stacks of C++, to all drivers; no setting of Ray's keeps them silent.
+    # Raylets print each dead worker, with C++ stacks, in all drivers; no setting of Ray turns that off.
     ray._private.worker.print_to_stdstream = _log_report  # type: ignore[assignment]
 
 
 def _log_report(report: dict[str, Any], ignore_prefix: bool = False) -> None:
-    """Log what Ray would print, in place of `ray._private.worker.print_to_stdstream`."""
+    """Log at debug level what Ray prints by default. Replaces `ray._private.worker.print_to_stdstream`."""
     logger.debug("%s: %s", report.get("pid"), "\n".join(map(str, report.get("lines") or ())))
 
 
 def _try_twice(start: Callable[[], object], *, what: str, advice: str) -> None:
-    """Start or join a Ray; once more if it fails.
+    """Start or join a Ray cluster; try once more if it fails.
 
     Raises:
-        ClusterError: It failed again.
-        ValueError: Ray does not take what it is given, which will not change.
+        ClusterError: The second try failed too.
+        ValueError: Ray rejects its arguments, so another try cannot succeed.
     """
     for attempt in range(1, NUM_TRIES + 1):
         try:
             start()
         except ValueError as error:
             raise ValueError(f"{what} cannot be used: {_get_first_line(error)}; {advice}") from error
-        except Exception as error:  # a Ray that is not up in time is a plain `Exception`, and more of them
+        except Exception as error:  # Ray raises plain `Exception` and other types when it does not start in time
             _end_half_started(error)
             cause = _get_first_line(error)
             if attempt == NUM_TRIES:
@@ -147,7 +147,7 @@ def _try_twice(start: Callable[[], object], *, what: str, advice: str) -> None:
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
-    """Join a cluster, if anybody listens at its address."""
+    """Join a cluster; fail early if its address does not accept connections."""
     host, separator, port = address.rpartition(":")
     if separator and port.isdigit() and "://" not in address:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S):
@@ -156,9 +156,9 @@ def _join(address: str, options: dict[str, Any]) -> None:
 
 
 def _end_half_started(error: BaseException) -> None:
-    """End the processes of a node of our own that did not come up: late ones would compete with those of the next try.
+    """End the processes of a local node that did not start, so that they do not compete with those of the next try.
 
-    Ray forgets them; the node is only found in the frames of what it raised.
+    Ray keeps no reference to the node. Only the frames of the exception have it.
     """
     traceback = error.__traceback__
     while traceback is not None:
@@ -175,10 +175,10 @@ def _get_first_line(error: BaseException) -> str:
 
 
 def _choose_variables() -> dict[str, str]:
-    """Choose what workers are told; Ray refuses what the job's own environment tells them already.
+    """Environment variables for the workers. Ray rejects variables that the job's runtime environment already has.
 
     Raises:
-        ValueError: An endpoint holds a password, which Ray would keep and show.
+        ValueError: An endpoint contains a password, which Ray would store and show.
     """
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     told = (submitted.get("runtime_env") or {}).get("env_vars") or {}

@@ -1,4 +1,4 @@
-"""What the jobs that label and remask share: they drive a run, hear signals, and tell how it went."""
+"""Common part of the jobs that label and remask: drive a run, handle signals, print the outcome."""
 
 import signal
 import sys
@@ -22,11 +22,11 @@ GO_ON = "what is committed stays, run the same command again"
 
 
 def drive(run: Run, run_steps: Callable[[Hooks], RunSummary], *, grace_s: float) -> int:
-    """Do what remains of a run, show its progress, handle signals, and return the exit code. Ray is connected.
+    """Complete a run, show its progress, handle signals, and return the exit code. Needs a connected Ray.
 
     Args:
-        run: What is labelled or remasked.
-        run_steps: `label_run` or `remask_run` of it.
+        run: The run to label or remask.
+        run_steps: Calls `label_run` or `remask_run` with the hooks.
         grace_s: Grace period after a signal, in seconds.
     """
     printer = ProgressPrinter()
@@ -43,7 +43,7 @@ def drive(run: Run, run_steps: Callable[[Hooks], RunSummary], *, grace_s: float)
 
 
 def _describe_loss(run: Run, printer: ProgressPrinter) -> str:
-    """Say what stays when the cluster is gone."""
+    """Message about what remains when the cluster is lost."""
     last = printer.last
     done = f"{last.num_sealed} of {last.num_shards} shards are published, " if last else ""
     return f"{done}the chunks of others are committed under '{run.out_uri}'; {GO_ON} once there is a cluster"
@@ -51,7 +51,7 @@ def _describe_loss(run: Run, printer: ProgressPrinter) -> str:
 
 @contextmanager
 def stop_on_signals(stop: Stop) -> Iterator[Stop]:
-    """Turn SIGTERM and SIGINT into an orderly stop. Comes after ray.init, which installs its own handler."""
+    """Turn SIGTERM and SIGINT into an orderly stop. Enter it after `ray.init`, which installs its own handlers."""
 
     def request_stop(signum: int, frame: object) -> None:
         if stop.is_requested:
@@ -73,12 +73,12 @@ def stop_on_signals(stop: Stop) -> Iterator[Stop]:
 
 
 def print_warning(warning: str) -> None:
-    """Show what an operator should know."""
+    """Print a warning for the operator."""
     print_lines(f"warning: {warning}", to_stderr=True)
 
 
 def conclude(out_uri: str, summary: RunSummary) -> int:
-    """Print what an invocation did and what is left, and give the exit code."""
+    """Print what an invocation did and what remains; return the exit code."""
     counts = summary.counts
     print(
         f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images "

@@ -1,4 +1,4 @@
-"""The last words when the head of a cluster dies: ours, and not those of Ray, which ends its drivers without any."""
+"""Watch of the head of a cluster: ends the driver with a message when the head is lost. Ray ends it without one."""
 
 import os
 import socket
@@ -14,17 +14,17 @@ from jobs.command_line.console import EXIT_FAILED
 
 RAY_TIMEOUT_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 RAY_TIMEOUT_S = 60.0
-"""So long Ray itself looks for a head that is gone before it ends the driver, unless the variable says otherwise."""
+"""Seconds after which Ray ends the driver when the head is lost, unless the variable sets another time."""
 POLL_PERIOD_S = 3.0
 CONNECT_TIMEOUT_S = 3.0
 
 
 @contextmanager
 def watch_head(describe_loss: Callable[[], str]) -> Iterator[None]:
-    """End this process when the head of the cluster is gone, and say what stays. Ray is connected.
+    """End this process with a message when the head of the cluster is lost. Needs a connected Ray.
 
-    A head that comes back in time (one that keeps its state elsewhere) is no loss. The process ends shortly before Ray
-    would end it from within, without a word and with a stack of C++.
+    A head that restarts in time, with external state, is not lost. The process ends shortly before Ray would end it
+    without a message and with a C++ stack.
     """
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     limit_s = 0.75 * float(os.environ.get(RAY_TIMEOUT_VARIABLE, RAY_TIMEOUT_S))
@@ -58,5 +58,5 @@ def _answers(host: str, port: int) -> bool:
 def _end(cause: str, describe_loss: Callable[[], str]) -> None:
     sys.stdout.flush()
     print(cause + describe_loss(), file=sys.stderr, flush=True)
-    # Every thread that asks Ray anything hangs by now.
+    # Every call to Ray hangs now, in all threads.
     os._exit(EXIT_FAILED)

@@ -1,4 +1,4 @@
-"""The hosts on which `benchmarks.outages` lets things fail. Skipped where nobody may make network namespaces."""
+"""Hosts of `benchmarks.outages`. Skipped where network namespaces cannot be made."""
 
 import os
 import shutil
@@ -73,12 +73,12 @@ def test_every_host_has_its_own_name_and_its_own_files_at_the_same_path(folder):
         names = [network.read_log(name).strip() for name in network.names]
         assert names == [(network.folder / "hosts" / name / "name").read_text().strip() for name in network.names]
         assert len(set(names)) == 2
-        assert os.listdir(network.ray_folder) == []  # noqa: PTH208 (what this machine itself sees)
+        assert os.listdir(network.ray_folder) == []  # noqa: PTH208 (a listing outside of the hosts' namespaces)
 
 
 def test_subnet_of_this_machine_is_refused(folder):
     with Network(("a",), folder, SUBNET) as network:
-        with pytest.raises(RuntimeError, match="give another subnet"):
+        with pytest.raises(RuntimeError, match="use another subnet"):
             Network(("b",), folder / "other", SUBNET).__enter__()
-        # What refuses leaves the other one alone.
+        # The refused network does not change the first one.
         assert f"{network.prefix}br" in run_ip("link", "show", "up").stdout
