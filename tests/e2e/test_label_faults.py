@@ -161,7 +161,7 @@ def test_run_told_to_stop_says_how_to_go_on_and_goes_on(inputs, environment, run
     assert not list(parts.glob("*.parquet"))
 
 
-def wait_until(condition, limit_s=120.0):
+def wait_until(condition, limit_s=240.0):
     end_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end_s

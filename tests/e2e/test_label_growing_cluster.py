@@ -1,8 +1,10 @@
 """`python -m jobs.label` on a cluster whose GPUs are still to come."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from ray._raylet import GcsClient
@@ -15,11 +17,13 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture
-def cluster(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("g")
-    host = ClusterHost(str(folder), {}, num_cpus=0, num_gpus=0)
+def cluster():
+    # Ray's sockets want a short path.
+    folder = tempfile.mkdtemp(prefix="rg", dir="/tmp")
+    host = ClusterHost(folder, {}, num_cpus=0, num_gpus=0)
     yield host
     host.stop()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish_growth(address, **resources):

@@ -195,11 +195,16 @@ def test_masks_have_background_as_they_had_unless_said():
     assert [parse_remask([*REMASK, *words]).maps.has_background for words in flags] == [None, True, False]
 
 
-@pytest.mark.parametrize("words", [("--limit", "0"), ("--gpus-per-worker", "some"), ("--device", "tpu")])
-def test_wrong_value_is_refused_before_anything_runs(capsys, words):
+@pytest.mark.parametrize("words", [("--gpus-per-worker", "some"), ("--device", "tpu")])
+def test_value_that_cannot_be_read_is_refused_before_anything_runs(capsys, words):
     with pytest.raises(SystemExit, match="2"):
         label.parse_command([*LABEL, *words])
     assert words[0] in capsys.readouterr().err
+
+
+def test_value_out_of_range_is_refused_in_one_line_before_anything_runs(capsys):
+    assert main(["label", *LABEL, "--limit", "0"]) == 2
+    assert capsys.readouterr().err == "error: need --limit >= 1, got 0\n"
 
 
 def test_misspelt_flag_is_refused_with_the_one_that_was_meant(capsys):

@@ -218,7 +218,7 @@ def test_model_that_is_gone_or_another_is_named(inputs, tmp_path):
     description = tmp_path / "model" / "model.json"
     text = description.read_text()
     description.write_text(text.replace('"backbone": ""', '"backbone": "another"'))
-    with pytest.raises(BundleError, match="is not the model that made the kept maps; refining .* put it back"):
+    with pytest.raises(BundleError, match="is not the model that made the kept maps; pixel refinement .* put it back"):
         make_masks(kept_uri, tmp_path / "out")
     description.unlink()
     with pytest.raises(BundleError, match="is no model bundle: .* put it back"):

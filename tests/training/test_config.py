@@ -91,10 +91,9 @@ def test_number_of_workers_is_fixed(words):
 
 
 @pytest.mark.parametrize("workers", ["0", "many", "8:", "64:8", "0:8", "1:2:3"])
-def test_workers_that_are_neither_number_nor_range_are_refused(capsys, workers):
-    with pytest.raises(SystemExit, match="2"):
+def test_workers_that_are_neither_number_nor_range_are_refused(workers):
+    with pytest.raises(ValueError, match=f"need --workers to be a number .*, got '{workers}'"):
         parse_command([*TRAIN, "--workers", workers])
-    assert f"got '{workers}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [("--inputs.tags-field", "caption"), ("--inputs.tags_field=caption",)])
