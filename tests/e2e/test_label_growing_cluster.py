@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from ray._raylet import GcsClient
@@ -15,21 +18,25 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture
-def cluster(tmp_path_factory):
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("g")
     host = ClusterHost(str(folder), {}, num_cpus=0, num_gpus=0)
     yield host
     host.stop()
 
 
-def publish_growth(address, **resources):
+def publish_growth(address: Any, **resources: Any) -> None:
     """Publish how far a cluster may grow, as some autoscalers do."""
     config = ClusterConfig()
     config.node_group_configs.add(name="gpu_worker", max_count=1, resources=resources)
     GcsClient(address=address).report_cluster_config(config.SerializeToString())
 
 
-def test_job_on_a_cluster_that_may_grow_waits_for_its_gpus_and_says_so(inputs, cluster, tmp_path):  # noqa: F811
+def test_job_on_a_cluster_that_may_grow_waits_for_its_gpus_and_says_so(
+    inputs: Any,  # noqa: F811
+    cluster: Any,
+    tmp_path: Path,
+) -> None:
     command = [
         *(sys.executable, "-m", "jobs.label", "--address", cluster.address, "--out", str(tmp_path / "masks")),
         *("--shards", f"{inputs}/photos-00000.tar", "--vocabulary", f"{inputs}/vocabulary.json"),
