@@ -17,7 +17,7 @@ def make_inputs(rng_seed: int = 0, size: Any = (2, 3, 20, 31)) -> tuple[torch.Te
     return torch.rand(b, k, h, w, generator=rng), torch.rand(b, 3, h, w, generator=rng)
 
 
-def make_two_colours(height: int = 64, width: int = 80) -> tuple[bool, Any]:
+def make_two_colours(height: int = 64, width: int = 80) -> tuple[torch.Tensor, torch.Tensor]:
     """A slanted edge between two noisy colours: which side each pixel is on, and the image."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     inside = columns + 0.3 * rows < 45

@@ -159,7 +159,7 @@ def test_listing_contains_folders_and_files_as_pyarrow_expects(folder_uri: str) 
         put_atomic(join_uri(folder_uri, *name.split("/")), b"xyz")
     filesystem, folder = open_for_ray(folder_uri)
 
-    def list_paths(path: Path, **options: Any) -> dict[str, Any]:
+    def list_paths(path: str, **options: Any) -> dict[str, Any]:
         return {info.path: info.type for info in filesystem.get_file_info(FileSelector(path, **options))}
 
     assert list_paths(folder) == {"/a": FileType.Directory, "/b": FileType.File}

@@ -32,7 +32,7 @@ TAGS = (["cat"], ["dog", "cat"], ["film"], ["Dog", "film"])
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> list[InputShard]:
+def shards(tmp_path: Path) -> tuple[InputShard, ...]:
     for number in range(3):
         samples = {
             f"photo{number}_{place}": {"jpg": make_photo(place), "json": json.dumps({"tags": tags}).encode()}
