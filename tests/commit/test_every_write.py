@@ -90,7 +90,7 @@ def test_two_drivers_leave_what_one_leaves(
 ) -> None:
     """The second driver does the whole run between two writes of the first, wherever that is."""
     _, _, expected = clean
-    warnings = []
+    warnings: list[Any] = []
 
     def let_the_other_run(count: Any, name: str) -> None:
         if count == number:
@@ -108,7 +108,7 @@ def test_two_drivers_leave_what_one_leaves(
 
 
 def test_second_driver_warns_of_the_first(label_small_run: Callable[..., RunSummary], faulty_uri: str) -> None:
-    warnings = []
+    warnings: list[Any] = []
 
     def let_the_other_run(count: Any, name: str) -> None:
         if count == 4:

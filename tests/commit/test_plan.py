@@ -126,7 +126,7 @@ def test_estimate_of_unreadable_inputs_is_none(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def photo_shards(tmp_path: Path) -> list[InputShard]:
+def photo_shards(tmp_path: Path) -> tuple[InputShard, ...]:
     """Four shards of five photos each."""
     for name in "abcd":
         samples = {f"{i}": {"jpg": make_photo(i), "json": b'{"tags": ["cat"]}'} for i in range(5)}

@@ -80,7 +80,7 @@ def test_two_drivers_at_once_leave_what_one_leaves_and_one_is_warned(ground: Any
     assert any("another driver (process" in text and "stop one of them" in text for text in printed)
 
 
-def run_drivers(ground: Any, out: Path, logs: Path) -> int:
+def run_drivers(ground: Any, out: Path, logs: list[Path]) -> int:
     """Run a driver for each log, at once, and run again one that fails, as an operator does; return how often."""
     drivers = {log_path: ground.start_driver(out, log_path, num_actors=1) for log_path in logs}
     num_restarts = 0

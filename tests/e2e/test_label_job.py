@@ -47,7 +47,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def list_arguments(inputs: Path, out: Path, *flags: Any, shards: str = "photos-{00000..00002}.tar") -> list[str]:
+def list_arguments(inputs: Path, out: Path | str, *flags: Any, shards: str = "photos-{00000..00002}.tar") -> list[str]:
     """List the arguments of a run by one actor: each of them imports PyTorch, which takes longer than the photos."""
     return [
         *("--shards", f"{inputs}/{shards}", "--vocabulary", f"{inputs}/vocabulary.json"),

@@ -54,7 +54,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_command(inputs: Path, out: Path, *flags: Any, folder: Any = None) -> list[str]:
+def make_command(inputs: Path, out: Path | str, *flags: Any, folder: Any = None) -> list[str]:
     folder = folder or inputs
     return [
         *(sys.executable, "-m", "jobs.label", "--shards", f"{folder}/photos-*.tar"),
@@ -210,7 +210,7 @@ def test_store_that_is_away_for_a_while_is_waited_for(
     }
 
 
-def list_workers(mark: str) -> list[Any]:
+def list_workers(mark: bytes) -> list[Any]:
     """List the labelling actors of the job whose environment holds a mark."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):

@@ -64,7 +64,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_command(inputs: Path, out: Path, *flags: Any) -> list[str]:
+def make_command(inputs: Path, out: Path | str, *flags: Any) -> list[str]:
     return [
         *("--recipe", "demo", "--variant", "v2", "--shards", f"{inputs}/train-{{00000..00002}}.tar"),
         *("--val-shards", f"{inputs}/train-00003.tar", "--vocabulary", f"{inputs}/vocabulary.json"),

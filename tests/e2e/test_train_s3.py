@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,7 +34,7 @@ def test_training_on_s3_goes_on_after_its_driver_died_and_leaves_all_there(
         assert network.num_without_length == 0
 
 
-def train_twice(s3_folder: Any, out: Path, endpoint: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def train_twice(s3_folder: Any, out: str, endpoint: Any, capsys: pytest.CaptureFixture[str]) -> None:
     command = [*make_command(s3_folder, out), "--epochs", "2", "--workers", "1", "--endpoint-url", endpoint]
     with subprocess.Popen(
         [sys.executable, "-m", "jobs.train", *command],

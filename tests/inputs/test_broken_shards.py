@@ -29,7 +29,7 @@ VOCABULARY = Vocabulary(classes=("cat",))
 SAMPLES = {key: {"jpg": key.encode() * 700, "txt": b"cat"} for key in ("a", "b", "c")}
 
 
-def read_pieces(path: Path, payload: bytes, start_offset: int = 0, first_chunk: int = 0) -> tuple[Any, Any]:
+def read_pieces(path: Path, payload: bytes | bytearray, start_offset: int = 0, first_chunk: int = 0) -> tuple[Any, Any]:
     path.write_bytes(payload)
     (shard,) = list_shards([str(path)])
     config = InputConfig(max_chunk_samples=1)

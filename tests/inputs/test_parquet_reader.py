@@ -30,7 +30,7 @@ from tests.fakes import REPORTING, FaultyStore
 TAGS = (["cat"], ["dog", "cat"], ["film"])
 
 
-def read_pieces(path: Path, start_offset: int = 0, first_chunk: int = 0, **options: Any) -> tuple[Any, Any]:
+def read_pieces(path: Path | str, start_offset: int = 0, first_chunk: int = 0, **options: Any) -> tuple[Any, Any]:
     (shard,) = list_shards([str(path)])
     *chunks, end = read_chunks(shard, InputConfig(**options), start_offset=start_offset, first_chunk=first_chunk)
     assert isinstance(end, ShardEnd)
@@ -38,7 +38,7 @@ def read_pieces(path: Path, start_offset: int = 0, first_chunk: int = 0, **optio
     return chunks, end
 
 
-def read_samples(path: Path, **options: Any) -> list[Any]:
+def read_samples(path: Path | str, **options: Any) -> list[Any]:
     return [sample for chunk in read_pieces(path, **options)[0] for sample in chunk.samples]
 
 

@@ -90,7 +90,7 @@ def test_seal_that_fails_temporarily_is_retried_in_the_same_invocation(
 def test_plan_waits_for_the_end_of_an_outage(open_small_run: Callable[..., Run], faulty_uri: str) -> None:
     run = open_small_run("faulty://out")
     failed = fail_reads("out", ConnectionRefusedError("refused"), num_times=1)
-    warnings = []
+    warnings: list[Any] = []
     options = replace(OPTIONS, store_outage_s=60.0)
     summary = label_run(run, options, cluster=SerialCluster(), hooks=Hooks(on_warning=warnings.append))
     assert len(failed) == 1

@@ -100,7 +100,7 @@ def kept_uri(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(out_uri)
 
 
-def remask(kept_uri: str, out_uri: Any, **maps: Any) -> Any:
+def remask(kept_uri: Path | str, out_uri: Any, **maps: Any) -> Any:
     """Make new masks in this process; returns what was done."""
     kept = open_kept_run(str(kept_uri))
     run = open_remask(str(out_uri), kept, replace(kept.config.maps, **maps))

@@ -63,7 +63,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def compare_masks(before_uri: str, after_uri: str) -> list[Any]:
+def compare_masks(before_uri: Path | str, after_uri: Path | str) -> list[Any]:
     """Give the share of equal pixels of each labelled photo; keys and statuses have to be the same."""
     shares = []
     for before, after in zip(read_rows(before_uri), read_rows(after_uri), strict=True):
@@ -144,7 +144,7 @@ def rewrite_tar(path: Path, change: Any) -> None:
     """Write a tar again with what `change` makes of its members, a list of names and payloads."""
     with tarfile.open(path) as archive:
         members = [(member.name, archive.extractfile(member).read()) for member in archive]
-    samples = {}
+    samples: dict[Any, Any] = {}
     for name, payload in change(members):
         key, suffix = name.rsplit(".", 1)
         samples.setdefault(key, {})[suffix] = payload

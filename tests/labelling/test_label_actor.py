@@ -129,7 +129,7 @@ def test_actor_that_cannot_label_what_a_child_process_can_ends_itself(
 ) -> None:
     run = open_small_run(str(tmp_path / "out"))
     rows = list(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
-    ended = []
+    ended: list[Any] = []
     reporting = replace(REPORTING, end_process=ended.append)
     actor = LabelChunks(run, OPTIONS, AttemptCounter(), reporting, make_labeler=choose_labelers(make_broken))
     for row in rows[:MAX_MISSES]:

@@ -20,12 +20,12 @@ from models.weights import MAX_HEADER_BYTES, CheckpointError, load_state_dict_fi
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("cat", "dog", "cow")
-STATISTICS = {"input_mean": (0.5, 0.5, 0.5), "input_std": (0.5, 0.5, 0.5)}
+STATISTICS: dict[str, Any] = {"input_mean": (0.5, 0.5, 0.5), "input_std": (0.5, 0.5, 0.5)}
 
 
 def make_model(variant: Any = Variant.V2, **changes: Any) -> Any:
     torch.manual_seed(0)
-    sizes = {"num_classes": 3, "image_size": 64, "width": 64, "depth": 2, "num_heads": 1} | changes
+    sizes: dict[str, Any] = {"num_classes": 3, "image_size": 64, "width": 64, "depth": 2, "num_heads": 1} | changes
     return MCTformer(MCTformerConfig(variant=variant, **sizes)).eval()
 
 
@@ -140,7 +140,14 @@ def test_file_that_is_not_a_checkpoint_is_refused_by_name(tmp_path: Path, conten
 
 
 def make_vit(**changes: Any) -> Any:
-    sizes = {"img_size": 64, "patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 1, "num_classes": 10}
+    sizes: dict[str, Any] = {
+        "img_size": 64,
+        "patch_size": 16,
+        "embed_dim": 64,
+        "depth": 2,
+        "num_heads": 1,
+        "num_classes": 10,
+    }
     return timm.models.vision_transformer.VisionTransformer(**sizes | changes).eval()
 
 

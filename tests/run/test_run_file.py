@@ -25,7 +25,7 @@ SHARDS = tuple(InputShard(uri=f"in/{name}.tar", name=name, size_bytes=1000, etag
 
 
 def start(out_uri: Any, **changes: Any) -> Any:
-    arguments = {
+    arguments: dict[str, Any] = {
         "out_uri": str(out_uri),
         "model_uri": "model",
         "model_digest": "d" * 64,

@@ -43,7 +43,7 @@ def test_training_run_without_later_settings_keeps_its_fingerprint() -> None:
 def test_later_setting_is_described_and_parsed_and_makes_another_run(tmp_path: Path) -> None:
     config = LabelConfig(inputs=InputConfig(max_image_bytes=1000))
     assert describe_config(config)["inputs"]["max_image_bytes"] == 1000
-    arguments = {
+    arguments: dict[str, Any] = {
         "out_uri": str(tmp_path),
         "model_uri": "model",
         "model_digest": "d" * 64,

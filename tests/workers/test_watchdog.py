@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from typing import Any
 
 from pipeline.workers.watchdog import EXIT_STALLED, Watchdog
 
@@ -27,7 +28,7 @@ def test_progress_of_one_work_does_not_hide_a_hang_of_another() -> None:
 
 
 def test_finished_work_is_no_longer_watched() -> None:
-    stalled = []
+    stalled: list[Any] = []
     # Far longer than a busy machine delays a thread.
     watchdog = Watchdog(2.0, on_stall=stalled.append)
     with watchdog.watch("short") as tick:

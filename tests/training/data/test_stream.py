@@ -196,7 +196,7 @@ def make_encoded(*samples: Any) -> dict[str, Any]:
 
 def test_image_that_cannot_be_decoded_is_reported_and_keeps_its_position() -> None:
     batch = make_encoded(("bad", 0, b"no image", [1]), ("good", 0, make_photo(0), [2]))
-    rejected = {}
+    rejected: dict[Any, Any] = {}
     images = augment_samples(batch, CONFIG, 2, rejected.__setitem__)
     assert images["key"].tolist() == ["bad", "good"]
     assert images["is_valid"].tolist() == [False, True]
