@@ -23,7 +23,7 @@ def compute_common_length(first: Any, second: Any) -> Any:
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=12), st.lists(st.sampled_from("abcdefgh"), max_size=12))
 def test_every_difference_of_keys_is_counted_once(wanted: list[str], found: list[str]) -> None:
-    rows = Counter()
+    rows: Counter[str] = Counter()
     for check, num_rows, _ in compare_keys("shard", wanted, found):
         rows[check] += num_rows
     surplus = Counter(found) - Counter(wanted)

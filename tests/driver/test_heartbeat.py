@@ -27,7 +27,7 @@ class Beating:
     """A heartbeat with the warnings of its driver."""
 
     def __init__(self, out_uri: Any, pid: int, clock: Any) -> None:
-        self.warnings = []
+        self.warnings: list[str] = []
         notices = WaitNotices(self.warnings.append, clock)
         self.heartbeat = Heartbeat(out_uri, notices, Driver(host="node-1", pid=pid, started_s=1.0), clock)
 

@@ -76,6 +76,7 @@ def test_iou_of_an_image_is_the_mean_over_classes_that_mask_or_truth_shows() -> 
     row = dict.fromkeys(IMAGE_COLUMNS) | {"index": 7, "key": "k"}
     row |= {"classes": [columns | {"class_id": 1}, columns | {"class_id": 5}]}
     image = score_image(row, "m", truth, mask, 5)
+    assert image is not None
     assert image.iou == pytest.approx(0.5 / 3)
     assert [one.iou for one in image.classes] == [0.5]
     assert score_image(row, "m", np.zeros_like(truth), np.zeros_like(mask), 5) is None

@@ -25,11 +25,14 @@ def test_threshold_without_truth_parts_any_histogram_of_two_bins(counts: Any) ->
     if len(counts) == 1:
         assert found is None
     else:
+        assert found is not None
         assert min(counts) / 100 < found <= max(counts) / 100
 
 
 def test_images_with_constant_maps_do_not_affect_the_threshold() -> None:
     flat, parted = np.zeros(100, np.int64), np.zeros(100, np.int64)
     flat[0], parted[[20, 59]] = 7, 5
-    assert choose_threshold([flat, parted, flat]) == round(compute_threshold(parted), 2) == 0.5
+    threshold = compute_threshold(parted)
+    assert threshold is not None
+    assert choose_threshold([flat, parted, flat]) == round(threshold, 2) == 0.5
     assert choose_threshold([flat]) is None
