@@ -38,7 +38,8 @@ def test_workers_share_an_epoch_evenly_in_the_fewest_steps(num_samples: int, num
 def test_samples_are_seen_once_after_any_changes_of_the_number_of_workers(
     num_samples: int, attempts: list[tuple[int, int]]
 ) -> None:
-    left, seen, num_seen = [(0, num_samples)], [], 0
+    seen: list[int] = []
+    left, num_seen = [(0, num_samples)], 0
     for num_workers, num_steps in attempts:
         plan = plan_epoch(2, left, num_workers=num_workers, batch_size=16, num_seen=num_seen)
         step = min(num_steps, plan.num_steps)
