@@ -1,7 +1,9 @@
 """Tests use our code as its callers do, so that a move of code breaks none of them."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +16,11 @@ PATCHES = {"setattr", "delattr", "setitem", "delitem", "patch", "patch.object", 
 """What replaces something at a place: of pytest's monkeypatch, of unittest.mock, and of Python itself."""
 
 
-def is_of_package(name):
+def is_of_package(name: str) -> bool:
     return name.split(".")[0] in PACKAGES
 
 
-def find_own_names(tree):
+def find_own_names(tree: ast.AST) -> Iterator[str]:
     """Find the names by which a module knows something of our packages, at its top or within functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -27,14 +29,14 @@ def find_own_names(tree):
             yield from (alias.asname or alias.name for alias in node.names)
 
 
-def find_root(node):
+def find_root(node: ast.AST) -> Any:
     """Find the name that an expression starts with: `a` of `a.b[0].c()`."""
     while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def find_imported_names(tree):
+def find_imported_names(tree: ast.AST) -> Iterator[str]:
     """Find the names that a module imports; the caller leaves out those of our packages."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -43,11 +45,11 @@ def find_imported_names(tree):
             yield from (alias.asname or alias.name for alias in node.names)
 
 
-def is_private(name):
+def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__") and name not in PUBLIC_DESPITE_THEIR_NAME
 
 
-def find_patches(tree):
+def find_patches(tree: ast.AST) -> Iterator[str]:
     """Find the calls that replace something of our packages."""
     own = set(find_own_names(tree))
     for node in ast.walk(tree):
@@ -60,7 +62,7 @@ def find_patches(tree):
             yield f"line {node.lineno}: {ast.unparse(node)}"
 
 
-def find_assignments(tree):
+def find_assignments(tree: ast.AST) -> Iterator[str]:
     """Find the assignments to something in a module or class of our packages."""
     own = set(find_own_names(tree))
     for node in ast.walk(tree):
@@ -70,12 +72,12 @@ def find_assignments(tree):
                 yield f"line {node.lineno}: {ast.unparse(node)}"
 
 
-def is_self(node):
+def is_self(node: ast.AST) -> bool:
     name = getattr(node.func if isinstance(node, ast.Call) else node, "id", "")
     return name == "super" if isinstance(node, ast.Call) else name in ("self", "cls")
 
 
-def find_private_reads(tree):
+def find_private_reads(tree: ast.AST) -> Iterator[str]:
     """Find the private names of others that a module uses."""
     third_party = set(find_imported_names(tree)) - set(find_own_names(tree))
     for node in ast.walk(tree):
@@ -88,7 +90,7 @@ def find_private_reads(tree):
 
 
 @pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_tests_use_our_code_as_its_callers_do(path):
+def test_tests_use_our_code_as_its_callers_do(path: Any) -> None:
     """No test replaces our functions and constants where they stand, or reads what is private: it would not survive
     that they move."""
     tree = ast.parse(path.read_text())
@@ -114,6 +116,6 @@ def test_tests_use_our_code_as_its_callers_do(path):
         "from pipeline.commit.parts import _helper",
     ],
 )
-def test_line_that_patches_or_reads_what_is_private_is_found(line):
+def test_line_that_patches_or_reads_what_is_private_is_found(line: str) -> None:
     tree = ast.parse(f"from pipeline import commit\n{line}")
     assert [*find_patches(tree), *find_assignments(tree), *find_private_reads(tree)]

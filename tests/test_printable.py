@@ -7,6 +7,8 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, Never
 
 import numpy as np
 import pytest
@@ -32,14 +34,14 @@ HOSTILE = "cat\x1b[2J\x1b]0;owned\x07\u202e\x9b31m\r\nerror: all is lost"
 """Clears the screen, sets the title, reverses the direction of text, and forges a line."""
 
 
-def assert_shows_no_controls(text):
+def assert_shows_no_controls(text: str) -> None:
     assert text
     assert not [line for line in text.split("\n") if not line.isprintable()]
     assert not [line for line in text.split("\n") if line.startswith("error: all is lost")]
 
 
 @given(st.text())
-def test_escaped_text_is_printable_and_text_without_controls_is_unchanged(text):
+def test_escaped_text_is_printable_and_text_without_controls_is_unchanged(text: str) -> None:
     escaped = escape_controls(text)
     assert escaped.isprintable()
     assert escape_controls(escaped) == escaped
@@ -51,12 +53,12 @@ def test_escaped_text_is_printable_and_text_without_controls_is_unchanged(text):
 @pytest.mark.parametrize(
     "kind", [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LabellingError)]
 )
-def test_message_of_every_error_of_ours_is_one_line_without_controls(kind):
+def test_message_of_every_error_of_ours_is_one_line_without_controls(kind: Any) -> None:
     assert_shows_no_controls(str(kind(f"shard '{HOSTILE}' is damaged")))
     assert "\n" not in str(kind(HOSTILE))
 
 
-def test_log_line_is_one_line_and_its_traceback_has_no_controls():
+def test_log_line_is_one_line_and_its_traceback_has_no_controls() -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(EscapingFormatter("%(levelname)s: %(message)s"))
@@ -70,7 +72,7 @@ def test_log_line_is_one_line_and_its_traceback_has_no_controls():
     assert all(line.isprintable() for line in stream.getvalue().split("\n"))
 
 
-def test_jobs_print_names_and_keys_escaped(capsys):
+def test_jobs_print_names_and_keys_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     survey = Survey(num_samples=1, num_usable=1, unknown_tags=Counter({HOSTILE: 3}))
     print_surveys({"train": survey}, (HOSTILE, "dog"))
     EventPrinter(1, (HOSTILE,))(RejectedImage(key=HOSTILE, error=HOSTILE))
@@ -84,12 +86,14 @@ def test_jobs_print_names_and_keys_escaped(capsys):
     assert_shows_no_controls(printed.err)
 
 
-def load_and_fail(kind):
+def load_and_fail(kind: Any) -> Never:
     logging.getLogger("pipeline.a_test").warning("shard '%s' is slow", HOSTILE)
     raise kind(HOSTILE)
 
 
-def test_page_and_scores_of_a_run_with_hostile_names_show_them_escaped(tmp_path, capsys):
+def test_page_and_scores_of_a_run_with_hostile_names_show_them_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = (f"${HOSTILE}$", "<b>dog</b>")
     mask = np.ones((16, 16), dtype=np.uint8)
     rows = [make_labelled_row(HOSTILE, mask, (1,), np.ones((1, 2, 2)), tags_unknown=[HOSTILE])]
@@ -105,7 +109,7 @@ def test_page_and_scores_of_a_run_with_hostile_names_show_them_escaped(tmp_path,
 
 
 @pytest.mark.parametrize("name", ["$\\frac{1}{$", "a$b$c_d^e", "_hidden", "\\alpha", "$$", "50 % & more", HOSTILE])
-def test_chart_shows_names_literally(name):
+def test_chart_shows_names_literally(name: Any) -> None:
     chart = Chart(title=f"About {name}", unit=name, place=name, curves={name: ([1.0, 2.0], [0.1, 0.2])})
     picture = draw(chart)
     ElementTree.fromstring(picture)
@@ -117,18 +121,18 @@ def test_chart_shows_names_literally(name):
     assert picture.count("<use ") == draw(plain).count("<use ")
 
 
-def list_glyphs(picture):
+def list_glyphs(picture: Any) -> set[Any]:
     return set(re.findall(r'href="(#DejaVuSans-\w+)"', picture))
 
 
-def test_numbers_at_a_logarithmic_axis_are_still_powers():
+def test_numbers_at_a_logarithmic_axis_are_still_powers() -> None:
     chart = Chart(title="Loss", unit="", curves={"total": ([1.0, 2.0], [0.01, 100.0])}, is_logarithmic=True)
     dollars = list_glyphs(draw(replace(chart, unit="x$"))) - list_glyphs(draw(replace(chart, unit="x")))
     assert len(dollars) == 1
     assert not dollars & list_glyphs(draw(chart))
 
 
-def test_vocabulary_with_hostile_names_is_refused_in_one_line(tmp_path):
+def test_vocabulary_with_hostile_names_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.json"
     path.write_text(json.dumps({"classes": ["cat"], HOSTILE: []}))
     with pytest.raises(VocabularyError) as caught:

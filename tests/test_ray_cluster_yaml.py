@@ -4,6 +4,7 @@ import itertools
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,22 +17,22 @@ from pipeline.errors import LabellingError
 PATH = Path(__file__).parents[1] / "ray-cluster.yaml"
 
 
-def validate(config):
+def validate(config: Any) -> None:
     validate_config(prepare_config(config))
 
 
-def test_cluster_file_is_valid_for_rays_launcher():
+def test_cluster_file_is_valid_for_rays_launcher() -> None:
     validate(yaml.safe_load(PATH.read_text()))
 
 
-def test_cluster_has_a_head_without_work_and_gpu_and_cpu_workers():
+def test_cluster_has_a_head_without_work_and_gpu_and_cpu_workers() -> None:
     config = yaml.safe_load(PATH.read_text())
     assert config["available_node_types"][config["head_node_type"]]["resources"] == {"CPU": 0}
     assert {"gpu_worker", "cpu_worker"} <= config["available_node_types"].keys()
 
 
 @pytest.mark.parametrize("path", [("max_wrokers",), ("available_node_types", "gpu_worker", "minworkers")])
-def test_misspelt_key_is_caught(path):
+def test_misspelt_key_is_caught(path: tuple[str, ...]) -> None:
     config = yaml.safe_load(PATH.read_text())
     place = config
     for key in path[:-1]:
@@ -41,19 +42,19 @@ def test_misspelt_key_is_caught(path):
         validate(config)
 
 
-def test_mounted_paths_are_in_the_repository():
+def test_mounted_paths_are_in_the_repository() -> None:
     for local in yaml.safe_load(PATH.read_text())["file_mounts"].values():
         assert (PATH.parent / local).exists(), local
 
 
-def list_commands():
+def list_commands() -> list[Any]:
     """List the commands in the head of the file, each on one line."""
     head = itertools.takewhile(lambda line: line.startswith("#"), PATH.read_text().splitlines())
     lines = [line.removeprefix("#").strip() for line in head]
     return [line for line in "\n".join(lines).replace("\\\n", " ").splitlines() if line.startswith("ray ")]
 
 
-def test_labelling_command_starts_on_the_cluster_as_it_is_at_first():
+def test_labelling_command_starts_on_the_cluster_as_it_is_at_first() -> None:
     (command,) = (command for command in list_commands() if "jobs.label" in command)
     words = shlex.split(command)
     job = parse_command(words[words.index("jobs.label") + 1 :])
@@ -68,7 +69,7 @@ def test_labelling_command_starts_on_the_cluster_as_it_is_at_first():
     assert job.cpus_per_worker < worker["resources"]["CPU"] / worker["resources"]["GPU"]
 
 
-def test_cluster_without_gpus_is_refused_only_when_nobody_says_that_more_will_come():
+def test_cluster_without_gpus_is_refused_only_when_nobody_says_that_more_will_come() -> None:
     nothing_yet = ClusterSize(num_cpus=0, num_gpus=0, most_gpus=0)
     with pytest.raises(LabellingError, match="has 0 GPUs and a worker wants 0.5; .* --workers to wait"):
         choose_num_actors(None, 0.5, 1.0, nothing_yet)
@@ -79,7 +80,7 @@ def test_cluster_without_gpus_is_refused_only_when_nobody_says_that_more_will_co
     assert "has 0 GPUs now, 2 workers want 1" in describe_wait(2, 0.5, nothing_yet)
 
 
-def test_gpus_are_used_where_there_are_enough_of_them_unless_said():
+def test_gpus_are_used_where_there_are_enough_of_them_unless_said() -> None:
     nothing_yet = ClusterSize(num_cpus=4, num_gpus=0, most_gpus=0)
     four = replace(nothing_yet, num_gpus=2, most_gpus=4)
     assert [choose_gpus("auto", size) for size in (nothing_yet, four)] == [0.0, 1.0]

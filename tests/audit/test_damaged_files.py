@@ -5,6 +5,9 @@ import json
 import random
 import struct
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +46,7 @@ WRONG_BYTES = (
 SHARDS = (InputShard(uri="a.tar", name="a", size_bytes=9, etag="e"),)
 
 
-def list_places(value, place=()):
+def list_places(value: Any, place: Any = ()) -> Iterator[Any]:
     """List the paths of values in nested plain values."""
     yield place
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -51,7 +54,7 @@ def list_places(value, place=()):
         yield from list_places(inner, (*place, key))
 
 
-def damage_values(payload, rng):
+def damage_values(payload: bytes, rng: random.Random) -> bytes:
     """Replace, remove or add a value of a JSON file."""
     fields = json.loads(payload)
     place = rng.choice(list(list_places(fields))[1:])
@@ -68,7 +71,7 @@ def damage_values(payload, rng):
     return json.dumps(fields).encode()
 
 
-def damage_bytes(payload, rng):
+def damage_bytes(payload: bytes, rng: random.Random) -> bytes:
     """Truncate a file, or overwrite, insert or remove some bytes."""
     start = rng.randrange(len(payload))
     length = rng.choice([1, 1, 2, 8, 64])
@@ -85,7 +88,7 @@ def damage_bytes(payload, rng):
             return payload[:start] + bytes([payload[start] ^ (1 << rng.randrange(8))]) + payload[start + 1 :]
 
 
-def damage_weights(payload, rng):
+def damage_weights(payload: bytes, rng: random.Random) -> bytes:
     """Damage a safetensors file: often its header, by value or by byte, or the length of its header."""
     (length,) = struct.unpack("<Q", payload[:8])
     header, body = payload[8 : 8 + length], payload[8 + length :]
@@ -101,7 +104,7 @@ def damage_weights(payload, rng):
     return struct.pack("<Q", len(header)) + header + body
 
 
-def read_everything(out_uri):
+def read_everything(out_uri: Any) -> None:
     """Read a run.json as the jobs that resume a run do."""
     record = read_run(out_uri)
     list_differences(record, describe_identity(LabelConfig(), Vocabulary(classes=("cat",)), "d", SHARDS))
@@ -112,14 +115,14 @@ def read_everything(out_uri):
     list_run(out_uri)
 
 
-def use_vocabulary(uri):
+def use_vocabulary(uri: Any) -> None:
     """Read a vocabulary and describe it as a run does."""
     vocabulary = load_vocabulary(uri)
     vocabulary.match(["cat", "Kitty"])
     json.dumps(vocabulary.describe()).encode()
 
 
-def use_bundle(uri):
+def use_bundle(uri: Any) -> None:
     """Read a bundle, and run the model."""
     model, _, _ = load_bundle(uri)
     with torch.inference_mode():
@@ -127,7 +130,7 @@ def use_bundle(uri):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with one intact file of each kind."""
     folder = tmp_path_factory.mktemp("files")
     config = LabelConfig(maps=MapConfig(keep_maps=True))
@@ -173,7 +176,7 @@ CASES = {
 }
 
 
-def count_outcomes(folder, name, num_damages, seed=0):
+def count_outcomes(folder: Path, name: str, num_damages: int, seed: int = 0) -> Any:
     """Damage a file repeatedly; count how often it is read and how often refused. Other exceptions are raised."""
     file, damage, use, error = CASES[name]
     path, outcomes = folder / file, Counter()
@@ -197,7 +200,7 @@ def count_outcomes(folder, name, num_damages, seed=0):
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_file_damaged_at_random_is_read_or_refused_by_name(files, name):
+def test_file_damaged_at_random_is_read_or_refused_by_name(files: Path, name: str) -> None:
     outcomes = count_outcomes(files, name, NUM_DAMAGES)
     assert outcomes["read"] + outcomes["refused"] == NUM_DAMAGES
     assert outcomes["refused"] > NUM_DAMAGES / 10

@@ -1,6 +1,7 @@
 """Comparison of keys: each difference is counted once."""
 
 from collections import Counter
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from pipeline.audit.keys import compare_keys
 from pipeline.audit.verdict import Check
 
 
-def compute_common_length(first, second):
+def compute_common_length(first: Any, second: Any) -> Any:
     """Length of a longest common subsequence, by the textbook algorithm."""
     before = [0] * (len(second) + 1)
     for a in first:
@@ -21,8 +22,8 @@ def compute_common_length(first, second):
 
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=12), st.lists(st.sampled_from("abcdefgh"), max_size=12))
-def test_every_difference_of_keys_is_counted_once(wanted, found):
-    rows = Counter()
+def test_every_difference_of_keys_is_counted_once(wanted: list[str], found: list[str]) -> None:
+    rows: Counter[str] = Counter()
     for check, num_rows, _ in compare_keys("shard", wanted, found):
         rows[check] += num_rows
     surplus = Counter(found) - Counter(wanted)

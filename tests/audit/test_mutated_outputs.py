@@ -5,6 +5,7 @@ So many mutants as take half a minute. `python -m benchmarks.mutated_outputs` ma
 
 import random
 import shutil
+from pathlib import Path
 
 import duckdb
 import polars as pl
@@ -15,6 +16,7 @@ from pipeline.audit.verify import list_run
 from pipeline.errors import ManifestError
 from tests.mutations import (
     VERSION_DIGITS,
+    Output,
     is_harmless,
     is_older_record,
     is_same_content,
@@ -30,11 +32,11 @@ NUM_RECORD_MUTANTS = 500
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def output(tmp_path_factory: pytest.TempPathFactory) -> Output:
     return label_photos(tmp_path_factory.mktemp("mutated"))
 
 
-def test_every_damaged_byte_of_a_manifest_is_named_unless_a_rule_calls_it_harmless(output):
+def test_every_damaged_byte_of_a_manifest_is_named_unless_a_rule_calls_it_harmless(output: Output) -> None:
     rng = random.Random(15)
     missed = []
     for number in range(NUM_BYTE_MUTANTS):
@@ -44,7 +46,7 @@ def test_every_damaged_byte_of_a_manifest_is_named_unless_a_rule_calls_it_harmle
     assert missed == []
 
 
-def test_every_bit_of_a_footer_is_named_unless_a_rule_calls_it_harmless(output):
+def test_every_bit_of_a_footer_is_named_unless_a_rule_calls_it_harmless(output: Output) -> None:
     """Most of its bytes are names and types, which readers do not check."""
     num_bytes = len(output.manifest)
     start = num_bytes - 8 - int.from_bytes(output.manifest[-8:-4], "little")
@@ -58,7 +60,7 @@ def test_every_bit_of_a_footer_is_named_unless_a_rule_calls_it_harmless(output):
     assert missed == []
 
 
-def test_what_the_rule_calls_harmless_no_reader_sees_in_rows_or_types(output, tmp_path):
+def test_what_the_rule_calls_harmless_no_reader_sees_in_rows_or_types(output: Output, tmp_path: Path) -> None:
     version = VERSION_DIGITS.search(output.manifest)
     other = output.manifest[: version.start(1)] + b"9" + output.manifest[version.start(1) + 1 :]
     assert is_harmless(output.manifest, other)
@@ -75,7 +77,7 @@ def test_what_the_rule_calls_harmless_no_reader_sees_in_rows_or_types(output, tm
     assert rows[0] == rows[1]
 
 
-def test_every_other_value_in_valid_parquet_is_named(output):
+def test_every_other_value_in_valid_parquet_is_named(output: Output) -> None:
     rng = random.Random(7)
     missed = []
     for number in range(NUM_VALUE_MUTANTS):
@@ -85,7 +87,7 @@ def test_every_other_value_in_valid_parquet_is_named(output):
     assert missed == []
 
 
-def test_every_other_content_of_run_json_is_named(output, tmp_path):
+def test_every_other_content_of_run_json_is_named(output: Output, tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     shutil.copy(output.item.manifest_uri, tmp_path / "labels")
     path = tmp_path / "run.json"

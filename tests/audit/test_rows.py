@@ -2,7 +2,9 @@
 
 import io
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,22 +19,22 @@ from pipeline.commit.manifests import publish_manifest
 from pipeline.images.masks import decode_mask
 from pipeline.run.records import MANIFEST_SCHEMA
 from tests.factories import make_mask_png
-from tests.mutations import label_photos
+from tests.mutations import Output, label_photos
 
 CAT, BOTH, DOG, UNKNOWN = 0, 1, 2, 3
 """Rows by their tags."""
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def output(tmp_path_factory: pytest.TempPathFactory) -> Output:
     return label_photos(tmp_path_factory.mktemp("rows"))
 
 
 @pytest.fixture
-def audit_rows(output):
+def audit_rows(output: Output) -> Iterator[Any]:
     """Change rows and seal them again; return the first example of each failed check."""
 
-    def audit(change, sample_fraction=1.0):
+    def audit(change: Any, sample_fraction: float = 1.0) -> dict[str, Any]:
         file = pq.ParquetFile(io.BytesIO(output.manifest))
         sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
         rows = file.read().to_pylist()
@@ -51,12 +53,12 @@ def audit_rows(output):
     Path(output.item.manifest_uri).write_bytes(output.manifest)
 
 
-def set_mask(row, draw):
+def set_mask(row: Any, draw: Any) -> None:
     mask = decode_mask(row["mask"]["bytes"]).copy()
     row["mask"] = row["mask"] | {"bytes": make_mask_png(np.ascontiguousarray(draw(mask)))}
 
 
-def recolour(row):
+def recolour(row: Any) -> None:
     image = Image.open(io.BytesIO(row["mask"]["bytes"]))
     image.putpalette([*reversed(image.getpalette())])
     payload = io.BytesIO()
@@ -64,12 +66,12 @@ def recolour(row):
     row["mask"] = row["mask"] | {"bytes": payload.getvalue()}
 
 
-def swap(rows, one, other, *names):
+def swap(rows: Any, one: Any, other: Any, *names: Any) -> None:
     for name in names:
         rows[one][name], rows[other][name] = rows[other][name], rows[one][name]
 
 
-def fill(value):
+def fill(value: Any) -> Callable[..., Any]:
     return lambda mask: np.full_like(mask, value)
 
 
@@ -93,7 +95,7 @@ def fill(value):
         (lambda rows: rows[BOTH]["classes"][1].update(confidence_mean=None), "confidence_mean None"),
     ],
 )
-def test_mask_that_contradicts_its_row_is_named(audit_rows, change, words):
+def test_mask_that_contradicts_its_row_is_named(audit_rows: Any, change: Callable[..., Any], words: str) -> None:
     found = audit_rows(change)
     assert found.keys() == {Check.WRONG_MASKS}
     assert words in found[Check.WRONG_MASKS]
@@ -125,7 +127,9 @@ def test_mask_that_contradicts_its_row_is_named(audit_rows, change, words):
         (UNKNOWN, {"class_ids": [7]}, "class_ids [7]"),
     ],
 )
-def test_row_whose_columns_do_not_fit_is_inconsistent(audit_rows, row, cells, words):
+def test_row_whose_columns_do_not_fit_is_inconsistent(
+    audit_rows: Any, row: int, cells: dict[str, Any], words: str
+) -> None:
     found = audit_rows(lambda rows: rows[row].update(cells))
     assert found.keys() - {Check.WRONG_IMAGES} == {Check.INCONSISTENT_ROWS}
     assert words in found[Check.INCONSISTENT_ROWS]
@@ -145,13 +149,15 @@ def test_row_whose_columns_do_not_fit_is_inconsistent(audit_rows, row, cells, wo
         (lambda row: row["class_maps"].update(values=bytes([7]) * len(row["class_maps"]["values"])), "from 0 to 255"),
     ],
 )
-def test_row_whose_nested_columns_do_not_fit_is_inconsistent(audit_rows, change, words):
+def test_row_whose_nested_columns_do_not_fit_is_inconsistent(
+    audit_rows: Any, change: Callable[..., Any], words: str
+) -> None:
     found = audit_rows(lambda rows: change(rows[CAT]))
     assert found.keys() == {Check.INCONSISTENT_ROWS}
     assert words in found[Check.INCONSISTENT_ROWS]
 
 
-def test_rejected_row_with_an_unknown_reason_is_inconsistent_and_contradicts_the_footer(audit_rows):
+def test_rejected_row_with_an_unknown_reason_is_inconsistent_and_contradicts_the_footer(audit_rows: Any) -> None:
     found = audit_rows(lambda rows: rows[UNKNOWN].update(reason="felt_like_it"))
     assert found.keys() == {Check.INCONSISTENT_ROWS, Check.WRONG_COUNTS}
 
@@ -163,14 +169,14 @@ def test_rejected_row_with_an_unknown_reason_is_inconsistent_and_contradicts_the
         (lambda rows: rows[CAT].update(exif_orientation=3), "in orientation 3"),
     ],
 )
-def test_image_that_is_not_the_one_of_its_row_is_named(audit_rows, change, words):
+def test_image_that_is_not_the_one_of_its_row_is_named(audit_rows: Any, change: Callable[..., Any], words: str) -> None:
     found = audit_rows(change)
     assert Check.WRONG_IMAGES in found
     assert words in found[Check.WRONG_IMAGES]
 
 
-def test_size_that_is_not_the_one_of_the_image_is_named_even_if_the_mask_has_it(audit_rows):
-    def halve(rows):
+def test_size_that_is_not_the_one_of_the_image_is_named_even_if_the_mask_has_it(audit_rows: Any) -> None:
+    def halve(rows: Any) -> None:
         set_mask(rows[CAT], lambda mask: mask[:, :1].repeat(4, axis=1))
         rows[CAT]["width"] = 4
 
@@ -178,8 +184,8 @@ def test_size_that_is_not_the_one_of_the_image_is_named_even_if_the_mask_has_it(
     assert "4 x 48 pixels in orientation 1, its image 48 x 48" in found[Check.WRONG_IMAGES]
 
 
-def test_sample_looks_at_masks_and_images_of_the_same_rows_every_time(audit_rows, output):
-    def spoil(rows):
+def test_sample_looks_at_masks_and_images_of_the_same_rows_every_time(audit_rows: Any, output: Output) -> None:
+    def spoil(rows: Any) -> None:
         for row in rows:
             if row["status"] == "labelled":
                 row["background_fraction"] = 0.987

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,15 +19,15 @@ from pipeline.inputs.shards import list_shards
 from pipeline.run.records import MANIFEST_SCHEMA
 from pipeline.run.run_file import list_differences, read_run
 from tests.factories import make_rejected_row, make_run, make_tar, save_small_model
-from tests.mutations import label_photos, write_groups
+from tests.mutations import Output, label_photos, write_groups
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def output(tmp_path_factory: pytest.TempPathFactory) -> Output:
     return label_photos(tmp_path_factory.mktemp("audited"))
 
 
-def audit_manifest(output, manifest):
+def audit_manifest(output: Any, manifest: Any) -> dict[str, Any]:
     """First example of each failed check of a manifest."""
     Path(output.item.manifest_uri).write_bytes(manifest)
     try:
@@ -36,7 +37,7 @@ def audit_manifest(output, manifest):
     return {check: finding.examples[0].text for check, finding in verdict.findings.items()}
 
 
-def write_manifest(output, **options):
+def write_manifest(output: Any, **options: Any) -> bytes:
     """Write the rows of an intact manifest again with other options of the Parquet writer."""
     file = pq.ParquetFile(io.BytesIO(output.manifest))
     schema = MANIFEST_SCHEMA.with_metadata({FOOTER_KEY: file.schema_arrow.metadata[FOOTER_KEY]})
@@ -47,18 +48,18 @@ def write_manifest(output, **options):
     return sink.getvalue()
 
 
-def test_manifest_in_another_encoding_with_checksums_is_the_same_manifest(output):
+def test_manifest_in_another_encoding_with_checksums_is_the_same_manifest(output: Output) -> None:
     assert audit_manifest(output, write_manifest(output, compression="snappy", write_page_checksum=True)) == {}
 
 
-def test_manifest_without_checksums_of_its_pages_is_named(output):
+def test_manifest_without_checksums_of_its_pages_is_named(output: Output) -> None:
     found = audit_manifest(output, write_manifest(output, compression="zstd"))
     assert found.keys() == {Check.UNREADABLE_MANIFEST}
     assert "has no checksum" in found[Check.UNREADABLE_MANIFEST]
 
 
 @pytest.mark.parametrize("name", ["quality", "error", "class_ids", "class_maps", "width"])
-def test_manifest_without_any_of_its_columns_is_named(output, name):
+def test_manifest_without_any_of_its_columns_is_named(output: Output, name: str) -> None:
     file = pq.ParquetFile(io.BytesIO(output.manifest))
     groups = [file.read_row_group(index).drop_columns([name]) for index in range(file.num_row_groups)]
     footer = file.schema_arrow.metadata[FOOTER_KEY].decode()
@@ -66,7 +67,7 @@ def test_manifest_without_any_of_its_columns_is_named(output, name):
     assert f"lacks the columns ['{name}']" in found[Check.UNREADABLE_MANIFEST]
 
 
-def test_bound_of_a_column_that_is_not_its_greatest_value_is_named(output):
+def test_bound_of_a_column_that_is_not_its_greatest_value_is_named(output: Output) -> None:
     """DuckDB and other readers skip row groups by these bounds."""
     start = len(output.manifest) - 8 - int.from_bytes(output.manifest[-8:-4], "little")
     # The greatest key of the first row group, as its footer has it.
@@ -88,7 +89,9 @@ def test_bound_of_a_column_that_is_not_its_greatest_value_is_named(output):
         ({"retries": ["again"]}, "retries ['again']"),
     ],
 )
-def test_footer_that_is_not_that_of_its_rows_and_input_is_named(output, fields, words):
+def test_footer_that_is_not_that_of_its_rows_and_input_is_named(
+    output: Output, fields: dict[str, list[list[int] | str] | int], words: str
+) -> None:
     file = pq.ParquetFile(io.BytesIO(output.manifest))
     footer = json.loads(file.schema_arrow.metadata[FOOTER_KEY])
     groups = [file.read_row_group(index).cast(MANIFEST_SCHEMA) for index in range(file.num_row_groups)]
@@ -98,7 +101,7 @@ def test_footer_that_is_not_that_of_its_rows_and_input_is_named(output, fields, 
     assert words in found[Check.WRONG_FOOTER]
 
 
-def test_manifest_of_an_earlier_version_without_digests_is_verified_as_it_is(output, tmp_path):
+def test_manifest_of_an_earlier_version_without_digests_is_verified_as_it_is(output: Output, tmp_path: Path) -> None:
     file = pq.ParquetFile(io.BytesIO(output.manifest))
     footer = json.loads(file.schema_arrow.metadata[FOOTER_KEY])
     del footer["rows_sha256"]
@@ -124,7 +127,9 @@ def test_manifest_of_an_earlier_version_without_digests_is_verified_as_it_is(out
         ("inputs", 0, 3),
     ],
 )
-def test_any_other_field_of_run_json_is_named(output, tmp_path, path, capsys):
+def test_any_other_field_of_run_json_is_named(
+    output: Output, tmp_path: Path, path: tuple[str | int, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     record = json.loads((output.folder / "out" / "run.json").read_text())
     holder = record
     for name in path[:-1]:
@@ -138,7 +143,7 @@ def test_any_other_field_of_run_json_is_named(output, tmp_path, path, capsys):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"inputs": ' * 5_000, "\xff", "[]", '{"inputs": NaN}', "null", ""])
-def test_run_json_that_is_none_is_one_line(tmp_path, capsys, text):
+def test_run_json_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     (tmp_path / "run.json").write_text(text, encoding="latin-1")
     assert main(["--labels", str(tmp_path)]) == 2
     assert "run.json' is not the record of a run" in capsys.readouterr().err
@@ -163,7 +168,9 @@ def test_run_json_that_is_none_is_one_line(tmp_path, capsys, text):
         (("model_uri",), None),
     ],
 )
-def test_run_json_with_values_of_other_types_is_one_line(output, tmp_path, path, value, capsys):
+def test_run_json_with_values_of_other_types_is_one_line(
+    output: Output, tmp_path: Path, path: tuple[str, ...], value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     record = json.loads((output.folder / "out" / "run.json").read_text())
     holder = record
     for name in path[:-1]:
@@ -174,7 +181,7 @@ def test_run_json_with_values_of_other_types_is_one_line(output, tmp_path, path,
     assert "run.json' cannot be understood" in capsys.readouterr().err
 
 
-def test_model_is_held_against_its_digest_if_it_is_there(output, capsys):
+def test_model_is_held_against_its_digest_if_it_is_there(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
     listing = list_run(str(output.folder / "out"))
     assert judge_model(listing)[1] == ""
     assert judge_model(listing)[0].findings == {}
@@ -193,7 +200,7 @@ def test_model_is_held_against_its_digest_if_it_is_there(output, capsys):
         weights.write_bytes(payload)
 
 
-def make_chained_headers(num_headers):
+def make_chained_headers(num_headers: int) -> Any:
     """Make a tar whose first member has nested pax headers, for each of which tarfile recurses."""
     header = tarfile.TarInfo("p")
     body = b"11 path=xy\n"
@@ -204,7 +211,7 @@ def make_chained_headers(num_headers):
     return (header.tobuf() + body.ljust(512, b"\0")) * num_headers + whole.getvalue()
 
 
-def test_hostile_input_and_hostile_keys_are_named_and_the_other_shards_go_on(tmp_path):
+def test_hostile_input_and_hostile_keys_are_named_and_the_other_shards_go_on(tmp_path: Path) -> None:
     make_tar(tmp_path / "in" / "a.tar", {"x": {"jpg": b"1"}})
     key = "red\x1b[31m\nkey"
     make_tar(tmp_path / "in" / "b.tar", {key: {"jpg": b"1"}}, tarfile.PAX_FORMAT)
@@ -224,14 +231,16 @@ def test_hostile_input_and_hostile_keys_are_named_and_the_other_shards_go_on(tmp
     "error",
     [RecursionError("deep"), MemoryError(), UnicodeError("odd"), AssertionError(), KeyError("k"), SystemError()],
 )
-def test_error_of_any_type_is_the_verdict_on_its_shard_and_the_others_go_on(tmp_path, monkeypatch, error):
+def test_error_of_any_type_is_the_verdict_on_its_shard_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     for name in "ab":
         make_tar(tmp_path / "in" / f"{name}.tar", {name: {"jpg": b"1"}})
     shards = list_shards([str(tmp_path / "in")])
     make_run(str(tmp_path / "out"), ["cat"], {shard: [make_rejected_row(shard.name)] for shard in shards})
     read_row_group, failures = pq.ParquetFile.read_row_group, [error]
 
-    def fail_once(*positional, **arguments):
+    def fail_once(*positional: Any, **arguments: Any) -> Any:
         if failures:
             raise failures.pop()
         return read_row_group(*positional, **arguments)
@@ -243,7 +252,7 @@ def test_error_of_any_type_is_the_verdict_on_its_shard_and_the_others_go_on(tmp_
     assert (verdict.num_shards, verdict.num_published) == (2, 1)
 
 
-def test_key_that_comes_very_often_takes_no_quadratic_time_and_no_long_report():
+def test_key_that_comes_very_often_takes_no_quadratic_time_and_no_long_report() -> None:
     num_keys = 200_000
     problems = compare_keys("shard", ["x"] * num_keys, ["x"] * (num_keys - 2) + ["y"])
     verdict = judge_shard(0, problems)
@@ -257,19 +266,21 @@ def test_key_that_comes_very_often_takes_no_quadratic_time_and_no_long_report():
 
 
 @pytest.mark.parametrize("share", ["-0.1", "1.5", "nan"])
-def test_share_of_rows_that_is_none_is_refused(output, capsys, share):
+def test_share_of_rows_that_is_none_is_refused(output: Output, capsys: pytest.CaptureFixture[str], share: str) -> None:
     assert main(["--labels", str(output.folder / "out"), "--sample", share]) == 2
     assert "need --sample from 0 to 1" in capsys.readouterr().err
 
 
-def test_job_prints_the_share_of_checked_rows(output, capsys, tmp_path):
+def test_job_prints_the_share_of_checked_rows(
+    output: Output, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     report = tmp_path / "verdict.json"
     assert main(["--labels", str(output.folder / "out"), "--sample", "0.25", "--json", str(report)]) == 0
     assert "masks and images were looked at in 0.25 of the rows" in capsys.readouterr().out
     assert json.loads(report.read_text())["sample"] == 0.25
 
 
-def test_manifest_whose_arrow_schema_is_damaged_is_named_though_arrow_may_read_it(output):
+def test_manifest_whose_arrow_schema_is_damaged_is_named_though_arrow_may_read_it(output: Output) -> None:
     start = output.manifest.index(b"ARROW:schema")
     for offset in range(20, 3000, 149):
         place = start + offset
@@ -278,7 +289,9 @@ def test_manifest_whose_arrow_schema_is_damaged_is_named_though_arrow_may_read_i
         assert audit_manifest(output, damaged).keys() == {Check.UNREADABLE_MANIFEST}, offset
 
 
-def test_other_model_at_a_relative_path_is_reported_without_failure(tmp_path, monkeypatch):
+def test_other_model_at_a_relative_path_is_reported_without_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_tar(tmp_path / "a.tar", {"x": {"jpg": b"1"}})
     (shard,) = list_shards([str(tmp_path / "a.tar")])
     make_run(str(tmp_path / "out"), ["cat"], {shard: [make_rejected_row("x")]})

@@ -1,5 +1,7 @@
 """Verdicts: sums in any order."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +12,7 @@ PROBLEMS = st.lists(st.builds(Problem, st.sampled_from(Check), st.integers(0, 5)
 
 
 @given(st.lists(PROBLEMS, min_size=1, max_size=6), st.randoms(use_true_random=False))
-def test_verdicts_merge_in_any_order_and_grouping(shards, random):
+def test_verdicts_merge_in_any_order_and_grouping(shards: list[list[Problem]], random: Any) -> None:
     counts = LabelCounts(num_read=1, num_labelled=1)
     verdicts = [judge_shard(position, found, counts=counts) for position, found in enumerate(shards)]
     expected = Verdict()

@@ -5,7 +5,9 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ FETCH = (
 SUBNET = "10.213.77"
 
 
-def can_make_namespaces():
+def can_make_namespaces() -> bool:
     name = f"tmprobe{os.getpid()}"
     if find_obstacle() is not None or run_ip("netns", "add", name, check=False).returncode:
         return False
@@ -33,18 +35,18 @@ pytestmark = pytest.mark.skipif(not can_make_namespaces(), reason="needs root an
 
 
 @pytest.fixture
-def folder():
+def folder() -> Iterator[Any]:
     folder = Path(tempfile.mkdtemp(prefix="tm", dir="/tmp"))
     yield folder
     shutil.rmtree(folder)
 
 
-def wait_for_line(network, log, part):
+def wait_for_line(network: Any, log: Any, part: Any) -> None:
     while part not in network.read_log(log):
         pass
 
 
-def test_hosts_reach_each_other_until_a_link_is_down_and_leave_nothing_behind(folder):
+def test_hosts_reach_each_other_until_a_link_is_down_and_leave_nothing_behind(folder: Any) -> None:
     variables = dict(os.environ)
     with Network(("a", "b"), folder, SUBNET) as network:
         serve = [sys.executable, "-u", "-m", "http.server", "8000", "--bind", "0.0.0.0", "--directory", str(folder)]
@@ -65,7 +67,7 @@ def test_hosts_reach_each_other_until_a_link_is_down_and_leave_nothing_behind(fo
     assert prefix not in run_ip("link", "show").stdout
 
 
-def test_every_host_has_its_own_name_and_its_own_files_at_the_same_path(folder):
+def test_every_host_has_its_own_name_and_its_own_files_at_the_same_path(folder: Any) -> None:
     with Network(("a", "b"), folder, SUBNET) as network:
         for name in network.names:
             command = ["sh", "-c", f"hostname > {network.ray_folder}/name; hostname"]
@@ -76,7 +78,7 @@ def test_every_host_has_its_own_name_and_its_own_files_at_the_same_path(folder):
         assert os.listdir(network.ray_folder) == []  # noqa: PTH208 (a listing outside of the hosts' namespaces)
 
 
-def test_subnet_of_this_machine_is_refused(folder):
+def test_subnet_of_this_machine_is_refused(folder: Any) -> None:
     with Network(("a",), folder, SUBNET) as network:
         with pytest.raises(RuntimeError, match="use another subnet"):
             Network(("b",), folder / "other", SUBNET).__enter__()

@@ -1,6 +1,8 @@
 """A manifest is plain Parquet: other readers open it unchanged, whatever our own code thinks of it."""
 
 import io
+from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -18,7 +20,7 @@ MASKS = {key: np.array([[0, 1, 2], [255, number % 3, 0]]) for number, key in enu
 
 
 @pytest.fixture(scope="module")
-def labels(tmp_path_factory):
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of two manifests of three rows; the middle row of each is rejected. One keeps its class maps."""
     out = tmp_path_factory.mktemp("run")
     class_maps = np.random.default_rng(0).random((2, 4, 4))
@@ -34,14 +36,14 @@ def labels(tmp_path_factory):
     return out / "labels"
 
 
-def require_masks(pngs):
+def require_masks(pngs: Any) -> None:
     """Masks of the labelled rows, in order, hold the class ids as the pixels' values."""
     assert len(pngs) == len(MASKS)
     for png, mask in zip(pngs, MASKS.values(), strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), mask)
 
 
-def test_pyarrow_dataset_reads_and_filters_a_folder_of_manifests(labels):
+def test_pyarrow_dataset_reads_and_filters_a_folder_of_manifests(labels: Path) -> None:
     dataset = ds.dataset(labels, format="parquet")
     assert dataset.to_table(columns=["key"])["key"].to_pylist() == KEYS
     labelled = dataset.to_table(columns=["mask", "classes"], filter=ds.field("status") == "labelled")
@@ -49,7 +51,7 @@ def test_pyarrow_dataset_reads_and_filters_a_folder_of_manifests(labels):
     assert [entry["class_id"] for entry in labelled["classes"][0].as_py()] == [1, 2]
 
 
-def test_pandas_reads_a_folder_of_manifests(labels):
+def test_pandas_reads_a_folder_of_manifests(labels: Path) -> None:
     frame = pd.read_parquet(labels)
     assert list(frame["key"]) == KEYS
     assert frame["reason"].dropna().to_list() == ["undecodable"] * 2
@@ -58,7 +60,7 @@ def test_pandas_reads_a_folder_of_manifests(labels):
     assert [list(ids) for ids in labelled["class_ids"]] == [[1, 2]] * 4
 
 
-def test_polars_reads_and_filters_a_folder_of_manifests(labels):
+def test_polars_reads_and_filters_a_folder_of_manifests(labels: Path) -> None:
     frame = pl.read_parquet(labels / "*.parquet")
     assert frame["key"].to_list() == KEYS
     assert frame.schema["index"] == pl.Int64
@@ -67,7 +69,7 @@ def test_polars_reads_and_filters_a_folder_of_manifests(labels):
     assert labelled.explode("classes").unnest("classes")["class_id"].to_list() == [1, 2] * 4
 
 
-def test_duckdb_queries_a_folder_of_manifests(labels):
+def test_duckdb_queries_a_folder_of_manifests(labels: Path) -> None:
     with duckdb.connect() as connection:
         manifests = f"read_parquet('{labels}/*.parquet')"
         counts = connection.sql(f"SELECT status, reason, count(*) FROM {manifests} GROUP BY ALL ORDER BY status")
@@ -80,7 +82,7 @@ def test_duckdb_queries_a_folder_of_manifests(labels):
 
 
 @pytest.fixture
-def hugging_face(labels, tmp_path, monkeypatch):
+def hugging_face(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     """All manifests as a Hugging Face dataset, without the network."""
     for name in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "1")
@@ -92,13 +94,13 @@ def hugging_face(labels, tmp_path, monkeypatch):
     return datasets, dataset
 
 
-def test_hugging_face_datasets_loads_manifests_as_they_are(hugging_face):
+def test_hugging_face_datasets_loads_manifests_as_they_are(hugging_face: tuple[Any, Any]) -> None:
     _, dataset = hugging_face
     assert dataset["key"][:] == KEYS
     require_masks([mask["bytes"] for mask in dataset["mask"] if mask and mask["bytes"]])
 
 
-def test_hugging_face_datasets_decodes_masks_once_the_column_is_cast_to_image(hugging_face):
+def test_hugging_face_datasets_decodes_masks_once_the_column_is_cast_to_image(hugging_face: tuple[Any, Any]) -> None:
     """The files say nothing of Hugging Face's features, so users write `cast_column("mask", Image())`."""
     datasets, dataset = hugging_face
     dataset = dataset.cast_column("mask", datasets.Image())

@@ -1,6 +1,7 @@
 """Reports as rows: whatever a worker reports, the driver reads."""
 
 import dataclasses
+from typing import Any
 
 import pyarrow as pa
 from hypothesis import given
@@ -33,7 +34,7 @@ ENDINGS = st.builds(ShardEndReport, shard_name=NAMES, end=ENDS) | st.builds(
 
 
 @st.composite
-def counts(draw):
+def counts(draw: Any) -> Any:
     rejected = draw(st.dictionaries(NAMES, st.integers(0, 1000), max_size=3))
     labelled, total = draw(st.integers(0, 1000)), sum(rejected.values())
     return LabelCounts(
@@ -42,35 +43,37 @@ def counts(draw):
 
 
 @given(st.builds(ChunkReport, chunk=CHUNKS, counts=counts()) | ENDINGS)
-def test_report_is_read_as_it_was_made(report):
+def test_report_is_read_as_it_was_made(report: ChunkReport | ShardFailure | ShardEndReport) -> None:
     assert read_report(make_row(report)) == report
 
 
 @given(CHUNKS | ENDINGS, st.sampled_from([CHUNK_SCHEMA, KEPT_SCHEMA]))
-def test_head_of_a_reader_row_is_read_as_it_was_made(head, schema):
+def test_head_of_a_reader_row_is_read_as_it_was_made(
+    head: ChunkId | ShardFailure | ShardEndReport, schema: pa.Schema
+) -> None:
     assert read_head(make_row(head, schema)) == head
 
 
 @given(ENDINGS, st.sampled_from([CHUNK_SCHEMA, KEPT_SCHEMA]))
-def test_end_of_a_shard_passes_from_reader_to_driver(ending, schema):
+def test_end_of_a_shard_passes_from_reader_to_driver(ending: ShardEndReport | ShardFailure, schema: pa.Schema) -> None:
     assert read_report(make_row(read_head(make_row(ending, schema)))) == ending
 
 
-def test_table_without_rows_has_no_report():
+def test_table_without_rows_has_no_report() -> None:
     assert read_report(REPORT_SCHEMA.empty_table()) is None
 
 
-def test_error_with_bytes_that_are_not_utf8_is_escaped():
+def test_error_with_bytes_that_are_not_utf8_is_escaped() -> None:
     name = b"caf\xe9.tar".decode(errors="surrogateescape")
     failure = read_report(make_row(ShardFailure(shard_name="a", error=f"shard '{name}' is gone")))
     assert failure == ShardFailure(shard_name="a", error="shard 'caf\\udce9.tar' is gone")
 
 
-def test_all_rows_start_with_the_same_columns():
+def test_all_rows_start_with_the_same_columns() -> None:
     for schema in (REPORT_SCHEMA, CHUNK_SCHEMA, KEPT_SCHEMA):
         assert schema.names[: len(HEAD)] == [name for name, _ in HEAD]
         assert pa.schema(list(schema)[: len(HEAD)]) == pa.schema(HEAD)
 
 
-def test_samples_travel_with_every_field_but_the_one_of_sealing():
+def test_samples_travel_with_every_field_but_the_one_of_sealing() -> None:
     assert {*SAMPLE.names, "is_continuation"} == {field.name for field in dataclasses.fields(Sample)}

@@ -1,5 +1,8 @@
 """The ledger of a wave, without Ray."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from pipeline.commit.names import PartName
@@ -12,7 +15,7 @@ from tests.commit.test_plan import make_run
 from tests.fakes import SerialCluster
 
 
-def make_ledger(out, suffix):
+def make_ledger(out: Path, suffix: str) -> Any:
     shard = InputShard(uri=f"in/a.{suffix}", name="a", size_bytes=5000, etag="e")
     plan = plan_run(make_run(out, (shard,)))
     return Ledger(
@@ -31,19 +34,21 @@ CHUNK = ChunkReport(
 )
 
 
-def make_end(truncated_at=None):
+def make_end(truncated_at: Any = None) -> Any:
     return ShardEndReport(shard_name="a", end=ShardEnd(num_chunks=1, num_ignored_members=0, truncated_at=truncated_at))
 
 
 @pytest.mark.parametrize(("suffix", "num_bytes_done"), [("tar", 2048), ("parquet", 0)])
-def test_offsets_of_chunks_count_as_progress_when_they_are_bytes(tmp_path, suffix, num_bytes_done):
+def test_offsets_of_chunks_count_as_progress_when_they_are_bytes(
+    tmp_path: Path, suffix: str, num_bytes_done: int
+) -> None:
     ledger = make_ledger(tmp_path, suffix)
     ledger.enter(CHUNK)
     assert ledger.show().num_bytes_done == num_bytes_done
     assert ledger.show().counts.rejected_by_reason == {"download_failed": 1}
 
 
-def test_repeated_chunk_counts_once_and_one_of_a_sealed_shard_not_at_all(tmp_path):
+def test_repeated_chunk_counts_once_and_one_of_a_sealed_shard_not_at_all(tmp_path: Path) -> None:
     ledger = make_ledger(tmp_path, "tar")
     ledger.enter(CHUNK)
     ledger.enter(CHUNK)
@@ -58,7 +63,9 @@ def test_repeated_chunk_counts_once_and_one_of_a_sealed_shard_not_at_all(tmp_pat
 @pytest.mark.parametrize(
     ("truncated_at", "words"), [(None, []), (3000, ["is truncated at byte 3000 of 5000", "the 2952 bytes behind it"])]
 )
-def test_truncated_shard_is_reported_with_the_number_of_unread_bytes(tmp_path, truncated_at, words):
+def test_truncated_shard_is_reported_with_the_number_of_unread_bytes(
+    tmp_path: Path, truncated_at: int | None, words: list[str]
+) -> None:
     ledger = make_ledger(tmp_path, "tar")
     # The end may be reported before the last chunk.
     ledger.enter(make_end(truncated_at))

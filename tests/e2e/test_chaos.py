@@ -5,7 +5,10 @@ One schedule, in which each kind of part dies once. `benchmarks.chaos` runs hund
 
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,20 +31,20 @@ JOB = Benchmark(num_shards=4, num_images=30, mean_wait_s=0.5, max_kills=2, limit
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     make_inputs(folder, JOB)
     return folder
 
 
 @pytest.fixture(scope="module")
-def ground(inputs):
+def ground(inputs: Path) -> Iterator[Any]:
     with Playground(inputs, JOB) as ground:
         yield ground
 
 
 @pytest.fixture(scope="module")
-def calm(inputs, tmp_path_factory):
+def calm(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The manifests of a run that nothing disturbs, without a cluster."""
     out, model = tmp_path_factory.mktemp("calm"), str(inputs / "model")
     run = open_run(
@@ -58,14 +61,14 @@ def calm(inputs, tmp_path_factory):
     return read_manifests(out)
 
 
-def test_run_whose_every_part_dies_ends_with_the_bytes_of_a_calm_one(ground, calm, tmp_path):
+def test_run_whose_every_part_dies_ends_with_the_bytes_of_a_calm_one(ground: Any, calm: Any, tmp_path: Path) -> None:
     outcome = run_schedule(JOB, ground, tmp_path / "out", 0, VICTIMS)
     assert judge(JOB, outcome, tmp_path / "out", calm) == ""
     assert outcome.kills == Counter(VICTIMS)
     assert outcome.num_invocations >= 3
 
 
-def test_two_drivers_at_once_leave_what_one_leaves_and_one_is_warned(ground, calm, tmp_path):
+def test_two_drivers_at_once_leave_what_one_leaves_and_one_is_warned(ground: Any, calm: Any, tmp_path: Path) -> None:
     out, logs = tmp_path / "out", [tmp_path / "1.log", tmp_path / "2.log"]
     num_restarts = run_drivers(ground, out, logs)
     printed = [log_path.read_text() for log_path in logs]
@@ -77,7 +80,7 @@ def test_two_drivers_at_once_leave_what_one_leaves_and_one_is_warned(ground, cal
     assert any("another driver (process" in text and "stop one of them" in text for text in printed)
 
 
-def run_drivers(ground, out, logs):
+def run_drivers(ground: Any, out: Path, logs: list[Path]) -> int:
     """Run a driver for each log, at once, and run again one that fails, as an operator does; return how often."""
     drivers = {log_path: ground.start_driver(out, log_path, num_actors=1) for log_path in logs}
     num_restarts = 0

@@ -11,11 +11,11 @@ pytestmark = pytest.mark.ray
 
 @ray.remote(num_cpus=0.1, max_restarts=-1)
 class Worker:
-    def wait(self):
+    def wait(self) -> None:
         """Be there."""
 
 
-def test_actors_of_an_ended_wave_are_gone_although_their_handles_are_held(local_ray):
+def test_actors_of_an_ended_wave_are_gone_although_their_handles_are_held(local_ray: None) -> None:
     before = Worker.remote()
     ray.get(before.wait.remote())
     cluster = RayCluster()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ except ShardError as error:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment of processes, and of all that they start, whose reader is hostile."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "sitecustomize.py").write_text(HOSTILE_READER)
@@ -59,7 +60,7 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory):
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three good shards; one that kills its reader in its second chunk, and one that exhausts Python's stack."""
     folder = tmp_path_factory.mktemp("shards")
     for shard in range(5):
@@ -75,7 +76,7 @@ def shards(tmp_path_factory):
     return folder
 
 
-def run_python(arguments, environment):
+def run_python(arguments: Any, environment: Any) -> Any:
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -88,11 +89,11 @@ def run_python(arguments, environment):
 
 
 def test_shards_that_kill_or_provoke_their_readers_fail_by_name_and_the_others_are_published(
-    inputs,  # noqa: F811
-    environment,
-    shards,
-    tmp_path,
-):
+    inputs: Any,  # noqa: F811
+    environment: dict[str, str],
+    shards: Path,
+    tmp_path: Path,
+) -> None:
     arguments = list_arguments(inputs, tmp_path / "out", "--shards", str(shards))
     done = run_python(["-m", "jobs.label", *arguments], environment)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -107,7 +108,7 @@ def test_shards_that_kill_or_provoke_their_readers_fail_by_name_and_the_others_a
     assert [path.name[:6] for path in (tmp_path / "out" / "parts" / "photos-1").iterdir()] == ["000000"]
 
 
-def test_survey_of_training_names_the_shard_that_kills_its_readers(environment, shards):
+def test_survey_of_training_names_the_shard_that_kills_its_readers(environment: dict[str, str], shards: Path) -> None:
     done = run_python(["-c", SURVEY, str(shards / "photos-1.tar")], environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"ShardError: shard '{shards}/photos-1.tar' cannot be read: it ends the processes" in done.stdout

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -45,14 +47,14 @@ PIL.Image.open = open_hostile_image
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment of processes, and of all that they start, whose decoder is hostile."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "sitecustomize.py").write_text(HOSTILE_DECODER)
     return os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "RAY_AUTH_MODE": "disabled"}
 
 
-def find_free_ports(number):
+def find_free_ports(number: int) -> list[Any]:
     sockets = [socket.socket() for _ in range(number)]
     for item in sockets:
         item.bind(("127.0.0.1", 0))
@@ -72,7 +74,7 @@ class Head:
 
 
 @pytest.fixture(scope="module")
-def head(environment):
+def head(environment: dict[str, str]) -> Iterator[Any]:
     """A Ray head of the module's own with a job server."""
     session = tempfile.mkdtemp(prefix="rj", dir="/tmp")
     port, dashboard_port, agent_port = find_free_ports(3)
@@ -105,7 +107,7 @@ def head(environment):
     shutil.rmtree(session, ignore_errors=True)
 
 
-def make_shard(path, endings):
+def make_shard(path: Path, endings: Any) -> Path:
     samples = {
         f"photo{i:03d}": {"jpg": make_photo(i) + ending, "json": json.dumps({"tags": ["cat"]}).encode()}
         for i, ending in enumerate(endings)
@@ -113,11 +115,15 @@ def make_shard(path, endings):
     return make_tar(path, samples)
 
 
-def make_command(inputs, out, shards, *flags):  # noqa: F811
+def make_command(inputs: Path, out: Path, shards: Any, *flags: Any) -> list[str]:  # noqa: F811
     return [sys.executable, "-m", "jobs.label", *list_arguments(inputs, out, "--shards", str(shards), *flags)]
 
 
-def test_images_that_kill_or_hang_their_worker_are_rejected_and_the_rest_is_labelled(inputs, head, tmp_path):  # noqa: F811
+def test_images_that_kill_or_hang_their_worker_are_rejected_and_the_rest_is_labelled(
+    inputs: Any,  # noqa: F811
+    head: Any,
+    tmp_path: Path,
+) -> None:
     endings = [b""] * 10
     endings[5], endings[9] = b"POISON", b"STUCK"
     shard = make_shard(tmp_path / "photos.tar", endings)
@@ -135,7 +141,12 @@ def test_images_that_kill_or_hang_their_worker_are_rejected_and_the_rest_is_labe
     assert "rejected, crashed: 2" in done.stdout
 
 
-def test_run_told_to_stop_says_how_to_go_on_and_goes_on(inputs, environment, run_label, tmp_path):  # noqa: F811
+def test_run_told_to_stop_says_how_to_go_on_and_goes_on(
+    inputs: Any,  # noqa: F811
+    environment: dict[str, str],
+    run_label: Any,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     shard = make_shard(tmp_path / "photos.tar", [b"SLOW"] * 60)
     # One actor, so that no machine has enough cores to be done within the time of grace.
     command = make_command(inputs, tmp_path / "out", shard)
@@ -161,14 +172,14 @@ def test_run_told_to_stop_says_how_to_go_on_and_goes_on(inputs, environment, run
     assert not list(parts.glob("*.parquet"))
 
 
-def wait_until(condition, limit_s=240.0):
+def wait_until(condition: Any, limit_s: float = 240.0) -> None:
     end_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end_s
         time.sleep(0.1)
 
 
-def submit(job_server, words, runtime_env):
+def submit(job_server: Any, words: list[str], runtime_env: Any) -> Any:
     """Submit a job; the server may answer before its node can take one."""
     end_s = time.monotonic() + 120
     while True:
@@ -180,7 +191,11 @@ def submit(job_server, words, runtime_env):
             time.sleep(1.0)
 
 
-def test_same_commands_run_under_a_job_server_and_stop_with_its_jobs(inputs, head, tmp_path):  # noqa: F811
+def test_same_commands_run_under_a_job_server_and_stop_with_its_jobs(
+    inputs: Any,  # noqa: F811
+    head: Any,
+    tmp_path: Path,
+) -> None:
     """Submitted, stopped, and submitted again."""
     job_server = head.job_server
     shard = make_shard(tmp_path / "photos.tar", [b"SLOW"] * 40)

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from ray._raylet import GcsClient
@@ -17,7 +19,7 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture
-def cluster():
+def cluster() -> Iterator[Any]:
     # Ray's sockets want a short path.
     folder = tempfile.mkdtemp(prefix="rg", dir="/tmp")
     host = ClusterHost(folder, {}, num_cpus=0, num_gpus=0)
@@ -26,14 +28,18 @@ def cluster():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish_growth(address, **resources):
+def publish_growth(address: Any, **resources: Any) -> None:
     """Publish how far a cluster may grow, as some autoscalers do."""
     config = ClusterConfig()
     config.node_group_configs.add(name="gpu_worker", max_count=1, resources=resources)
     GcsClient(address=address).report_cluster_config(config.SerializeToString())
 
 
-def test_job_on_a_cluster_that_may_grow_waits_for_its_gpus_and_says_so(inputs, cluster, tmp_path):  # noqa: F811
+def test_job_on_a_cluster_that_may_grow_waits_for_its_gpus_and_says_so(
+    inputs: Any,  # noqa: F811
+    cluster: Any,
+    tmp_path: Path,
+) -> None:
     command = [
         *(sys.executable, "-m", "jobs.label", "--address", cluster.address, "--out", str(tmp_path / "masks")),
         *("--shards", f"{inputs}/photos-00000.tar", "--vocabulary", f"{inputs}/vocabulary.json"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 NUM_PER_SHARD = 11
 
 
-def make_samples(shard):
+def make_samples(shard: Any) -> dict[str, dict[str, Any]]:
     return {
         f"s{shard}/photo{i:03d}": {
             "jpg": make_photo(100 * shard + i),
@@ -37,7 +38,7 @@ def make_samples(shard):
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     for shard in range(3):
         make_tar(folder / f"photos-{shard:05d}.tar", make_samples(shard))
@@ -46,7 +47,7 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def list_arguments(inputs, out, *flags, shards="photos-{00000..00002}.tar"):
+def list_arguments(inputs: Path, out: Path | str, *flags: Any, shards: str = "photos-{00000..00002}.tar") -> list[str]:
     """List the arguments of a run by one actor: each of them imports PyTorch, which takes longer than the photos."""
     return [
         *("--shards", f"{inputs}/{shards}", "--vocabulary", f"{inputs}/vocabulary.json"),
@@ -56,10 +57,10 @@ def list_arguments(inputs, out, *flags, shards="photos-{00000..00002}.tar"):
 
 
 @pytest.fixture
-def run_label(inputs, local_ray, capsys):
+def run_label(inputs: Path, local_ray: None, capsys: pytest.CaptureFixture[str]) -> Any:
     """The job in this process, on the session's Ray: its exit code is checked, what it prints is returned."""
 
-    def run(out, *flags, check=0):
+    def run(out: Path, *flags: Any, check: int = 0) -> Any:
         try:
             code = main(list_arguments(inputs, out, *flags))
         except SystemExit as stop:  # how the command line parser ends a job
@@ -71,24 +72,26 @@ def run_label(inputs, local_ray, capsys):
     return run
 
 
-def read_rows(out):
+def read_rows(out: Path) -> list[Any]:
     tables = [pq.read_table(io.BytesIO(read_bytes(item.uri))) for item in list_objects(str(out / "labels"))]
     return [row for table in tables for row in table.to_pylist()]
 
 
-def test_command_finds_our_packages_where_the_current_folder_has_others_of_their_names(labelled):
+def test_command_finds_our_packages_where_the_current_folder_has_others_of_their_names(
+    labelled: tuple[Path, Any],
+) -> None:
     out, _ = labelled
     assert (out / "run.json").is_file()
 
 
-def test_run_reports_what_it_did(labelled):
+def test_run_reports_what_it_did(labelled: tuple[Path, Any]) -> None:
     _, printed = labelled
     assert "labelled 24 and rejected 9 of 33 images" in printed
     assert "rejected, no_known_tag: 9" in printed
 
 
 @pytest.fixture(scope="module")
-def user_folder(tmp_path_factory):
+def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with packages named as ours, with and without `__init__.py`, and the script that pip installs."""
     folder = tmp_path_factory.mktemp("user")
     for name in ("models/__init__.py", "pipeline/__init__.py", "jobs/label.py"):
@@ -100,7 +103,7 @@ def user_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def labelled(inputs, user_folder):
+def labelled(inputs: Path, user_folder: Path) -> tuple[Path, Any]:
     """A run as a user starts it: from their folder, its own process, its own Ray, as many actors as that holds."""
     command = [sys.executable, "bin/tagmask", "label", *list_arguments(inputs, "masks", "--workers", "None")]
     # An empty entry, as a leading colon makes it, puts the current folder before all others.
@@ -112,7 +115,7 @@ def labelled(inputs, user_folder):
     return user_folder / "masks", done.stdout
 
 
-def test_every_sample_is_in_the_manifests_once(labelled):
+def test_every_sample_is_in_the_manifests_once(labelled: tuple[Path, Any]) -> None:
     out, _ = labelled
     rows = read_rows(out)
     expected = [key for shard in range(3) for key in make_samples(shard)]
@@ -126,20 +129,24 @@ def test_every_sample_is_in_the_manifests_once(labelled):
     assert sum(row["status"] == "labelled" for row in rows) == 3 * 8
 
 
-def test_finished_run_leaves_manifests_and_the_run_record_only(labelled):
+def test_finished_run_leaves_manifests_and_the_run_record_only(labelled: tuple[Path, Any]) -> None:
     out, _ = labelled
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert files == [*(f"labels/photos-0000{i}.parquet" for i in range(3)), "run.json"]
 
 
-def test_second_run_of_the_same_command_does_nothing_and_starts_no_ray(run_label, labelled):
+def test_second_run_of_the_same_command_does_nothing_and_starts_no_ray(
+    run_label: Any, labelled: tuple[Path, Any]
+) -> None:
     out, _ = labelled
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert "nothing to do" in run_label(out)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_run_in_pieces_gives_the_bytes_of_the_run_at_once(run_label, labelled, tmp_path):
+def test_run_in_pieces_gives_the_bytes_of_the_run_at_once(
+    run_label: Any, labelled: tuple[Path, Any], tmp_path: Path
+) -> None:
     """One shard first, then one lost manifest, then one lost part: the same command mends it all."""
     whole, _ = labelled
     out = tmp_path / "out"
@@ -153,21 +160,23 @@ def test_run_in_pieces_gives_the_bytes_of_the_run_at_once(run_label, labelled, t
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_dry_run_prints_what_remains_and_writes_nothing(run_label, tmp_path):
+def test_dry_run_prints_what_remains_and_writes_nothing(run_label: Any, tmp_path: Path) -> None:
     printed = run_label(tmp_path / "out", "--dry-run")
     assert "0 published, 3 to do" in printed
     assert re.search(r"to do: about 3\d images in \d+ chunks, by 3 shards whose first chunk was read", printed)
     assert not (tmp_path / "out").exists()
 
 
-def test_other_settings_under_the_same_output_are_refused_with_the_difference(run_label, labelled):
+def test_other_settings_under_the_same_output_are_refused_with_the_difference(
+    run_label: Any, labelled: tuple[Path, Any]
+) -> None:
     out, _ = labelled
     printed = run_label(out, "--maps.foreground-threshold", "0.9", check=2)
     assert "config.maps.foreground_threshold was 0.6, is 0.9" in printed
 
 
 @pytest.fixture
-def broken_shards(tmp_path):
+def broken_shards(tmp_path: Path) -> Path:
     """Two good shards with one base name, tars and a Parquet file with damage, and some unreadable ones."""
     folder = tmp_path / "shards"
     for name, number in (("x/photos.tar", 0), ("y/photos.tar", 1)):
@@ -193,7 +202,9 @@ def broken_shards(tmp_path):
     return folder
 
 
-def test_broken_shards_give_all_that_is_whole_and_the_rest_is_named(run_label, broken_shards, tmp_path, capsys):
+def test_broken_shards_give_all_that_is_whole_and_the_rest_is_named(
+    run_label: Any, broken_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     # x/photos.tar is named twice.
     patterns = [f"{broken_shards}/{name}" for name in ("*.tar", "*.parquet", "?/*.tar", "x/photos.tar")]
@@ -237,7 +248,9 @@ def test_broken_shards_give_all_that_is_whole_and_the_rest_is_named(run_label, b
     assert "x/photos.tar' changed (was" in refused
 
 
-def test_retry_labels_rejected_rows_again_under_a_raised_limit(run_label, inputs, tmp_path, capsys):
+def test_retry_labels_rejected_rows_again_under_a_raised_limit(
+    run_label: Any, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, shards = tmp_path / "out", ("--shards", f"{inputs}/photos-00000.tar", "--max-rejected-fraction", "1")
     retry = (*shards, "--retry", "rejected:too_large", "--inputs.max-image-pixels", "1000000")
     assert "rejected, too_large: 5" in run_label(out, *shards, "--inputs.max-image-pixels", "3000")
@@ -261,13 +274,15 @@ def test_retry_labels_rejected_rows_again_under_a_raised_limit(run_label, inputs
         (["--endpoint-url=http://me:hush-hush@host"], "'http://...@host' holds a password"),
     ],
 )
-def test_bad_input_is_one_clear_line_and_exit_code_2(run_label, tmp_path, flags, message):
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    run_label: Any, tmp_path: Path, flags: list[str], message: str
+) -> None:
     printed = run_label(tmp_path / "out", *flags, check=2)
     assert message in printed
     assert "hush-hush" not in printed
 
 
-def test_vocabulary_that_is_not_the_models_is_refused(run_label, tmp_path):
+def test_vocabulary_that_is_not_the_models_is_refused(run_label: Any, tmp_path: Path) -> None:
     (tmp_path / "vocabulary.json").write_text('{"classes": ["dog", "cat"]}')
     printed = run_label(tmp_path / "out", "--vocabulary", str(tmp_path / "vocabulary.json"), check=2)
     assert "same names, other order" in printed

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -27,7 +29,7 @@ NUM_SHARDS = 3
 CHUNKS_PER_SHARD = -(-NUM_PER_SHARD // 4)
 
 
-def make_environment():
+def make_environment() -> Any:
     """Make the environment of a user without an endpoint in it."""
     environment = {key: value for key, value in os.environ.items() if key != "AWS_ENDPOINT_URL"}
     return environment | {
@@ -37,7 +39,7 @@ def make_environment():
     }
 
 
-def run_job(name, *arguments, **variables):
+def run_job(name: str, *arguments: Any, **variables: Any) -> Any:
     """Run a job as a user does. The endpoint comes by the flag, the credentials from the environment."""
     command = [sys.executable, "-m", f"jobs.{name}", *arguments]
     environment = make_environment() | variables
@@ -47,25 +49,25 @@ def run_job(name, *arguments, **variables):
 
 
 @pytest.fixture
-def ray_folder():
+def ray_folder() -> Iterator[Any]:
     """Where Ray keeps its sockets, which want short paths, and the logs of its processes."""
     folder = Path(tempfile.mkdtemp(prefix="rs", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def find_secret(folder):
+def find_secret(folder: Path) -> list[Any]:
     return [path for path in folder.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
 def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(
-    inputs,  # noqa: F811
-    s3_folder,
-    s3_endpoint,
-    ray_folder,
-    monkeypatch,
-    capsys,
-):
+    inputs: Any,  # noqa: F811
+    s3_folder: str,
+    s3_endpoint: str,
+    ray_folder: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     for path in sorted(inputs.rglob("*")):
         if path.is_file():
             put_atomic(join_uri(s3_folder, path.relative_to(inputs).as_posix()), path.read_bytes())

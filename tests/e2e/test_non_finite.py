@@ -1,6 +1,8 @@
 """`python -m jobs.label` with a model that overflows on some images: those are rejected, and the run ends."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,10 @@ from tests.factories import make_black_photo, make_overflowing_model, make_photo
 pytestmark = pytest.mark.ray
 
 
-def test_images_that_give_no_finite_values_are_rejected_and_the_run_ends(run_label, tmp_path):  # noqa: F811
+def test_images_that_give_no_finite_values_are_rejected_and_the_run_ends(
+    run_label: Any,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     photos = [make_photo(i) if i % 2 or i < 8 else make_black_photo() for i in range(12)]
     tags = json.dumps({"tags": ["cat"]}).encode()
     shard = make_tar(tmp_path / "in.tar", {f"k{i:02d}": {"png": photo, "json": tags} for i, photo in enumerate(photos)})

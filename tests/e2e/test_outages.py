@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow.parquet as pq
@@ -38,7 +40,7 @@ SMALL = "160k"
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of three chunks each, whose masks together do not fit into a disk of `SMALL`."""
     folder = tmp_path_factory.mktemp("inputs")
     for shard in range(NUM_SHARDS):
@@ -52,7 +54,7 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def make_command(inputs, out, *flags, folder=None):
+def make_command(inputs: Path, out: Path | str, *flags: Any, folder: Any = None) -> list[str]:
     folder = folder or inputs
     return [
         *(sys.executable, "-m", "jobs.label", "--shards", f"{folder}/photos-*.tar"),
@@ -64,7 +66,7 @@ def make_command(inputs, out, *flags, folder=None):
 class Running:
     """A job in a process of its own, whose lines are read as they come."""
 
-    def __init__(self, command, **environment):
+    def __init__(self, command: Any, **environment: Any) -> None:
         self.lines = []
         self.process = subprocess.Popen(
             command,
@@ -78,17 +80,17 @@ class Running:
         self._reader.start()
 
     @property
-    def printed(self):
+    def printed(self) -> str:
         return "".join(self.lines)
 
-    def wait_for(self, pattern, limit_s=150.0):
+    def wait_for(self, pattern: str, limit_s: float = 150.0) -> None:
         end_s = time.monotonic() + limit_s
         while not re.search(pattern, self.printed):
             assert self.process.poll() is None, self.printed
             assert time.monotonic() < end_s, f"no '{pattern}' in:\n{self.printed}"
             time.sleep(0.05)
 
-    def finish(self, limit_s=150.0):
+    def finish(self, limit_s: float = 150.0) -> Any:
         try:
             code = self.process.wait(limit_s)
         except subprocess.TimeoutExpired:
@@ -99,7 +101,7 @@ class Running:
 
 
 @contextmanager
-def small_disk(path):
+def small_disk(path: Path) -> Iterator[Callable[..., Any]]:
     """A disk in memory; a function makes it larger."""
     path.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL}", "tmpfs", path], check=False).returncode:
@@ -110,12 +112,12 @@ def small_disk(path):
         subprocess.run(["umount", "-l", path], check=True)
 
 
-def read_manifests(out):
+def read_manifests(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((out / "labels").glob("*.parquet"))}
 
 
 @pytest.fixture(scope="module")
-def expected(inputs, tmp_path_factory):
+def expected(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What an undisturbed run publishes, without a cluster."""
     out, model = tmp_path_factory.mktemp("calm") / "out", str(inputs / "model")
     run = open_run(
@@ -130,7 +132,7 @@ def expected(inputs, tmp_path_factory):
     return read_manifests(out)
 
 
-def test_full_disk_is_waited_for_and_then_the_run_goes_on(inputs, expected, tmp_path):
+def test_full_disk_is_waited_for_and_then_the_run_goes_on(inputs: Path, expected: Any, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as enlarge:
         running = Running(make_command(inputs, tmp_path / "disk" / "out", "--workers", "1"))
         running.wait_for(r"waiting: .*[Nn]o space left on device.* free")
@@ -142,7 +144,7 @@ def test_full_disk_is_waited_for_and_then_the_run_goes_on(inputs, expected, tmp_
         assert not list((tmp_path / "disk").rglob(".tmp*"))
 
 
-def test_wave_that_fails_leaves_its_cpus_to_the_next_one(inputs, expected, tmp_path):
+def test_wave_that_fails_leaves_its_cpus_to_the_next_one(inputs: Path, expected: Any, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as enlarge:
         # Nobody waits for space, so the wave fails; the cluster has just the CPUs that one pool and its readers need.
         running = Running(make_command(inputs, tmp_path / "disk" / "out", "--store-outage-s", "0"))
@@ -153,7 +155,7 @@ def test_wave_that_fails_leaves_its_cpus_to_the_next_one(inputs, expected, tmp_p
 
 
 @pytest.fixture
-def s3_server(monkeypatch):
+def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Callable[..., Any], Any]]:
     """A pretended S3 that can be stopped and started again at its address, with what it holds."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -163,7 +165,7 @@ def s3_server(monkeypatch):
         monkeypatch.setenv(name, value)
     servers = [server]
 
-    def start():
+    def start() -> None:
         servers.append(ThreadedMotoServer(ip_address=host, port=port, verbose=False))
         servers[-1].start()
 
@@ -173,7 +175,9 @@ def s3_server(monkeypatch):
     servers[-1].stop()
 
 
-def test_store_that_is_away_for_a_while_is_waited_for(inputs, expected, s3_server):
+def test_store_that_is_away_for_a_while_is_waited_for(
+    inputs: Path, expected: Any, s3_server: tuple[Callable[..., Any], Any]
+) -> None:
     stop_server, start_server = s3_server
     store = fsspec.filesystem("s3", use_listings_cache=False)
     store.mkdir("photos")
@@ -206,7 +210,7 @@ def test_store_that_is_away_for_a_while_is_waited_for(inputs, expected, s3_serve
     }
 
 
-def list_workers(mark):
+def list_workers(mark: bytes) -> list[Any]:
     """List the labelling actors of the job whose environment holds a mark."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -216,7 +220,9 @@ def list_workers(mark):
     return found
 
 
-def test_wave_whose_workers_are_frozen_is_ended_by_force_and_taken_up_again(inputs, expected, tmp_path):
+def test_wave_whose_workers_are_frozen_is_ended_by_force_and_taken_up_again(
+    inputs: Path, expected: Any, tmp_path: Path
+) -> None:
     out, mark = tmp_path / "out", str(tmp_path)
     flags = ("--workers", "1", "--no-progress-timeout-s", "8")
     running = Running(make_command(inputs, out, *flags), TAGMASK_TEST_JOB=mark)
@@ -237,7 +243,7 @@ def test_wave_whose_workers_are_frozen_is_ended_by_force_and_taken_up_again(inpu
     assert read_manifests(out) == expected
 
 
-def test_gpus_that_are_not_there_yet_are_waited_for(inputs, tmp_path):
+def test_gpus_that_are_not_there_yet_are_waited_for(inputs: Path, tmp_path: Path) -> None:
     flags = ("--gpus-per-worker", "1", "--workers", "1", "--no-progress-timeout-s", "1")
     running = Running(make_command(inputs, tmp_path / "out", *flags))
     running.wait_for(r"waiting: no worker can start: it asks for 1 GPU, and no node of the cluster has more than 0")
@@ -246,7 +252,7 @@ def test_gpus_that_are_not_there_yet_are_waited_for(inputs, tmp_path):
     assert "ended early" not in running.printed
 
 
-def test_job_whose_cluster_dies_says_what_stays(inputs, tmp_path):
+def test_job_whose_cluster_dies_says_what_stays(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     environment = {"RAY_gcs_rpc_server_reconnect_timeout_s": "8", "TAGMASK_TEST_JOB": str(tmp_path)}
     flags = ("--gpus-per-worker", "1", "--workers", "1")

@@ -1,5 +1,6 @@
 import os
 import signal
+from typing import Any, Never
 
 import pytest
 import ray
@@ -11,29 +12,29 @@ from tests.workers.test_ray_failures import assert_is_short
 
 
 @pytest.mark.ray
-def test_failure_of_ray_names_what_a_task_raised_and_what_ended_a_process(local_ray):
+def test_failure_of_ray_names_what_a_task_raised_and_what_ended_a_process(local_ray: None) -> None:
     @ray.remote(max_retries=0)
-    def refuse():
+    def refuse() -> Never:
         raise ShardError("shard 'a.tar' is damaged; copy it again")
 
     @ray.remote(max_retries=0)
-    def nest():
+    def nest() -> Any:
         return ray.get(refuse.remote())
 
     @ray.remote(max_retries=0)
-    def overflow():
+    def overflow() -> Any:
         return [][1]
 
     @ray.remote(max_retries=0)
-    def die():
+    def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     @ray.remote
     class Broken:
-        def __init__(self):
+        def __init__(self) -> None:
             raise ValueError("no such model")
 
-        def work(self):
+        def work(self) -> None:
             """Never called."""
 
     texts = {}

@@ -1,5 +1,7 @@
 """`python -m jobs.remask` as a user runs it, on a real local Ray."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,9 @@ from tests.fakes import SerialCluster
 pytestmark = pytest.mark.ray
 
 
-def test_remask_job_gives_the_bytes_of_the_steps_without_ray_and_goes_on(local_ray, tmp_path, capsys):
+def test_remask_job_gives_the_bytes_of_the_steps_without_ray_and_goes_on(
+    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rng = np.random.default_rng(0)
     rows, photo = {}, make_black_photo((30, 40))
     for number in range(3):
@@ -68,7 +72,9 @@ def test_remask_job_gives_the_bytes_of_the_steps_without_ray_and_goes_on(local_r
     assert "row '0/photo0' has no class maps" in capsys.readouterr().err
 
 
-def test_remask_job_reads_the_images_that_refine_maps_and_names_a_shard_that_is_gone(local_ray, tmp_path, capsys):
+def test_remask_job_reads_the_images_that_refine_maps_and_names_a_shard_that_is_gone(
+    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(2):
         samples = {f"{number}/{i}": {"jpg": make_photo(5 * number + i), "txt": b"cat"} for i in range(5)}
         make_tar(tmp_path / "inputs" / f"{number:05d}.tar", samples)

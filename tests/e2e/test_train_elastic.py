@@ -6,6 +6,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +30,7 @@ QUICK = {
 
 
 @pytest.fixture
-def cluster():
+def cluster() -> Iterator[Any]:
     """A head without room for a worker, and two nodes with room for one each."""
     folder = tempfile.mkdtemp(prefix="re", dir="/tmp")
     cluster = ClusterHost(folder, QUICK, num_cpus=1)
@@ -38,11 +41,11 @@ def cluster():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_epochs(out):
+def read_epochs(out: Path) -> list[Any]:
     return [record for record in read_records(str(out)) if record["kind"] == "epoch"]
 
 
-def wait_for_epoch(out, num_workers, driver):
+def wait_for_epoch(out: Path, num_workers: int, driver: Any) -> None:
     """Wait until an epoch has ended with `num_workers` workers."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline and driver.poll() is None:
@@ -53,7 +56,11 @@ def wait_for_epoch(out, num_workers, driver):
     raise AssertionError(f"no epoch with {num_workers} workers; there are {read_epochs(out)[-1:]}")
 
 
-def test_run_goes_on_when_a_node_dies_and_takes_in_one_that_joins(inputs, cluster, tmp_path):  # noqa: F811
+def test_run_goes_on_when_a_node_dies_and_takes_in_one_that_joins(
+    inputs: Any,  # noqa: F811
+    cluster: Any,
+    tmp_path: Path,
+) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
     flags = ("--workers", "1:2", "--cpus-per-worker", "2", "--max-failures", "1", "--epochs", "5000")
     flags += ("--resize-interval-s", "2")

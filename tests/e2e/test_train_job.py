@@ -11,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ NUM_DECODABLE = 75
 """Of the 78 training images that are usable: three are broken."""
 
 
-def make_squares(rng, class_names):
+def make_squares(rng: np.random.Generator, class_names: Any) -> bytes:
     pixels = rng.uniform(90, 130, (40, 40, 3))
     for place, name in enumerate(class_names):
         top, left = rng.integers(0, 20, 2)
@@ -47,7 +49,7 @@ def make_squares(rng, class_names):
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("squares")
     rng = np.random.default_rng(0)
     for shard in range(4):
@@ -62,7 +64,7 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def make_command(inputs, out, *flags):
+def make_command(inputs: Path, out: Path | str, *flags: Any) -> list[str]:
     return [
         *("--recipe", "demo", "--variant", "v2", "--shards", f"{inputs}/train-{{00000..00002}}.tar"),
         *("--val-shards", f"{inputs}/train-00003.tar", "--vocabulary", f"{inputs}/vocabulary.json"),
@@ -77,7 +79,7 @@ def make_command(inputs, out, *flags):
     ]
 
 
-def find_train_workers():
+def find_train_workers() -> Any:
     """Find the training workers of this test session."""
     mark, found = f"{SESSION_MARK}={os.environ[SESSION_MARK]}".encode(), []
     for folder in Path("/proc").iterdir():
@@ -89,7 +91,7 @@ def find_train_workers():
     return found
 
 
-def wait_for_place(out, num_epochs, is_over):
+def wait_for_place(out: Path, num_epochs: int, is_over: Any) -> bool:
     """Wait until a checkpoint within the epoch after `num_epochs` is registered; return whether it was seen."""
     while not is_over():
         with contextlib.suppress(TrainingError):
@@ -101,11 +103,11 @@ def wait_for_place(out, num_epochs, is_over):
 
 
 @contextlib.contextmanager
-def killing_a_worker(out, num_epochs):
+def killing_a_worker(out: Path, num_epochs: int) -> Iterator[Any]:
     """Kill one training worker within the epoch after `num_epochs`; yield the list of killed workers."""
     is_over, killed = threading.Event(), []
 
-    def kill_a_worker():
+    def kill_a_worker() -> None:
         if wait_for_place(out, num_epochs, is_over.is_set):
             killed.extend(find_train_workers()[:1])
             for pid in killed:
@@ -120,14 +122,14 @@ def killing_a_worker(out, num_epochs):
         thread.join()
 
 
-def read_curve(out):
+def read_curve(out: Path) -> list[dict[str, Any]]:
     """Read what has to be the same in every attempt: all but times."""
     timed = ("time", "images_per_s", "wait_share", "train_s", "num_workers")
     return [{name: value for name, value in record.items() if name not in timed} for record in read_records(str(out))]
 
 
 @pytest.fixture(scope="module")
-def whole_run(inputs, tmp_path_factory, local_ray):
+def whole_run(inputs: Path, tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple[Path, Any]:
     """A run that nothing disturbed, and what it printed."""
     out = tmp_path_factory.mktemp("whole") / "out"
     printed = io.StringIO()
@@ -137,7 +139,7 @@ def whole_run(inputs, tmp_path_factory, local_ray):
 
 
 @pytest.fixture(scope="module")
-def killed_run(inputs, tmp_path_factory, local_ray):
+def killed_run(inputs: Path, tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
     """A run whose driver died by SIGKILL within its second epoch or later."""
     out = tmp_path_factory.mktemp("killed") / "out"
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
@@ -152,7 +154,9 @@ def killed_run(inputs, tmp_path_factory, local_ray):
     return out
 
 
-def test_train_job_learns_and_says_what_it_did(inputs, whole_run, capsys):
+def test_train_job_learns_and_says_what_it_did(
+    inputs: Path, whole_run: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     out, printed = whole_run
     network, bundle, digest = load_bundle(str(out / "bundle"))
     history = bundle.metrics["history"]
@@ -181,7 +185,7 @@ def test_train_job_learns_and_says_what_it_did(inputs, whole_run, capsys):
     assert f"nothing to do: this run is finished after {NUM_EPOCHS} epochs" in capsys.readouterr().out
 
 
-def test_figures_of_a_run_are_lines_events_and_a_page(whole_run):
+def test_figures_of_a_run_are_lines_events_and_a_page(whole_run: tuple[Path, Any]) -> None:
     out, _ = whole_run
     records = read_records(str(out))
     steps = [record for record in records if record["kind"] == "step"]
@@ -199,8 +203,8 @@ def test_figures_of_a_run_are_lines_events_and_a_page(whole_run):
 
 
 def test_run_whose_driver_and_then_a_worker_were_killed_ends_as_if_nothing_had_happened(
-    inputs, whole_run, killed_run, tmp_path, capsys
-):
+    inputs: Path, whole_run: tuple[Path, Any], killed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     shutil.copytree(killed_run, out)
     num_done, num_seen = read_place(str(out))
@@ -220,7 +224,9 @@ def test_run_whose_driver_and_then_a_worker_were_killed_ends_as_if_nothing_had_h
     assert weights == expected
 
 
-def test_run_goes_on_with_fewer_workers_and_sees_every_image_once(inputs, killed_run, tmp_path, capsys):
+def test_run_goes_on_with_fewer_workers_and_sees_every_image_once(
+    inputs: Path, killed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     shutil.copytree(killed_run, out)
     _, num_seen = read_place(str(out))
@@ -233,7 +239,9 @@ def test_run_goes_on_with_fewer_workers_and_sees_every_image_once(inputs, killed
     assert {record["num_workers"] for record in history} == {1, 2}
 
 
-def test_non_finite_loss_stops_the_run_with_the_images_of_the_batch(inputs, tmp_path, capsys):
+def test_non_finite_loss_stops_the_run_with_the_images_of_the_batch(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ("--base-lr", "1e30", "--clip-norm", "None", "--warmup-epochs", "0")
     flags += ("--ema-decay", "0", "--seed-weight", "0", "--workers", "1")
     assert main(make_command(inputs, tmp_path / "out", *flags)) == 1
@@ -242,7 +250,9 @@ def test_non_finite_loss_stops_the_run_with_the_images_of_the_batch(inputs, tmp_
     assert "same command" not in errors
 
 
-def test_train_job_without_a_common_tag_says_which_tags_there_are_and_leaves_no_output(inputs, tmp_path, capsys):
+def test_train_job_without_a_common_tag_says_which_tags_there_are_and_leaves_no_output(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "vocabulary.json").write_text('{"classes": ["zebra"]}')
     command = make_command(inputs, tmp_path / "out", "--vocabulary", str(tmp_path / "vocabulary.json"))
     assert main(command) == 2
@@ -252,7 +262,9 @@ def test_train_job_without_a_common_tag_says_which_tags_there_are_and_leaves_no_
     assert not (tmp_path / "out").exists()
 
 
-def test_train_job_under_the_output_of_another_run_is_refused_in_one_line(inputs, whole_run, capsys):
+def test_train_job_under_the_output_of_another_run_is_refused_in_one_line(
+    inputs: Path, whole_run: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(make_command(inputs, whole_run[0], "--rng-seed", "7")) == 2
     errors = capsys.readouterr().err
     assert "config.rng_seed was 0, is 7" in errors
@@ -270,8 +282,8 @@ def test_train_job_under_the_output_of_another_run_is_refused_in_one_line(inputs
     ],
 )
 def test_train_job_with_a_wrong_command_says_so_in_one_line_and_leaves_no_output(
-    inputs, tmp_path, capsys, flags, complaint
-):
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, str], complaint: str
+) -> None:
     out = tmp_path / "out"
     assert main(make_command(inputs, out, *(flag.format(inputs=inputs) for flag in flags))) == 2
     errors = capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,12 @@ from tests.faulty_network import FaultyNetwork
 pytestmark = pytest.mark.ray
 
 
-def test_training_on_s3_goes_on_after_its_driver_died_and_leaves_all_there(inputs, s3_folder, s3_endpoint, capsys):  # noqa: F811
+def test_training_on_s3_goes_on_after_its_driver_died_and_leaves_all_there(
+    inputs: Any,  # noqa: F811
+    s3_folder: str,
+    s3_endpoint: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     for path in inputs.iterdir():
         put_atomic(join_uri(s3_folder, path.name), path.read_bytes())
     # Nothing on the way may take a key for a URI, or refuse to upload what it cannot measure.
@@ -28,7 +34,7 @@ def test_training_on_s3_goes_on_after_its_driver_died_and_leaves_all_there(input
         assert network.num_without_length == 0
 
 
-def train_twice(s3_folder, out, endpoint, capsys):
+def train_twice(s3_folder: Any, out: str, endpoint: Any, capsys: pytest.CaptureFixture[str]) -> None:
     command = [*make_command(s3_folder, out), "--epochs", "2", "--workers", "1", "--endpoint-url", endpoint]
     with subprocess.Popen(
         [sys.executable, "-m", "jobs.train", *command],
@@ -55,7 +61,11 @@ def train_twice(s3_folder, out, endpoint, capsys):
     assert "nothing to do: this run is finished after 2 epochs" in capsys.readouterr().out
 
 
-def test_training_into_a_bucket_that_is_not_there_names_it(inputs, s3_folder, s3_endpoint):  # noqa: F811
+def test_training_into_a_bucket_that_is_not_there_names_it(
+    inputs: Any,  # noqa: F811
+    s3_folder: str,
+    s3_endpoint: str,
+) -> None:
     done = run_job("train", *make_command(inputs, "s3://nobody-has-this/model"), "--endpoint-url", s3_endpoint)
     assert done.returncode == 2
     assert done.stderr.startswith("error: bucket 'nobody-has-this' of 's3://nobody-has-this/model")

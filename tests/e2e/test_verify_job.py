@@ -2,6 +2,8 @@
 
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,9 @@ pytestmark = pytest.mark.ray
 NUM_SHARDS = FULL.num_shards_in_process + 4
 
 
-def test_verify_job_on_ray_finds_the_one_lost_row_and_the_one_lost_shard(local_ray, tmp_path, capsys):
+def test_verify_job_on_ray_finds_the_one_lost_row_and_the_one_lost_shard(
+    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = {}
     for number in range(NUM_SHARDS):
         keys = [f"{number}/photo{i}" for i in range(5)]
@@ -37,7 +41,7 @@ def test_verify_job_on_ray_finds_the_one_lost_row_and_the_one_lost_shard(local_r
     assert printed.endswith("the books do not balance: shard not begun, row missing\n")
 
 
-def test_process_that_ends_is_the_verdict_on_its_shard_and_the_others_go_on(local_ray, tmp_path):
+def test_process_that_ends_is_the_verdict_on_its_shard_and_the_others_go_on(local_ray: None, tmp_path: Path) -> None:
     rows = {}
     for number in range(3):
         path = make_tar(tmp_path / "inputs" / f"{number}.tar", {f"{number}/photo": {"jpg": b"x"}})
@@ -45,7 +49,7 @@ def test_process_that_ends_is_the_verdict_on_its_shard_and_the_others_go_on(loca
         rows[shard] = [make_rejected_row(f"{number}/photo")]
     make_run(str(tmp_path / "out"), ["cat"], rows)
 
-    def judge(item, rules):
+    def judge(item: Any, rules: Any) -> Any:
         """End the process as a signal would."""
         if item.shard.name == "1":
             os.kill(os.getpid(), signal.SIGKILL)

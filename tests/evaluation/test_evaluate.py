@@ -3,6 +3,8 @@
 import io
 import json
 from functools import reduce
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,13 +37,13 @@ LEFT_OPEN = len(CLASSES) + 1
 """Class that stands for 255 of a mask in scikit-learn: one more class, which is in no truth."""
 
 
-def make_blocks(rng, values, size=(24, 32)):
+def make_blocks(rng: np.random.Generator, values: Any, size: Any = (24, 32)) -> Any:
     """Mask of random values in blocks of 4 x 4 pixels."""
     blocks = rng.choice(values, size=(size[0] // 4, size[1] // 4))
     return blocks.repeat(4, axis=0).repeat(4, axis=1).astype(np.uint8)
 
 
-def make_pairs(num_images, rng_seed=0):
+def make_pairs(num_images: int, rng_seed: int = 0) -> tuple[Any, Any]:
     """Rows with maps of one to three classes, and their true masks by key."""
     rng = np.random.default_rng(rng_seed)
     rows, truths = [], {}
@@ -55,18 +57,18 @@ def make_pairs(num_images, rng_seed=0):
     return rows, truths
 
 
-def evaluate(folder, rows, truths):
+def evaluate(folder: Path, rows: Any, truths: Any) -> Any:
     """Publish rows and count them."""
     (uri,) = make_run(str(folder / "run"), CLASSES, {SHARD: rows})
     pngs = {key: make_mask_png(truth) for key, truth in truths.items()}
     return evaluate_manifest(uri, pngs.get, len(CLASSES)).counts
 
 
-def read_png(payload):
+def read_png(payload: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(payload)))
 
 
-def join_counted(truths, masks):
+def join_counted(truths: Any, masks: Any) -> tuple[Any, Any]:
     """Flatten pairs of truth and mask for scikit-learn: pixels with a truth, 255 of masks as a class."""
     pairs = [
         (truth[truth != IGNORE_LABEL], mask[truth != IGNORE_LABEL]) for truth, mask in zip(truths, masks, strict=True)
@@ -75,7 +77,7 @@ def join_counted(truths, masks):
     return truth, np.where(mask == IGNORE_LABEL, LEFT_OPEN, mask)
 
 
-def require_equal_scores(scores, truth, mask):
+def require_equal_scores(scores: Any, truth: Any, mask: Any) -> None:
     labels = list(range(len(CLASSES) + 1))
     occur = np.isin(labels, np.union1d(truth, mask))
     expected = np.where(occur, jaccard_score(truth, mask, labels=labels, average=None, zero_division=0), np.nan)
@@ -84,7 +86,7 @@ def require_equal_scores(scores, truth, mask):
     assert scores.pixel_accuracy == pytest.approx(accuracy_score(truth, mask), rel=1e-12)
 
 
-def test_masks_with_ignored_pixels_are_counted_as_scikit_learn_counts_them(tmp_path):
+def test_masks_with_ignored_pixels_are_counted_as_scikit_learn_counts_them(tmp_path: Path) -> None:
     rows, truths = make_pairs(6)
     counts = evaluate(tmp_path, rows, truths)
     truth, mask = join_counted(truths.values(), [read_png(row["mask"]["bytes"]) for row in rows])
@@ -95,7 +97,7 @@ def test_masks_with_ignored_pixels_are_counted_as_scikit_learn_counts_them(tmp_p
     assert scores.open_fraction == pytest.approx((mask == LEFT_OPEN).mean())
 
 
-def test_curve_agrees_with_scikit_learn_at_every_threshold(tmp_path):
+def test_curve_agrees_with_scikit_learn_at_every_threshold(tmp_path: Path) -> None:
     rows, truths = make_pairs(4, rng_seed=1)
     curve = score_curve(evaluate(tmp_path, rows, truths))
     assert len(curve) == NUM_THRESHOLDS
@@ -104,7 +106,7 @@ def test_curve_agrees_with_scikit_learn_at_every_threshold(tmp_path):
         require_equal_scores(scores, *join_counted(truths.values(), masks))
 
 
-def make_mask_at(row, threshold, size=None):
+def make_mask_at(row: Any, threshold: float, size: Any = None) -> Any:
     """Mask that labelling makes of kept maps at a threshold."""
     maps = torch.from_numpy(decode_class_maps(row["class_maps"]))[None]
     size = size or (row["height"], row["width"])
@@ -112,7 +114,7 @@ def make_mask_at(row, threshold, size=None):
     return label_pixels(enlarged, torch.tensor(row["class_ids"]), threshold, threshold).numpy()
 
 
-def test_curve_of_values_equal_to_a_threshold_decides_as_labelling_does(tmp_path):
+def test_curve_of_values_equal_to_a_threshold_decides_as_labelling_does(tmp_path: Path) -> None:
     """51 / 255 is 0.2, which single and double precision round differently."""
     values = np.arange(256, dtype=np.float32).reshape(1, 16, 16) / 255
     row = make_labelled_row("a", np.zeros((16, 16)), [1], values)
@@ -122,7 +124,7 @@ def test_curve_of_values_equal_to_a_threshold_decides_as_labelling_does(tmp_path
         assert scores.pixel_accuracy == covered, index
 
 
-def test_curve_of_a_huge_photo_is_over_its_own_pixels(tmp_path):
+def test_curve_of_a_huge_photo_is_over_its_own_pixels(tmp_path: Path) -> None:
     """Masks of a huge photo come from smaller maps, but the curve compares maps of full size with the truth."""
     size = (1000, 4400)
     row = make_labelled_row("a", np.zeros(size), [1, 3], np.random.default_rng(0).uniform(0, 7, (2, 3, 4)))
@@ -134,7 +136,7 @@ def test_curve_of_a_huge_photo_is_over_its_own_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_curve_of_a_turned_photo_lies_on_the_stored_pixels(tmp_path, orientation):
+def test_curve_of_a_turned_photo_lies_on_the_stored_pixels(tmp_path: Path, orientation: int) -> None:
     """The maps are the truth itself, turned upright by Pillow, so they match at every threshold."""
     truth = make_blocks(np.random.default_rng(orientation), [0, 1, 3])
     image = Image.fromarray(truth)
@@ -146,7 +148,7 @@ def test_curve_of_a_turned_photo_lies_on_the_stored_pixels(tmp_path, orientation
     assert [scores.mean_iou for scores in (score_masks(counts), *score_curve(counts))] == [1.0] * 101
 
 
-def test_counts_of_manifests_add_up_to_the_counts_of_one_manifest(tmp_path):
+def test_counts_of_manifests_add_up_to_the_counts_of_one_manifest(tmp_path: Path) -> None:
     rows, truths = make_pairs(5, rng_seed=2)
     whole = evaluate(tmp_path, rows, truths)
     shards = {
@@ -159,7 +161,7 @@ def test_counts_of_manifests_add_up_to_the_counts_of_one_manifest(tmp_path):
     assert describe(reduce(EvaluationCounts.merge, pieces, make_empty_counts(len(CLASSES)))) == describe(whole)
 
 
-def test_images_without_truth_or_mask_are_counted_apart_and_not_scored(tmp_path):
+def test_images_without_truth_or_mask_are_counted_apart_and_not_scored(tmp_path: Path) -> None:
     rows, truths = make_pairs(3)
     expected = evaluate(tmp_path / "judged", rows[:1], truths)
     del truths["photo1"], truths["photo2"]
@@ -169,7 +171,7 @@ def test_images_without_truth_or_mask_are_counted_apart_and_not_scored(tmp_path)
     np.testing.assert_array_equal(counts.confusion, expected.confusion)
 
 
-def test_curve_without_kept_maps_is_an_error_that_names_the_option(tmp_path):
+def test_curve_without_kept_maps_is_an_error_that_names_the_option(tmp_path: Path) -> None:
     rows = [make_labelled_row("a", np.zeros((4, 4)), [1])]
     counts = evaluate(tmp_path, rows, {"a": np.zeros((4, 4), np.uint8)})
     with pytest.raises(ManifestError, match="1 of 1 images have no class maps.*keep-maps"):
@@ -177,7 +179,7 @@ def test_curve_without_kept_maps_is_an_error_that_names_the_option(tmp_path):
 
 
 @pytest.fixture
-def published(tmp_path):
+def published(tmp_path: Path) -> tuple[Path, Any, Any]:
     """Run of two shards and its truth on disk."""
     rows, truths = make_pairs(4, rng_seed=3)
     other = InputShard(uri="photos/b.tar", name="b", size_bytes=10, etag="1")
@@ -187,7 +189,7 @@ def published(tmp_path):
     return tmp_path, rows, truths
 
 
-def test_job_prints_and_writes_the_scores(published, capsys):
+def test_job_prints_and_writes_the_scores(published: tuple[Path, Any, Any], capsys: pytest.CaptureFixture[str]) -> None:
     folder, rows, truths = published
     flags = ["--labels", f"{folder}/run", "--truth", f"{folder}/truth", "--json", f"{folder}/scores.json"]
     assert main([*flags, "--html", f"{folder}/scores.html"]) == 0
@@ -213,7 +215,7 @@ def test_job_prints_and_writes_the_scores(published, capsys):
     assert "4 images; 0 more without truth, 1 rejected" in printed
 
 
-def test_job_names_the_classes_that_the_mean_leaves_out(tmp_path, capsys):
+def test_job_names_the_classes_that_the_mean_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [make_labelled_row("a", np.ones((4, 4)), [1])]
     make_run(str(tmp_path / "run"), CLASSES, {SHARD: rows})
     put_atomic(str(tmp_path / "truth" / "a.png"), make_mask_png(np.ones((4, 4))))
@@ -223,7 +225,9 @@ def test_job_names_the_classes_that_the_mean_leaves_out(tmp_path, capsys):
     assert "no curve over thresholds: 1 images" in printed
 
 
-def test_job_on_bad_input_prints_one_line_and_exits_with_2(published, capsys):
+def test_job_on_bad_input_prints_one_line_and_exits_with_2(
+    published: tuple[Path, Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, _, _ = published
     put_atomic(str(folder / "other" / "z.png"), make_mask_png(np.zeros((4, 4))))
     put_atomic(str(folder / "ignored" / "photo0.png"), make_mask_png(np.full((24, 32), IGNORE_LABEL)))

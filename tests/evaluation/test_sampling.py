@@ -9,7 +9,7 @@ from pipeline.evaluation.sampling import take_evenly
 
 
 @given(st.integers(0, 200), st.integers(1, 50))
-def test_taken_items_are_as_many_as_wanted_and_evenly_spaced(num_items, most):
+def test_taken_items_are_as_many_as_wanted_and_evenly_spaced(num_items: int, most: int) -> None:
     taken = take_evenly(range(num_items), most)
     assert len(taken) == min(num_items, most)
     steps = {after - before for before, after in pairwise(taken)}

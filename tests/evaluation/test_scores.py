@@ -1,6 +1,7 @@
 """Scores of counts: those counted by hand, and sums in any order."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pipeline.evaluation.scores import (
 from pipeline.run.records import IGNORE_LABEL
 
 
-def test_scores_of_a_few_pixels_are_those_counted_by_hand():
+def test_scores_of_a_few_pixels_are_those_counted_by_hand() -> None:
     truth = np.array([[0, 1, 1, 1, IGNORE_LABEL]], np.uint8)
     mask = np.array([[0, 1, 0, IGNORE_LABEL, 2]], np.uint8)
     scores = score_masks(replace(make_empty_counts(2), confusion=count_pixels(truth, mask, 2), num_images=1))
@@ -29,8 +30,8 @@ def test_scores_of_a_few_pixels_are_those_counted_by_hand():
     np.testing.assert_allclose(scores.recall, [1, 1 / 3, np.nan])
 
 
-def counts_strategy(side=3):
-    def pixels(*shape):
+def counts_strategy(side: int = 3) -> Any:
+    def pixels(*shape: Any) -> Any:
         return arrays(np.int64, shape, elements=st.integers(0, 2**40))
 
     number = st.integers(0, 1000)
@@ -46,11 +47,11 @@ def counts_strategy(side=3):
     )
 
 
-def describe(counts):
+def describe(counts: Any) -> dict[str, Any]:
     return {name: np.asarray(value).tolist() for name, value in vars(counts).items()}
 
 
 @given(counts_strategy(), counts_strategy(), counts_strategy())
-def test_counts_merge_in_any_order_and_grouping(one, two, three):
+def test_counts_merge_in_any_order_and_grouping(one: Any, two: Any, three: Any) -> None:
     assert describe(one.merge(two)) == describe(two.merge(one))
     assert describe(one.merge(two).merge(three)) == describe(one.merge(two.merge(three)))

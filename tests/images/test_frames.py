@@ -1,5 +1,7 @@
 """Frames and guides: sizes of buckets, resized and normalised images."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ PATCH_SIZE = 16
 
 @settings(deadline=None)
 @given(num_patches=st.integers(1, 4096))
-def test_bucket_grids_keep_the_budget_and_come_in_both_orientations(num_patches):
+def test_bucket_grids_keep_the_budget_and_come_in_both_orientations(num_patches: int) -> None:
     grids = list_bucket_grids(num_patches)
     assert all(1 <= height * width <= num_patches for height, width in grids)
     assert {(width, height) for height, width in grids} == set(grids)
@@ -32,18 +34,18 @@ def test_bucket_grids_keep_the_budget_and_come_in_both_orientations(num_patches)
 
 @settings(deadline=None)
 @given(num_patches=st.integers(196, 4096))
-def test_bucket_grids_use_the_budget_and_span_three_to_one(num_patches):
+def test_bucket_grids_use_the_budget_and_span_three_to_one(num_patches: int) -> None:
     grids = list_bucket_grids(num_patches)
     assert min(height * width for height, width in grids) >= 0.85 * num_patches
     # Half a row more or less on nine moves the aspect by a tenth.
     assert 2.6 <= max(width / height for height, width in grids) <= 3.2
 
 
-def test_bucket_grids_of_784_patches_are_the_known_ones():
+def test_bucket_grids_of_784_patches_are_the_known_ones() -> None:
     assert list_bucket_grids(784)[5:] == ((28, 28), (32, 24), (34, 23), (37, 21), (42, 18), (48, 16))
 
 
-def test_bucket_grids_of_an_empty_budget_are_an_error():
+def test_bucket_grids_of_an_empty_budget_are_an_error() -> None:
     with pytest.raises(ValueError, match="num_patches >= 1, got 0"):
         list_bucket_grids(0)
 
@@ -61,13 +63,13 @@ def test_bucket_grids_of_an_empty_budget_are_an_error():
         ((10_000, 1), (48, 16)),
     ],
 )
-def test_choose_grid_takes_the_nearest_aspect(size, grid):
+def test_choose_grid_takes_the_nearest_aspect(size: tuple[int, int], grid: tuple[int, int]) -> None:
     assert choose_grid(*size, num_patches=784) == grid
 
 
 @settings(deadline=None)
 @given(height=st.integers(1, 5000), width=st.integers(1, 5000))
-def test_choose_grid_of_a_turned_image_is_the_turned_grid(height, width):
+def test_choose_grid_of_a_turned_image_is_the_turned_grid(height: int, width: int) -> None:
     turned = choose_grid(width, height, num_patches=784)
     assert choose_grid(height, width, num_patches=784) == turned[::-1]
 
@@ -75,12 +77,12 @@ def test_choose_grid_of_a_turned_image_is_the_turned_grid(height, width):
 @pytest.mark.parametrize(
     ("size", "expected"), [((375, 500), (375, 500)), ((1, 1), (16, 16)), ((5, 300), (16, 300)), ((300, 5), (300, 16))]
 )
-def test_native_size_is_the_own_one_but_at_least_a_patch(size, expected):
+def test_native_size_is_the_own_one_but_at_least_a_patch(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert fit_native_size(*size, patch_size=PATCH_SIZE) == expected
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (448, 336)])
-def test_resized_image_of_one_colour_keeps_it(size):
+def test_resized_image_of_one_colour_keeps_it(size: tuple[int, int]) -> None:
     image = np.full((*size, 3), (200, 30, 40), dtype=np.uint8)
     for new_size in ((32, 64), size):
         resized = resize_rgb(image, new_size)
@@ -89,13 +91,13 @@ def test_resized_image_of_one_colour_keeps_it(size):
         assert np.all(resized == (200, 30, 40))
 
 
-def test_shrunken_image_is_antialiased():
+def test_shrunken_image_is_antialiased() -> None:
     stripes = np.zeros((64, 64, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
     assert np.abs(resize_rgb(stripes, (8, 8)).astype(int) - 127).max() <= 12
 
 
-def make_noise(height, width):
+def make_noise(height: int, width: int) -> Any:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -108,7 +110,9 @@ def make_noise(height, width):
         (ViewConfig(resolution=Resolution.NATIVE), 112, ((300, 400, 3), (96, 128, 3))),
     ],
 )
-def test_frame_has_the_size_of_its_bucket_and_the_guide_that_of_its_own_budget(views, side_px, shapes):
+def test_frame_has_the_size_of_its_bucket_and_the_guide_that_of_its_own_budget(
+    views: Any, side_px: int, shapes: tuple[tuple[int, int, int], tuple[int, int, int]]
+) -> None:
     config = LabelConfig(views=views, maps=MapConfig(pixel_side_px=side_px))
     image = make_noise(300, 400)
     frame = fit_frame(image, config.views, PATCH_SIZE)
@@ -117,14 +121,14 @@ def test_frame_has_the_size_of_its_bucket_and_the_guide_that_of_its_own_budget(v
     assert np.array_equal(fit_guide(image, config, PATCH_SIZE, frame), guide)
 
 
-def test_guide_of_the_size_of_the_frame_takes_no_memory_of_its_own():
+def test_guide_of_the_size_of_the_frame_takes_no_memory_of_its_own() -> None:
     config = LabelConfig(views=ViewConfig(num_patches=196), maps=MapConfig(pixel_side_px=224))
     image = make_noise(300, 400)
     frame = fit_frame(image, config.views, PATCH_SIZE)
     assert fit_guide(image, config, PATCH_SIZE, frame) is frame
 
 
-def test_normalised_pixels_have_the_mean_and_the_spread_of_the_model():
+def test_normalised_pixels_have_the_mean_and_the_spread_of_the_model() -> None:
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     normalised = normalise(images, (0.5, 0.2, 0.75), (0.5, 1.0, 0.125))
     torch.testing.assert_close(normalised.flatten(), torch.tensor([-1.0, 0.0, 2.0]))

@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,11 +26,11 @@ from tests.hostile_files import (
 EXIF = b"\xff\xe1\xff\xff" + b"Exif\0\0".ljust(65533, b"x")
 
 
-def photo(image_format="JPEG"):
+def photo(image_format: str = "JPEG") -> bytes:
     return make_photo(0, image_format=image_format)
 
 
-def make_run_length_bitmap(num_bytes):
+def make_run_length_bitmap(num_bytes: int) -> bytes:
     header = bytearray(photo("BMP")[:54])
     header[28:30], header[30:34] = b"\x08\0", b"\1\0\0\0"
     return bytes(header) + bytes(1024) + b"\1\1" * (num_bytes // 2)
@@ -55,7 +56,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_image_beyond_a_bound_is_rejected_with_the_bound(kind):
+def test_image_beyond_a_bound_is_rejected_with_the_bound(kind: Any) -> None:
     make, error = HOSTILE[kind]
     rejection = decode_image(make(), max_pixels=10**8)
     assert rejection.reason == Reason.TOO_LARGE
@@ -63,7 +64,7 @@ def test_image_beyond_a_bound_is_rejected_with_the_bound(kind):
     assert error in rejection.error
 
 
-def test_scans_are_limited_by_the_pixels_that_they_go_over():
+def test_scans_are_limited_by_the_pixels_that_they_go_over() -> None:
     assert isinstance(decode_image(make_scan_bomb(photo(), 80), max_pixels=10**8), DecodedImage)
     plain = io.BytesIO()
     Image.new("RGB", (4200, 4000)).save(plain, "JPEG")
@@ -78,14 +79,14 @@ def test_scans_are_limited_by_the_pixels_that_they_go_over():
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt"])
-def test_text_or_profile_of_a_png_that_unpacks_to_gigabytes_is_no_image_or_left_out(kind):
+def test_text_or_profile_of_a_png_that_unpacks_to_gigabytes_is_no_image_or_left_out(kind: bytes) -> None:
     payload = make_text_bomb(photo("PNG"), 2**28, kind)
     assert len(payload) < 2**20
     outcome = decode_image(payload, max_pixels=10**8)
     assert isinstance(outcome, DecodedImage) or outcome.reason == Reason.UNDECODABLE
 
 
-def test_image_in_another_is_no_scan_of_it():
+def test_image_in_another_is_no_scan_of_it() -> None:
     """A motion photo has a film after its pixels and a thumbnail before them."""
     rng = np.random.default_rng(0)
     film = b"".join(b"\xff\xda" + rng.bytes(50) for _ in range(500))
@@ -99,7 +100,7 @@ def test_image_in_another_is_no_scan_of_it():
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
-def test_ordinary_images_are_within_all_bounds(image_format, mode):
+def test_ordinary_images_are_within_all_bounds(image_format: str, mode: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     image = Image.fromarray(pixels).convert(mode)
     if image_format == "JPEG" and mode == "P":
@@ -115,7 +116,7 @@ def test_ordinary_images_are_within_all_bounds(image_format, mode):
 
 @given(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]), st.binary(max_size=300), st.data())
 @settings(max_examples=300, deadline=None)
-def test_bounds_are_checked_for_any_bytes(image_format, noise, data):
+def test_bounds_are_checked_for_any_bytes(image_format: str, noise: bytes, data: st.DataObject) -> None:
     payload = bytearray(photo(image_format))
     place = data.draw(st.integers(0, min(len(payload), 400)))
     payload[place : place + data.draw(st.integers(0, 300))] = noise

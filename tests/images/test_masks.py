@@ -4,6 +4,7 @@ import io
 import unicodedata
 from itertools import pairwise
 from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,39 +31,39 @@ from pipeline.run.records import CLASS_MAPS, IGNORE_LABEL
 CLASS_NAMES = ("cat", "dog", "horse")
 
 
-def label(class_maps, class_ids, background_threshold=0.3, foreground_threshold=0.6):
+def label(class_maps: Any, class_ids: Any, background_threshold: float = 0.3, foreground_threshold: float = 0.6) -> Any:
     maps = torch.tensor(class_maps, dtype=torch.float32)
     return label_pixels(maps, torch.tensor(class_ids), background_threshold, foreground_threshold).tolist()
 
 
-def encode_png(image, **options):
+def encode_png(image: Any, **options: Any) -> bytes:
     payload = io.BytesIO()
     image.save(payload, "PNG", **options)
     return payload.getvalue()
 
 
-def test_pixels_get_class_ignore_or_background_by_the_best_map():
+def test_pixels_get_class_ignore_or_background_by_the_best_map() -> None:
     assert label([[[0.9, 0.5, 0.1]], [[0.2, 0.4, 0.7]]], [4, 9]) == [[4, IGNORE_LABEL, 9]]
 
 
-def test_values_at_the_thresholds_are_background_and_ignored():
+def test_values_at_the_thresholds_are_background_and_ignored() -> None:
     maps = [[[0.25, 0.75, 0.0, 1.0]]]
     assert label(maps, [7], 0.25, 0.75) == [[0, IGNORE_LABEL, 0, 7]]
     assert label(maps, [7], 0.75, 0.75) == [[0, 0, 0, 7]]
 
 
 @pytest.mark.parametrize("class_ids", [[2, 5], [5, 2]])
-def test_tied_maps_have_the_lower_class_id_in_any_order(class_ids):
+def test_tied_maps_have_the_lower_class_id_in_any_order(class_ids: list[int]) -> None:
     assert label([[[0.8]], [[0.8]]], class_ids) == [[2]]
 
 
-def test_without_background_every_pixel_gets_its_best_class_at_any_thresholds():
+def test_without_background_every_pixel_gets_its_best_class_at_any_thresholds() -> None:
     maps = torch.tensor([[[0.9, 0.05, 0.0]], [[0.2, 0.1, 0.0]]])
     ids = torch.tensor([4, 9])
     assert label_pixels(maps, ids, 0.3, 0.6, has_background=False).tolist() == [[4, 9, 4]]
 
 
-def test_mask_without_classes_is_background():
+def test_mask_without_classes_is_background() -> None:
     mask = label_pixels(torch.zeros(0, 2, 3), torch.zeros(0, dtype=torch.int64), 0.4, 0.4)
     assert mask.tolist() == [[0] * 3] * 2
     assert mask.dtype == torch.uint8
@@ -73,14 +74,14 @@ def test_mask_without_classes_is_background():
     maps=st_numpy.arrays(np.float32, (3, 4, 5), elements=st.floats(0, 1, width=32)),
     order=st.permutations(range(3)),
 )
-def test_order_of_the_maps_does_not_change_the_mask(maps, order):
+def test_order_of_the_maps_does_not_change_the_mask(maps: Any, order: Any) -> None:
     ids = np.array([1, 7, 254])
     expected = label(maps, ids)
     assert label(maps[order], ids[order]) == expected
     assert np.isin(expected, [0, 1, 7, 254, IGNORE_LABEL]).all()
 
 
-def test_voc_palette_has_the_known_colours():
+def test_voc_palette_has_the_known_colours() -> None:
     palette = voc_palette()
     known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
     assert {index: tuple(palette[index].tolist()) for index in known} == known
@@ -88,14 +89,14 @@ def test_voc_palette_has_the_known_colours():
     assert len(np.unique(palette, axis=0)) == 256
 
 
-def test_palette_takes_the_vocabulary_s_colours_for_its_classes():
+def test_palette_takes_the_vocabulary_s_colours_for_its_classes() -> None:
     palette = build_palette([(1, 2, 3), (4, 5, 6), (7, 8, 9)], CLASS_NAMES)
     assert palette[1:4].tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     assert np.array_equal(np.delete(palette, [1, 2, 3], axis=0), np.delete(voc_palette(), [1, 2, 3], axis=0))
     assert np.array_equal(build_palette(None, CLASS_NAMES), voc_palette())
 
 
-def test_palette_refuses_what_a_mask_cannot_hold():
+def test_palette_refuses_what_a_mask_cannot_hold() -> None:
     with pytest.raises(ValueError, match="at most 254 classes, got 255"):
         build_palette(None, [f"class {index}" for index in range(255)])
     with pytest.raises(ValueError, match="one colour for each of 3 classes, got 1"):
@@ -104,11 +105,11 @@ def test_palette_refuses_what_a_mask_cannot_hold():
 
 @settings(deadline=None)
 @given(mask=st_numpy.arrays(np.uint8, st_numpy.array_shapes(min_dims=2, max_dims=2, max_side=20)))
-def test_mask_round_trip_is_exact(mask):
+def test_mask_round_trip_is_exact(mask: Any) -> None:
     assert np.array_equal(decode_mask(encode_mask(mask, voc_palette())), mask)
 
 
-def test_mask_with_all_labels_round_trips_and_shows_its_colours():
+def test_mask_with_all_labels_round_trips_and_shows_its_colours() -> None:
     mask = np.arange(256, dtype=np.uint8).reshape(8, 32)
     payload = encode_mask(mask, voc_palette())
     assert np.array_equal(decode_mask(payload), mask)
@@ -117,20 +118,20 @@ def test_mask_with_all_labels_round_trips_and_shows_its_colours():
     assert np.array_equal(np.asarray(image.convert("RGB")), voc_palette()[mask])
 
 
-def test_equal_masks_have_equal_bytes():
+def test_equal_masks_have_equal_bytes() -> None:
     mask = np.random.default_rng(0).integers(0, 4, (30, 40), dtype=np.uint8)
     payload = encode_mask(mask, voc_palette())
     assert payload == encode_mask(np.asfortranarray(mask), voc_palette())
     assert b"tIME" not in payload
 
 
-def test_grey_mask_of_another_tool_is_read_as_indices():
+def test_grey_mask_of_another_tool_is_read_as_indices() -> None:
     mask = np.array([[0, 3, 255]], dtype=np.uint8)
     assert np.array_equal(decode_mask(encode_png(Image.fromarray(mask))), mask)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_palette_mask_of_few_bits_is_read_as_indices(bits):
+def test_palette_mask_of_few_bits_is_read_as_indices(bits: int) -> None:
     mask = np.arange(2**bits, dtype=np.uint8)[None]
     image = Image.fromarray(mask)
     image.putpalette(voc_palette().tobytes())
@@ -138,12 +139,12 @@ def test_palette_mask_of_few_bits_is_read_as_indices(bits):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "1", "I;16"])
-def test_png_that_is_no_index_map_is_an_error(mode):
+def test_png_that_is_no_index_map_is_an_error(mode: str) -> None:
     with pytest.raises(ManifestError, match="need a palette PNG or a grey one of 8 bits"):
         decode_mask(encode_png(Image.new(mode, (2, 2))))
 
 
-def test_broken_mask_is_an_error():
+def test_broken_mask_is_an_error() -> None:
     payload = encode_mask(np.random.default_rng(0).integers(0, 9, (64, 64), dtype=np.uint8), voc_palette())
     for broken in (b"", b"no png", payload[: len(payload) // 2]):
         with pytest.raises(ManifestError, match=f"a mask of {len(broken)} bytes is no readable PNG"):
@@ -158,7 +159,7 @@ def test_broken_mask_is_an_error():
         elements=st.floats(0, 1000, width=32),
     )
 )
-def test_class_maps_round_trip_within_half_a_step(maps):
+def test_class_maps_round_trip_within_half_a_step(maps: Any) -> None:
     record = encode_class_maps(torch.from_numpy(maps))
     stored = pa.array([record], type=CLASS_MAPS)[0].as_py()
     decoded = decode_class_maps(stored)
@@ -173,13 +174,13 @@ def test_class_maps_round_trip_within_half_a_step(maps):
             assert np.abs(kept - (one - one.min()) / span).max() <= 0.5 / 255 + 1e-3
 
 
-def test_class_maps_keep_the_order_of_their_values():
+def test_class_maps_keep_the_order_of_their_values() -> None:
     decoded = decode_class_maps(encode_class_maps(torch.arange(6.0).reshape(1, 2, 3) * 0.001))
     assert all(low < high for low, high in pairwise(decoded.ravel()))
     assert decoded.max() == 1
 
 
-def test_class_maps_of_a_damaged_record_are_an_error():
+def test_class_maps_of_a_damaged_record_are_an_error() -> None:
     record = encode_class_maps(torch.rand(2, 3, 4))
     with pytest.raises(ManifestError, match="2 classes on 3 x 4 patches need 24 bytes, got 23"):
         decode_class_maps(record | {"values": record["values"][:-1]})
@@ -190,12 +191,12 @@ KEYS = st.one_of(st.text(), st.text(HOSTILE_LETTERS, max_size=8), st.text(HOSTIL
 
 
 @pytest.mark.parametrize("key", ["photo 1", "000000001", "n0144_18", "IMG-2024.edit", "ä ö", "=1+1", "<b>", "x" * 200])
-def test_mask_of_an_ordinary_key_is_named_after_it(key):
+def test_mask_of_an_ordinary_key_is_named_after_it(key: str) -> None:
     assert name_mask_file(key) == f"{key}.png"
 
 
 @given(KEYS)
-def test_name_of_a_mask_stays_in_its_folder_and_ends_in_png(key):
+def test_name_of_a_mask_stays_in_its_folder_and_ends_in_png(key: Any) -> None:
     name = name_mask_file(key)
     for kind in (PurePosixPath, PureWindowsPath):
         assert kind(name).name == name
@@ -207,11 +208,11 @@ def test_name_of_a_mask_stays_in_its_folder_and_ends_in_png(key):
 
 
 @given(st.lists(KEYS, unique=True, min_size=2, max_size=20))
-def test_masks_of_two_keys_have_two_names(keys):
+def test_masks_of_two_keys_have_two_names(keys: list[Any]) -> None:
     assert len({name_mask_file(key) for key in keys}) == len(keys)
 
 
-def test_long_keys_that_begin_alike_have_two_names():
+def test_long_keys_that_begin_alike_have_two_names() -> None:
     cut = name_mask_file("x" * 300)
     assert cut != name_mask_file("x" * 301)
     assert name_mask_file(cut.removesuffix(".png")) != cut

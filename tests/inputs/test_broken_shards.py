@@ -3,6 +3,8 @@
 import io
 import tarfile
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +29,7 @@ VOCABULARY = Vocabulary(classes=("cat",))
 SAMPLES = {key: {"jpg": key.encode() * 700, "txt": b"cat"} for key in ("a", "b", "c")}
 
 
-def read_pieces(path, payload, start_offset=0, first_chunk=0):
+def read_pieces(path: Path, payload: bytes | bytearray, start_offset: int = 0, first_chunk: int = 0) -> tuple[Any, Any]:
     path.write_bytes(payload)
     (shard,) = list_shards([str(path)])
     config = InputConfig(max_chunk_samples=1)
@@ -36,7 +38,7 @@ def read_pieces(path, payload, start_offset=0, first_chunk=0):
     return chunks, end
 
 
-def list_ends(shards):
+def list_ends(shards: Any) -> dict[str, Any]:
     rows = [
         row.to_pylist()[0] for row in read_rows([ShardWork(shard=shard) for shard in shards], InputConfig(), REPORTING)
     ]
@@ -44,7 +46,9 @@ def list_ends(shards):
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_archive_truncated_at_any_byte_yields_its_complete_samples_and_the_offset(tmp_path, tar_format):
+def test_archive_truncated_at_any_byte_yields_its_complete_samples_and_the_offset(
+    tmp_path: Path, tar_format: Any
+) -> None:
     name = "ordner/" + "ä" * 60 if tar_format == tarfile.PAX_FORMAT else "a"
     members = {name: {"jpg": b"1" * 5, "txt": b"cat"}, "b": {"jpg": b"2" * 5, "txt": b"cat"}}
     payload = make_tar(tmp_path / "whole.tar", members, tar_format).read_bytes()
@@ -60,7 +64,7 @@ def test_archive_truncated_at_any_byte_yields_its_complete_samples_and_the_offse
         assert end.truncated_at == size
 
 
-def test_archive_with_a_hole_yields_the_samples_before_it_and_the_offset(tmp_path):
+def test_archive_with_a_hole_yields_the_samples_before_it_and_the_offset(tmp_path: Path) -> None:
     payload = bytearray(make_tar(tmp_path / "a.tar", SAMPLES).read_bytes())
     with tarfile.open(fileobj=io.BytesIO(payload)) as archive:
         start = archive.getmember("b.jpg").offset
@@ -75,7 +79,7 @@ def test_archive_with_a_hole_yields_the_samples_before_it_and_the_offset(tmp_pat
 
 
 @pytest.mark.parametrize("num_bytes", [512, 1024, 10_240])
-def test_archive_without_members_is_sealed_as_an_empty_manifest(tmp_path, num_bytes):
+def test_archive_without_members_is_sealed_as_an_empty_manifest(tmp_path: Path, num_bytes: int) -> None:
     (tmp_path / "a.tar").write_bytes(bytes(num_bytes))
     (shard,) = list_shards([str(tmp_path)])
     end = list_ends([shard])["a"]
@@ -86,14 +90,14 @@ def test_archive_without_members_is_sealed_as_an_empty_manifest(tmp_path, num_by
 
 
 @pytest.mark.parametrize("suffix", ["tar", "parquet"])
-def test_file_without_bytes_is_refused_by_name(tmp_path, suffix):
+def test_file_without_bytes_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a.{suffix}").write_bytes(b"")
     error = list_ends(list_shards([str(tmp_path)]))["a"]["error"]
     assert f"a.{suffix}' is no" in error
     assert "copy it again or leave it out" in error
 
 
-def test_shard_deleted_since_it_was_listed_is_named_and_the_others_are_read(folder_uri, tmp_path):
+def test_shard_deleted_since_it_was_listed_is_named_and_the_others_are_read(folder_uri: str, tmp_path: Path) -> None:
     payload = make_tar(tmp_path / "a.tar", SAMPLES).read_bytes()
     for name in ("a.tar", "b.tar"):
         put_atomic(join_uri(folder_uri, name), payload)
@@ -105,7 +109,7 @@ def test_shard_deleted_since_it_was_listed_is_named_and_the_others_are_read(fold
 
 
 @pytest.mark.parametrize("suffix", ["tar", "parquet"])
-def test_shard_deleted_before_it_is_opened_is_named(tmp_path, suffix):
+def test_shard_deleted_before_it_is_opened_is_named(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a.{suffix}").write_bytes(b"x")
     (shard,) = list_shards([str(tmp_path)])
     (tmp_path / f"a.{suffix}").unlink()
@@ -113,7 +117,7 @@ def test_shard_deleted_before_it_is_opened_is_named(tmp_path, suffix):
         next(read_chunks(shard, InputConfig()))
 
 
-def test_shard_that_changed_since_it_was_listed_is_not_read(folder_uri, tmp_path):
+def test_shard_that_changed_since_it_was_listed_is_not_read(folder_uri: str, tmp_path: Path) -> None:
     first = make_tar(tmp_path / "1.tar", SAMPLES).read_bytes()
     other = make_tar(tmp_path / "2.tar", dict(reversed(SAMPLES.items()))).read_bytes()
     assert len(first) == len(other)
@@ -129,14 +133,14 @@ def test_shard_that_changed_since_it_was_listed_is_not_read(folder_uri, tmp_path
 
 
 @pytest.mark.parametrize("make_pattern", [str, "{}/*.tar".format, "{}/{{0..11}}.tar".format, "{}/{{0..1}}.tar".format])
-def test_shard_that_did_not_change_is_read_however_it_was_listed(folder_uri, make_pattern):
+def test_shard_that_did_not_change_is_read_however_it_was_listed(folder_uri: str, make_pattern: Any) -> None:
     for number in range(12):
         put_atomic(join_uri(folder_uri, f"{number}.tar"), bytes(1024))
     for shard in list_shards([make_pattern(folder_uri)]):
         require_unchanged(shard)
 
 
-def test_shard_listed_without_size_and_etag_is_not_compared(tmp_path):
+def test_shard_listed_without_size_and_etag_is_not_compared(tmp_path: Path) -> None:
     (shard,) = list_shards([str(make_tar(tmp_path / "a.tar", SAMPLES))])
     unknown = replace(shard, size_bytes=0, etag="-0")
     require_unchanged(unknown)
@@ -144,7 +148,7 @@ def test_shard_listed_without_size_and_etag_is_not_compared(tmp_path):
     assert "was 5 bytes" in describe_change(replace(shard, size_bytes=5), find_object(shard.uri))
 
 
-def test_training_refuses_a_shard_that_changed_since_it_was_listed(tmp_path):
+def test_training_refuses_a_shard_that_changed_since_it_was_listed(tmp_path: Path) -> None:
     columns = {"image": [b"i"], "tags": ["cat"]}
     shards = list_shards([str(make_parquet(tmp_path / "a.parquet", columns))])
     make_parquet(tmp_path / "a.parquet", {"image": [b"ii"], "tags": ["cat"]})
@@ -154,7 +158,7 @@ def test_training_refuses_a_shard_that_changed_since_it_was_listed(tmp_path):
         list(iterate_usable(shards, VOCABULARY, InputConfig(), epoch=0))
 
 
-def test_complete_archive_yields_all_samples(tmp_path):
+def test_complete_archive_yields_all_samples(tmp_path: Path) -> None:
     chunks, end = read_pieces(tmp_path / "a.tar", make_tar(tmp_path / "a.tar", SAMPLES).read_bytes())
     assert all(isinstance(chunk, Chunk) for chunk in chunks)
     assert [chunk.samples[0].key for chunk in chunks] == ["a", "b", "c"]

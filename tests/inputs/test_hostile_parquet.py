@@ -3,6 +3,7 @@
 import shutil
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,7 @@ from tests.hostile_files import find_page, write_list_bomb, write_page_bomb
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-def read_samples(path, **options):
+def read_samples(path: Path, **options: Any) -> list[Any]:
     (shard,) = list_shards([str(path)])
     return [
         sample
@@ -40,7 +41,7 @@ def read_samples(path, **options):
 
 
 @pytest.mark.parametrize("use_dictionary", [False, True])
-def test_page_that_unpacks_to_a_gigabyte_is_refused_before_it_is_unpacked(tmp_path, use_dictionary):
+def test_page_that_unpacks_to_a_gigabyte_is_refused_before_it_is_unpacked(tmp_path: Path, use_dictionary: bool) -> None:
     write_page_bomb(tmp_path / "hostile.parquet", 300 * 2**20, use_dictionary=use_dictionary)
     make_parquet(tmp_path / "good.parquet", {"image": [b"i"], "tags": ["cat"]})
     assert (tmp_path / "hostile.parquet").stat().st_size < 100_000
@@ -58,7 +59,7 @@ def test_page_that_unpacks_to_a_gigabyte_is_refused_before_it_is_unpacked(tmp_pa
     assert 0 < pool.max_memory() < 2**25
 
 
-def test_image_above_the_limit_is_not_copied_and_its_row_contains_the_limit(tmp_path):
+def test_image_above_the_limit_is_not_copied_and_its_row_contains_the_limit(tmp_path: Path) -> None:
     columns = {"image": [b"1" * 1001, b"2" * 1000, None], "tags": ["cat"] * 3}
     for kind in (pa.binary(), pa.large_binary(), pa.binary_view(), pa.struct([("bytes", pa.binary())])):
         images = [{"bytes": image} if pa.types.is_struct(kind) else image for image in columns["image"]]
@@ -70,7 +71,7 @@ def test_image_above_the_limit_is_not_copied_and_its_row_contains_the_limit(tmp_
         assert (missing.image, missing.image_error, missing.image_name) == (None, "", "")
 
 
-def test_large_dictionary_value_of_many_rows_is_copied_for_one_row_at_a_time(tmp_path):
+def test_large_dictionary_value_of_many_rows_is_copied_for_one_row_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write_page_bomb(path, 70 * 2**20, use_dictionary=True, number=6)
     tracemalloc.start()
@@ -82,7 +83,7 @@ def test_large_dictionary_value_of_many_rows_is_copied_for_one_row_at_a_time(tmp
     assert peak_bytes < 2**26
 
 
-def test_ordinary_pages_of_hundreds_of_megabytes_are_read(tmp_path):
+def test_ordinary_pages_of_hundreds_of_megabytes_are_read(tmp_path: Path) -> None:
     """pyarrow writes 1024 images of any size into a page; here with limits of a thousandth."""
     limits, config = PageLimits(max_page_bytes=2**18), InputConfig(max_image_bytes=2000)
     rng = np.random.default_rng(0)
@@ -94,8 +95,8 @@ def test_ordinary_pages_of_hundreds_of_megabytes_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("buffer_bytes", [100, 1000, 10_000])
-def test_page_is_found_at_any_boundary_of_the_fetched_pieces(tmp_path, buffer_bytes):
-    def read_images(path):
+def test_page_is_found_at_any_boundary_of_the_fetched_pieces(tmp_path: Path, buffer_bytes: int) -> None:
+    def read_images(path: Path) -> list[Any]:
         config, limits = InputConfig(max_image_bytes=1000), PageLimits(max_page_bytes=2**15)
         (shard,) = list_shards([str(path)])
         samples = read_parquet_samples(shard, config, limits=limits, buffer_bytes=buffer_bytes)
@@ -112,7 +113,7 @@ def test_page_is_found_at_any_boundary_of_the_fetched_pieces(tmp_path, buffer_by
         read_images(hostile)
 
 
-def test_list_of_millions_in_one_row_is_not_converted_to_tags(tmp_path):
+def test_list_of_millions_in_one_row_is_not_converted_to_tags(tmp_path: Path) -> None:
     write_list_bomb(tmp_path / "a.parquet", 3_000_000)
     (sample,) = read_samples(tmp_path / "a.parquet")
     assert sample.tags_error == f"column 'tags' holds 3000000 tags, limit {MAX_TAGS}"
@@ -123,7 +124,7 @@ def test_list_of_millions_in_one_row_is_not_converted_to_tags(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
-def test_text_of_megabytes_is_not_converted_to_tags(tmp_path, kind):
+def test_text_of_megabytes_is_not_converted_to_tags(tmp_path: Path, kind: Any) -> None:
     texts = pa.array(["x" * (MAX_TAGS_BYTES + 1), "cat"]).cast(kind)
     for tags in (texts, pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), texts)):
         if pa.types.is_list(tags.type) and pa.types.is_dictionary(kind):
@@ -133,13 +134,13 @@ def test_text_of_megabytes_is_not_converted_to_tags(tmp_path, kind):
         assert good.tags == ("cat",)
 
 
-def test_key_longer_than_any_path_fails_the_shard(tmp_path):
+def test_key_longer_than_any_path_fails_the_shard(tmp_path: Path) -> None:
     columns = {"image": [b"1"], "tags": ["cat"], "key": ["k" * (MAX_KEY_LETTERS + 1)]}
     with pytest.raises(ShardError, match="a.parquet' cannot be read: the key of row 0 has 4097 letters"):
         read_samples(make_parquet(tmp_path / "a.parquet", columns))
 
 
-def test_text_that_is_not_utf8_is_a_rejected_row_and_no_key(tmp_path):
+def test_text_that_is_not_utf8_is_a_rejected_row_and_no_key(tmp_path: Path) -> None:
     broken = pa.array([b"\xff\xfe", b"cat"]).view(pa.string())
     columns = {"image": [b"1", b"2"], "tags": broken, "key": broken}
     hostile, good = read_samples(make_parquet(tmp_path / "a.parquet", columns))
@@ -148,7 +149,7 @@ def test_text_that_is_not_utf8_is_a_rejected_row_and_no_key(tmp_path):
 
 
 @pytest.mark.parametrize(("depth", "is_read"), [(50, True), (150, False)])
-def test_columns_that_nest_deeply_are_passed_over_or_refused_by_name(tmp_path, depth, is_read):
+def test_columns_that_nest_deeply_are_passed_over_or_refused_by_name(tmp_path: Path, depth: int, is_read: bool) -> None:
     kind = pa.binary()
     for _ in range(depth):
         kind = pa.struct([("bytes", kind)])
@@ -163,7 +164,7 @@ def test_columns_that_nest_deeply_are_passed_over_or_refused_by_name(tmp_path, d
         read_samples(make_parquet(tmp_path / "b.parquet", {"image": deep, "tags": ["cat"]}))
 
 
-def test_footer_that_claims_missing_rows_fails_the_shard(tmp_path):
+def test_footer_that_claims_missing_rows_fails_the_shard(tmp_path: Path) -> None:
     path = make_parquet(tmp_path / "a.parquet", {"image": [b"1"] * 5, "tags": ["cat"] * 5}, store_schema=False)
     content = path.read_bytes()
     footer = int.from_bytes(content[-8:-4], "little") + 8
@@ -179,7 +180,7 @@ def test_footer_that_claims_missing_rows_fails_the_shard(tmp_path):
                 assert len(samples) == 5
 
 
-def test_page_headers_match_the_sizes_in_the_footer(tmp_path):
+def test_page_headers_match_the_sizes_in_the_footer(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = [rng.bytes(500) for _ in range(100)]
     for version in ("1.0", "2.0"):
@@ -198,7 +199,7 @@ def test_page_headers_match_the_sizes_in_the_footer(tmp_path):
 
 
 @given(st.binary(max_size=200))
-def test_bytes_that_are_not_a_page_header_are_an_error(content):
+def test_bytes_that_are_not_a_page_header_are_an_error(content: bytes) -> None:
     try:
         header = parse_page_header(content)
     except (IndexError, ValueError):
@@ -207,7 +208,7 @@ def test_bytes_that_are_not_a_page_header_are_an_error(content):
     assert min(header.page_bytes, header.unpacked_bytes) >= 0
 
 
-def test_file_that_aborts_its_reader_fails_by_name(tmp_path):
+def test_file_that_aborts_its_reader_fails_by_name(tmp_path: Path) -> None:
     """Found by `benchmarks.hostile_shards`: for this damaged footer pyarrow 26 throws an uncaught C++ exception."""
     shutil.copy(GOLDEN / "aborting.parquet", tmp_path / "hostile.parquet")
     make_parquet(tmp_path / "later.parquet", {"image": [b"i"], "tags": ["cat"]})

@@ -3,6 +3,8 @@
 import json
 import tarfile
 import tracemalloc
+from pathlib import Path
+from typing import Any, Never
 
 import pytest
 
@@ -36,16 +38,16 @@ SAMPLES = {key: {"jpg": key.encode() * 700, "txt": b"cat"} for key in ("a", "b",
 
 
 @pytest.fixture
-def good(tmp_path):
+def good(tmp_path: Path) -> bytes:
     return make_tar(tmp_path / "good.tar", SAMPLES).read_bytes()
 
 
-def write(tmp_path, payload):
+def write(tmp_path: Path, payload: bytes) -> Any:
     (tmp_path / "hostile.tar").write_bytes(payload)
     return list_shards([str(tmp_path / "hostile.tar")])[0]
 
 
-def read_samples(shard, **options):
+def read_samples(shard: Any, **options: Any) -> list[Any]:
     pieces = read_chunks(shard, InputConfig(**options))
     return [sample for piece in pieces if isinstance(piece, Chunk) for sample in piece.samples]
 
@@ -63,7 +65,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_header_fails_its_shard_by_name_wherever_it_is_read(tmp_path, good, kind):
+def test_hostile_header_fails_its_shard_by_name_wherever_it_is_read(tmp_path: Path, good: bytes, kind: Any) -> None:
     shard = write(tmp_path, HOSTILE[kind](good))
     shards = [shard, *list_shards([str(tmp_path / "good.tar")])]
     tracemalloc.start()
@@ -85,10 +87,12 @@ def test_hostile_header_fails_its_shard_by_name_wherever_it_is_read(tmp_path, go
 
 
 @pytest.mark.parametrize("error", [RecursionError, MemoryError, KeyError, UnicodeError, ArithmeticError, SystemError])
-def test_any_error_of_a_parser_fails_the_shard_by_name(tmp_path, good, monkeypatch, error):
+def test_any_error_of_a_parser_fails_the_shard_by_name(
+    tmp_path: Path, good: bytes, monkeypatch: pytest.MonkeyPatch, error: Any
+) -> None:
     shard = write(tmp_path, good)
 
-    def fail(archive):
+    def fail(archive: Any) -> Never:
         raise error("such a\x1b[2J thing")
 
     monkeypatch.setattr(tarfile.TarFile, "next", fail)
@@ -102,7 +106,7 @@ def test_any_error_of_a_parser_fails_the_shard_by_name(tmp_path, good, monkeypat
         read_samples(shard)
 
 
-def test_chain_that_tarfile_can_follow_is_read(tmp_path, good):
+def test_chain_that_tarfile_can_follow_is_read(tmp_path: Path, good: bytes) -> None:
     chained = make_pax_chain(good, 100)[: -len(END_MARKS)] + make_member("ignored", b"1") + END_MARKS
     assert [sample.key for sample in read_samples(write(tmp_path, chained))][:3] == ["a", "b", "c"]
 
@@ -110,7 +114,7 @@ def test_chain_that_tarfile_can_follow_is_read(tmp_path, good):
 @pytest.mark.parametrize(
     "size", [b"\xff" * 12, b"\xff" * 11 + b"\0", b"-0000000100", b"\x80" + b"\xff" * 11, b"77777777777\0", b"\x90"]
 )
-def test_impossible_sizes_end_the_archive_without_a_wrong_sample(tmp_path, good, size):
+def test_impossible_sizes_end_the_archive_without_a_wrong_sample(tmp_path: Path, good: bytes, size: bytes) -> None:
     payload = strip_end(good) + make_header("d.jpg", 0, size_field=size) + make_member("e.txt", b"cat") + END_MARKS
     shard = write(tmp_path, payload)
     try:
@@ -123,7 +127,7 @@ def test_impossible_sizes_end_the_archive_without_a_wrong_sample(tmp_path, good,
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.GNUTYPE_SPARSE, tarfile.FIFOTYPE, b"Z"])
-def test_members_other_than_regular_files_are_not_images(tmp_path, good, kind):
+def test_members_other_than_regular_files_are_not_images(tmp_path: Path, good: bytes, kind: Any) -> None:
     payload = strip_end(good) + make_member("d.jpg", b"", kind) + make_member("d.txt", b"cat") + END_MARKS
     try:
         samples = read_samples(write(tmp_path, payload))
@@ -134,7 +138,7 @@ def test_members_other_than_regular_files_are_not_images(tmp_path, good, kind):
     assert all(sample.image in (None, b"") for sample in samples[3:])
 
 
-def test_name_that_is_not_utf8_is_a_key_that_can_be_written(tmp_path, good):
+def test_name_that_is_not_utf8_is_a_key_that_can_be_written(tmp_path: Path, good: bytes) -> None:
     header = bytearray(make_member("d.jpg", b"1"))
     header[0:1] = b"\xff"
     header[148:156] = b" " * 8
@@ -144,7 +148,7 @@ def test_name_that_is_not_utf8_is_a_key_that_can_be_written(tmp_path, good):
     assert [sample["key"] for sample in rows[0]["samples"]] == ["a", "b", "c", "\\xff"]
 
 
-def test_image_above_the_limit_is_skipped_and_its_row_contains_the_limit(tmp_path):
+def test_image_above_the_limit_is_skipped_and_its_row_contains_the_limit(tmp_path: Path) -> None:
     samples = {
         "a": {"jpg": b"1" * 1001, "json": b'{"tags": ["cat"]}'},
         "b": {"png": b"2" * 1000, "json": b'{"tags": ["cat"]}'},
@@ -161,7 +165,7 @@ def test_image_above_the_limit_is_skipped_and_its_row_contains_the_limit(tmp_pat
 
 
 @pytest.mark.parametrize("is_truncated", [False, True])
-def test_image_of_gigabytes_is_never_held_in_memory(tmp_path, good, is_truncated):
+def test_image_of_gigabytes_is_never_held_in_memory(tmp_path: Path, good: bytes, is_truncated: bool) -> None:
     """A hole in the file stands for 12 GiB of zeros."""
     size = 12 * 2**30
     path = tmp_path / "hostile.tar"
@@ -205,7 +209,7 @@ def test_image_of_gigabytes_is_never_held_in_memory(tmp_path, good, is_truncated
         ("json", b'{"tags": ["\\ud800"]}', ""),
     ],
 )
-def test_tags_beyond_the_limits_are_a_rejected_row(tmp_path, suffix, payload, error):
+def test_tags_beyond_the_limits_are_a_rejected_row(tmp_path: Path, suffix: str, payload: Any, error: str) -> None:
     make_tar(tmp_path / "hostile.tar", {"a": {"jpg": b"1", suffix: payload}, "b": {"jpg": b"2", "txt": b"cat"}})
     hostile, good = read_samples(list_shards([str(tmp_path)])[0])
     assert hostile.tags_error.startswith(error)
@@ -214,7 +218,7 @@ def test_tags_beyond_the_limits_are_a_rejected_row(tmp_path, suffix, payload, er
     assert good.tags == ("cat",)
 
 
-def test_large_member_that_is_not_needed_for_the_tags_is_ignored(tmp_path):
+def test_large_member_that_is_not_needed_for_the_tags_is_ignored(tmp_path: Path) -> None:
     members = {"jpg": b"1", "json": json.dumps({"tags": ["cat"]}).encode(), "txt": b"x" * (MAX_TAGS_BYTES + 1)}
     make_tar(tmp_path / "hostile.tar", {"a": members})
     (sample,) = read_samples(list_shards([str(tmp_path)])[0])

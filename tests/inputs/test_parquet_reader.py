@@ -1,6 +1,9 @@
 """Samples of Parquet files: equal to those of tars, read in pieces, and refused when columns do not fit."""
 
 import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +30,7 @@ from tests.fakes import REPORTING, FaultyStore
 TAGS = (["cat"], ["dog", "cat"], ["film"])
 
 
-def read_pieces(path, start_offset=0, first_chunk=0, **options):
+def read_pieces(path: Path | str, start_offset: int = 0, first_chunk: int = 0, **options: Any) -> tuple[Any, Any]:
     (shard,) = list_shards([str(path)])
     *chunks, end = read_chunks(shard, InputConfig(**options), start_offset=start_offset, first_chunk=first_chunk)
     assert isinstance(end, ShardEnd)
@@ -35,11 +38,11 @@ def read_pieces(path, start_offset=0, first_chunk=0, **options):
     return chunks, end
 
 
-def read_samples(path, **options):
+def read_samples(path: Path | str, **options: Any) -> list[Any]:
     return [sample for chunk in read_pieces(path, **options)[0] for sample in chunk.samples]
 
 
-def make_bulk(path, num_rows, row_group_size, image_bytes=100, **columns):
+def make_bulk(path: Path, num_rows: int, row_group_size: Any, image_bytes: int = 100, **columns: Any) -> Path:
     rng = np.random.default_rng(0)
     images = [rng.bytes(image_bytes) for _ in range(num_rows)]
     # Random images do not shrink, so that the bytes read are proportional to the rows read.
@@ -47,11 +50,11 @@ def make_bulk(path, num_rows, row_group_size, image_bytes=100, **columns):
 
 
 @pytest.fixture
-def faulty_file():
+def faulty_file() -> Iterator[Any]:
     """A function that puts a file into the store that records its reads and fails on command; returns its URI."""
     FaultyStore.reset()
 
-    def put(path):
+    def put(path: Path) -> str:
         put_atomic("faulty://in/a.parquet", path.read_bytes())
         return "faulty://in/a.parquet"
 
@@ -59,7 +62,7 @@ def faulty_file():
     FaultyStore.reset()
 
 
-def test_samples_of_a_parquet_file_are_those_of_a_tar_with_the_same_photos(tmp_path):
+def test_samples_of_a_parquet_file_are_those_of_a_tar_with_the_same_photos(tmp_path: Path) -> None:
     photos = [make_photo(index) for index in range(7)]
     tags = [TAGS[index % 3] for index in range(7)]
     make_parquet(tmp_path / "a.parquet", {"key": [f"k{n}" for n in range(7)], "image": photos, "tags": tags}, 3)
@@ -68,7 +71,7 @@ def test_samples_of_a_parquet_file_are_those_of_a_tar_with_the_same_photos(tmp_p
         {f"k{n}": {"jpg": photo, "txt": ",".join(tags[n]).encode()} for n, photo in enumerate(photos)},
     )
 
-    def describe(path):
+    def describe(path: Path) -> tuple[Any, list[list[tuple[Any, Any, Any, Any]]]]:
         chunks, end = read_pieces(path, max_chunk_samples=2)
         return end, [
             [(sample.key, sample.image, sample.tags, sample.tags_error) for sample in chunk.samples] for chunk in chunks
@@ -85,8 +88,8 @@ def test_samples_of_a_parquet_file_are_those_of_a_tar_with_the_same_photos(tmp_p
     max_bytes=st.integers(1, 3000),
 )
 def test_resume_at_every_chunk_gives_the_same_later_chunks(
-    tmp_path_factory, num_rows, row_group_size, max_samples, max_bytes
-):
+    tmp_path_factory: pytest.TempPathFactory, num_rows: int, row_group_size: int, max_samples: int, max_bytes: int
+) -> None:
     path = make_bulk(tmp_path_factory.mktemp("bulk") / "a.parquet", num_rows, row_group_size)
     limits = {"max_chunk_samples": max_samples, "max_chunk_bytes": max_bytes}
     chunks, end = read_pieces(path, **limits)
@@ -99,13 +102,13 @@ def test_resume_at_every_chunk_gives_the_same_later_chunks(
         assert read_pieces(path, chunk.end_offset, index + 1, **limits) == (chunks[index + 1 :], end)
 
 
-def test_chunks_do_not_depend_on_the_row_groups(tmp_path):
+def test_chunks_do_not_depend_on_the_row_groups(tmp_path: Path) -> None:
     limits = {"max_chunk_samples": 9, "max_chunk_bytes": 700}
     expected = read_pieces(make_bulk(tmp_path / "a.parquet", 50, 50), **limits)
     assert read_pieces(make_bulk(tmp_path / "b.parquet", 50, 7), **limits) == expected
 
 
-def test_resume_does_not_read_the_row_groups_before_its_row(tmp_path, faulty_file):
+def test_resume_does_not_read_the_row_groups_before_its_row(tmp_path: Path, faulty_file: Any) -> None:
     path = make_bulk(tmp_path / "a.parquet", 100, 10, image_bytes=20_000)
     footer = pq.read_metadata(path)
     uri = faulty_file(path)
@@ -119,7 +122,7 @@ def test_resume_does_not_read_the_row_groups_before_its_row(tmp_path, faulty_fil
     assert sum(size for _, size in FaultyStore.reads) < 0.4 * whole
 
 
-def test_columns_that_are_not_needed_are_not_read(tmp_path, faulty_file):
+def test_columns_that_are_not_needed_are_not_read(tmp_path: Path, faulty_file: Any) -> None:
     rng = np.random.default_rng(1)
     other = [rng.bytes(50_000) for _ in range(40)]
     path = make_bulk(tmp_path / "a.parquet", 40, 20, image_bytes=1000, depth=other)
@@ -128,7 +131,7 @@ def test_columns_that_are_not_needed_are_not_read(tmp_path, faulty_file):
     assert sum(size for _, size in FaultyStore.reads) < 200_000 < path.stat().st_size
 
 
-def test_row_group_is_fetched_in_pieces(tmp_path, faulty_file):
+def test_row_group_is_fetched_in_pieces(tmp_path: Path, faulty_file: Any) -> None:
     columns = {"image": [bytes([number]) * 10_000 for number in range(200)], "tags": ["cat"] * 200}
     # A page is the smallest readable unit.
     pages = {"data_page_size": 50_000, "write_batch_size": 4, "use_dictionary": False, "compression": "none"}
@@ -158,7 +161,9 @@ def test_row_group_is_fetched_in_pieces(tmp_path, faulty_file):
         (pa.array([[b"\xff"]], pa.list_(pa.binary())).cast(pa.list_(pa.binary())), None, None, "holds list"),
     ],
 )
-def test_tags_may_be_lists_text_or_class_numbers(tmp_path, values, tags, numbers, error):
+def test_tags_may_be_lists_text_or_class_numbers(
+    tmp_path: Path, values: Any, tags: Any, numbers: tuple[int, ...] | None, error: str
+) -> None:
     path = make_parquet(tmp_path / "a.parquet", {"image": [b"i"], "tags": values})
     if tags is None:
         with pytest.raises(ShardError, match=error):
@@ -172,7 +177,7 @@ def test_tags_may_be_lists_text_or_class_numbers(tmp_path, values, tags, numbers
     assert to_samples(to_row("a", chunk)) == (sample,)
 
 
-def test_text_that_is_not_utf8_affects_its_row_only(tmp_path):
+def test_text_that_is_not_utf8_affects_its_row_only(tmp_path: Path) -> None:
     broken = pa.array([b"cat", b"\xff\xfe"])
     text = pa.StringArray.from_buffers(2, broken.buffers()[1], broken.buffers()[2])
     path = make_parquet(tmp_path / "a.parquet", {"image": [b"1", b"2"], "tags": text, "key": text})
@@ -191,7 +196,7 @@ def test_text_that_is_not_utf8_affects_its_row_only(tmp_path):
         [{"bytes": b"one", "path": "1.jpg"}, None],
     ],
 )
-def test_image_may_be_binary_or_a_struct_with_bytes_and_may_be_missing(tmp_path, images):
+def test_image_may_be_binary_or_a_struct_with_bytes_and_may_be_missing(tmp_path: Path, images: Any) -> None:
     path = make_parquet(tmp_path / "a.parquet", {"image": images, "tags": [["cat"]] * 2})
     assert [(sample.image, sample.image_name) for sample in read_samples(path)] == [(b"one", "image"), (None, "")]
 
@@ -204,7 +209,9 @@ def test_image_may_be_binary_or_a_struct_with_bytes_and_may_be_missing(tmp_path,
         ({"png": b"p", "image": b"i"}, {"image_column": "png"}, b"p"),
     ],
 )
-def test_image_column_is_the_one_that_is_named_or_the_first_that_is_usual(tmp_path, columns, options, expected):
+def test_image_column_is_the_one_that_is_named_or_the_first_that_is_usual(
+    tmp_path: Path, columns: dict[str, bytes], options: dict[str, str], expected: bytes
+) -> None:
     path = make_parquet(tmp_path / "a.parquet", {name: [image] for name, image in columns.items()} | {"tags": ["cat"]})
     assert [sample.image for sample in read_samples(path, **options)] == [expected]
 
@@ -220,12 +227,14 @@ def test_image_column_is_the_one_that_is_named_or_the_first_that_is_usual(tmp_pa
         ({"key": ["a", "b", "c"], "name": ["x", "y", "z"]}, {"key_column": "name"}, ["x", "y", "z"]),
     ],
 )
-def test_keys_come_from_their_column_or_are_row_numbers(tmp_path, columns, options, expected):
+def test_keys_come_from_their_column_or_are_row_numbers(
+    tmp_path: Path, columns: dict[str, list[str | float | None]], options: dict[str, str], expected: list[str]
+) -> None:
     path = make_parquet(tmp_path / "a.parquet", {"image": [b"i"] * 3, "tags": [["cat"]] * 3} | columns, 2)
     assert [sample.key for sample in read_samples(path, **options)] == expected
 
 
-def test_key_repeated_in_the_chunk_is_a_continuation(tmp_path):
+def test_key_repeated_in_the_chunk_is_a_continuation(tmp_path: Path) -> None:
     columns = {"key": ["a", "b", "a"], "image": [b"1", b"2", b"3"], "tags": ["cat"] * 3}
     samples = read_samples(make_parquet(tmp_path / "a.parquet", columns))
     assert [sample.is_continuation for sample in samples] == [False, False, True]
@@ -254,14 +263,16 @@ def test_key_repeated_in_the_chunk_is_a_continuation(tmp_path):
         ({"image": [b"i"], "tags": ["cat"], "id": [b"k"]}, {"key_column": "id"}, "column 'id' holds binary, need text"),
     ],
 )
-def test_file_without_a_fitting_column_is_refused_with_those_it_has(tmp_path, columns, options, message):
+def test_file_without_a_fitting_column_is_refused_with_those_it_has(
+    tmp_path: Path, columns: dict[str, list[Any]], options: dict[str, str], message: str
+) -> None:
     path = make_parquet(tmp_path / "a.parquet", columns)
     with pytest.raises(ShardError, match=message) as raised:
         read_samples(path, **options)
     assert str(path) in str(raised.value)
 
 
-def test_file_with_two_columns_of_one_name_is_refused(tmp_path):
+def test_file_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array([b"i"]), pa.array([b"j"]), pa.array(["cat"])], ["image", "image", "tags"])
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(ShardError, match="several columns 'image'"):
@@ -269,12 +280,12 @@ def test_file_with_two_columns_of_one_name_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tags_field", "image_column", "key_column"])
-def test_empty_column_name_is_a_wrong_value(name):
+def test_empty_column_name_is_a_wrong_value(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is empty"):
         InputConfig(**{name: ""})
 
 
-def test_file_without_rows_has_no_chunks(tmp_path):
+def test_file_without_rows_has_no_chunks(tmp_path: Path) -> None:
     columns = {"image": pa.array([], pa.binary()), "tags": pa.array([], pa.string())}
     assert read_pieces(make_parquet(tmp_path / "a.parquet", columns)) == (
         [],
@@ -282,7 +293,7 @@ def test_file_without_rows_has_no_chunks(tmp_path):
     )
 
 
-def test_file_truncated_anywhere_is_refused(tmp_path):
+def test_file_truncated_anywhere_is_refused(tmp_path: Path) -> None:
     payload = make_bulk(tmp_path / "whole.parquet", 20, 5).read_bytes()
     for size in [*range(16), *range(16, len(payload), 61), len(payload) - 1]:
         (tmp_path / "truncated.parquet").write_bytes(payload[:size])
@@ -292,7 +303,7 @@ def test_file_truncated_anywhere_is_refused(tmp_path):
             read_samples(tmp_path / "truncated.parquet")
 
 
-def test_broken_page_fails_its_shard_and_the_others_are_read(tmp_path):
+def test_broken_page_fails_its_shard_and_the_others_are_read(tmp_path: Path) -> None:
     path = make_bulk(tmp_path / "a.parquet", 40, 10, image_bytes=1000)
     column = pq.read_metadata(path).row_group(2).column(0)
     payload = bytearray(path.read_bytes())
@@ -310,7 +321,7 @@ def test_broken_page_fails_its_shard_and_the_others_are_read(tmp_path):
     assert sum(len(row["samples"]) for row in rows if row["shard_name"] == "b" and not row["is_end"]) == 3
 
 
-def test_page_that_does_not_fit_its_checksum_is_refused(tmp_path):
+def test_page_that_does_not_fit_its_checksum_is_refused(tmp_path: Path) -> None:
     # The minimum and maximum are also in the statistics, which have no checksum.
     columns = {"image": [letter * 1000 for letter in (b"a", b"m", b"z")], "tags": ["cat"] * 3}
     path = make_parquet(
@@ -324,7 +335,7 @@ def test_page_that_does_not_fit_its_checksum_is_refused(tmp_path):
         read_samples(path)
 
 
-def test_error_of_the_store_is_not_a_shard_error(tmp_path, faulty_file):
+def test_error_of_the_store_is_not_a_shard_error(tmp_path: Path, faulty_file: Any) -> None:
     uri = faulty_file(make_bulk(tmp_path / "a.parquet", 40, 10))
     (shard,) = list_shards([uri])
     for num_reads in range(4):
@@ -336,12 +347,12 @@ def test_error_of_the_store_is_not_a_shard_error(tmp_path, faulty_file):
             list(samples)
 
 
-def fail_after(num_reads):
+def fail_after(num_reads: int) -> None:
     if len(FaultyStore.reads) >= num_reads:
         raise OSError(errno.EIO, "the network is down")
 
 
-def test_file_is_read_from_every_store(folder_uri, tmp_path):
+def test_file_is_read_from_every_store(folder_uri: str, tmp_path: Path) -> None:
     path = make_bulk(tmp_path / "a.parquet", 30, 8)
     uri = join_uri(folder_uri, "a.parquet")
     put_atomic(uri, path.read_bytes())
@@ -349,7 +360,7 @@ def test_file_is_read_from_every_store(folder_uri, tmp_path):
     assert len(read_samples(uri, start_offset=17)) == 13
 
 
-def write_downloads(path):
+def write_downloads(path: Path) -> Path:
     """Write a Parquet file like img2dataset: two photos, and two failed rows."""
     columns = {
         "url": [f"http://photos/{n}" for n in range(4)],
@@ -363,7 +374,7 @@ def write_downloads(path):
     return make_parquet(path, columns, 100)
 
 
-def test_failed_rows_of_img2dataset_are_samples_with_the_reason(tmp_path):
+def test_failed_rows_of_img2dataset_are_samples_with_the_reason(tmp_path: Path) -> None:
     samples = read_samples(write_downloads(tmp_path / "00000.parquet"))
     assert [sample.tags for sample in samples] == [("cat", "grass"), ("dog",), ("cat",), ("dog",)]
     assert [sample.download_error for sample in samples] == [
@@ -375,7 +386,7 @@ def test_failed_rows_of_img2dataset_are_samples_with_the_reason(tmp_path):
     assert [sample.image is None for sample in samples] == [False, True, False, True]
 
 
-def test_training_counts_failed_downloads_separately(tmp_path):
+def test_training_counts_failed_downloads_separately(tmp_path: Path) -> None:
     shards = list_shards([str(write_downloads(tmp_path / "00000.parquet"))])
     survey = survey_shards(shards, Vocabulary(classes=("cat", "dog")), InputConfig())
     assert (survey.num_usable, survey.unusable) == (2, {"download_failed": 2})

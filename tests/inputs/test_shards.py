@@ -3,6 +3,8 @@
 import gzip
 import io
 import tarfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ from pipeline.storage.writing import put_atomic
 from tests.factories import make_parquet, make_tar
 
 
-def make_archive(members, tar_format=tarfile.PAX_FORMAT):
+def make_archive(members: Any, tar_format: Any = tarfile.PAX_FORMAT) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tar_format) as archive:
         for name, payload in members:
@@ -28,12 +30,12 @@ def make_archive(members, tar_format=tarfile.PAX_FORMAT):
     return buffer.getvalue()
 
 
-def store(payload, uri="memory://shards/a.tar"):
+def store(payload: bytes, uri: str = "memory://shards/a.tar") -> InputShard:
     put_atomic(uri, payload)
     return InputShard(uri=uri, name="a", size_bytes=len(payload), etag="")
 
 
-def read_all(payload, **options):
+def read_all(payload: bytes, **options: Any) -> tuple[Any, Any]:
     """Chunks and end of an archive."""
     config = InputConfig(
         **{name: value for name, value in options.items() if name not in ("start_offset", "first_chunk")}
@@ -45,7 +47,7 @@ def read_all(payload, **options):
     return chunks, end
 
 
-def read_samples(members, **options):
+def read_samples(members: Any, **options: Any) -> list[Any]:
     chunks, _ = read_all(make_archive(members), **options)
     return [sample for chunk in chunks for sample in chunk.samples]
 
@@ -63,7 +65,9 @@ MEMBERS = st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=12)
 
 @settings(max_examples=60, deadline=None)
 @given(MEMBERS, st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]), st.integers(1, 3), st.integers(1, 4000))
-def test_resume_at_every_chunk_gives_the_same_later_chunks(members, tar_format, max_samples, max_bytes):
+def test_resume_at_every_chunk_gives_the_same_later_chunks(
+    members: Any, tar_format: Any, max_samples: int, max_bytes: int
+) -> None:
     payload = make_archive(members, tar_format)
     limits = {"max_chunk_samples": max_samples, "max_chunk_bytes": max_bytes}
     chunks, end = read_all(payload, **limits)
@@ -76,7 +80,7 @@ def test_resume_at_every_chunk_gives_the_same_later_chunks(members, tar_format, 
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_archive_truncated_anywhere_yields_its_complete_samples(tar_format):
+def test_archive_truncated_anywhere_yields_its_complete_samples(tar_format: Any) -> None:
     members = []
     for name in ("a", "n" * 120, "c"):
         members += [(f"{name}.jpg", name.encode() * 5), (f"{name}.json", b'{"tags": ["cat"]}')]
@@ -97,7 +101,7 @@ def test_archive_truncated_anywhere_yields_its_complete_samples(tar_format):
     assert marked == (whole, ShardEnd(num_chunks=3, num_ignored_members=0))
 
 
-def test_archive_with_a_broken_header_in_the_middle_reports_its_offset():
+def test_archive_with_a_broken_header_in_the_middle_reports_its_offset() -> None:
     payload = make_archive([("a.jpg", b"a"), ("b.jpg", b"b"), ("c.jpg", b"c")], tarfile.GNU_FORMAT)
     chunks, end = read_all(payload[:1024] + b"?" * 512 + payload[1536:])
     assert end.truncated_at == 1024
@@ -116,34 +120,34 @@ def test_archive_with_a_broken_header_in_the_middle_reports_its_offset():
     ],
     ids=["empty", "other", "compressed"],
 )
-def test_file_that_is_not_an_archive_is_refused(payload, message):
+def test_file_that_is_not_an_archive_is_refused(payload: Any, message: str) -> None:
     with pytest.raises(ShardError, match=message):
         read_all(payload)
 
 
-def test_empty_archive_has_no_chunks():
+def test_empty_archive_has_no_chunks() -> None:
     assert read_all(make_archive([])) == ([], ShardEnd(num_chunks=0, num_ignored_members=0))
 
 
-def test_concatenated_archives_are_all_read():
+def test_concatenated_archives_are_all_read() -> None:
     chunks, end = read_all(make_archive([("a.jpg", b"a")]) + make_archive([("b.jpg", b"b")]), max_chunk_samples=1)
     assert [chunk.samples[0].key for chunk in chunks] == ["a", "b"]
     assert end.truncated_at is None
 
 
-def test_members_to_ignore_are_counted_and_part_no_sample():
+def test_members_to_ignore_are_counted_and_part_no_sample() -> None:
     members = [("._a.jpg", b""), ("a.jpg", b"i"), ("._a.json", b""), ("a.json", b'{"tags": []}'), ("README", b"")]
     chunks, end = read_all(make_archive([*members, ("d/__meta__", b"")]))
     assert end.num_ignored_members == 4
     assert [sample.key for chunk in chunks for sample in chunk.samples] == ["a"]
 
 
-def test_key_repeated_in_the_chunk_is_a_continuation():
+def test_key_repeated_in_the_chunk_is_a_continuation() -> None:
     samples = read_samples([("a.jpg", b"1"), ("b.jpg", b"2"), ("a.txt", b"cat")])
     assert [(sample.key, sample.is_continuation) for sample in samples] == [("a", False), ("b", False), ("a", True)]
 
 
-def test_first_image_wins():
+def test_first_image_wins() -> None:
     (sample,) = read_samples([("a.seg.png", b"mask"), ("a.JPG", b"1"), ("a.webp", b"2")])
     assert (sample.image, sample.image_name) == (b"1", "jpg")
 
@@ -166,14 +170,16 @@ def test_first_image_wins():
         ({}, (), (), ""),
     ],
 )
-def test_tags_of_a_sample_come_from_json_then_txt_then_cls(members, tags, numbers, error):
+def test_tags_of_a_sample_come_from_json_then_txt_then_cls(
+    members: dict[str, bytes], tags: tuple[str, ...], numbers: tuple[int, ...], error: str
+) -> None:
     (sample,) = read_samples([("a.jpg", b"i"), *((f"a.{suffix}", payload) for suffix, payload in members.items())])
     assert (sample.tags, sample.class_numbers) == (tags, numbers)
     assert error in sample.tags_error
     assert bool(error) == bool(sample.tags_error)
 
 
-def test_sample_whose_download_failed_contains_the_reason():
+def test_sample_whose_download_failed_contains_the_reason() -> None:
     failed = b'{"status": "failed_to_download", "error_message": "HTTP Error 404"}'
     members = [
         ("a.json", failed),
@@ -193,7 +199,7 @@ def test_sample_whose_download_failed_contains_the_reason():
     }
 
 
-def test_list_shards_takes_folders_globs_braces_and_names(folder_uri):
+def test_list_shards_takes_folders_globs_braces_and_names(folder_uri: str) -> None:
     uris = [join_uri(folder_uri, name) for name in ("a-00.tar", "a-01.tar", "deep/b.tar")]
     for uri in [*uris, join_uri(folder_uri, "readme.md")]:
         put_atomic(uri, b"x")
@@ -206,14 +212,14 @@ def test_list_shards_takes_folders_globs_braces_and_names(folder_uri):
         assert [shard.uri for shard in list_shards(patterns)] == expected
 
 
-def test_list_shards_many_missing_names_are_counted(folder_uri):
+def test_list_shards_many_missing_names_are_counted(folder_uri: str) -> None:
     put_atomic(join_uri(folder_uri, "a-00.tar"), b"x")
     for last, count in ((3, 3), (40, 40)):
         with pytest.raises(ShardError, match=f"{count} of {count + 1} shards do not exist"):
             list_shards([join_uri(folder_uri, f"a-{{00..{last:02d}}}.tar")])
 
 
-def test_list_shards_takes_parquet_files_as_it_takes_archives(folder_uri):
+def test_list_shards_takes_parquet_files_as_it_takes_archives(folder_uri: str) -> None:
     uris = [join_uri(folder_uri, name) for name in ("a-00.parquet", "a-01.parquet", "deep/b.parquet")]
     for uri in [*uris, join_uri(folder_uri, "a-00_stats.json"), join_uri(folder_uri, "readme.md")]:
         put_atomic(uri, b"x")
@@ -229,7 +235,7 @@ def test_list_shards_takes_parquet_files_as_it_takes_archives(folder_uri):
         assert shards[-1].name == expected[-1].rpartition("/")[2].removesuffix(".parquet")
 
 
-def test_list_shards_folder_with_archives_and_other_parquet_files_is_refused_with_both_named(folder_uri):
+def test_list_shards_folder_with_archives_and_other_parquet_files_is_refused_with_both_named(folder_uri: str) -> None:
     for name in ("a.tar", "a.parquet", "b.parquet"):
         put_atomic(join_uri(folder_uri, name), b"x")
     message = r"tars such as .*a\.tar' and other .*b\.parquet'; name those that you mean, as in .*\*\.tar"
@@ -238,7 +244,7 @@ def test_list_shards_folder_with_archives_and_other_parquet_files_is_refused_wit
     assert len(list_shards([join_uri(folder_uri, "*")])) == 3
 
 
-def test_list_shards_archives_with_their_metadata_beside_them_are_the_shards(folder_uri):
+def test_list_shards_archives_with_their_metadata_beside_them_are_the_shards(folder_uri: str) -> None:
     for number in range(2):
         for suffix in (".tar", ".parquet", "_stats.json"):
             put_atomic(join_uri(folder_uri, f"{number:05d}{suffix}"), b"x")
@@ -249,13 +255,13 @@ def test_list_shards_archives_with_their_metadata_beside_them_are_the_shards(fol
 
 @pytest.mark.parametrize("suffix", ["tar", "parquet"])
 @pytest.mark.parametrize("out", ["", "masks/"])
-def test_list_shards_outputs_below_the_folder_are_not_inputs(tmp_path, suffix, out):
+def test_list_shards_outputs_below_the_folder_are_not_inputs(tmp_path: Path, suffix: str, out: str) -> None:
     for name in (f"a.{suffix}", f"{out}run.json", f"{out}labels/a.parquet", f"{out}parts/a/000000-1.parquet"):
         put_atomic(str(tmp_path / name), b"x")
     assert [shard.uri for shard in list_shards([str(tmp_path)])] == [str(tmp_path / f"a.{suffix}")]
 
 
-def test_list_shards_same_base_name_gets_names_that_are_distinct_and_the_same_in_any_order(tmp_path):
+def test_list_shards_same_base_name_gets_names_that_are_distinct_and_the_same_in_any_order(tmp_path: Path) -> None:
     paths = [tmp_path / "x" / "a b.tar", tmp_path / "y" / "a b.tar", tmp_path / "y" / "A b.parquet"]
     for path in paths:
         put_atomic(str(path), b"x")
@@ -265,20 +271,20 @@ def test_list_shards_same_base_name_gets_names_that_are_distinct_and_the_same_in
     assert {shard.uri: shard.name for shard in list_shards([str(path) for path in reversed(paths)])} == names
 
 
-def test_list_shards_shard_matched_twice_is_listed_once(tmp_path):
+def test_list_shards_shard_matched_twice_is_listed_once(tmp_path: Path) -> None:
     put_atomic(str(tmp_path / "a.tar"), b"x")
     patterns = [str(tmp_path / "a.tar"), str(tmp_path / "sub" / ".." / "a.tar"), str(tmp_path), str(tmp_path / "*.tar")]
     assert [shard.name for shard in list_shards(patterns)] == ["a"]
 
 
-def test_list_shards_literal_name_with_pattern_characters_is_found(tmp_path):
+def test_list_shards_literal_name_with_pattern_characters_is_found(tmp_path: Path) -> None:
     path = tmp_path / "a[1]{2}*.tar"
     put_atomic(str(path), b"x")
     put_atomic(str(tmp_path / "a1.tar"), b"x")
     assert [shard.uri for shard in list_shards([str(path)])] == [str(path)]
 
 
-def test_list_shards_reads_a_list_of_names(tmp_path):
+def test_list_shards_reads_a_list_of_names(tmp_path: Path) -> None:
     put_atomic(str(tmp_path / "a.tar"), b"x")
     (tmp_path / "list.txt").write_text(f"# ours\n\n{tmp_path}/a.tar\n")
     assert [shard.name for shard in list_shards([f"@{tmp_path}/list.txt"])] == ["a"]
@@ -295,7 +301,7 @@ def test_list_shards_reads_a_list_of_names(tmp_path):
         ("notes", "a folder of 1 files, none of them \\*.tar or \\*.parquet"),
     ],
 )
-def test_list_shards_without_a_usable_match_is_refused(tmp_path, pattern, message):
+def test_list_shards_without_a_usable_match_is_refused(tmp_path: Path, pattern: str, message: str) -> None:
     for name in ("a.md", "a.tar.gz", "notes/a.txt"):
         put_atomic(str(tmp_path / name), b"x")
     with pytest.raises(ShardError, match=message):
@@ -303,7 +309,7 @@ def test_list_shards_without_a_usable_match_is_refused(tmp_path, pattern, messag
 
 
 @pytest.mark.parametrize("suffix", ["tar", "parquet"])
-def test_chunk_boundaries_do_not_depend_on_the_image_limit(tmp_path, suffix):
+def test_chunk_boundaries_do_not_depend_on_the_image_limit(tmp_path: Path, suffix: str) -> None:
     """Otherwise a retry with a higher limit would look for its rows in other chunks."""
     sizes = [100, 900, 100, 300, 2000, 100, 100, 100]
     if suffix == "tar":

@@ -1,25 +1,28 @@
 """A shard that its store does not return: the others are labelled, and its reads are retried a few times."""
 
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from pipeline.commit.plan import ShardWork
-from pipeline.driver.totals import MAX_READS
+from pipeline.driver.totals import MAX_READS, RunSummary
 from pipeline.driver.waves import Hooks
 from pipeline.label import label_run
 from pipeline.labelling.chunk_rows import read_rows
 from pipeline.run.config import InputConfig
 from pipeline.run.records import InputShard
+from pipeline.run.run_file import Run
 from tests.fakes import REPORTING, FaultyStore, SerialCluster, fail_reads
 from tests.small_run import OPTIONS, read_all
 
 DENIED = PermissionError(13, "access denied")
 
 
-def test_shard_that_its_store_never_returns_fails_alone(open_small_run, faulty_inputs):
+def test_shard_that_its_store_never_returns_fails_alone(open_small_run: Callable[..., Run], faulty_inputs: str) -> None:
     run = open_small_run("faulty://out", inputs_uri=faulty_inputs)
     denied = fail_reads("in/photos-0.tar", DENIED, num_times=100)
     summary = label_run(run, OPTIONS, cluster=SerialCluster())
@@ -34,10 +37,12 @@ def test_shard_that_its_store_never_returns_fails_alone(open_small_run, faulty_i
 
 
 @pytest.mark.parametrize("error", [RecursionError, MemoryError, pa.ArrowMemoryError, KeyError, SystemError])
-def test_shard_with_any_error_of_the_parser_fails_alone(label_small_run, faulty_uri, monkeypatch, error):
+def test_shard_with_any_error_of_the_parser_fails_alone(
+    label_small_run: Callable[..., RunSummary], faulty_uri: str, monkeypatch: pytest.MonkeyPatch, error: Any
+) -> None:
     failures, read_header = [error("such a thing")], tarfile.TarFile.next
 
-    def fail_once(archive):
+    def fail_once(archive: Any) -> Any:
         if failures:
             raise failures.pop()
         return read_header(archive)
@@ -50,13 +55,13 @@ def test_shard_with_any_error_of_the_parser_fails_alone(label_small_run, faulty_
     assert summary.num_sealed == 1
 
 
-def test_shard_whose_name_is_not_utf8_fails_by_an_escaped_name():
+def test_shard_whose_name_is_not_utf8_fails_by_an_escaped_name() -> None:
     shard = InputShard(uri="/in/a\udcff.tar", name="a_", size_bytes=1, etag="e")
     (row,) = (row.to_pylist()[0] for row in read_rows([ShardWork(shard=shard)], InputConfig(), REPORTING))
     assert row["error"] == "shard '/in/a\\udcff.tar' does not exist; it was there when it was listed"
 
 
-def test_shard_that_its_store_returns_later_is_labelled(open_small_run, faulty_inputs):
+def test_shard_that_its_store_returns_later_is_labelled(open_small_run: Callable[..., Run], faulty_inputs: str) -> None:
     run = open_small_run("faulty://out", inputs_uri=faulty_inputs)
     denied = fail_reads("in/photos-0.tar", DENIED, num_times=MAX_READS - 1)
     summary = label_run(run, OPTIONS, cluster=SerialCluster())
@@ -65,10 +70,12 @@ def test_shard_that_its_store_returns_later_is_labelled(open_small_run, faulty_i
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "denied for a moment"), OSError(5, "input/output error")])
-def test_seal_that_fails_temporarily_is_retried_in_the_same_invocation(label_small_run, faulty_uri, error):
+def test_seal_that_fails_temporarily_is_retried_in_the_same_invocation(
+    label_small_run: Callable[..., RunSummary], faulty_uri: str, error: Any
+) -> None:
     failures = [error]
 
-    def fail_once(number, name):
+    def fail_once(number: int, name: str) -> None:
         if "/labels/" in name and failures:
             raise failures.pop()
 
@@ -80,10 +87,10 @@ def test_seal_that_fails_temporarily_is_retried_in_the_same_invocation(label_sma
     assert len(cluster.labelled) == len(set(cluster.labelled))
 
 
-def test_plan_waits_for_the_end_of_an_outage(open_small_run, faulty_uri):
+def test_plan_waits_for_the_end_of_an_outage(open_small_run: Callable[..., Run], faulty_uri: str) -> None:
     run = open_small_run("faulty://out")
     failed = fail_reads("out", ConnectionRefusedError("refused"), num_times=1)
-    warnings = []
+    warnings: list[Any] = []
     options = replace(OPTIONS, store_outage_s=60.0)
     summary = label_run(run, options, cluster=SerialCluster(), hooks=Hooks(on_warning=warnings.append))
     assert len(failed) == 1

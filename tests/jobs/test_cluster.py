@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,7 @@ sys.exit(run_job(job))
 """
 
 
-def run(address, *, heals=False, **variables):
+def run(address: Any, *, heals: bool = False, **variables: Any) -> Any:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | variables
     with tempfile.TemporaryDirectory(prefix="rc", dir="/tmp", ignore_cleanup_errors=True) as folder:
         return subprocess.run(
@@ -66,7 +67,7 @@ def run(address, *, heals=False, **variables):
 
 
 @pytest.mark.ray
-def test_ray_that_is_not_up_in_time_is_tried_once_more_and_then_told_in_our_words():
+def test_ray_that_is_not_up_in_time_is_tried_once_more_and_then_told_in_our_words() -> None:
     done = run("local", RAY_gcs_server_port_wait_time_s="0")
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -77,13 +78,13 @@ def test_ray_that_is_not_up_in_time_is_tried_once_more_and_then_told_in_our_word
 
 
 @pytest.mark.ray
-def test_ray_that_comes_up_at_the_second_try_is_used():
+def test_ray_that_comes_up_at_the_second_try_is_used() -> None:
     done = run("local", heals=True, RAY_gcs_server_port_wait_time_s="0")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "servers 1\ncpus 1.0\n"
 
 
-def test_address_where_nobody_listens_is_told_at_once():
+def test_address_where_nobody_listens_is_told_at_once() -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{reserved.getsockname()[1]}"
@@ -95,7 +96,7 @@ def test_address_where_nobody_listens_is_told_at_once():
 
 
 @pytest.mark.parametrize("address", ["nonsense", "host:port"])
-def test_address_that_is_none_is_a_wrong_command(address):
+def test_address_that_is_none_is_a_wrong_command(address: str) -> None:
     done = run(address)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: the Ray cluster at '{address}' cannot be used: ")

@@ -5,8 +5,9 @@ import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -32,7 +33,7 @@ REMASK = ("--labels", "l", "--out", "o")
 VERIFY = ("--labels", "l")
 
 
-def list_options(job_type):
+def list_options(job_type: Any) -> Iterator[Any]:
     """List the fields that are options, those of groups too, as name and type."""
     for name, hint in get_type_hints(job_type, include_extras=True).items():
         kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
@@ -42,35 +43,35 @@ def list_options(job_type):
             yield name, kind
 
 
-def read_help(capsys, name, flag="--help"):
+def read_help(capsys: pytest.CaptureFixture[str], name: str, flag: str = "--help") -> Any:
     with pytest.raises(SystemExit) as stop:
         main([name, flag])
     assert stop.value.code == 0
     return capsys.readouterr().out
 
 
-def list_shown(text):
+def list_shown(text: str) -> set[Any]:
     """List the options of a help text by the names of their fields."""
     # In a frame, or without one where the terminal has no characters for it.
     flags = re.findall(r"^[│ ] --([a-z][\w.-]*)", text, re.MULTILINE)
     return {flag.rpartition(".")[2].replace("-", "_") for flag in flags}
 
 
-def parse_remask(words):
+def parse_remask(words: list[str]) -> Any:
     return parse(remask.RemaskJob, Usage(command="remask", description=None, renamed=remask.RENAMED), words)
 
 
-def parse_verify(words):
+def parse_verify(words: list[str]) -> Any:
     return parse(verify.VerifyJob, Usage(command="verify", description=None, renamed=verify.RENAMED), words)
 
 
-def test_every_job_is_a_command_and_has_options():
+def test_every_job_is_a_command_and_has_options() -> None:
     modules = {path.stem for path in (ROOT / "jobs").glob("*.py") if '__name__ == "__main__"' in path.read_text()}
     assert {name.replace("-", "_") for name in COMMANDS} == modules
     assert JOB_TYPES.keys() == COMMANDS.keys()
 
 
-def test_help_of_every_command_imports_neither_torch_nor_ray_nor_arrow():
+def test_help_of_every_command_imports_neither_torch_nor_ray_nor_arrow() -> None:
     program = f"""
 import sys
 from jobs.command_line.commands import COMMANDS, main
@@ -89,37 +90,37 @@ sys.exit(f"loaded: {{loaded}}" if loaded else 0)
     assert done.returncode == 0, done.stderr
 
 
-def test_list_of_commands_has_a_line_for_each(capsys):
+def test_list_of_commands_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name, purpose in COMMANDS.items():
         assert sum(line.split() == [name, *purpose.split()] for line in lines) == 1
 
 
-def test_version_is_that_of_the_package(capsys):
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == "tagmask 0.1.0\n"
 
 
-def test_command_without_words_is_wrong_and_lists_the_commands(capsys):
+def test_command_without_words_is_wrong_and_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "usage: tagmask COMMAND" in printed.err
 
 
-def test_misspelt_command_is_refused_with_the_one_that_was_meant(capsys):
+def test_misspelt_command_is_refused_with_the_one_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lable", "--shards", "a.tar"]) == 2
     assert capsys.readouterr().err == "error: 'lable' is not a command of tagmask; did you mean 'label'?\n"
 
 
-def test_command_that_resembles_none_is_refused(capsys):
+def test_command_that_resembles_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["xyzzy"]) == 2
     assert "tagmask --help lists the commands" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["label", "train", "remask"])
-def test_help_shows_common_options_and_all_of_them_on_demand(capsys, name):
+def test_help_shows_common_options_and_all_of_them_on_demand(capsys: pytest.CaptureFixture[str], name: str) -> None:
     short, whole = read_help(capsys, name), read_help(capsys, name, "--help-all")
     assert list_shown(short) == importlib.import_module(f"jobs.{name}").BASIC
     assert list_shown(whole) == {option for option, _ in list_options(JOB_TYPES[name])}
@@ -128,14 +129,16 @@ def test_help_shows_common_options_and_all_of_them_on_demand(capsys, name):
 
 
 @pytest.mark.parametrize(("name", "expert"), [("label", "--stall-timeout-s"), ("train", "--drop-path")])
-def test_expert_option_is_hidden_and_can_be_given_all_the_same(capsys, name, expert):
+def test_expert_option_is_hidden_and_can_be_given_all_the_same(
+    capsys: pytest.CaptureFixture[str], name: str, expert: str
+) -> None:
     assert expert not in read_help(capsys, name)
     assert expert in read_help(capsys, name, "--help-all")
     assert label.parse_command([*LABEL, "--stall-timeout-s", "7"]).execution.stall_timeout_s == 7
 
 
 @pytest.mark.parametrize("name", JOB_TYPES)
-def test_switches_of_every_command_are_a_flag_and_its_negation(capsys, name):
+def test_switches_of_every_command_are_a_flag_and_its_negation(capsys: pytest.CaptureFixture[str], name: Any) -> None:
     whole = read_help(capsys, name, "--help-all")
     assert "True,False" not in whole
     for option, kind in list_options(JOB_TYPES[name]):
@@ -177,7 +180,9 @@ def test_switches_of_every_command_are_a_flag_and_its_negation(capsys, name):
         (parse_verify, "--report v.json", "--json v.json", "--report is now --json"),
     ],
 )
-def test_old_name_of_a_flag_means_the_new_one_and_says_so(capsys, parse_words, old, new, hints):
+def test_old_name_of_a_flag_means_the_new_one_and_says_so(
+    capsys: pytest.CaptureFixture[str], parse_words: Any, old: str, new: str, hints: str
+) -> None:
     required = {label.parse_command: LABEL, parse_remask: REMASK, parse_verify: VERIFY}[parse_words]
     expected = parse_words([*required, *new.split()])
     assert capsys.readouterr().err == ""
@@ -185,29 +190,31 @@ def test_old_name_of_a_flag_means_the_new_one_and_says_so(capsys, parse_words, o
     assert capsys.readouterr().err == f"warning: {hints}\n"
 
 
-def test_run_to_verify_may_be_named_by_the_old_flag(capsys):
+def test_run_to_verify_may_be_named_by_the_old_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert parse_verify(["--out", "l"]) == parse_verify(VERIFY)
     assert capsys.readouterr().err == "warning: --out is now --labels\n"
 
 
-def test_masks_have_background_as_they_had_unless_said():
+def test_masks_have_background_as_they_had_unless_said() -> None:
     flags = ([], ["--maps.has-background"], ["--maps.no-has-background"])
     assert [parse_remask([*REMASK, *words]).maps.has_background for words in flags] == [None, True, False]
 
 
 @pytest.mark.parametrize("words", [("--gpus-per-worker", "some"), ("--device", "tpu")])
-def test_value_that_cannot_be_read_is_refused_before_anything_runs(capsys, words):
+def test_value_that_cannot_be_read_is_refused_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         label.parse_command([*LABEL, *words])
     assert words[0] in capsys.readouterr().err
 
 
-def test_value_out_of_range_is_refused_in_one_line_before_anything_runs(capsys):
+def test_value_out_of_range_is_refused_in_one_line_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["label", *LABEL, "--limit", "0"]) == 2
     assert capsys.readouterr().err == "error: need --limit >= 1, got 0\n"
 
 
-def test_misspelt_flag_is_refused_with_the_one_that_was_meant(capsys):
+def test_misspelt_flag_is_refused_with_the_one_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parse_verify([*VERIFY, "--sampel", "0.5"])
     printed = capsys.readouterr().err
@@ -218,7 +225,7 @@ def test_misspelt_flag_is_refused_with_the_one_that_was_meant(capsys):
 @pytest.mark.parametrize(
     ("command", "program"), [(["jobs.verify"], "python -m jobs.verify"), (["tagmask", "verify"], "tagmask verify")]
 )
-def test_help_names_the_program_as_it_was_called(command, program):
+def test_help_names_the_program_as_it_was_called(command: list[str], program: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     )

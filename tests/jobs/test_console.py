@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ PROGRAMS = {
 }
 
 
-def start(*command, stderr=subprocess.PIPE):
+def start(*command: Any, stderr: Any = subprocess.PIPE) -> Any:
     """Start a program whose output goes into a pipe that nobody reads."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -45,7 +46,7 @@ def start(*command, stderr=subprocess.PIPE):
         os.close(writer)
 
 
-def test_help_that_nobody_reads_ends_quietly_in_every_job():
+def test_help_that_nobody_reads_ends_quietly_in_every_job() -> None:
     assert {"label", "train", "verify", "remask", "demo"} <= set(JOBS)
     running = {name: start("-m", f"jobs.{name}", "--help") for name in JOBS}
     for name, process in running.items():
@@ -54,7 +55,7 @@ def test_help_that_nobody_reads_ends_quietly_in_every_job():
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_job_whose_reader_is_gone_ends_quietly(name):
+def test_job_whose_reader_is_gone_ends_quietly(name: Any) -> None:
     job = f"def job():\n    {PROGRAMS[name].strip()}\n    return 0\n"
     program = f"import sys\nfrom jobs.command_line.console import run_job\n{job}"
     is_warning = "stderr" in PROGRAMS[name]
@@ -64,7 +65,7 @@ def test_job_whose_reader_is_gone_ends_quietly(name):
 
 
 @pytest.mark.parametrize("variables", [{}, {"PYTHONUNBUFFERED": "1"}, {"PYTHONIOENCODING": "latin-1:replace"}])
-def test_output_that_is_read_arrives_whole_and_in_its_encoding(variables):
+def test_output_that_is_read_arrives_whole_and_in_its_encoding(variables: dict[str, str]) -> None:
     program = (
         "import sys\nfrom jobs.command_line.console import run_job\n"
         "def job():\n    print('ü羊' * 50000)\n    print('w', file=sys.stderr)\n    return 3\n"
@@ -82,7 +83,7 @@ def test_output_that_is_read_arrives_whole_and_in_its_encoding(variables):
     assert (done.returncode, done.stdout, done.stderr) == (3, expected * 50000 + b"\n", b"w\n")
 
 
-def test_job_without_standard_output_runs():
+def test_job_without_standard_output_runs() -> None:
     program = "import sys; from jobs.command_line.console import run_job; sys.exit(run_job(lambda: print(1) or 3))"
     command = f"exec '{sys.executable}' -c '{program}' >&- 2>&-"
     done = subprocess.run(["sh", "-c", command], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)

@@ -1,5 +1,8 @@
 """The made-up photos of the demo: repeatable, tagged with what is in them, their truth on the stored pixels."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,18 +19,18 @@ NUM_PICTURES = {"train": 5, "photos": 24}
 
 
 @pytest.fixture(scope="module")
-def collection(tmp_path_factory):
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("collection")
     write_collection(folder, NUM_PICTURES, samples_per_shard=10, num_processes=1)
     return folder
 
 
 @pytest.fixture(scope="module")
-def samples(collection):
+def samples(collection: Path) -> Any:
     return read_samples(collection, "photos")
 
 
-def read_samples(folder, split):
+def read_samples(folder: Path, split: Any) -> list[Any]:
     return [
         sample
         for shard in list_shards([f"{folder}/{split}-*.tar"])
@@ -37,39 +40,39 @@ def read_samples(folder, split):
     ]
 
 
-def test_collection_has_shards_of_the_size_asked_for(collection, samples):
+def test_collection_has_shards_of_the_size_asked_for(collection: Path, samples: Any) -> None:
     names = sorted(path.name for path in collection.glob("*.tar"))
     assert names == ["photos-00000.tar", "photos-00001.tar", "photos-00002.tar", "train-00000.tar"]
     assert len(samples) == NUM_PICTURES["photos"]
     assert len(list((collection / "truth").iterdir())) == sum(NUM_PICTURES.values())
 
 
-def test_tags_name_exactly_the_classes_of_the_truth(collection, samples):
+def test_tags_name_exactly_the_classes_of_the_truth(collection: Path, samples: Any) -> None:
     vocabulary = load_vocabulary(str(collection / "vocabulary.json"))
     for sample in samples:
         truth = decode_mask((collection / "truth" / f"{sample.key}.png").read_bytes())
         assert vocabulary.match(sample.tags).class_ids == tuple(np.unique(truth[truth > 0])), sample.key
 
 
-def test_truth_lies_on_the_stored_pixels(collection, samples):
+def test_truth_lies_on_the_stored_pixels(collection: Path, samples: Any) -> None:
     for sample in samples:
         image = decode_image(sample.image, max_pixels=10**6)
         truth = decode_mask((collection / "truth" / f"{sample.key}.png").read_bytes())
         assert truth.shape == (image.stored_height, image.stored_width), sample.key
 
 
-def test_collection_has_pictures_on_their_side_and_both_formats(samples):
+def test_collection_has_pictures_on_their_side_and_both_formats(samples: Any) -> None:
     assert {decode_image(sample.image, max_pixels=10**6).exif_orientation for sample in samples} == {1, 6}
     assert {sample.image[:4] for sample in samples} >= {b"\x89PNG"}
 
 
-def test_shards_hold_no_truth(samples, collection):
+def test_shards_hold_no_truth(samples: Any, collection: Path) -> None:
     members = [sample.image for sample in samples]
     truths = [path.read_bytes() for path in (collection / "truth").iterdir()]
     assert not any(truth in member for truth in truths for member in members)
 
 
-def test_same_seed_gives_the_same_picture_and_another_seed_another():
+def test_same_seed_gives_the_same_picture_and_another_seed_another() -> None:
     first, again, other = (draw_picture("key", rng_seed) for rng_seed in ((0, 1, 2), (0, 1, 2), (1, 1, 2)))
     assert first.image == again.image
     assert first.tags == again.tags
@@ -77,19 +80,19 @@ def test_same_seed_gives_the_same_picture_and_another_seed_another():
     assert first.image != other.image
 
 
-def test_splits_of_a_collection_share_no_picture(collection, samples):
+def test_splits_of_a_collection_share_no_picture(collection: Path, samples: Any) -> None:
     seen = {sample.image for sample in read_samples(collection, "train")}
     assert seen.isdisjoint({sample.image for sample in samples})
 
 
-def test_number_of_processes_does_not_change_the_shards(tmp_path):
+def test_number_of_processes_does_not_change_the_shards(tmp_path: Path) -> None:
     for num_processes in (1, 2):
         write_collection(tmp_path / str(num_processes), {"train": 3}, num_processes=num_processes)
     one, two = ((tmp_path / name / "train-00000.tar").read_bytes() for name in ("1", "2"))
     assert one == two
 
 
-def test_every_class_turns_up_and_not_only_by_its_own_name():
+def test_every_class_turns_up_and_not_only_by_its_own_name() -> None:
     own_names = parse_vocabulary({"classes": list(CLASSES)})
     with_aliases = parse_vocabulary(
         {"classes": list(CLASSES), "aliases": {name: list(words) for name, words in ALIASES.items()}}

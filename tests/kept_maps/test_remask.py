@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ FROM_MODEL = ("presence", "presence_std", "raw_peak", "view_agreement", "head_ag
 NUM_PHOTOS = 7
 
 
-def turn(payload):
+def turn(payload: bytes) -> bytes:
     """Store a photo on its side, with an EXIF orientation that turns it upright again."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -54,7 +55,7 @@ def turn(payload):
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards: photos of one and of two classes, one on its side, rejected ones, and a key that comes twice."""
     folder = tmp_path_factory.mktemp("inputs")
     tags = [["cat"], ["cat", "dog"], ["dog"], ["sunset"], ["dog", "cat"], ["cat"], ["cat"]]
@@ -76,7 +77,7 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def label(inputs, out_uri, views=ViewConfig(num_patches=30), **maps):  # noqa: B008 (frozen)
+def label(inputs: Path, out_uri: Any, views: Any = ViewConfig(num_patches=30), **maps: Any) -> str:  # noqa: B008 (frozen)
     """Label the photos with the model; the URI of the run."""
     _, _, digest = load_bundle(str(inputs / "model"))
     run = open_run(
@@ -92,25 +93,25 @@ def label(inputs, out_uri, views=ViewConfig(num_patches=30), **maps):  # noqa: B
 
 
 @pytest.fixture(scope="module")
-def kept_uri(inputs, tmp_path_factory):
+def kept_uri(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A labelling run that keeps its maps."""
     out_uri = tmp_path_factory.mktemp("kept")
     label(inputs, out_uri, keep_maps=True)
     return str(out_uri)
 
 
-def remask(kept_uri, out_uri, **maps):
+def remask(kept_uri: Path | str, out_uri: Any, **maps: Any) -> Any:
     """Make new masks in this process; returns what was done."""
     kept = open_kept_run(str(kept_uri))
     run = open_remask(str(out_uri), kept, replace(kept.config.maps, **maps))
     return remask_run(run, cluster=SerialCluster())
 
 
-def read_rows(out_uri):
+def read_rows(out_uri: Any) -> list[Any]:
     return [row for uri in list_manifests(str(out_uri)) for row in open_manifest(uri).iterate_rows()]
 
 
-def test_same_thresholds_give_the_masks_and_statistics_of_the_model(kept_uri, tmp_path):
+def test_same_thresholds_give_the_masks_and_statistics_of_the_model(kept_uri: str, tmp_path: Path) -> None:
     summary = remask(kept_uri, tmp_path)
     assert (summary.num_sealed, summary.failed_shards) == (2, {})
     wanted, made = read_rows(kept_uri), read_rows(tmp_path)
@@ -141,7 +142,12 @@ def test_same_thresholds_give_the_masks_and_statistics_of_the_model(kept_uri, tm
         {"background_threshold": 0.1, "foreground_threshold": 0.1, "class_scales": (0.3, 1.0)},
     ],
 )
-def test_other_settings_give_what_labelling_with_them_gives(inputs, kept_uri, tmp_path, maps):
+def test_other_settings_give_what_labelling_with_them_gives(
+    inputs: Path,
+    kept_uri: str,
+    tmp_path: Path,
+    maps: dict[str, float | tuple[float, float] | bool],
+) -> None:
     remask(kept_uri, tmp_path / "again", **maps)
     label(inputs, tmp_path / "labelled", **maps)
     differs, background = 0.0, []
@@ -160,14 +166,14 @@ def test_other_settings_give_what_labelling_with_them_gives(inputs, kept_uri, tm
     assert differs > 6
 
 
-def test_masks_of_new_masks_are_masks_of_the_first(kept_uri, tmp_path):
+def test_masks_of_new_masks_are_masks_of_the_first(kept_uri: str, tmp_path: Path) -> None:
     remask(kept_uri, tmp_path / "high", background_threshold=0.8, foreground_threshold=0.8)
     remask(tmp_path / "high", tmp_path / "twice", background_threshold=0.2, foreground_threshold=0.3)
     remask(kept_uri, tmp_path / "once", background_threshold=0.2, foreground_threshold=0.3)
     assert read_rows(tmp_path / "twice") == read_rows(tmp_path / "once")
 
 
-def test_mask_of_a_huge_image_is_made_small_and_enlarged(tmp_path):
+def test_mask_of_a_huge_image_is_made_small_and_enlarged(tmp_path: Path) -> None:
     width, height = 2300, 1800
     assert width * height > MAX_MAP_PIXELS
     photo = {"jpg": make_photo(0, size=(width, height)), "json": json.dumps({"tags": ["cat"]}).encode()}
@@ -180,7 +186,9 @@ def test_mask_of_a_huge_image_is_made_small_and_enlarged(tmp_path):
     assert decode_mask(row["mask"]["bytes"]).shape == (height, width)
 
 
-def test_books_balance_and_everything_that_reads_a_run_reads_the_new_one(kept_uri, tmp_path, capsys):
+def test_books_balance_and_everything_that_reads_a_run_reads_the_new_one(
+    kept_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     remask(kept_uri, tmp_path / "out", background_threshold=0.2, foreground_threshold=0.2)
     assert verify.main(["--labels", f"{tmp_path}/out"]) == 0
     for row in read_rows(tmp_path / "out"):
@@ -191,14 +199,14 @@ def test_books_balance_and_everything_that_reads_a_run_reads_the_new_one(kept_ur
     assert "12 images; 0 more without truth" in capsys.readouterr().out
 
 
-def test_rejected_rows_keep_their_reasons(kept_uri, tmp_path):
+def test_rejected_rows_keep_their_reasons(kept_uri: str, tmp_path: Path) -> None:
     remask(kept_uri, tmp_path)
     reasons = [row["reason"] for row in read_rows(tmp_path) if row["status"] == "rejected"]
     assert reasons == [row["reason"] for row in read_rows(kept_uri) if row["status"] == "rejected"]
     assert set(reasons) == {Reason.NO_KNOWN_TAG, Reason.SPLIT_SAMPLE}
 
 
-def test_same_command_does_nothing_and_another_is_refused(kept_uri, tmp_path):
+def test_same_command_does_nothing_and_another_is_refused(kept_uri: str, tmp_path: Path) -> None:
     remask(kept_uri, tmp_path)
     assert remask(kept_uri, tmp_path).num_chunks == 0
     with pytest.raises(RunConflictError, match="config.maps.foreground_threshold was 0.4, is 0.9"):
@@ -207,13 +215,13 @@ def test_same_command_does_nothing_and_another_is_refused(kept_uri, tmp_path):
         remask(kept_uri, kept_uri)
 
 
-def test_run_of_images_and_run_of_kept_maps_are_told_apart(inputs, kept_uri, tmp_path):
+def test_run_of_images_and_run_of_kept_maps_are_told_apart(inputs: Path, kept_uri: str, tmp_path: Path) -> None:
     remask(kept_uri, tmp_path)
     with pytest.raises(RunConflictError, match="its masks are made of kept maps, these of images"):
         label(inputs, tmp_path, keep_maps=True)
 
 
-def test_source_that_changed_since_is_refused_and_named(inputs, tmp_path):
+def test_source_that_changed_since_is_refused_and_named(inputs: Path, tmp_path: Path) -> None:
     label(inputs, tmp_path / "kept", keep_maps=True)
     kept = open_kept_run(str(tmp_path / "kept"))
     run = open_remask(str(tmp_path / "out"), kept, kept.config.maps)
@@ -226,7 +234,11 @@ def test_source_that_changed_since_is_refused_and_named(inputs, tmp_path):
         remask(tmp_path / "kept", tmp_path / "out")
 
 
-def test_shards_that_are_not_published_yet_are_left_out_and_counted(inputs, tmp_path, capsys):
+def test_shards_that_are_not_published_yet_are_left_out_and_counted(
+    inputs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     label(inputs, tmp_path / "kept", keep_maps=True)
     (tmp_path / "kept" / "labels" / "photos-0.parquet").unlink()
     assert open_kept_run(str(tmp_path / "kept")).num_unpublished == 1
@@ -237,13 +249,17 @@ def test_shards_that_are_not_published_yet_are_left_out_and_counted(inputs, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_run_without_kept_maps_says_how_to_keep_them(inputs, tmp_path, capsys):
+def test_run_without_kept_maps_says_how_to_keep_them(
+    inputs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     label(inputs, tmp_path / "plain")
     assert main(["--labels", f"{tmp_path}/plain", "--out", f"{tmp_path}/out"]) == 2
     assert "label with --maps.keep-maps" in capsys.readouterr().err
 
 
-def test_run_of_a_refinement_that_this_version_does_not_know_is_refused(kept_uri, tmp_path):
+def test_run_of_a_refinement_that_this_version_does_not_know_is_refused(kept_uri: str, tmp_path: Path) -> None:
     record = json.loads(Path(kept_uri, "run.json").read_text())
     record["config"]["maps"]["pixel_refinement"] = "crf"
     put_atomic(f"{tmp_path}/run.json", json.dumps(record).encode())
@@ -251,7 +267,7 @@ def test_run_of_a_refinement_that_this_version_does_not_know_is_refused(kept_uri
         open_kept_run(str(tmp_path))
 
 
-def test_run_of_a_version_with_other_fields_is_refused(kept_uri, tmp_path):
+def test_run_of_a_version_with_other_fields_is_refused(kept_uri: str, tmp_path: Path) -> None:
     record = json.loads(Path(kept_uri, "run.json").read_text())
     record["config"]["maps"]["magic"] = 3
     put_atomic(f"{tmp_path}/run.json", json.dumps(record).encode())
@@ -260,7 +276,7 @@ def test_run_of_a_version_with_other_fields_is_refused(kept_uri, tmp_path):
 
 
 @pytest.mark.parametrize(("num_maps", "message"), [(None, "has no class maps"), (1, "has 1 class maps for 2 classes")])
-def test_row_without_its_maps_fails_its_shard_and_no_other(tmp_path, num_maps, message):
+def test_row_without_its_maps_fails_its_shard_and_no_other(tmp_path: Path, num_maps: int | None, message: str) -> None:
     maps = None if num_maps is None else np.random.default_rng(0).random((num_maps, 3, 4))
     whole = np.random.default_rng(1).random((2, 3, 4))
     shards = {
@@ -277,18 +293,20 @@ def test_row_without_its_maps_fails_its_shard_and_no_other(tmp_path, num_maps, m
     assert summary.num_sealed == 1
 
 
-def test_only_one_threshold_that_does_not_fit_the_other_is_refused(kept_uri, tmp_path, capsys):
+def test_only_one_threshold_that_does_not_fit_the_other_is_refused(
+    kept_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ["--labels", kept_uri, "--out", f"{tmp_path}/out", "--maps.background-threshold", "0.9"]
     assert main(flags) == 2
     assert "background_threshold <= foreground_threshold" in capsys.readouterr().err
 
 
-def test_scales_for_another_number_of_classes_are_refused(kept_uri, tmp_path):
+def test_scales_for_another_number_of_classes_are_refused(kept_uri: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="class_scales for each of 2 classes, got 3"):
         remask(kept_uri, tmp_path, class_scales=(1.0, 1.0, 0.5))
 
 
-def test_row_of_maps_that_are_not_finite_is_rejected_and_no_other(tmp_path):
+def test_row_of_maps_that_are_not_finite_is_rejected_and_no_other(tmp_path: Path) -> None:
     """As versions published them that did not look at what the model gave."""
     maps = np.random.default_rng(0).random((1, 4, 4))
     mask = np.ones((32, 32), dtype=np.uint8)

@@ -2,8 +2,10 @@
 
 import contextlib
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ from pipeline.kept_maps.new_run import open_remask
 from pipeline.kept_maps.remask_task import remask_row
 from pipeline.label import label_run
 from pipeline.remask import remask_run
+from pipeline.run.run_file import Run
 from pipeline.storage.writing import put_atomic
 from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter
 from tests.fakes import REPORTING, CrashError, FaultyStore, SerialCluster, fail_reads
@@ -28,21 +31,21 @@ NUM_WRITES = 17
 
 
 @pytest.fixture(scope="module")
-def kept_uri(open_small_run, tmp_path_factory):
+def kept_uri(open_small_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> str:
     """A finished run that keeps its maps."""
     out_uri = str(tmp_path_factory.mktemp("kept"))
     label_run(open_small_run(out_uri, keep_maps=True), OPTIONS, cluster=SerialCluster())
     return out_uri
 
 
-def open_lower(kept_uri):
+def open_lower(kept_uri: str) -> Any:
     """Open a run of masks with a lower threshold."""
     kept = open_kept_run(kept_uri)
     maps = replace(kept.config.maps, background_threshold=0.2, foreground_threshold=0.3)
     return open_remask(OUT, kept, maps)
 
 
-def remask(kept_uri):
+def remask(kept_uri: str) -> Any:
     """Make masks with a lower threshold; gives the chunks made."""
     cluster = SerialCluster()
     # What was made up to a crash is wanted, too.
@@ -52,7 +55,7 @@ def remask(kept_uri):
 
 
 @pytest.fixture(scope="module")
-def expected(kept_uri):
+def expected(kept_uri: str) -> dict[str, bytes]:
     """What a run leaves behind that nothing disturbs."""
     FaultyStore.reset()
     assert len(remask(kept_uri)) == 6
@@ -62,8 +65,10 @@ def expected(kept_uri):
 
 @pytest.mark.parametrize("number", range(NUM_WRITES))
 @pytest.mark.parametrize("moment", ["before_write", "after_write"])
-def test_remask_resumes_after_a_crash_at_any_write_with_the_same_bytes(kept_uri, expected, faulty_uri, moment, number):
-    def crash(count, name):
+def test_remask_resumes_after_a_crash_at_any_write_with_the_same_bytes(
+    kept_uri: str, expected: dict[str, bytes], faulty_uri: str, moment: str, number: int
+) -> None:
+    def crash(count: Any, name: str) -> None:
         if count == number:
             raise CrashError(name)
 
@@ -76,7 +81,9 @@ def test_remask_resumes_after_a_crash_at_any_write_with_the_same_bytes(kept_uri,
     assert len(first) + len(second) <= 6 + 1
 
 
-def test_manifest_with_a_damaged_page_fails_its_shard_and_no_other(kept_uri, faulty_uri, tmp_path):
+def test_manifest_with_a_damaged_page_fails_its_shard_and_no_other(
+    kept_uri: str, faulty_uri: str, tmp_path: Path
+) -> None:
     damaged = shutil.copytree(kept_uri, tmp_path / "damaged")
     manifest = Path(damaged) / "labels" / "photos-0.parquet"
     payload = bytearray(manifest.read_bytes())
@@ -90,7 +97,9 @@ def test_manifest_with_a_damaged_page_fails_its_shard_and_no_other(kept_uri, fau
 
 
 @pytest.mark.parametrize("num_failures", [2, 100])
-def test_manifest_that_its_store_does_not_give_is_tried_three_times(kept_uri, faulty_uri, num_failures):
+def test_manifest_that_its_store_does_not_give_is_tried_three_times(
+    kept_uri: str, faulty_uri: str, num_failures: int
+) -> None:
     for name, payload in read_all(kept_uri).items():
         put_atomic(f"faulty://kept{name}", payload)
     FaultyStore.heal()
@@ -113,10 +122,12 @@ def test_manifest_that_its_store_does_not_give_is_tried_three_times(kept_uri, fa
     ("module", "name"), [(pq.ParquetFile, "read_row_group"), (pa.ipc, "open_stream")], ids=["reading", "drawing"]
 )
 @pytest.mark.parametrize("error", [RecursionError, MemoryError, KeyError])
-def test_shard_with_whose_maps_anything_is_raised_fails_alone(kept_uri, faulty_uri, monkeypatch, module, name, error):
+def test_shard_with_whose_maps_anything_is_raised_fails_alone(
+    kept_uri: str, faulty_uri: str, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, error: Any
+) -> None:
     original, failures = getattr(module, name), [error("such a thing")]
 
-    def fail_once(*positional, **arguments):
+    def fail_once(*positional: Any, **arguments: Any) -> Any:
         if failures:
             raise failures.pop()
         return original(*positional, **arguments)
@@ -128,7 +139,7 @@ def test_shard_with_whose_maps_anything_is_raised_fails_alone(kept_uri, faulty_u
     assert summary.num_sealed == 1
 
 
-def test_chunk_with_whose_maps_processes_die_fails_its_shard(kept_uri, faulty_uri):
+def test_chunk_with_whose_maps_processes_die_fails_its_shard(kept_uri: str, faulty_uri: str) -> None:
     run = open_lower(kept_uri)
     pairs = pair_with_manifests(require_source(run), [ShardWork(shard=run.shards[0])])
     row = next(read_kept_rows(pairs, require_source(run).fingerprint, None, REPORTING))

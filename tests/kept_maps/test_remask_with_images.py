@@ -5,6 +5,8 @@ import os
 import shutil
 import tarfile
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -32,7 +34,7 @@ PAR = {"pixel_refinement": PixelRefinement.PAR, "pixel_side_px": 64, "pixel_iter
 TAGS = [["cat"], ["cat", "dog"], ["dog"], ["sunset"], ["dog", "cat"], ["cat"], ["cat"]]
 
 
-def make_samples(number):
+def make_samples(number: int) -> dict[str, dict[str, Any]]:
     """Make the samples of a shard. One is rejected; the last is so large that its JPEG is decoded at a reduced size."""
     sizes = [(90 + 8 * index, 70) for index in range(len(TAGS) - 1)] + [(480, 400)]
     return {
@@ -45,7 +47,7 @@ def make_samples(number):
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two tars, a Parquet file and a model."""
     folder = tmp_path_factory.mktemp("inputs")
     for number in range(2):
@@ -61,7 +63,7 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def compare_masks(before_uri, after_uri):
+def compare_masks(before_uri: Path | str, after_uri: Path | str) -> list[Any]:
     """Give the share of equal pixels of each labelled photo; keys and statuses have to be the same."""
     shares = []
     for before, after in zip(read_rows(before_uri), read_rows(after_uri), strict=True):
@@ -73,18 +75,18 @@ def compare_masks(before_uri, after_uri):
 
 
 @pytest.fixture(scope="module")
-def refined_uri(inputs, tmp_path_factory):
+def refined_uri(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A labelling run that keeps its maps and refines them by pixels."""
     return label(inputs, tmp_path_factory.mktemp("refined"), keep_maps=True, **PAR)
 
 
 @pytest.fixture(scope="module")
-def plain_uri(inputs, tmp_path_factory):
+def plain_uri(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The same run without refinement by pixels."""
     return label(inputs, tmp_path_factory.mktemp("plain"), keep_maps=True)
 
 
-def test_unchanged_settings_give_the_masks_of_labelling(refined_uri, tmp_path):
+def test_unchanged_settings_give_the_masks_of_labelling(refined_uri: Any, tmp_path: Path) -> None:
     summary = make_masks(refined_uri, tmp_path)
     assert (summary.num_sealed, summary.failed_shards) == (3, {})
     shares = compare_masks(refined_uri, tmp_path)
@@ -96,7 +98,9 @@ def test_unchanged_settings_give_the_masks_of_labelling(refined_uri, tmp_path):
 
 
 @pytest.mark.parametrize("resolution", list(Resolution))
-def test_run_without_refinement_gets_the_masks_of_labelling_with_it(inputs, tmp_path, resolution):
+def test_run_without_refinement_gets_the_masks_of_labelling_with_it(
+    inputs: Path, tmp_path: Path, resolution: Any
+) -> None:
     views = ViewConfig(num_patches=30, resolution=resolution)
     kept_uri = label(inputs, tmp_path / "plain", views, keep_maps=True)
     make_masks(kept_uri, tmp_path / "again", **PAR)
@@ -105,7 +109,9 @@ def test_run_without_refinement_gets_the_masks_of_labelling_with_it(inputs, tmp_
     assert max(compare_masks(kept_uri, tmp_path / "again")) < 1
 
 
-def test_refinement_can_be_taken_away_and_no_image_or_model_is_needed_then(inputs, refined_uri, plain_uri, tmp_path):
+def test_refinement_can_be_taken_away_and_no_image_or_model_is_needed_then(
+    inputs: Path, refined_uri: Any, plain_uri: Any, tmp_path: Path
+) -> None:
     for name in ("photos-0.tar", "photos-1.tar", "photos-2.parquet", "model"):
         (inputs / name).rename(inputs / f"away-{name}")
     try:
@@ -119,14 +125,14 @@ def test_refinement_can_be_taken_away_and_no_image_or_model_is_needed_then(input
     ]
 
 
-def test_views_of_several_sizes_are_joined_on_the_grid_of_the_first(inputs, tmp_path):
+def test_views_of_several_sizes_are_joined_on_the_grid_of_the_first(inputs: Path, tmp_path: Path) -> None:
     views = ViewConfig(num_patches=30, scales=(1.0, 1.5))
     kept_uri = label(inputs, tmp_path / "kept", views, keep_maps=True, **PAR)
     make_masks(kept_uri, tmp_path / "again")
     assert 0.9 < min(compare_masks(kept_uri, tmp_path / "again")) < 1
 
 
-def copy_inputs(inputs, folder):
+def copy_inputs(inputs: Path, folder: Path) -> Any:
     """Copy shards and model to a folder of their own, where they may be damaged; and label them there."""
     for name in ("photos-0.tar", "photos-1.tar", "photos-2.parquet", "model"):
         copy = shutil.copytree if name == "model" else shutil.copy2
@@ -134,18 +140,18 @@ def copy_inputs(inputs, folder):
     return label(folder, folder / "kept", keep_maps=True, **PAR)
 
 
-def rewrite_tar(path, change):
+def rewrite_tar(path: Path, change: Any) -> None:
     """Write a tar again with what `change` makes of its members, a list of names and payloads."""
     with tarfile.open(path) as archive:
         members = [(member.name, archive.extractfile(member).read()) for member in archive]
-    samples = {}
+    samples: dict[Any, Any] = {}
     for name, payload in change(members):
         key, suffix = name.rsplit(".", 1)
         samples.setdefault(key, {})[suffix] = payload
     make_tar(path, samples)
 
 
-def swap_photos(members):
+def swap_photos(members: Any) -> list[Any]:
     """Give the first two photos each other's pixels."""
     (first, payload), tags, (second, other), *rest = members
     return [(first, other), tags, (second, payload), *rest]
@@ -161,7 +167,9 @@ def swap_photos(members):
         (lambda path: rewrite_tar(path, lambda members: members[2:]), "changed since it was listed"),
     ],
 )
-def test_shard_that_is_gone_or_changed_fails_by_name_and_no_other(inputs, tmp_path, damage, message):
+def test_shard_that_is_gone_or_changed_fails_by_name_and_no_other(
+    inputs: Path, tmp_path: Path, damage: Any, message: str
+) -> None:
     kept_uri = copy_inputs(inputs, tmp_path)
     damage(tmp_path / "photos-1.tar")
     summary = make_masks(kept_uri, tmp_path / "out", foreground_threshold=0.8)
@@ -181,7 +189,9 @@ def test_shard_that_is_gone_or_changed_fails_by_name_and_no_other(inputs, tmp_pa
         (swap_photos, "the image of key 's1/0' is not the one that was labelled"),
     ],
 )
-def test_shard_that_looks_the_same_and_holds_other_samples_fails_by_key(inputs, tmp_path, change, message):
+def test_shard_that_looks_the_same_and_holds_other_samples_fails_by_key(
+    inputs: Path, tmp_path: Path, change: Any, message: str
+) -> None:
     """By its size and time of change; as behind a copy that keeps times."""
     kept_uri = copy_inputs(inputs, tmp_path)
     path = tmp_path / "photos-1.tar"
@@ -196,7 +206,7 @@ def test_shard_that_looks_the_same_and_holds_other_samples_fails_by_key(inputs, 
     assert message in summary.failed_shards["photos-1"]
 
 
-def test_stopped_run_goes_on_and_leaves_the_bytes_of_a_calm_one(refined_uri, tmp_path):
+def test_stopped_run_goes_on_and_leaves_the_bytes_of_a_calm_one(refined_uri: Any, tmp_path: Path) -> None:
     make_masks(refined_uri, tmp_path / "calm", foreground_threshold=0.8)
     kept = open_kept_run(refined_uri)
     run = open_remask(str(tmp_path / "out"), kept, replace(kept.config.maps, foreground_threshold=0.8))
@@ -213,7 +223,7 @@ def test_stopped_run_goes_on_and_leaves_the_bytes_of_a_calm_one(refined_uri, tmp
     assert verify.main(["--labels", f"{tmp_path}/out"]) == 0
 
 
-def test_model_that_is_gone_or_another_is_named(inputs, tmp_path):
+def test_model_that_is_gone_or_another_is_named(inputs: Path, tmp_path: Path) -> None:
     kept_uri = copy_inputs(inputs, tmp_path)
     description = tmp_path / "model" / "model.json"
     text = description.read_text()
@@ -225,7 +235,7 @@ def test_model_that_is_gone_or_another_is_named(inputs, tmp_path):
         make_masks(kept_uri, tmp_path / "out")
 
 
-def test_samples_for_calibration_are_the_maps_that_masks_are_made_of(refined_uri, tmp_path):
+def test_samples_for_calibration_are_the_maps_that_masks_are_made_of(refined_uri: Any, tmp_path: Path) -> None:
     make_masks(refined_uri, tmp_path, background_threshold=0.5, foreground_threshold=0.5)
     kept = open_kept_run(refined_uri)
     for number, shard in enumerate(kept.shards):
@@ -241,8 +251,8 @@ def test_samples_for_calibration_are_the_maps_that_masks_are_made_of(refined_uri
 
 
 def test_calibration_reads_the_images_and_fits_only_runs_refined_alike(
-    inputs, refined_uri, plain_uri, tmp_path, capsys
-):
+    inputs: Path, refined_uri: Any, plain_uri: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for row in read_rows(refined_uri):
         if row["mask"]:
             put_atomic(f"{tmp_path}/truth/{row['key']}.png", make_mask_png(decode_mask(row["mask"]["bytes"])))
@@ -261,7 +271,9 @@ def test_calibration_reads_the_images_and_fits_only_runs_refined_alike(
     assert remask.main([*again, "--dry-run"]) == 0
 
 
-def test_calibration_of_refined_maps_without_their_shard_says_what_to_do(inputs, tmp_path, capsys):
+def test_calibration_of_refined_maps_without_their_shard_says_what_to_do(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     kept_uri = copy_inputs(inputs, tmp_path)
     (tmp_path / "photos-2.parquet").unlink()
     assert calibrate.main(["--labels", kept_uri, "--out", f"{tmp_path}/calibration.json"]) == 2

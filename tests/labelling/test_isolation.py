@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -16,10 +17,10 @@ from pipeline.workers.watchdog import Watchdog
 class FragileLabeler:
     """Labels by writing down how many samples it saw at once; some images kill or provoke it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.watchdog = Watchdog(1.0)
 
-    def label(self, samples):
+    def label(self, samples: Any) -> pa.Table:
         with self.watchdog.watch("samples"):
             for sample in samples:
                 if sample.image == b"die":
@@ -35,16 +36,16 @@ class FragileLabeler:
 class StillbornLabeler:
     """Dies before it has seen anything."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def label(*images, make_labeler=FragileLabeler):
+def label(*images: Any, make_labeler: Any = FragileLabeler) -> list[dict[str, Any]]:
     samples = [Sample(key=f"k{place}", image=image) for place, image in enumerate(images)]
     return label_isolated(make_labeler, samples).to_pylist()
 
 
-def test_innocent_chunk_is_labelled_as_any_worker_would():
+def test_innocent_chunk_is_labelled_as_any_worker_would() -> None:
     rows = label(b"a", b"b", b"c")
     assert [(row["key"], row["status"], row["width"]) for row in rows] == [(f"k{i}", "labelled", 3) for i in range(3)]
 
@@ -52,7 +53,7 @@ def test_innocent_chunk_is_labelled_as_any_worker_would():
 @pytest.mark.parametrize(
     ("culprit", "error"), [(b"die", "died or hung"), (b"hang", "died or hung"), (b"raise", "such an image")]
 )
-def test_culprits_are_rejected_and_the_others_labelled_together(culprit, error):
+def test_culprits_are_rejected_and_the_others_labelled_together(culprit: bytes, error: str) -> None:
     rows = label(b"a", culprit, b"c", b"d", culprit)
     assert [(row["key"], row["status"]) for row in rows] == [
         ("k0", "labelled"),
@@ -67,25 +68,25 @@ def test_culprits_are_rejected_and_the_others_labelled_together(culprit, error):
     assert [row["width"] for row in rows if row["status"] == "labelled"] == [3, 3, 3]
 
 
-def test_chunk_of_one_culprit_is_a_rejected_row():
+def test_chunk_of_one_culprit_is_a_rejected_row() -> None:
     assert [row["reason"] for row in label(b"die")] == ["crashed"]
 
 
-def test_machine_that_kills_every_image_is_not_blamed_on_them():
+def test_machine_that_kills_every_image_is_not_blamed_on_them() -> None:
     with pytest.raises(ChunkError, match="every one of 2 images"):
         label(b"die", b"raise")
 
 
-def test_after_many_culprits_in_a_row_the_rest_of_a_chunk_is_not_tried():
+def test_after_many_culprits_in_a_row_the_rest_of_a_chunk_is_not_tried() -> None:
     with pytest.raises(ChunkError, match=f"every one of {MAX_CULPRITS} images from 'k0' on"):
         label(*[b"raise"] * MAX_CULPRITS, b"a", b"b")
 
 
-def test_culprits_at_the_start_of_a_chunk_do_not_condemn_it():
+def test_culprits_at_the_start_of_a_chunk_do_not_condemn_it() -> None:
     rows = label(*[b"raise"] * (MAX_CULPRITS - 1), b"a", b"raise")
     assert [row["status"] for row in rows] == ["rejected"] * (MAX_CULPRITS - 1) + ["labelled", "rejected"]
 
 
-def test_child_that_cannot_start_is_an_error():
+def test_child_that_cannot_start_is_an_error() -> None:
     with pytest.raises(LabellingError, match="cannot be started"):
         label(b"a", make_labeler=StillbornLabeler)

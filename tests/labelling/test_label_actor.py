@@ -3,8 +3,11 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any, Never
 
 import pytest
 
@@ -13,6 +16,7 @@ from pipeline.commit.plan import ShardWork
 from pipeline.errors import LabellingError, StorageError
 from pipeline.labelling.chunk_rows import read_rows
 from pipeline.labelling.label_actor import MAX_MISSES, LabelChunks, WatchedLabeler
+from pipeline.run.run_file import Run
 from pipeline.workers.attempts import MAX_DEATHS, MAX_DEATHS_IN_ALL, AttemptCounter
 from tests.fakes import REPORTING, FaultyStore
 from tests.small_run import OPTIONS
@@ -21,48 +25,50 @@ from tests.small_run import OPTIONS
 class BrokenLabeler:
     """Fails on everything, as a process does whose device is lost."""
 
-    def label(self, samples):
+    def label(self, samples: Any) -> Never:
         raise ArithmeticError("this process is broken")
 
 
 class RecoveringLabeler:
     """Fails on the first chunks."""
 
-    def __init__(self, num_failures, run, options):
+    def __init__(self, num_failures: int, run: Any, options: Any) -> None:
         self.labeler, self.num_failures = WatchedLabeler(run, options), num_failures
 
-    def label(self, samples):
+    def label(self, samples: Any) -> Any:
         self.num_failures -= 1
         return (BrokenLabeler() if self.num_failures >= 0 else self.labeler).label(samples)
 
 
-def die():
+def die() -> None:
     """Die as a process does that the kernel ends."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def make_by_process(actor_pid, make_in_actor, make_in_child, run, options):
+def make_by_process(actor_pid: Any, make_in_actor: Any, make_in_child: Any, run: Any, options: Any) -> Any:
     """Make one labeler in the process of the actor, and another in its child processes."""
     return (make_in_actor if os.getpid() == actor_pid else make_in_child)(run, options)
 
 
-def make_broken(run, options):
+def make_broken(run: Any, options: Any) -> Any:
     """Make a labeler that fails on everything."""
     return BrokenLabeler()
 
 
-def make_stillborn(run, options):
+def make_stillborn(run: Any, options: Any) -> None:
     """Die before anything is labelled."""
     die()
 
 
-def choose_labelers(make_in_actor, make_in_child=WatchedLabeler):
+def choose_labelers(make_in_actor: Any, make_in_child: Any = WatchedLabeler) -> Any:
     """Make one labeler here, and another in child processes."""
     return partial(make_by_process, os.getpid(), make_in_actor, make_in_child)
 
 
 @pytest.mark.parametrize("trouble", ["an exception", "three deaths"])
-def test_chunk_that_fails_in_the_actor_is_labelled_in_a_child_process(open_small_run, tmp_path, trouble):
+def test_chunk_that_fails_in_the_actor_is_labelled_in_a_child_process(
+    open_small_run: Callable[..., Run], tmp_path: Path, trouble: str
+) -> None:
     run = open_small_run(str(tmp_path / "out"))
     row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
     attempts = AttemptCounter()
@@ -76,7 +82,9 @@ def test_chunk_that_fails_in_the_actor_is_labelled_in_a_child_process(open_small
     assert attempts.begin("photos-0/000000") == 0
 
 
-def test_chunk_is_committed_when_the_call_that_labelled_it_ends(open_small_run, tmp_path):
+def test_chunk_is_committed_when_the_call_that_labelled_it_ends(
+    open_small_run: Callable[..., Run], tmp_path: Path
+) -> None:
     run = open_small_run(str(tmp_path / "out"))
     rows = list(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
     actor = LabelChunks(run, OPTIONS, AttemptCounter(), REPORTING)
@@ -89,11 +97,11 @@ def test_chunk_is_committed_when_the_call_that_labelled_it_ends(open_small_run, 
     assert sum(map(len, list_part_names(run.out_uri).values())) == len(rows) - 1
 
 
-def test_error_of_a_commit_is_raised_and_leaves_no_part(open_small_run, faulty_uri):
+def test_error_of_a_commit_is_raised_and_leaves_no_part(open_small_run: Callable[..., Run], faulty_uri: str) -> None:
     run = open_small_run(faulty_uri)
     row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
 
-    def refuse(number, name):
+    def refuse(number: int, name: str) -> Never:
         raise PermissionError("access denied")
 
     FaultyStore.before_write = staticmethod(refuse)
@@ -102,7 +110,9 @@ def test_error_of_a_commit_is_raised_and_leaves_no_part(open_small_run, faulty_u
     assert list_part_names(run.out_uri) == {}
 
 
-def test_chunk_that_kills_workers_whatever_is_done_fails_its_shard(open_small_run, tmp_path):
+def test_chunk_that_kills_workers_whatever_is_done_fails_its_shard(
+    open_small_run: Callable[..., Run], tmp_path: Path
+) -> None:
     run = open_small_run(str(tmp_path / "out"))
     row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
     attempts = AttemptCounter()
@@ -114,10 +124,12 @@ def test_chunk_that_kills_workers_whatever_is_done_fails_its_shard(open_small_ru
     assert list_part_names(run.out_uri) == {}
 
 
-def test_actor_that_cannot_label_what_a_child_process_can_ends_itself(open_small_run, tmp_path):
+def test_actor_that_cannot_label_what_a_child_process_can_ends_itself(
+    open_small_run: Callable[..., Run], tmp_path: Path
+) -> None:
     run = open_small_run(str(tmp_path / "out"))
     rows = list(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
-    ended = []
+    ended: list[Any] = []
     reporting = replace(REPORTING, end_process=ended.append)
     actor = LabelChunks(run, OPTIONS, AttemptCounter(), reporting, make_labeler=choose_labelers(make_broken))
     for row in rows[:MAX_MISSES]:
@@ -127,7 +139,9 @@ def test_actor_that_cannot_label_what_a_child_process_can_ends_itself(open_small
     assert ended == ["2 chunks in a row, which a child process labelled without trouble"]
 
 
-def test_chunk_of_which_nothing_can_be_labelled_fails_its_shard_and_no_other(open_small_run, tmp_path):
+def test_chunk_of_which_nothing_can_be_labelled_fails_its_shard_and_no_other(
+    open_small_run: Callable[..., Run], tmp_path: Path
+) -> None:
     run = open_small_run(str(tmp_path / "out"))
     rows = list(read_rows([ShardWork(shard=shard) for shard in run.shards], run.config.inputs, REPORTING))
     attempts, ended = AttemptCounter(), []
@@ -146,7 +160,7 @@ def test_chunk_of_which_nothing_can_be_labelled_fails_its_shard_and_no_other(ope
     assert (fields["shard_name"], fields["error"]) == ("photos-1", None)
 
 
-def test_child_that_cannot_start_is_not_blamed_on_the_shard(open_small_run, tmp_path):
+def test_child_that_cannot_start_is_not_blamed_on_the_shard(open_small_run: Callable[..., Run], tmp_path: Path) -> None:
     run = open_small_run(str(tmp_path / "out"))
     row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
     make_labeler = choose_labelers(make_broken, make_stillborn)
@@ -155,12 +169,12 @@ def test_child_that_cannot_start_is_not_blamed_on_the_shard(open_small_run, tmp_
         actor(row)
 
 
-def test_commit_that_hangs_is_noticed(open_small_run, faulty_uri):
+def test_commit_that_hangs_is_noticed(open_small_run: Callable[..., Run], faulty_uri: str) -> None:
     run = open_small_run(faulty_uri)
     row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
     is_noticed = threading.Event()
 
-    def notice(name):
+    def notice(name: str) -> None:
         # Under the same limit the model is loaded.
         if name == "committing photos-0/000000":
             is_noticed.set()

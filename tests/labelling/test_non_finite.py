@@ -5,6 +5,8 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, Never
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -44,7 +46,7 @@ READS = ("cpu", "item", "tolist", "__bool__", "__int__", "__float__", "nonzero",
 """Calls of a tensor that wait for its device, or may."""
 
 
-def make_files(**changes):
+def make_files(**changes: Any) -> Any:
     """Files of a bundle, with other tensors in place of its own."""
     files = encode_bundle(*make_overflowing_model())
     weights = safetensors.torch.load(files["model.safetensors"]) | changes
@@ -53,7 +55,7 @@ def make_files(**changes):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_weights_that_are_not_finite_are_refused_with_tensor_and_count(dtype, value):
+def test_weights_that_are_not_finite_are_refused_with_tensor_and_count(dtype: Any, value: Any) -> None:
     tensor = torch.zeros(48, 192)
     tensor[3, 5:9] = value if dtype != torch.float8_e4m3fn else math.nan
     with pytest.raises(CheckpointError, match=rf"{TENSOR} has 4 of 9216\); copy the model again"):
@@ -61,12 +63,12 @@ def test_weights_that_are_not_finite_are_refused_with_tensor_and_count(dtype, va
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
-def test_weights_of_another_kind_of_number_are_refused(dtype):
+def test_weights_of_another_kind_of_number_are_refused(dtype: Any) -> None:
     with pytest.raises(CheckpointError, match=rf"weight {TENSOR} is torch\.\w+, needs floating point numbers"):
         decode_bundle(make_files(**{TENSOR: torch.ones(48, 192, dtype=dtype)}))
 
 
-def test_weights_that_overflow_the_type_of_the_model_are_refused():
+def test_weights_that_overflow_the_type_of_the_model_are_refused() -> None:
     tokens = torch.zeros(1, 2, 48, dtype=torch.float64)
     tokens[0, 0, 0] = 1e300
     with pytest.raises(CheckpointError, match=r"cls_token has 1 of 96"):
@@ -74,7 +76,7 @@ def test_weights_that_overflow_the_type_of_the_model_are_refused():
 
 
 @pytest.mark.parametrize("damage", [{"input_mean": [0.5, math.nan, 0.5]}, {"input_std": [0.5, 0.0, 0.5]}])
-def test_input_statistics_that_cannot_be_are_refused_by_name(tmp_path, damage):
+def test_input_statistics_that_cannot_be_are_refused_by_name(tmp_path: Path, damage: Any) -> None:
     save_bundle(str(tmp_path), *make_overflowing_model())
     fields = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps(fields | damage))
@@ -84,7 +86,7 @@ def test_input_statistics_that_cannot_be_are_refused_by_name(tmp_path, damage):
         replace(make_overflowing_model()[1], **{name: tuple(value) for name, value in damage.items()})
 
 
-def test_checkpoint_backbone_and_trained_model_with_nan_are_refused(tmp_path):
+def test_checkpoint_backbone_and_trained_model_with_nan_are_refused(tmp_path: Path) -> None:
     model, bundle = make_overflowing_model()
     with torch.no_grad():
         model.cls_token[0, 1, 7] = math.nan
@@ -102,17 +104,17 @@ def test_checkpoint_backbone_and_trained_model_with_nan_are_refused(tmp_path):
     assert not (tmp_path / "bundle").exists()
 
 
-def make_mapper(config=CONFIG):
+def make_mapper(config: Any = CONFIG) -> Any:
     model, bundle = make_overflowing_model()
     return ClassMapper(model=model, bundle=bundle, config=config, device=torch.device("cpu"), use_bf16=False)
 
 
-def make_frames(*values):
+def make_frames(*values: Any) -> np.ndarray:
     return np.stack([np.full((48, 64, 3), value, dtype=np.uint8) for value in values])
 
 
 @pytest.mark.parametrize("maps", [{}, {"refine": False}, {"draw_suggestions": True}])
-def test_only_the_images_concerned_are_flagged_in_a_batch(maps):
+def test_only_the_images_concerned_are_flagged_in_a_batch(maps: dict[str, bool]) -> None:
     config = replace(CONFIG, maps=replace(CONFIG.maps, **maps))
     found = make_mapper(config).find_evidence(make_frames(0, 255, 0, 40), [(1,), (1, 2), (2,), (2,)], [(48, 64)] * 4)
     assert [evidence.is_finite for evidence in found] == [True, False, True, False]
@@ -123,18 +125,18 @@ def test_only_the_images_concerned_are_flagged_in_a_batch(maps):
 class CountedReads(TorchFunctionMode):
     """Counts the calls that bring values of a device to the host."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.counts = Counter()
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function.__name__ in READS:
             self.counts[function.__name__] += 1
         return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("num_images", [1, 3])
-def test_flag_costs_no_wait_for_the_device(num_images):
+def test_flag_costs_no_wait_for_the_device(num_images: int) -> None:
     mapper = make_mapper()
     with CountedReads() as reads:
         mapper.find_evidence(make_frames(*[0] * num_images), [(1, 2)] * num_images, [(48, 64)] * num_images)
@@ -144,16 +146,16 @@ def test_flag_costs_no_wait_for_the_device(num_images):
     assert reads.counts["item"] == reads.counts["__bool__"] == reads.counts["nonzero"] == 0
 
 
-def make_labeler(model, bundle, **arguments):
+def make_labeler(model: Any, bundle: Any, **arguments: Any) -> Any:
     arguments = {"device": torch.device("cpu"), "batch_size": 1, "num_threads": 2, "use_bf16": False} | arguments
     return ChunkLabeler(model=model, bundle=bundle, vocabulary=VOCABULARY, config=CONFIG, **arguments)
 
 
-def make_samples(*photos):
+def make_samples(*photos: Any) -> list[Any]:
     return [Sample(key=f"k{i}", image=photo, image_name="png", tags=("cat",)) for i, photo in enumerate(photos)]
 
 
-def test_image_whose_values_are_not_finite_is_rejected_and_no_other():
+def test_image_whose_values_are_not_finite_is_rejected_and_no_other() -> None:
     samples = make_samples(make_photo(1), make_black_photo(), make_photo(2), b"damaged")
     rows = make_labeler(*make_overflowing_model()).label_chunk(samples).to_pylist()
     assert [row["reason"] for row in rows] == ["not_finite", None, "not_finite", "undecodable"]
@@ -163,8 +165,8 @@ def test_image_whose_values_are_not_finite_is_rejected_and_no_other():
     assert math.isfinite(rows[1]["classes"][0]["presence"])
 
 
-def test_image_that_overflows_in_bfloat16_alone_is_labelled_in_float32():
-    def overflow(module, inputs):
+def test_image_that_overflows_in_bfloat16_alone_is_labelled_in_float32() -> None:
+    def overflow(module: Any, inputs: Path) -> Any:
         return (inputs[0] * math.inf,) if torch.is_autocast_enabled("cpu") else None
 
     model, bundle = make_overflowing_model()
@@ -176,7 +178,7 @@ def test_image_that_overflows_in_bfloat16_alone_is_labelled_in_float32():
 
 
 @pytest.fixture
-def poisoned_run(tmp_path):
+def poisoned_run(tmp_path: Path) -> Any:
     """A run of one shard and six chunks: of two photos that overflow, of a photo and a black one, of black ones."""
     photos = [make_photo(i) for i in range(6)] + [make_black_photo(), make_photo(7)] + [make_black_photo()] * 4
     tags = json.dumps({"tags": ["cat"]}).encode()
@@ -197,8 +199,8 @@ class Ended(Exception):  # noqa: N818 (an end, no error)
     """Stands for the end of the process of an actor."""
 
 
-def test_two_chunks_in_a_row_end_a_worker_and_the_run_still_ends_with_rejected_rows(poisoned_run):
-    def end(name):
+def test_two_chunks_in_a_row_end_a_worker_and_the_run_still_ends_with_rejected_rows(poisoned_run: Any) -> None:
+    def end(name: str) -> Never:
         raise Ended(name)
 
     reporting = replace(REPORTING, end_process=end)
@@ -224,7 +226,7 @@ def test_two_chunks_in_a_row_end_a_worker_and_the_run_still_ends_with_rejected_r
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.1, 1.5, "0.4", None, True])
-def test_calibration_with_a_threshold_out_of_range_is_refused(tmp_path, value):
+def test_calibration_with_a_threshold_out_of_range_is_refused(tmp_path: Path, value: Any) -> None:
     fields = {
         "version": 1,
         "fingerprint": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",

@@ -27,7 +27,7 @@ LAUGHS = "\n".join(
 
 
 @given(PLAIN)
-def test_values_survive_json(values):
+def test_values_survive_json(values: Any) -> None:
     payload = json.dumps(values).encode()
     assert parse_json(payload) == values
     assert parse_yaml(payload) == values
@@ -35,7 +35,7 @@ def test_values_survive_json(values):
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(payload):
+def test_any_bytes_are_read_or_refused(payload: bytes) -> None:
     for parse in (parse_json, parse_yaml):
         with contextlib.suppress(DocumentError):
             parse(payload)
@@ -60,7 +60,7 @@ def test_any_bytes_are_read_or_refused(payload):
         (b"", "not JSON"),
     ],
 )
-def test_invalid_json_is_refused_with_the_reason(payload, message):
+def test_invalid_json_is_refused_with_the_reason(payload: Any, message: str) -> None:
     with pytest.raises(DocumentError, match=message):
         parse_json(payload, max_bytes=1000 if b"  " in payload else 10**6)
 
@@ -89,12 +89,12 @@ def test_invalid_json_is_refused_with_the_reason(payload, message):
         ("a: b\n---\nc: d", "neither YAML nor JSON"),
     ],
 )
-def test_invalid_yaml_is_refused_with_the_reason(text, message):
+def test_invalid_yaml_is_refused_with_the_reason(text: Any, message: str) -> None:
     with pytest.raises(DocumentError, match=message):
         parse_yaml(text.encode())
 
 
-def test_yaml_keeps_aliases_of_single_values_tabs_and_merged_keys():
+def test_yaml_keeps_aliases_of_single_values_tabs_and_merged_keys() -> None:
     assert parse_yaml(b'a: &red "#ff0000"\nb: *red\nc:\t[x]\nd: {<<: {e: 1}, f: 2}') == {
         "a": "#ff0000",
         "b": "#ff0000",
@@ -103,11 +103,11 @@ def test_yaml_keeps_aliases_of_single_values_tabs_and_merged_keys():
     }
 
 
-def test_character_that_json_writes_as_two_escapes_is_one_character():
+def test_character_that_json_writes_as_two_escapes_is_one_character() -> None:
     assert parse_yaml(json.dumps({"cat": ["\N{CAT FACE}"]}).encode()) == {"cat": ["\N{CAT FACE}"]}
 
 
-def test_document_may_nest_as_deep_as_the_bound():
+def test_document_may_nest_as_deep_as_the_bound() -> None:
     for parse in (parse_json, parse_yaml):
         assert parse(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
 
@@ -120,7 +120,7 @@ class Part:
     share: float = 0.5
     names: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.side < 1:
             raise ValueError(f"need side >= 1, got {self.side}")
 
@@ -133,7 +133,7 @@ class Whole:
     free: dict[str, Any]
 
 
-def test_fields_become_a_dataclass():
+def test_fields_become_a_dataclass() -> None:
     fields = {"part": {"side": 2, "share": 1, "names": ["a"]}, "free": {"x": [None, math.inf]}}
     assert check_fields(Whole, fields) == Whole(
         part=Part(side=2, share=1.0, names=("a",)), free={"x": [None, math.inf]}
@@ -158,12 +158,14 @@ def test_fields_become_a_dataclass():
         ({"part": {"a": 1, "b": 2, "c": 3}, "free": {}}, "and 1 more"),
     ],
 )
-def test_fields_of_another_type_are_refused_by_name(fields, message):
+def test_fields_of_another_type_are_refused_by_name(
+    fields: dict[str, dict[str, Any]] | list[Any] | str | None, message: str
+) -> None:
     with pytest.raises(DocumentError, match=message):
         check_fields(Whole, fields)
 
 
-def test_yaml_takes_flat_lists_and_mappings_by_alias_up_to_a_number():
+def test_yaml_takes_flat_lists_and_mappings_by_alias_up_to_a_number() -> None:
     text = b"base: &b [a, b]\nclasses: *b\nmore: &m {c: d}\nmerged: {<<: *m, e: f}"
     assert parse_yaml(text) == {
         "base": ["a", "b"],

@@ -1,6 +1,7 @@
 """Agreement of the model with the authors' code, and properties for any weights."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ NUM_LAYERS = 3
 TOLERANCE = 1e-5
 
 
-def load_golden_model(variant):
+def load_golden_model(variant: Any) -> Any:
     config = MCTformerConfig(variant=variant, num_classes=5, image_size=64, width=48, depth=4, num_heads=3)
     model = MCTformer(config).eval()
     weights = load_file(GOLDEN / f"{variant}.weights.safetensors")
@@ -24,20 +25,20 @@ def load_golden_model(variant):
     return model
 
 
-def measure_error(value, expected):
+def measure_error(value: Any, expected: Any) -> float:
     assert value.shape == expected.shape
     return float((value - expected).norm() / expected.norm())
 
 
 @pytest.fixture(params=list(Variant), scope="module")
-def golden(request):
+def golden(request: pytest.FixtureRequest) -> tuple[Any, Any, Any]:
     variant = request.param
     return variant, load_golden_model(variant), load_file(GOLDEN / f"{variant}.outputs.safetensors")
 
 
 @pytest.mark.parametrize("name", INPUTS)
 @torch.inference_mode()
-def test_outputs_are_those_of_the_authors_code(golden, name):
+def test_outputs_are_those_of_the_authors_code(golden: tuple[Any, Any, Any], name: Any) -> None:
     variant, model, expected = golden
     output = model(expected[f"{name}.input"])
     assert measure_error(output.class_logits, expected[f"{name}.class_logits"]) < TOLERANCE
@@ -52,7 +53,7 @@ def test_outputs_are_those_of_the_authors_code(golden, name):
 
 @pytest.mark.parametrize("name", INPUTS)
 @torch.inference_mode()
-def test_maps_and_refined_maps_are_those_of_the_authors_code(golden, name):
+def test_maps_and_refined_maps_are_those_of_the_authors_code(golden: tuple[Any, Any, Any], name: Any) -> None:
     variant, model, expected = golden
     images = expected[f"{name}.input"]
     output = model(images)
@@ -67,7 +68,7 @@ def test_maps_and_refined_maps_are_those_of_the_authors_code(golden, name):
 
 
 @torch.inference_mode()
-def test_propagating_unit_maps_gives_the_columns_of_the_affinity(golden):
+def test_propagating_unit_maps_gives_the_columns_of_the_affinity(golden: tuple[Any, Any, Any]) -> None:
     """As many maps as patches, which is more than a head is wide: the product is taken slice by slice."""
     _, model, expected = golden
     output = model(expected["tall.input"])
@@ -79,7 +80,7 @@ def test_propagating_unit_maps_gives_the_columns_of_the_affinity(golden):
 
 
 @torch.inference_mode()
-def test_affinity_may_be_that_of_the_last_layers_and_be_applied_again(golden):
+def test_affinity_may_be_that_of_the_last_layers_and_be_applied_again(golden: tuple[Any, Any, Any]) -> None:
     _, model, expected = golden
     output = model(expected["tall.input"])
     num_patches = output.grid[0] * output.grid[1]
@@ -96,7 +97,7 @@ def test_affinity_may_be_that_of_the_last_layers_and_be_applied_again(golden):
 
 
 @torch.inference_mode()
-def test_maps_of_some_classes_equal_those_of_all_classes(golden):
+def test_maps_of_some_classes_equal_those_of_all_classes(golden: tuple[Any, Any, Any]) -> None:
     variant, model, expected = golden
     output = model(expected["square.input"])
     everything = compute_evidence(output, variant, torch.arange(5).expand(2, 5))
@@ -107,7 +108,7 @@ def test_maps_of_some_classes_equal_those_of_all_classes(golden):
 
 
 @torch.inference_mode()
-def test_class_to_patch_attention_never_exceeds_the_number_of_layers(golden):
+def test_class_to_patch_attention_never_exceeds_the_number_of_layers(golden: tuple[Any, Any, Any]) -> None:
     _, model, expected = golden
     output = model(expected["wide.input"])
     attention = compute_class_to_patch(output, 2, torch.arange(5).expand(2, 5))
@@ -117,7 +118,7 @@ def test_class_to_patch_attention_never_exceeds_the_number_of_layers(golden):
 
 @pytest.mark.parametrize("num_layers", [0, 5])
 @torch.inference_mode()
-def test_layers_that_the_model_does_not_have_are_refused(golden, num_layers):
+def test_layers_that_the_model_does_not_have_are_refused(golden: tuple[Any, Any, Any], num_layers: int) -> None:
     _, model, expected = golden
     with pytest.raises(ValueError, match="4, the depth of the model"):
         compute_class_to_patch(model(expected["square.input"]), num_layers, torch.zeros(2, 1, dtype=torch.long))
@@ -125,14 +126,14 @@ def test_layers_that_the_model_does_not_have_are_refused(golden, num_layers):
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 31), (16, 400), (240, 16)])
 @torch.inference_mode()
-def test_any_size_of_at_least_a_patch_is_accepted(golden, size):
+def test_any_size_of_at_least_a_patch_is_accepted(golden: tuple[Any, Any, Any], size: tuple[int, int]) -> None:
     _, model, _ = golden
     output = model(torch.zeros(1, 3, *size))
     assert output.grid == (size[0] // 16, size[1] // 16)
     assert output.class_logits.isfinite().all()
 
 
-def test_training_step_reaches_every_weight(golden):
+def test_training_step_reaches_every_weight(golden: tuple[Any, Any, Any]) -> None:
     variant, _, expected = golden
     model = load_golden_model(variant).train()
     output = model(expected["square.input"])
@@ -143,7 +144,7 @@ def test_training_step_reaches_every_weight(golden):
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
-def test_ranked_pooling_lies_between_mean_and_maximum():
+def test_ranked_pooling_lies_between_mean_and_maximum() -> None:
     cam = torch.randn(2, 3, 7, 5)
     pooled = pool_by_rank(cam, 0.9)
     assert (pooled <= cam.amax((2, 3))).all()
@@ -154,14 +155,14 @@ def test_ranked_pooling_lies_between_mean_and_maximum():
     assert float(pooled[1, 2]) == pytest.approx(by_hand, abs=1e-5)
 
 
-def test_positions_keep_their_values_when_the_grid_stays():
+def test_positions_keep_their_values_when_the_grid_stays() -> None:
     table = torch.randn(1, 49, 8)
     torch.testing.assert_close(resize_positions(table, (7, 7)), table)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1])
 @pytest.mark.parametrize("grid", [(1, 1), (14, 23), (40, 3), (33, 33)])
-def test_positions_are_resized_to_the_exact_grid(grid, offset):
+def test_positions_are_resized_to_the_exact_grid(grid: tuple[int, int], offset: float) -> None:
     assert resize_positions(torch.randn(1, 196, 4), grid, offset=offset).shape == (1, grid[0] * grid[1], 4)
 
 
@@ -174,6 +175,6 @@ def test_positions_are_resized_to_the_exact_grid(grid, offset):
         ({"image_size": 8}, "image_size >= patch_size"),
     ],
 )
-def test_impossible_sizes_are_refused(changes, message):
+def test_impossible_sizes_are_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MCTformerConfig(**{"variant": Variant.V2, "num_classes": 3} | changes)

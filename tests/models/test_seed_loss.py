@@ -1,5 +1,7 @@
 """Patches that learn from the class maps."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ LABELS = torch.tensor([[True, False, True], [False, True, False], [False, False,
 TERM = SeedTerm(weight=0.5, background_threshold=0.3, foreground_threshold=0.5)
 
 
-def make_network(variant=Variant.PLUS):
+def make_network(variant: Any = Variant.PLUS) -> Any:
     torch.manual_seed(0)
     config = MCTformerConfig(variant=variant, num_classes=3, image_size=64, width=24, depth=2, num_heads=2)
     network = MCTformer(config)
@@ -21,11 +23,11 @@ def make_network(variant=Variant.PLUS):
     return network
 
 
-def make_images():
+def make_images() -> torch.Tensor:
     return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def find_seeds(output, low=0.3, high=0.5, labels=LABELS, steps=1):
+def find_seeds(output: Any, low: float = 0.3, high: float = 0.5, labels: Any = LABELS, steps: int = 1) -> Any:
     return make_seeds(
         output,
         labels,
@@ -36,7 +38,7 @@ def find_seeds(output, low=0.3, high=0.5, labels=LABELS, steps=1):
     )
 
 
-def test_seeds_show_tagged_classes_only_and_one_class_a_patch():
+def test_seeds_show_tagged_classes_only_and_one_class_a_patch() -> None:
     seeds = find_seeds(make_network()(make_images()))
     assert seeds.foreground.any((-2, -1)).tolist() == LABELS.tolist()
     assert seeds.foreground.sum(1).max() == 1
@@ -44,7 +46,7 @@ def test_seeds_show_tagged_classes_only_and_one_class_a_patch():
     assert (seeds.trust > 0).tolist() == LABELS.tolist()
 
 
-def test_patches_between_the_thresholds_are_no_seeds():
+def test_patches_between_the_thresholds_are_no_seeds() -> None:
     output = make_network()(make_images())
     near, wide = find_seeds(output, 0.4, 0.4), find_seeds(output, 0.1, 0.9)
     assert 0 < wide.absent.sum() < near.absent.sum()
@@ -54,7 +56,7 @@ def test_patches_between_the_thresholds_are_no_seeds():
     assert not (near.absent & near.foreground).any()
 
 
-def test_class_with_a_high_map_on_a_patch_of_another_class_has_no_gradient_there():
+def test_class_with_a_high_map_on_a_patch_of_another_class_has_no_gradient_there() -> None:
     output = make_network()(make_images())
     fused = compute_evidence(output, Variant.PLUS, torch.arange(3).expand(3, -1)).fused
     maps = scale_min_max(refine_class_maps(output, fused))
@@ -71,7 +73,7 @@ def test_class_with_a_high_map_on_a_patch_of_another_class_has_no_gradient_there
     assert (gradient[0, 1] == 0).all()
 
 
-def test_seeds_are_made_of_maps_propagated_by_the_given_number_of_steps():
+def test_seeds_are_made_of_maps_propagated_by_the_given_number_of_steps() -> None:
     output = make_network()(make_images())
     fused = compute_evidence(output, Variant.PLUS, torch.arange(3).expand(3, -1)).fused
     found = [find_seeds(output, 0.5, 0.5, steps=steps).foreground for steps in (0, 1, 2)]
@@ -81,7 +83,7 @@ def test_seeds_are_made_of_maps_propagated_by_the_given_number_of_steps():
     assert not torch.equal(found[1], found[2])
 
 
-def test_affinity_steps_of_the_seed_term_reach_the_loss():
+def test_affinity_steps_of_the_seed_term_reach_the_loss() -> None:
     output = make_network()(make_images())
     losses = [
         compute_loss(output, LABELS, Variant.PLUS, seed_term=TERM._replace(affinity_steps=steps)).seed_loss
@@ -90,7 +92,7 @@ def test_affinity_steps_of_the_seed_term_reach_the_loss():
     assert losses[0] != losses[1]
 
 
-def test_mirrored_image_gives_mirrored_seeds_where_positions_do_not_matter():
+def test_mirrored_image_gives_mirrored_seeds_where_positions_do_not_matter() -> None:
     network = make_network()
     torch.nn.init.zeros_(network.pos_embed_pat)
     images, kernel = make_images(), network.patch_embed.proj.weight
@@ -102,7 +104,7 @@ def test_mirrored_image_gives_mirrored_seeds_where_positions_do_not_matter():
     assert torch.equal(seeds.absent, mirrored.absent.flip(-1))
 
 
-def test_loss_is_zero_where_the_patch_cam_repeats_the_seeds_and_ignores_all_other_patches():
+def test_loss_is_zero_where_the_patch_cam_repeats_the_seeds_and_ignores_all_other_patches() -> None:
     foreground = torch.zeros(1, 2, 2, 2, dtype=torch.bool)
     foreground[0, 0, 0, 0] = True
     absent = torch.tensor([[[False, True], [False, False]]]).expand(1, 2, 2, 2)
@@ -118,7 +120,7 @@ def test_loss_is_zero_where_the_patch_cam_repeats_the_seeds_and_ignores_all_othe
     assert compute_seed_losses(-cam, seeds, labels).item() == pytest.approx(20, abs=1e-3)
 
 
-def test_small_and_large_regions_have_equal_weight():
+def test_small_and_large_regions_have_equal_weight() -> None:
     labels, cam = torch.tensor([[True]]), torch.zeros(1, 1, 4, 4)
     for num_foreground in (1, 8, 15):
         foreground = (torch.arange(16) < num_foreground).view(1, 1, 4, 4)
@@ -128,7 +130,7 @@ def test_small_and_large_regions_have_equal_weight():
         assert float(gradient.sum()) == pytest.approx(0, abs=1e-6)
 
 
-def test_class_without_a_foreground_patch_has_no_gradient():
+def test_class_without_a_foreground_patch_has_no_gradient() -> None:
     foreground = torch.zeros(1, 2, 4, 4, dtype=torch.bool)
     foreground[0, 0, :2] = True
     seeds = Seeds(foreground=foreground, absent=~foreground, trust=torch.ones(1, 2))
@@ -138,7 +140,7 @@ def test_class_without_a_foreground_patch_has_no_gradient():
     assert gradient[0, 1].abs().max() == 0
 
 
-def test_total_loss_contains_the_seed_loss_once_its_weight_is_above_zero():
+def test_total_loss_contains_the_seed_loss_once_its_weight_is_above_zero() -> None:
     output = make_network()(make_images())
     plain = compute_loss(output, LABELS, Variant.PLUS)
     waiting = compute_loss(output, LABELS, Variant.PLUS, seed_term=TERM._replace(weight=0.0))
@@ -150,7 +152,7 @@ def test_total_loss_contains_the_seed_loss_once_its_weight_is_above_zero():
     torch.testing.assert_close(taught.total, plain.total + 0.5 * taught.seed_loss)
 
 
-def test_seeds_of_another_network_send_it_no_gradient():
+def test_seeds_of_another_network_send_it_no_gradient() -> None:
     network, teacher, images = make_network(), make_network(), make_images()
     torch.nn.init.normal_(teacher.head.weight, std=0.3)
     output, source = network(images), teacher(images)
@@ -164,14 +166,14 @@ def test_seeds_of_another_network_send_it_no_gradient():
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-def test_images_without_weight_have_no_effect_on_the_seed_loss():
+def test_images_without_weight_have_no_effect_on_the_seed_loss() -> None:
     network, images = make_network(), make_images()
     both = compute_loss(network(images), LABELS, Variant.PLUS, seed_term=TERM, sample_weights=torch.tensor([1, 0, 0.0]))
     alone = compute_loss(network(images[:1]), LABELS[:1], Variant.PLUS, seed_term=TERM)
     torch.testing.assert_close(both.seed_loss, alone.seed_loss)
 
 
-def test_patch_cam_repeats_the_class_maps_after_training():
+def test_patch_cam_repeats_the_class_maps_after_training() -> None:
     network, images, labels = make_network(), make_images(), LABELS
     seeds = find_seeds(network(images))
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
@@ -185,20 +187,20 @@ def test_patch_cam_repeats_the_class_maps_after_training():
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_seeds_without_patch_head_are_refused():
+def test_seeds_without_patch_head_are_refused() -> None:
     config = MCTformerConfig(variant=Variant.V1, num_classes=3, image_size=64, width=24, depth=2, num_heads=2)
     with pytest.raises(ValueError, match="need a patch head"):
         find_seeds(MCTformer(config)(make_images()))
 
 
-def test_attention_loss_is_zero_for_equal_attention_to_the_seed_and_grows_with_attention_elsewhere():
+def test_attention_loss_is_zero_for_equal_attention_to_the_seed_and_grows_with_attention_elsewhere() -> None:
     foreground = torch.tensor([[[[True, True], [False, False]]]])
     # What is unsure is no place for attention either.
     absent = torch.tensor([[[[False, False], [True, False]]]])
     seeds = Seeds(foreground=foreground, absent=absent, trust=torch.ones(1, 1))
     labels = torch.tensor([[True]])
 
-    def measure(attention):
+    def measure(attention: Any) -> Any:
         return compute_attention_losses(torch.tensor(attention).view(1, 1, 2, 2), seeds, labels).item()
 
     assert measure([0.3, 0.3, 0.0, 0.0]) == pytest.approx(0, abs=1e-6)
@@ -208,7 +210,7 @@ def test_attention_loss_is_zero_for_equal_attention_to_the_seed_and_grows_with_a
     assert measure([0.25, 0.25, 0.5, 0.0]) == pytest.approx(measure([0.25, 0.25, 0.0, 0.5]))
 
 
-def test_attention_share_adds_to_the_seed_loss_and_reaches_the_class_tokens():
+def test_attention_share_adds_to_the_seed_loss_and_reaches_the_class_tokens() -> None:
     network, images = make_network(), make_images()
     cam_only = compute_loss(network(images), LABELS, Variant.PLUS, seed_term=TERM)
     both = compute_loss(network(images), LABELS, Variant.PLUS, seed_term=TERM._replace(attention_share=0.2))

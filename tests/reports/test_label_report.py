@@ -3,6 +3,8 @@
 import base64
 import io
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,12 +36,12 @@ GONE = InputShard(uri="memory://nowhere/a.tar", name="a", size_bytes=10, etag="1
 class Page(HTMLParser):
     """Visible content of a page: its text, and its pictures by caption."""
 
-    def __init__(self, html):
+    def __init__(self, html: Any) -> None:
         super().__init__()
         self.html, self.text, self.tags, self.pictures = html, "", set(), []
         self.feed(html)
 
-    def handle_starttag(self, tag, attributes):
+    def handle_starttag(self, tag: Any, attributes: Any) -> None:
         self.tags.add(tag)
         fields = dict(attributes)
         assert "href" not in fields
@@ -49,21 +51,21 @@ class Page(HTMLParser):
             image = Image.open(io.BytesIO(base64.b64decode(payload, validate=True)))
             self.pictures.append((fields["alt"], np.asarray(image.convert("RGB"))))
 
-    def handle_data(self, data):
+    def handle_data(self, data: Any) -> None:
         self.text += f" {data.strip()}"
 
     @property
-    def captions(self):
+    def captions(self) -> list[Any]:
         return [caption for caption, _ in self.pictures]
 
 
-def make_square_mask(size=(48, 64), class_id=1):
+def make_square_mask(size: Any = (48, 64), class_id: int = 1) -> Any:
     mask = np.zeros(size, np.uint8)
     mask[size[0] // 4 : size[0] // 2, size[1] // 4 : size[1] // 2] = class_id
     return mask
 
 
-def write_run(folder, *, keep_maps=True, key_prefix="", **row_fields):
+def write_run(folder: Path, *, keep_maps: bool = True, key_prefix: str = "", **row_fields: Any) -> str:
     """Write a shard of four photos and its run: cat, dog, both, and a rejected one; return the URI of the run."""
     photos = {f"{key_prefix}{index}": make_photo(index, size=(64, 48)) for index in range(4)}
     make_tar(folder / "photos.tar", {key: {"jpg": photo} for key, photo in photos.items()})
@@ -84,7 +86,7 @@ def write_run(folder, *, keep_maps=True, key_prefix="", **row_fields):
     return str(folder / "run")
 
 
-def test_page_shows_photo_maps_and_mask_of_each_picked_image(tmp_path):
+def test_page_shows_photo_maps_and_mask_of_each_picked_image(tmp_path: Path) -> None:
     page = Page(build_report(write_run(tmp_path)))
     assert page.captions == [
         *("photo", "map: cat", "mask"),
@@ -94,7 +96,7 @@ def test_page_shows_photo_maps_and_mask_of_each_picked_image(tmp_path):
     assert {pixels.shape for _, pixels in page.pictures} == {(MAX_SIDE_PX * 48 // 64, MAX_SIDE_PX, 3)}
 
 
-def test_page_needs_no_other_file_and_runs_no_script(tmp_path):
+def test_page_needs_no_other_file_and_runs_no_script(tmp_path: Path) -> None:
     html = build_report(write_run(tmp_path))
     assert "script" not in Page(html).tags
     assert "link" not in Page(html).tags
@@ -103,14 +105,14 @@ def test_page_needs_no_other_file_and_runs_no_script(tmp_path):
     assert len(html) < 1_000_000
 
 
-def test_photo_on_the_page_is_the_photo_of_the_shard(tmp_path):
+def test_photo_on_the_page_is_the_photo_of_the_shard(tmp_path: Path) -> None:
     page = Page(build_report(write_run(tmp_path)))
     shown = dict(page.pictures[:1])["photo"]
     original = Image.open(io.BytesIO(make_photo(0, size=(64, 48)))).resize(shown.shape[1::-1])
     assert np.abs(shown.astype(int) - np.asarray(original)).mean() < 8
 
 
-def test_mask_is_bright_where_the_class_is_and_in_its_colour(tmp_path):
+def test_mask_is_bright_where_the_class_is_and_in_its_colour(tmp_path: Path) -> None:
     page = Page(build_report(write_run(tmp_path)))
     mask = dict(page.pictures[:3])["mask"].astype(int)
     height, width = mask.shape[:2]
@@ -122,7 +124,7 @@ def test_mask_is_bright_where_the_class_is_and_in_its_colour(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_turned_photo_and_its_mask_are_both_shown_upright(tmp_path, orientation):
+def test_turned_photo_and_its_mask_are_both_shown_upright(tmp_path: Path, orientation: int) -> None:
     pixels = np.zeros((48, 64, 3), np.uint8)
     pixels[make_square_mask() > 0] = 255
     exif = Image.Exif()
@@ -140,7 +142,7 @@ def test_turned_photo_and_its_mask_are_both_shown_upright(tmp_path, orientation)
     assert (bright & marked).sum() / (bright | marked).sum() > 0.9
 
 
-def test_keys_and_tags_with_markup_are_shown_as_text(tmp_path):
+def test_keys_and_tags_with_markup_are_shown_as_text(tmp_path: Path) -> None:
     page = Page(build_report(write_run(tmp_path, key_prefix="<script>alert(1)</script>&", tags_unknown=["<b>x"])))
     assert "script" not in page.tags
     assert "b" not in page.tags
@@ -148,7 +150,7 @@ def test_keys_and_tags_with_markup_are_shown_as_text(tmp_path):
     assert "<b>x" in page.text
 
 
-def test_page_is_equal_for_equal_seeds_and_differs_for_another_seed(tmp_path):
+def test_page_is_equal_for_equal_seeds_and_differs_for_another_seed(tmp_path: Path) -> None:
     rows = [make_labelled_row(f"photo{index:02d}", make_square_mask(), [1]) for index in range(30)]
     make_run(str(tmp_path), CLASSES, {GONE: rows})
     first, again, other = (build_report(str(tmp_path), num_images=4, rng_seed=rng_seed) for rng_seed in (0, 0, 1))
@@ -159,7 +161,7 @@ def test_page_is_equal_for_equal_seeds_and_differs_for_another_seed(tmp_path):
     assert len(Page(first).pictures) == 4
 
 
-def test_rare_class_is_on_the_page_for_every_seed(tmp_path):
+def test_rare_class_is_on_the_page_for_every_seed(tmp_path: Path) -> None:
     rows = [make_labelled_row(f"cat{index:02d}", make_square_mask(), [1]) for index in range(60)]
     rows.insert(17, make_labelled_row("rare", make_square_mask(class_id=2), [2]))
     make_run(str(tmp_path), CLASSES, {GONE: rows})
@@ -167,7 +169,7 @@ def test_rare_class_is_on_the_page_for_every_seed(tmp_path):
         assert "rare" in Page(build_report(str(tmp_path), num_images=2, rng_seed=rng_seed)).text
 
 
-def test_shard_that_is_gone_leaves_the_masks_and_a_note(tmp_path):
+def test_shard_that_is_gone_leaves_the_masks_and_a_note(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     (tmp_path / "photos.tar").unlink()
     page = Page(build_report(run))
@@ -176,7 +178,7 @@ def test_shard_that_is_gone_leaves_the_masks_and_a_note(tmp_path):
     assert page.text.count("the input shard is gone or has changed") == 3
 
 
-def test_photo_that_changed_since_it_was_labelled_is_not_shown(tmp_path):
+def test_photo_that_changed_since_it_was_labelled_is_not_shown(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     photos = [make_photo(0, size=(64, 48)), make_photo(9, size=(64, 48)), make_photo(2, size=(64, 48))]
     make_tar(tmp_path / "photos.tar", {str(index): {"jpg": photo} for index, photo in enumerate(photos)})
@@ -185,7 +187,7 @@ def test_photo_that_changed_since_it_was_labelled_is_not_shown(tmp_path):
     assert page.text.count("the input shard is gone or has changed") == 1
 
 
-def test_figures_count_rows_reasons_classes_and_unknown_tags(tmp_path):
+def test_figures_count_rows_reasons_classes_and_unknown_tags(tmp_path: Path) -> None:
     page = Page(build_report(write_run(tmp_path, tags_unknown=["sunset"])))
     words = " ".join(page.text.split())
     for fact in ("labelled 3", "rejected, no_known_tag 1", "sunset 3", "zebra 1", f"model {'d' * 16}"):
@@ -194,7 +196,7 @@ def test_figures_count_rows_reasons_classes_and_unknown_tags(tmp_path):
     assert f"cat 2 0.50 {area} 0.50 0.75" in words
 
 
-def test_at_most_twenty_unknown_tags_are_listed_most_frequent_first(tmp_path):
+def test_at_most_twenty_unknown_tags_are_listed_most_frequent_first(tmp_path: Path) -> None:
     rows = [
         make_rejected_row(f"photo{row}") | {"tags_unknown": [f"tag{tag:02d}" for tag in range(row)]}
         for row in range(26)
@@ -205,12 +207,12 @@ def test_at_most_twenty_unknown_tags_are_listed_most_frequent_first(tmp_path):
     assert page.text.index("tag00") < page.text.index("tag19")
 
 
-def test_page_of_a_run_without_labelled_images_states_it(tmp_path):
+def test_page_of_a_run_without_labelled_images_states_it(tmp_path: Path) -> None:
     make_run(str(tmp_path), CLASSES, {GONE: [make_rejected_row("a")]})
     assert "No image is labelled." in Page(build_report(str(tmp_path))).text
 
 
-def test_tables_of_the_caller_stand_first(tmp_path):
+def test_tables_of_the_caller_stand_first(tmp_path: Path) -> None:
     table = Table(title="Compared <all>", header=("", "mIoU"), rows=(("trained", "61.2"),), note="A note.")
     text = Page(build_report(write_run(tmp_path), tables=[table], title="demo")).text
     assert "Compared <all>" in text
@@ -218,7 +220,7 @@ def test_tables_of_the_caller_stand_first(tmp_path):
     assert "A note." in text
 
 
-def test_truth_is_shown_beside_the_mask_with_their_agreement(tmp_path):
+def test_truth_is_shown_beside_the_mask_with_their_agreement(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     put_atomic(join_uri(str(tmp_path), "truth", "0.png"), make_mask_png(make_square_mask()))
     put_atomic(join_uri(str(tmp_path), "truth", "1.png"), make_mask_png(make_square_mask()))
@@ -237,25 +239,25 @@ def test_truth_is_shown_beside_the_mask_with_their_agreement(tmp_path):
         (make_mask_png(np.full((48, 64), 9)), r"'0' has classes \[9\]"),
     ],
 )
-def test_truth_that_does_not_fit_is_an_error_that_names_the_key(tmp_path, truth, message):
+def test_truth_that_does_not_fit_is_an_error_that_names_the_key(tmp_path: Path, truth: Any, message: str) -> None:
     run = write_run(tmp_path)
     with pytest.raises(LabellingError, match=message):
         build_report(run, find_truth={"0": truth}.get)
 
 
-def test_run_without_kept_maps_has_photos_and_masks(tmp_path):
+def test_run_without_kept_maps_has_photos_and_masks(tmp_path: Path) -> None:
     page = Page(build_report(write_run(tmp_path, keep_maps=False)))
     assert page.captions == ["photo", "mask"] * 3
 
 
-def test_job_writes_the_page_and_prints_its_location(tmp_path, capsys):
+def test_job_writes_the_page_and_prints_its_location(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path)
     assert main(["--labels", run, "--out", f"{tmp_path}/deep/report.html", "--num-images", "2"]) == 0
     assert f"{tmp_path}/deep/report.html" in capsys.readouterr().out
     assert Page((tmp_path / "deep" / "report.html").read_text("utf-8")).captions.count("mask") == 2
 
 
-def test_job_on_bad_input_prints_one_line_and_exits_with_2(tmp_path, capsys):
+def test_job_on_bad_input_prints_one_line_and_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path)
     for flags, message in [
         (["--labels", f"{tmp_path}/nowhere"], "holds no labelling run"),

@@ -1,6 +1,7 @@
 """Counts of rows, added in any order."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ numbers = st.integers(0, 10**12)
 
 
 @st.composite
-def counts(draw):
+def counts(draw: Any) -> Any:
     reasons = draw(st.dictionaries(st.sampled_from([str(reason) for reason in Reason]), numbers))
     num_labelled, num_rejected = draw(numbers), sum(reasons.values())
     return LabelCounts(
@@ -26,18 +27,18 @@ def counts(draw):
 
 
 @given(first=counts(), second=counts(), third=counts())
-def test_counts_merge_in_any_order_and_grouping(first, second, third):
+def test_counts_merge_in_any_order_and_grouping(first: Any, second: Any, third: Any) -> None:
     assert first.merge(second) == second.merge(first)
     assert first.merge(second).merge(third) == first.merge(second.merge(third))
     assert first.merge(LabelCounts()) == first
 
 
 @given(first=counts())
-def test_counts_survive_json(first):
+def test_counts_survive_json(first: Any) -> None:
     assert LabelCounts.from_dict(json.loads(json.dumps(first.to_dict()))) == first
 
 
-def test_merged_counts_add_every_number():
+def test_merged_counts_add_every_number() -> None:
     one = LabelCounts(num_read=3, num_labelled=1, num_rejected=2, rejected_by_reason={"undecodable": 2}, num_bytes=10)
     two = LabelCounts(num_read=1, num_rejected=1, rejected_by_reason={"too_large": 1}, num_bytes=5)
     assert one.merge(two) == LabelCounts(
@@ -49,7 +50,7 @@ def test_merged_counts_add_every_number():
     )
 
 
-def test_impossible_counts_are_an_error():
+def test_impossible_counts_are_an_error() -> None:
     with pytest.raises(ValueError, match="cannot be negative"):
         LabelCounts(num_read=-1)
     with pytest.raises(ValueError, match="reasons to add up to 2"):

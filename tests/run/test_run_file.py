@@ -1,6 +1,8 @@
 """The identity of a run: the same command resumes it, another one is refused with the differences."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +24,8 @@ from pipeline.run.vocabulary import Vocabulary
 SHARDS = tuple(InputShard(uri=f"in/{name}.tar", name=name, size_bytes=1000, etag="e") for name in "abc")
 
 
-def start(out_uri, **changes):
-    arguments = {
+def start(out_uri: Any, **changes: Any) -> Any:
+    arguments: dict[str, Any] = {
         "out_uri": str(out_uri),
         "model_uri": "model",
         "model_digest": "d" * 64,
@@ -34,13 +36,13 @@ def start(out_uri, **changes):
     return open_run(**arguments | changes)
 
 
-def test_same_command_resumes_the_same_run(tmp_path):
+def test_same_command_resumes_the_same_run(tmp_path: Path) -> None:
     first = start(tmp_path)
     assert start(tmp_path) == first
     assert read_run(str(tmp_path))["fingerprint"] == first.fingerprint
 
 
-def test_check_of_a_missing_run_does_not_start_it(tmp_path):
+def test_check_of_a_missing_run_does_not_start_it(tmp_path: Path) -> None:
     seen = start(tmp_path / "out", writes=False)
     assert not (tmp_path / "out").exists()
     assert start(tmp_path / "out") == seen
@@ -48,7 +50,7 @@ def test_check_of_a_missing_run_does_not_start_it(tmp_path):
         start(tmp_path / "out", writes=False, model_digest="0" * 64)
 
 
-def test_configuration_is_read_back_from_its_record(tmp_path):
+def test_configuration_is_read_back_from_its_record(tmp_path: Path) -> None:
     config = LabelConfig(
         inputs=InputConfig(max_chunk_samples=7),
         views=ViewConfig(resolution=Resolution.NATIVE, scales=(1.0, 0.5)),
@@ -59,12 +61,12 @@ def test_configuration_is_read_back_from_its_record(tmp_path):
 
 
 @pytest.mark.parametrize("scales", [(0.0, 1.0), (1.0, 1.5)])
-def test_class_scales_out_of_range_are_refused(scales):
+def test_class_scales_out_of_range_are_refused(scales: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="need class_scales above 0 and at most 1"):
         MapConfig(class_scales=scales)
 
 
-def test_model_moved_to_another_place_is_still_the_same_run(tmp_path):
+def test_model_moved_to_another_place_is_still_the_same_run(tmp_path: Path) -> None:
     assert start(tmp_path).fingerprint == start(tmp_path, model_uri="s3://elsewhere/model").fingerprint
 
 
@@ -92,26 +94,28 @@ def test_model_moved_to_another_place_is_still_the_same_run(tmp_path):
         ({"shards": SHARDS[::-1]}, "another order"),
     ],
 )
-def test_another_run_under_the_same_output_is_refused_with_what_differs(tmp_path, changes, message):
+def test_another_run_under_the_same_output_is_refused_with_what_differs(
+    tmp_path: Path, changes: Any, message: str
+) -> None:
     start(tmp_path)
     with pytest.raises(RunConflictError, match=message):
         start(tmp_path, **changes)
 
 
-def test_many_changed_shards_are_counted_and_not_all_named(tmp_path):
+def test_many_changed_shards_are_counted_and_not_all_named(tmp_path: Path) -> None:
     many = tuple(InputShard(uri=f"in/{i}.tar", name=str(i), size_bytes=1, etag="") for i in range(100))
     start(tmp_path, shards=many)
     with pytest.raises(RunConflictError, match="and 95 more shards"):
         start(tmp_path, shards=tuple(replace(shard, size_bytes=2) for shard in many))
 
 
-def test_folder_without_a_run_is_an_error(tmp_path):
+def test_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="holds no labelling run"):
         read_run(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"fingerprint": "x"}'])
-def test_damaged_run_record_is_named(tmp_path, content):
+def test_damaged_run_record_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ManifestError, match="is not the record of a run"):
         read_run(str(tmp_path))

@@ -1,5 +1,8 @@
 """Settings added after outputs were published: older runs keep their identity."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from pipeline.errors import RunConflictError
@@ -26,21 +29,21 @@ SMALL = LabelConfig(
         (SMALL, "edce23ce5ea0e091df3f92a3898b5022161b9e909f763fa2c0450caf2488fe42"),
     ],
 )
-def test_labelling_run_without_later_settings_keeps_its_fingerprint(config, fingerprint):
+def test_labelling_run_without_later_settings_keeps_its_fingerprint(config: Any, fingerprint: str) -> None:
     identity = describe_identity(config, VOCABULARY, "d" * 64, SHARDS)
     assert compute_fingerprint(identity) == fingerprint
     assert parse_config(identity["config"]) == config
 
 
-def test_training_run_without_later_settings_keeps_its_fingerprint():
+def test_training_run_without_later_settings_keeps_its_fingerprint() -> None:
     described = describe_train_config(TrainConfig())
     assert compute_fingerprint(described) == "d9c8e434cda91de69c37902cb467063a4d9e8f92647443d310e64dbf01a48932"
 
 
-def test_later_setting_is_described_and_parsed_and_makes_another_run(tmp_path):
+def test_later_setting_is_described_and_parsed_and_makes_another_run(tmp_path: Path) -> None:
     config = LabelConfig(inputs=InputConfig(max_image_bytes=1000))
     assert describe_config(config)["inputs"]["max_image_bytes"] == 1000
-    arguments = {
+    arguments: dict[str, Any] = {
         "out_uri": str(tmp_path),
         "model_uri": "model",
         "model_digest": "d" * 64,
@@ -54,6 +57,6 @@ def test_later_setting_is_described_and_parsed_and_makes_another_run(tmp_path):
         open_run(**arguments, config=LabelConfig())
 
 
-def test_image_bytes_must_be_at_least_one():
+def test_image_bytes_must_be_at_least_one() -> None:
     with pytest.raises(ValueError, match="need max_image_bytes >= 1, got 0"):
         InputConfig(max_image_bytes=0)

@@ -1,6 +1,8 @@
 """Vocabulary files, and matching of tags."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ ANIMALS = {
 
 
 @given(st.data())
-def test_match_case_spacing_and_order_do_not_matter(data):
+def test_match_case_spacing_and_order_do_not_matter(data: st.DataObject) -> None:
     vocabulary = parse_vocabulary(ANIMALS)
     tags = data.draw(st.permutations(["kitty", "flock of sheep", "sunset"]))
     space = data.draw(st.text(" _-", min_size=1, max_size=3))
@@ -27,11 +29,11 @@ def test_match_case_spacing_and_order_do_not_matter(data):
 
 
 @given(st.text())
-def test_normalise_tag_twice_is_once(tag):
+def test_normalise_tag_twice_is_once(tag: str) -> None:
     assert normalise_tag(normalise_tag(tag)) == normalise_tag(tag)
 
 
-def test_match_unknown_tags_are_kept_as_written_once():
+def test_match_unknown_tags_are_kept_as_written_once() -> None:
     vocabulary = parse_vocabulary(ANIMALS)
     assert vocabulary.match(["Sky", "cat", "Sky", "", "tree"], [1, 7]) == ((1, 2), ("Sky", "tree", "#7"))
 
@@ -52,7 +54,7 @@ def test_match_unknown_tags_are_kept_as_written_once():
         ({"colours": {"cat": "red", "sheep": "#00ff00"}}, "class 'cat'"),
     ],
 )
-def test_unusable_vocabulary_is_refused_with_the_reason(tmp_path, change, message):
+def test_unusable_vocabulary_is_refused_with_the_reason(tmp_path: Path, change: Any, message: str) -> None:
     path = tmp_path / "vocabulary.json"
     path.write_text(json.dumps(ANIMALS | change))
     with pytest.raises(VocabularyError, match=message) as caught:
@@ -61,19 +63,19 @@ def test_unusable_vocabulary_is_refused_with_the_reason(tmp_path, change, messag
 
 
 @pytest.mark.parametrize("text", ["classes: [cat", "", "- cat", "\x00"])
-def test_file_without_a_vocabulary_is_refused(tmp_path, text):
+def test_file_without_a_vocabulary_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "vocabulary.yaml"
     path.write_text(text)
     with pytest.raises(VocabularyError):
         load_vocabulary(str(path))
 
 
-def test_missing_file_is_named(tmp_path):
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match="does not exist"):
         load_vocabulary(str(tmp_path / "none.yaml"))
 
 
-def test_yaml_and_description_give_the_same_vocabulary(tmp_path):
+def test_yaml_and_description_give_the_same_vocabulary(tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.yaml"
     path.write_text('classes: [cat, sheep]\naliases:\n  cat: [kitty]\ncolors: {cat: "#ff0001", sheep: "#00ff00"}\n')
     vocabulary = load_vocabulary(str(path))
@@ -81,11 +83,11 @@ def test_yaml_and_description_give_the_same_vocabulary(tmp_path):
     assert parse_vocabulary(vocabulary.describe()).describe() == vocabulary.describe()
 
 
-def test_classes_without_aliases_match_themselves():
+def test_classes_without_aliases_match_themselves() -> None:
     assert Vocabulary(classes=("cat", "dog")).match(["DOG"]) == ((2,), ())
 
 
-def test_emoji_that_json_writes_as_escapes_is_matched(tmp_path):
+def test_emoji_that_json_writes_as_escapes_is_matched(tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.json"
     path.write_text(json.dumps({"classes": ["cat"], "aliases": {"cat": ["\N{CAT FACE}"]}}))
     assert load_vocabulary(str(path)).match(["\N{CAT FACE}"]) == ((1,), ())
@@ -95,7 +97,7 @@ def test_emoji_that_json_writes_as_escapes_is_matched(tmp_path):
     "text",
     ['{"classes": ["cat", "dog"], "classes": ["dog", "cat"]}', "classes: [cat]\naliases: {cat: [kitty], cat: [Katze]}"],
 )
-def test_repeated_key_is_refused_by_name(tmp_path, text):
+def test_repeated_key_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "vocabulary.yaml"
     path.write_text(text)
     with pytest.raises(VocabularyError, match='the key "c'):

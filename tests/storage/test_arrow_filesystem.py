@@ -3,7 +3,9 @@
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Never
 
 import fsspec
 import pyarrow.fs
@@ -24,7 +26,7 @@ ODD_NAMES = ["a b", "a#b?c", "50% +1", "%20", "ü羊", "a'b\"c", "[x]*", "a=b&c;
 
 
 @pytest.fixture
-def network(s3_folder, s3_endpoint, monkeypatch):
+def network(s3_folder: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyNetwork]:
     """The emulated S3 behind a network that fails on command and refuses uploads without a length."""
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     with FaultyNetwork(s3_endpoint) as network:
@@ -32,7 +34,7 @@ def network(s3_folder, s3_endpoint, monkeypatch):
         yield network
 
 
-def make_checkpoint(folder, **files):
+def make_checkpoint(folder: Path, **files: Any) -> Path:
     for name, payload in files.items():
         path = Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,11 +42,11 @@ def make_checkpoint(folder, **files):
     return folder
 
 
-def list_names(folder_uri):
+def list_names(folder_uri: str) -> list[Any]:
     return [item.uri.removeprefix(folder_uri) for item in list_objects(folder_uri)]
 
 
-def test_folder_of_any_name_keeps_checkpoints_as_ray_train_writes_them(folder_uri, tmp_path):
+def test_folder_of_any_name_keeps_checkpoints_as_ray_train_writes_them(folder_uri: str, tmp_path: Path) -> None:
     payload = bytes(range(256)) * 5000
     source = make_checkpoint(tmp_path / "source", **{"state.pt": payload, "inner/empty": b""})
     local = type("Checkpoint", (), {"path": str(source), "filesystem": pyarrow.fs.LocalFileSystem()})
@@ -65,7 +67,7 @@ def test_folder_of_any_name_keeps_checkpoints_as_ray_train_writes_them(folder_ur
         assert list_names(out) == [marker]
 
 
-def test_uploads_of_ray_to_s3_have_a_length(s3_folder, network, tmp_path):
+def test_uploads_of_ray_to_s3_have_a_length(s3_folder: str, network: FaultyNetwork, tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "source", small=b"x", large=bytes(110 * 2**20))
     filesystem, folder = open_for_ray(s3_folder)
     pyarrow.fs.copy_files(str(source), f"{folder}/epoch", destination_filesystem=filesystem)
@@ -73,7 +75,7 @@ def test_uploads_of_ray_to_s3_have_a_length(s3_folder, network, tmp_path):
     assert [item.size_bytes for item in list_objects(s3_folder)] == [110 * 2**20, 1]
 
 
-def test_uploads_of_ray_survive_a_network_that_fails(s3_folder, network):
+def test_uploads_of_ray_survive_a_network_that_fails(s3_folder: str, network: FaultyNetwork) -> None:
     network.choose = lambda method, path: Fault.LOST_REPLY if method == "PUT" and network.num_faults < 2 else None
     filesystem, folder = open_for_ray(s3_folder)
     with filesystem.open_output_stream(f"{folder}/a") as stream:
@@ -82,13 +84,13 @@ def test_uploads_of_ray_survive_a_network_that_fails(s3_folder, network):
     assert read_bytes(join_uri(s3_folder, "a")) == b"whole"
 
 
-def test_missing_bucket_is_named_when_ray_looks_for_its_folder(s3_folder):
+def test_missing_bucket_is_named_when_ray_looks_for_its_folder(s3_folder: str) -> None:
     filesystem, folder = open_for_ray("s3://nobody-has-this/run")
     with pytest.raises(BucketError, match="bucket 'nobody-has-this' .* does not exist; create it"):
         StorageContext(folder, "checkpoints", filesystem)
 
 
-def test_file_that_ray_writes_appears_when_it_is_closed(folder_uri):
+def test_file_that_ray_writes_appears_when_it_is_closed(folder_uri: str) -> None:
     filesystem, folder = open_for_ray(folder_uri)
     uri = join_uri(folder_uri, "snapshot.json")
     put_atomic(uri, b"before")
@@ -103,7 +105,7 @@ def test_file_that_ray_writes_appears_when_it_is_closed(folder_uri):
     assert list_names(folder_uri) == ["/snapshot.json"]
 
 
-def test_file_whose_writer_died_does_not_exist(tmp_path):
+def test_file_whose_writer_died_does_not_exist(tmp_path: Path) -> None:
     program = (
         "import os, sys; from pipeline.storage.arrow_filesystem import open_for_ray;"
         "filesystem, folder = open_for_ray(sys.argv[1]);"
@@ -113,25 +115,25 @@ def test_file_whose_writer_died_does_not_exist(tmp_path):
     assert list_objects(str(tmp_path)) == []
 
 
-def test_copy_whose_source_fails_midway_does_not_exist(folder_uri, tmp_path):
+def test_copy_whose_source_fails_midway_does_not_exist(folder_uri: str, tmp_path: Path) -> None:
     class FailingSource(pyarrow.fs.FileSystemHandler):
-        def open_input_stream(self, path):
+        def open_input_stream(self, path: Path) -> Any:
             class Stream:
                 closed = False
 
-                def read(self, size):
+                def read(self, size: Any) -> bytes:
                     self.read = self.fail
                     return b"half"
 
-                def fail(self, size):
+                def fail(self, size: Any) -> Never:
                     raise OSError("the source is gone")
 
-                def close(self):
+                def close(self) -> None:
                     self.closed = True
 
             return pyarrow.PythonFile(Stream(), mode="r")
 
-        def get_file_info(self, paths):
+        def get_file_info(self, paths: Any) -> list[Any]:
             return [pyarrow.fs.FileInfo(path, FileType.File, size=8) for path in paths]
 
         get_type_name = lambda self: "failing"  # noqa: E731
@@ -152,12 +154,12 @@ def test_copy_whose_source_fails_midway_does_not_exist(folder_uri, tmp_path):
     assert list_objects(folder_uri) == []
 
 
-def test_listing_contains_folders_and_files_as_pyarrow_expects(folder_uri):
+def test_listing_contains_folders_and_files_as_pyarrow_expects(folder_uri: str) -> None:
     for name in ("a/1", "a/deep/2", "b"):
         put_atomic(join_uri(folder_uri, *name.split("/")), b"xyz")
     filesystem, folder = open_for_ray(folder_uri)
 
-    def list_paths(path, **options):
+    def list_paths(path: str, **options: Any) -> dict[str, Any]:
         return {info.path: info.type for info in filesystem.get_file_info(FileSelector(path, **options))}
 
     assert list_paths(folder) == {"/a": FileType.Directory, "/b": FileType.File}
@@ -175,7 +177,7 @@ def test_listing_contains_folders_and_files_as_pyarrow_expects(folder_uri):
         filesystem.open_input_stream("/c")
 
 
-def test_root_folder_is_never_deleted(folder_uri):
+def test_root_folder_is_never_deleted(folder_uri: str) -> None:
     put_atomic(join_uri(folder_uri, "train.json"), b"x")
     filesystem, folder = open_for_ray(folder_uri)
     with pytest.raises(ValueError, match="is not deleted"):
@@ -185,14 +187,16 @@ def test_root_folder_is_never_deleted(folder_uri):
     assert list_names(folder_uri) == ["/train.json"]
 
 
-def test_deleted_folder_of_a_local_disk_leaves_nothing_behind(tmp_path):
+def test_deleted_folder_of_a_local_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     filesystem, folder = open_for_ray(str(tmp_path))
     make_checkpoint(tmp_path / "epoch", **{"inner/state.pt": b"x", ".tmp-half": b"half"})
     filesystem.delete_dir(f"{folder}/epoch")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_local_folder_is_the_same_in_a_process_of_another_working_directory(tmp_path, monkeypatch):
+def test_local_folder_is_the_same_in_a_process_of_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     payload = pickle.dumps(open_for_ray("out"))
     monkeypatch.chdir("/")

@@ -4,6 +4,9 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Never
 
 import botocore.exceptions
 import fsspec
@@ -18,12 +21,12 @@ from pipeline.storage.writing import put_atomic
 from tests.faulty_network import Fault, FaultyNetwork
 
 
-def make_answer(status):
+def make_answer(status: Any) -> Any:
     answer = {"Error": {"Code": str(status)}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return botocore.exceptions.ClientError(answer, "PutObject")
 
 
-def wrap(cause, *types):
+def wrap(cause: Any, *types: Any) -> Any:
     """Chain errors of these types to a cause; return the outermost one."""
     error = cause
     for make in types:
@@ -48,7 +51,7 @@ def wrap(cause, *types):
         botocore.exceptions.ReadTimeoutError(endpoint_url="http://a"),
     ],
 )
-def test_temporary_failure_is_an_outage_however_it_is_wrapped(error):
+def test_temporary_failure_is_an_outage_however_it_is_wrapped(error: Any) -> None:
     assert is_outage(error)
     assert is_outage(wrap(error, StorageError))
     assert is_outage(wrap(error, OSError, StorageError, ShardError))
@@ -73,13 +76,13 @@ def test_temporary_failure_is_an_outage_however_it_is_wrapped(error):
         ImportError("no such store"),
     ],
 )
-def test_permanent_failure_is_not_an_outage(error):
+def test_permanent_failure_is_not_an_outage(error: Any) -> None:
     assert not is_outage(error)
     assert not is_outage(wrap(error, StorageError))
 
 
 @pytest.mark.parametrize(("code", "status", "passes"), [("UserSuspended", 403, False), ("QuotaExceeded", 403, True)])
-def test_response_of_a_server_decides_before_the_exception_of_its_client(code, status, passes):
+def test_response_of_a_server_decides_before_the_exception_of_its_client(code: str, status: int, passes: bool) -> None:
     answer = botocore.exceptions.ClientError(
         {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject"
     )
@@ -89,16 +92,16 @@ def test_response_of_a_server_decides_before_the_exception_of_its_client(code, s
     assert is_outage(wrap(error, StorageError)) == passes
 
 
-def test_errors_that_are_their_own_causes_are_judged():
+def test_errors_that_are_their_own_causes_are_judged() -> None:
     first, second = OSError("a"), OSError("b")
     first.__cause__, second.__cause__ = second, first
     assert not is_outage(first)
 
 
-def test_operation_is_retried_until_the_outage_ends_and_the_waits_are_reported():
+def test_operation_is_retried_until_the_outage_ends_and_the_waits_are_reported() -> None:
     reported, answers = [], [OSError(errno.ENOSPC, "no space left"), ConnectionRefusedError("refused"), "done"]
 
-    def operate():
+    def operate() -> Any:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -109,10 +112,10 @@ def test_operation_is_retried_until_the_outage_ends_and_the_waits_are_reported()
 
 
 @pytest.mark.parametrize("error", [PermissionError("denied"), ValueError("defect"), BundleError("damaged")])
-def test_error_other_than_an_outage_is_raised_immediately(error):
+def test_error_other_than_an_outage_is_raised_immediately(error: Any) -> None:
     calls = []
 
-    def operate():
+    def operate() -> Never:
         calls.append(1)
         raise error
 
@@ -121,12 +124,12 @@ def test_error_other_than_an_outage_is_raised_immediately(error):
     assert len(calls) == 1
 
 
-def test_outage_beyond_the_limit_is_raised_unchanged():
+def test_outage_beyond_the_limit_is_raised_unchanged() -> None:
     with pytest.raises(ConnectionRefusedError):
         Patience(limit_s=0.0).call(raise_refusal)
 
 
-def test_wait_ends_on_a_stop():
+def test_wait_ends_on_a_stop() -> None:
     stop = threading.Event()
     patience = Patience(limit_s=3600.0, stop=stop, on_wait=lambda what: stop.set())
     started_s = time.monotonic()
@@ -135,16 +138,16 @@ def test_wait_ends_on_a_stop():
     assert time.monotonic() - started_s < 60
 
 
-def raise_refusal():
+def raise_refusal() -> Never:
     raise ConnectionRefusedError("refused")
 
 
 @given(st.lists(st.integers(), max_size=20), st.sets(st.integers(0, 19)))
-def test_iterator_that_fails_anywhere_continues_after_its_last_item(items, failures):
+def test_iterator_that_fails_anywhere_continues_after_its_last_item(items: list[int], failures: Any) -> None:
     items = list(enumerate(items))
     left = set(failures)
 
-    def start(last):
+    def start(last: Any) -> Iterator[Any]:
         for item in items[0 if last is None else last[0] + 1 :]:
             if item[0] in left:
                 left.discard(item[0])
@@ -164,7 +167,9 @@ def test_iterator_that_fails_anywhere_continues_after_its_last_item(items, failu
 
 
 @pytest.mark.parametrize("fault", [Fault.SLOW_DOWN, Fault.RESET])
-def test_error_of_a_real_client_in_an_outage_is_an_outage(s3_folder, s3_endpoint, monkeypatch, fault):
+def test_error_of_a_real_client_in_an_outage_is_an_outage(
+    s3_folder: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, fault: Any
+) -> None:
     # One attempt per call keeps the test short.
     monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "retries", 1)
     with FaultyNetwork(s3_endpoint, choose=lambda method, path: fault) as network:
@@ -176,14 +181,16 @@ def test_error_of_a_real_client_in_an_outage_is_an_outage(s3_folder, s3_endpoint
             assert is_outage(raised.value)
 
 
-def test_error_of_a_real_client_for_a_missing_bucket_is_not_an_outage(s3_folder):
+def test_error_of_a_real_client_for_a_missing_bucket_is_not_an_outage(s3_folder: str) -> None:
     with pytest.raises(BucketError) as raised:
         put_atomic("s3://no-such-bucket-here/a", b"1")
     assert not is_outage(raised.value)
 
 
-def test_error_of_a_full_disk_contains_the_file_and_the_free_space(tmp_path, monkeypatch):
-    def refuse(handle):
+def test_error_of_a_full_disk_contains_the_file_and_the_free_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(handle: Any) -> Never:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)

@@ -2,8 +2,10 @@
 
 import itertools
 import traceback
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -18,18 +20,20 @@ from tests.factories import make_certificate
 from tests.faulty_network import Fault, FaultyNetwork, HastyS3, OneTryS3, Refusal, use_s3_client
 
 
-def test_unfinished_files_are_never_listed(tmp_path):
+def test_unfinished_files_are_never_listed(tmp_path: Path) -> None:
     (tmp_path / ".tmp-123").write_bytes(b"half")
     assert list_objects(str(tmp_path)) == list_folder(str(tmp_path)) == []
 
 
 @pytest.mark.parametrize("list_it", [list_objects, list_folder, lambda folder: glob_objects(f"{folder}/*")])
-def test_file_deleted_during_a_listing_is_left_out(tmp_path, monkeypatch, list_it):
+def test_file_deleted_during_a_listing_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, list_it: Any
+) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"x")
     is_file = Path.is_file
 
-    def look_and_delete(path):
+    def look_and_delete(path: Path) -> Any:
         found = is_file(path)
         if path.name == "a":
             path.unlink(missing_ok=True)
@@ -39,7 +43,7 @@ def test_file_deleted_during_a_listing_is_left_out(tmp_path, monkeypatch, list_i
     assert [item.uri for item in list_it(str(tmp_path))] == [str(tmp_path / "b")]
 
 
-def test_failed_put_leaves_nothing_behind(tmp_path):
+def test_failed_put_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     with pytest.raises(OSError):
         put_atomic(str(tmp_path / "a"), b"x")
@@ -47,7 +51,7 @@ def test_failed_put_leaves_nothing_behind(tmp_path):
 
 
 @pytest.fixture
-def network(s3_folder, s3_endpoint, monkeypatch):
+def network(s3_folder: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyNetwork]:
     """The emulated S3 behind a network that fails on command."""
     with FaultyNetwork(s3_endpoint) as network, use_s3_client(HastyS3):
         monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
@@ -74,7 +78,9 @@ OPERATIONS = {
         ("stream", Fault.HANG),
     ],
 )
-def test_operation_survives_a_network_that_fails(s3_folder, network, operation, fault):
+def test_operation_survives_a_network_that_fails(
+    s3_folder: str, network: FaultyNetwork, operation: Any, fault: Any
+) -> None:
     put_atomic(join_uri(s3_folder, "a"), b"old")
     expected = {"read": b"old", "stream": b"ld"}
     num_faults = 1 if fault == Fault.HANG else 2
@@ -93,13 +99,13 @@ def test_operation_survives_a_network_that_fails(s3_folder, network, operation, 
     assert operation not in expected or answer == expected[operation]
 
 
-def test_create_if_absent_waits_for_a_write_in_progress(s3_folder, network):
+def test_create_if_absent_waits_for_a_write_in_progress(s3_folder: str, network: FaultyNetwork) -> None:
     network.choose = lambda method, path: Fault.CONFLICT if method == "PUT" and network.num_faults < 2 else None
     assert create_if_absent(join_uri(s3_folder, "a"), b"mine")
     assert not create_if_absent(join_uri(s3_folder, "a"), b"theirs")
 
 
-def test_put_without_a_connection_is_an_error(s3_folder, network):
+def test_put_without_a_connection_is_an_error(s3_folder: str, network: FaultyNetwork) -> None:
     network.choose = lambda method, path: Fault.RESET if method == "PUT" else None
     with use_s3_client(OneTryS3), pytest.raises(StorageError, match="run/a' cannot be reached") as caught:
         put_atomic(join_uri(s3_folder, "a"), b"x")
@@ -107,7 +113,7 @@ def test_put_without_a_connection_is_an_error(s3_folder, network):
 
 
 @pytest.mark.parametrize("open_file", [open_stream, open_random])
-def test_error_of_a_broken_stream_contains_its_uri(s3_folder, network, open_file):
+def test_error_of_a_broken_stream_contains_its_uri(s3_folder: str, network: FaultyNetwork, open_file: Any) -> None:
     put_atomic(join_uri(s3_folder, "a"), bytes(100))
     with use_s3_client(OneTryS3), closing(open_file(join_uri(s3_folder, "a"))) as stream:
         network.choose = lambda method, path: Fault.RESET if method == "GET" else None
@@ -115,14 +121,16 @@ def test_error_of_a_broken_stream_contains_its_uri(s3_folder, network, open_file
             stream.read(10)
 
 
-def test_part_costs_one_request(s3_folder, network):
+def test_part_costs_one_request(s3_folder: str, network: FaultyNetwork) -> None:
     put_atomic(join_uri(s3_folder, "warm"), b"x")
     network.requests.clear()
     put_atomic(join_uri(s3_folder, "a"), bytes(20 * 2**20))
     assert [request.kind for request in network.requests] == ["put"]
 
 
-def test_credentials_never_show_in_messages(s3_folder, network, monkeypatch):
+def test_credentials_never_show_in_messages(
+    s3_folder: str, network: FaultyNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     with pytest.raises(FileNotFoundError) as caught:
@@ -130,7 +138,9 @@ def test_credentials_never_show_in_messages(s3_folder, network, monkeypatch):
     assert "hush-hush" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_upload_over_tls_has_a_length(s3_folder, s3_endpoint, monkeypatch, tmp_path):
+def test_upload_over_tls_has_a_length(
+    s3_folder: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     certificate = make_certificate(tmp_path)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
     fsspec.get_filesystem_class("s3").clear_instance_cache()
@@ -152,7 +162,7 @@ REFUSALS = {
 }
 
 
-def test_refusal_of_a_store_contains_its_code(s3_folder, network):
+def test_refusal_of_a_store_contains_its_code(s3_folder: str, network: FaultyNetwork) -> None:
     for operation, expected in itertools.product(OPERATIONS, REFUSALS):
         network.refusal = REFUSALS[expected]
         with pytest.raises(StorageError) as caught:
@@ -165,17 +175,17 @@ def test_refusal_of_a_store_contains_its_code(s3_folder, network):
 @pytest.mark.parametrize(
     "error", [OSError(None), OSError(5, None), TimeoutError(), PermissionError("None"), RuntimeError("a: None")]
 )
-def test_failure_without_a_message_is_described_by_its_type(error):
+def test_failure_without_a_message_is_described_by_its_type(error: Any) -> None:
     assert describe_store_failure(error) == type(error).__name__
 
 
-def test_failure_without_a_message_is_described_by_its_cause():
+def test_failure_without_a_message_is_described_by_its_cause() -> None:
     error = OSError(None)
     error.__cause__ = ConnectionResetError("peer is gone")
     assert describe_store_failure(error) == "peer is gone"
 
 
-def test_missing_bucket_is_named_by_every_operation(s3_folder, network):
+def test_missing_bucket_is_named_by_every_operation(s3_folder: str, network: FaultyNetwork) -> None:
     for operation, refusal in itertools.product(OPERATIONS, [None, Refusal(404, "NoSuchBucket", None)]):
         network.refusal = refusal
         with pytest.raises(BucketError, match="bucket 'nobody-has-this' of 's3://nobody-has-this/.*create it"):

@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -12,12 +13,12 @@ from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import create_if_absent, delete, delete_folder, put_atomic
 
 
-def list_uris(objects):
+def list_uris(objects: Any) -> list[Any]:
     return [item.uri for item in objects]
 
 
 @pytest.mark.parametrize("name", ["a.bin", "with space.bin", "Schäfchen-羊.bin", "a#b.bin", "[1]*.bin"])
-def test_put_any_name_reads_back_and_is_listed(folder_uri, name):
+def test_put_any_name_reads_back_and_is_listed(folder_uri: str, name: str) -> None:
     uri = join_uri(folder_uri, "deep", name)
     put_atomic(uri, b"first")
     put_atomic(uri, b"second!")
@@ -29,12 +30,12 @@ def test_put_any_name_reads_back_and_is_listed(folder_uri, name):
     assert '"' not in item.etag
 
 
-def test_listing_of_missing_folder_is_empty(folder_uri):
+def test_listing_of_missing_folder_is_empty(folder_uri: str) -> None:
     assert list_objects(folder_uri) == []
     assert list_folder(folder_uri) == []
 
 
-def test_listing_leaves_out_sibling_folders_and_lower_levels(folder_uri):
+def test_listing_leaves_out_sibling_folders_and_lower_levels(folder_uri: str) -> None:
     uris = [join_uri(folder_uri, *parts) for parts in (("a", "1"), ("a", "deep", "2"), ("ab", "3"))]
     for uri in uris:
         put_atomic(uri, b"x")
@@ -43,14 +44,14 @@ def test_listing_leaves_out_sibling_folders_and_lower_levels(folder_uri):
     assert list_uris(list_objects(folder_uri)) == uris
 
 
-def test_listing_sees_a_new_object_at_once(folder_uri):
+def test_listing_sees_a_new_object_at_once(folder_uri: str) -> None:
     put_atomic(join_uri(folder_uri, "1"), b"x")
     assert len(list_objects(folder_uri)) == 1
     put_atomic(join_uri(folder_uri, "2"), b"x")
     assert len(list_objects(folder_uri)) == len(list_folder(folder_uri)) == 2
 
 
-def test_listing_of_more_than_a_page_is_whole(folder_uri):
+def test_listing_of_more_than_a_page_is_whole(folder_uri: str) -> None:
     uris = [join_uri(folder_uri, f"{index:04d}") for index in range(1003)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda uri: put_atomic(uri, b""), uris))
@@ -59,7 +60,7 @@ def test_listing_of_more_than_a_page_is_whole(folder_uri):
     assert list_objects(folder_uri) == []
 
 
-def test_etag_changes_with_the_content(folder_uri):
+def test_etag_changes_with_the_content(folder_uri: str) -> None:
     uri = join_uri(folder_uri, "a")
     put_atomic(uri, b"one")
     before = find_object(uri)
@@ -67,7 +68,7 @@ def test_etag_changes_with_the_content(folder_uri):
     assert find_object(uri).etag != before.etag
 
 
-def test_create_if_absent_second_writer_changes_nothing(folder_uri):
+def test_create_if_absent_second_writer_changes_nothing(folder_uri: str) -> None:
     uri = join_uri(folder_uri, "run.json")
     assert create_if_absent(uri, b"mine")
     assert not create_if_absent(uri, b"theirs")
@@ -75,7 +76,7 @@ def test_create_if_absent_second_writer_changes_nothing(folder_uri):
     assert list_uris(list_objects(folder_uri)) == [uri]
 
 
-def test_delete_twice_is_no_error(folder_uri):
+def test_delete_twice_is_no_error(folder_uri: str) -> None:
     uris = [join_uri(folder_uri, name) for name in "abc"]
     for uri in uris:
         put_atomic(uri, b"x")
@@ -84,7 +85,7 @@ def test_delete_twice_is_no_error(folder_uri):
     assert list_uris(list_objects(folder_uri)) == uris[2:]
 
 
-def test_stream_from_an_offset_reads_the_rest(folder_uri):
+def test_stream_from_an_offset_reads_the_rest(folder_uri: str) -> None:
     uri = join_uri(folder_uri, "a")
     payload = bytes(range(256)) * 40
     put_atomic(uri, payload)
@@ -93,7 +94,7 @@ def test_stream_from_an_offset_reads_the_rest(folder_uri):
             assert stream.read(10) + stream.read() == payload[offset:]
 
 
-def test_random_reads_return_the_bytes_at_their_offset(folder_uri):
+def test_random_reads_return_the_bytes_at_their_offset(folder_uri: str) -> None:
     uri = join_uri(folder_uri, "a")
     payload = bytes(range(256)) * 40
     put_atomic(uri, payload)
@@ -103,7 +104,7 @@ def test_random_reads_return_the_bytes_at_their_offset(folder_uri):
             assert file.read(10) == payload[offset : offset + 10]
 
 
-def test_reading_what_is_missing_names_the_uri(folder_uri):
+def test_reading_what_is_missing_names_the_uri(folder_uri: str) -> None:
     uri = join_uri(folder_uri, "missing.tar")
     for read in (read_bytes, open_stream, open_random):
         with pytest.raises(FileNotFoundError, match="missing.tar"):
@@ -112,20 +113,20 @@ def test_reading_what_is_missing_names_the_uri(folder_uri):
     assert find_object(folder_uri) is None
 
 
-def test_glob_matches_one_level(folder_uri):
+def test_glob_matches_one_level(folder_uri: str) -> None:
     for name in ("a-1.tar", "a-2.tar", "b.tar", "deep/a-3.tar"):
         put_atomic(join_uri(folder_uri, name), b"x")
     expected = [join_uri(folder_uri, name) for name in ("a-1.tar", "a-2.tar")]
     assert list_uris(glob_objects(join_uri(folder_uri, "a-*.tar"))) == expected
 
 
-def test_put_is_seen_whole_or_not_at_all(folder_uri):
+def test_put_is_seen_whole_or_not_at_all(folder_uri: str) -> None:
     uri = join_uri(folder_uri, "a")
     payloads = [bytes([number]) * (100_000 + number) for number in range(20)]
     put_atomic(uri, payloads[0])
     seen, is_done = set(), threading.Event()
 
-    def read_again_and_again():
+    def read_again_and_again() -> None:
         while not is_done.is_set():
             seen.add(read_bytes(uri))
 
@@ -143,7 +144,7 @@ def test_put_is_seen_whole_or_not_at_all(folder_uri):
     assert read_bytes(uri) == payloads[-1]
 
 
-def test_create_if_absent_racing_writers_one_wins(folder_uri):
+def test_create_if_absent_racing_writers_one_wins(folder_uri: str) -> None:
     uri = join_uri(folder_uri, "run.json")
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda index: create_if_absent(uri, b"%d" % index), range(32)))
@@ -151,7 +152,7 @@ def test_create_if_absent_racing_writers_one_wins(folder_uri):
     assert int(read_bytes(uri)) == won.index(True)
 
 
-def test_create_if_absent_after_a_deletion_writes_again(folder_uri):
+def test_create_if_absent_after_a_deletion_writes_again(folder_uri: str) -> None:
     uri = join_uri(folder_uri, "run.json")
     assert create_if_absent(uri, b"first")
     delete([uri])
@@ -160,7 +161,7 @@ def test_create_if_absent_after_a_deletion_writes_again(folder_uri):
 
 
 @pytest.mark.parametrize("name", ["with space.bin", "Schäfchen-羊.bin", "a+b=c&d?e%20.bin"])
-def test_delete_of_any_name_leaves_the_others(folder_uri, name):
+def test_delete_of_any_name_leaves_the_others(folder_uri: str, name: str) -> None:
     uris = [join_uri(folder_uri, "deep", item) for item in (name, f"{name}2")]
     for uri in uris:
         put_atomic(uri, b"x")
@@ -168,7 +169,7 @@ def test_delete_of_any_name_leaves_the_others(folder_uri, name):
     assert list_uris(list_objects(folder_uri)) == uris[1:]
 
 
-def test_deleted_folder_takes_all_below_it_and_nothing_beside_it(folder_uri):
+def test_deleted_folder_takes_all_below_it_and_nothing_beside_it(folder_uri: str) -> None:
     for name in ("a/1", "a/deep/2", "ab/3"):
         put_atomic(join_uri(folder_uri, *name.split("/")), b"x")
     assert is_folder(join_uri(folder_uri, "a"))

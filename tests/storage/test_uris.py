@@ -1,5 +1,8 @@
 """Secrets in URIs: every form is refused without being repeated, and similar names are accepted."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import ray
 
@@ -50,25 +53,25 @@ PLAIN_URIS = [
 
 
 @pytest.mark.parametrize("uri", URIS_WITH_LOGIN)
-def test_password_or_token_before_a_host_is_refused_and_not_repeated(uri):
+def test_password_or_token_before_a_host_is_refused_and_not_repeated(uri: Any) -> None:
     with pytest.raises(ValueError, match=r"://\.\.\..*' holds a password") as refusal:
         require_no_password(uri)
     assert SECRET not in str(refusal.value)
 
 
 @pytest.mark.parametrize("uri", URIS_WITH_SIGNATURE)
-def test_signed_address_is_refused_and_its_signature_not_repeated(uri):
+def test_signed_address_is_refused_and_its_signature_not_repeated(uri: Any) -> None:
     with pytest.raises(ValueError, match=r"/a\.tar\?\.\.\.' holds a signature") as refusal:
         require_no_password(uri)
     assert SECRET not in str(refusal.value)
 
 
 @pytest.mark.parametrize("uri", PLAIN_URIS)
-def test_at_signs_and_colons_in_names_are_not_passwords(uri):
+def test_at_signs_and_colons_in_names_are_not_passwords(uri: Any) -> None:
     require_no_password(uri)
 
 
-def test_shard_with_an_at_sign_and_a_colon_in_its_path_is_listed(tmp_path):
+def test_shard_with_an_at_sign_and_a_colon_in_its_path_is_listed(tmp_path: Path) -> None:
     path = tmp_path / "a:b@c" / "user@host.tar"
     path.parent.mkdir()
     path.write_bytes(bytes(1024))
@@ -76,7 +79,7 @@ def test_shard_with_an_at_sign_and_a_colon_in_its_path_is_listed(tmp_path):
 
 
 @pytest.mark.parametrize("words", [("--out", "s3://A:hush-hush@b"), ("--out=s3://A:hush-hush@b",)])
-def test_command_line_is_searched_for_passwords_word_by_word(words):
+def test_command_line_is_searched_for_passwords_word_by_word(words: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="holds a password"):
         refuse_passwords(["--recipe", "v2", *words])
 
@@ -90,7 +93,9 @@ def test_command_line_is_searched_for_passwords_word_by_word(words):
         ("--no-such-flag=s3://AKIA:hush-hush@bucket",),
     ],
 )
-def test_training_refuses_passwords_before_anything_else(capsys, words):
+def test_training_refuses_passwords_before_anything_else(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
     assert train(["--recipe", "v2", "--vocabulary", "v.json", "--out", "o", *words]) == 2
     printed = "".join(capsys.readouterr())
     assert "holds a password" in printed
@@ -98,7 +103,9 @@ def test_training_refuses_passwords_before_anything_else(capsys, words):
 
 
 @pytest.mark.parametrize("url", [f"http://me:{SECRET}@host", f"https://{SECRET}@host", f"me:{SECRET}@host:9000"])
-def test_endpoint_with_a_password_is_refused_and_left_out_of_the_environment(monkeypatch, url):
+def test_endpoint_with_a_password_is_refused_and_left_out_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://before")
     with pytest.raises(ValueError, match="host") as refusal:
         use_endpoint(url)
@@ -107,7 +114,9 @@ def test_endpoint_with_a_password_is_refused_and_left_out_of_the_environment(mon
 
 
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
-def test_endpoint_of_the_environment_with_a_password_is_not_sent_to_a_cluster(monkeypatch, name):
+def test_endpoint_of_the_environment_with_a_password_is_not_sent_to_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     for variable in FORWARDED_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv(name, f"http://me:{SECRET}@host")

@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +51,7 @@ OWN = {1: 0.3, 2: 0.7}
 SHARD = InputShard(uri="photos/a.tar", name="a", size_bytes=10, etag="1")
 
 
-def make_hill(rng, size):
+def make_hill(rng: np.random.Generator, size: Any) -> Any:
     """Map that falls from 1 to 0 around a random place, on a patch grid."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     top = rng.uniform(0.2, 0.8, 2) * size
@@ -57,7 +59,7 @@ def make_hill(rng, size):
     return 1 - distance / distance.max()
 
 
-def make_collection(folder, num_images=48, **maps):
+def make_collection(folder: Path, num_images: int = 48, **maps: Any) -> None:
     """Publish a run with kept maps, and the truth that follows from its maps at the thresholds `OWN`."""
     rng = np.random.default_rng(0)
     rows = []
@@ -82,19 +84,21 @@ def make_collection(folder, num_images=48, **maps):
 
 
 @pytest.fixture(scope="module")
-def collection(tmp_path_factory):
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a run (`run`), its truth (`truth`), and the masks that are the truth (`own`)."""
     folder = tmp_path_factory.mktemp("collection")
     make_collection(folder)
     return folder
 
 
-def calibrate(folder, *flags, check=0):
+def calibrate(folder: Path, *flags: Any, check: int = 0) -> str:
     assert main(["--labels", f"{folder}/run", "--out", f"{folder}/calibration.json", *flags]) == check
     return f"{folder}/calibration.json"
 
 
-def test_fit_finds_the_thresholds_that_made_the_truth(collection, tmp_path, capsys):
+def test_fit_finds_the_thresholds_that_made_the_truth(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     uri = calibrate(collection, "--truth", f"{collection}/truth")
     printed = capsys.readouterr().out
     found = load_calibration(uri)
@@ -121,14 +125,14 @@ def test_fit_finds_the_thresholds_that_made_the_truth(collection, tmp_path, caps
     assert after["curve"][at]["mean_iou"] == pytest.approx(after["masks"]["mean_iou"], abs=0.03)
 
 
-def test_one_threshold_for_all_is_fitted_on_demand(collection):
+def test_one_threshold_for_all_is_fitted_on_demand(collection: Path) -> None:
     found = load_calibration(calibrate(collection, "--truth", f"{collection}/truth", "--no-by-class"))
     assert found.class_scales is None
     assert 0.3 <= found.foreground_threshold <= 0.7
 
 
-def test_which_images_are_fitted_on_is_drawn_from_the_seed(collection):
-    def fit(seed):
+def test_which_images_are_fitted_on_is_drawn_from_the_seed(collection: Path) -> None:
+    def fit(seed: Any) -> Any:
         uri = calibrate(collection, "--truth", f"{collection}/truth", "--rng-seed", str(seed))
         return load_calibration(uri).figures["mean_iou"]
 
@@ -136,7 +140,7 @@ def test_which_images_are_fitted_on_is_drawn_from_the_seed(collection):
     assert fit(1) != fit(2)
 
 
-def test_counted_pixels_are_those_of_the_masks(collection):
+def test_counted_pixels_are_those_of_the_masks(collection: Path) -> None:
     """Compared with masks of jobs.remask, scored by scikit-learn on all pixels."""
     samples = read_samples(f"{collection}/run/labels/a.parquet", open_truth(f"{collection}/truth"), 2, 100)
     thresholds = np.array([0.5, 0.4])
@@ -153,7 +157,9 @@ def test_counted_pixels_are_those_of_the_masks(collection):
     assert score_thresholds(make_table(samples, 2), thresholds) == pytest.approx(expected, abs=0.002)
 
 
-def test_threshold_without_truth_is_stored_with_its_method(collection, capsys):
+def test_threshold_without_truth_is_stored_with_its_method(
+    collection: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = load_calibration(calibrate(collection))
     assert (found.uses_truth, found.class_scales) == (False, None)
     assert "without truth" in found.method
@@ -165,7 +171,7 @@ def test_threshold_without_truth_is_stored_with_its_method(collection, capsys):
     assert found.figures == {"num_images": 48}
 
 
-def test_band_is_as_wide_as_the_wanted_stability_allows(collection):
+def test_band_is_as_wide_as_the_wanted_stability_allows(collection: Path) -> None:
     samples = read_samples(f"{collection}/run/labels/a.parquet", None, 2, 100)
     histograms = [count_values(sample) for sample in samples]
     found = load_calibration(calibrate(collection, "--min-stability", "0.7"))
@@ -181,7 +187,7 @@ def test_band_is_as_wide_as_the_wanted_stability_allows(collection):
 
 
 @pytest.mark.parametrize("maps", [{"kind": MapKind.PATCH_CAM}, {"refine": False}, {"num_attention_layers": 2}])
-def test_calibration_for_other_maps_is_refused_with_what_differs(collection, maps):
+def test_calibration_for_other_maps_is_refused_with_what_differs(collection: Path, maps: Any) -> None:
     uri = calibrate(collection)
     kept = open_kept_run(f"{collection}/run")
     config = replace(kept.config, maps=replace(kept.config.maps, **maps))
@@ -190,7 +196,7 @@ def test_calibration_for_other_maps_is_refused_with_what_differs(collection, map
         use_calibration(uri, describe_maps(kept.model_digest, CLASSES, config))
 
 
-def test_calibration_for_another_model_views_or_classes_is_refused(collection):
+def test_calibration_for_another_model_views_or_classes_is_refused(collection: Path) -> None:
     uri = calibrate(collection)
     kept = open_kept_run(f"{collection}/run")
     for digest, classes, config, message in [
@@ -202,7 +208,7 @@ def test_calibration_for_another_model_views_or_classes_is_refused(collection):
             use_calibration(uri, describe_maps(digest, classes, config))
 
 
-def test_calibration_fits_runs_that_differ_in_what_leaves_maps_as_they_are(collection):
+def test_calibration_fits_runs_that_differ_in_what_leaves_maps_as_they_are(collection: Path) -> None:
     uri = calibrate(collection)
     kept = open_kept_run(f"{collection}/run")
     maps = replace(kept.config.maps, background_threshold=0.1, suggestion_threshold=0.9, keep_maps=False)
@@ -223,7 +229,7 @@ def test_calibration_fits_runs_that_differ_in_what_leaves_maps_as_they_are(colle
         (lambda fields: fields.clear(), "version"),
     ],
 )
-def test_damaged_calibration_is_named(collection, tmp_path, change, message):
+def test_damaged_calibration_is_named(collection: Path, tmp_path: Path, change: Any, message: str) -> None:
     with open(calibrate(collection)) as file:  # noqa: PTH123 (a URI)
         fields = json.load(file)
     change(fields)
@@ -232,7 +238,9 @@ def test_damaged_calibration_is_named(collection, tmp_path, change, message):
         load_calibration(str(tmp_path / "edited.json"))
 
 
-def test_job_on_bad_input_prints_one_line_and_exits_with_2(collection, tmp_path, capsys):
+def test_job_on_bad_input_prints_one_line_and_exits_with_2(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     put_atomic(f"{tmp_path}/other/z.png", make_mask_png(np.zeros((4, 4))))
     for name in range(3):
         put_atomic(f"{tmp_path}/few/photo{name}.png", (collection / "truth" / f"photo{name}.png").read_bytes())
@@ -258,7 +266,9 @@ def test_job_on_bad_input_prints_one_line_and_exits_with_2(collection, tmp_path,
     assert "--calibration sets the thresholds" in capsys.readouterr().err
 
 
-def test_label_job_takes_thresholds_from_a_calibration_of_its_own_maps_only(tmp_path, capsys):
+def test_label_job_takes_thresholds_from_a_calibration_of_its_own_maps_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_small_model(f"{tmp_path}/model")
     _, _, digest = load_bundle(f"{tmp_path}/model")
     make_tar(tmp_path / "photos.tar", {"a": {"jpg": make_photo(0), "txt": b"cat"}})

@@ -1,6 +1,7 @@
 """Thresholds from true masks, on random tables."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from pipeline.thresholds.fit import count_confusion, fit_by_class, fit_common, m
 from pipeline.thresholds.samples import MapSample
 
 
-def make_random_table(rng_seed, num_classes=3):
+def make_random_table(rng_seed: int, num_classes: int = 3) -> Any:
     rng = np.random.default_rng(rng_seed)
     samples = [
         MapSample(
@@ -24,7 +25,7 @@ def make_random_table(rng_seed, num_classes=3):
 
 
 @pytest.mark.parametrize("rng_seed", range(3))
-def test_fit_is_never_worse_than_its_start_where_it_is_fitted(rng_seed):
+def test_fit_is_never_worse_than_its_start_where_it_is_fitted(rng_seed: int) -> None:
     table = make_random_table(rng_seed)
     common = fit_common(table)
     assert score_thresholds(table, fit_by_class(table, common)) >= score_thresholds(table, common)
@@ -33,7 +34,7 @@ def test_fit_is_never_worse_than_its_start_where_it_is_fitted(rng_seed):
     assert count_confusion(table, common).sum() == len(table.truth) < 40 * 50
 
 
-def test_class_with_few_images_keeps_the_common_threshold():
+def test_class_with_few_images_keeps_the_common_threshold() -> None:
     table = make_random_table(0)
     few = table.take(np.arange(40) < 9)
     few = replace(few, ids=few.ids[:9])

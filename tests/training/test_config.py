@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from pipeline.training.worker.schedule import choose_seed_term
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_configuration_of_every_recipe_survives_json(name):
+def test_configuration_of_every_recipe_survives_json(name: Any) -> None:
     described = describe_train_config(RECIPES[name]())
     assert json.loads(json.dumps(described)) == described
 
@@ -26,7 +27,9 @@ def test_configuration_of_every_recipe_survives_json(name):
 @pytest.mark.parametrize(
     ("name", "image_size", "epochs", "batch_size"), [("v1", 224, 60, 64), ("v2", 224, 60, 64), ("plus", 448, 45, 32)]
 )
-def test_recipes_of_the_authors_have_the_settings_of_their_code(name, image_size, epochs, batch_size):
+def test_recipes_of_the_authors_have_the_settings_of_their_code(
+    name: str, image_size: int, epochs: int, batch_size: int
+) -> None:
     config = RECIPES[name]()
     model, optimizer, augment, loss = config.model, config.optimizer, config.augment, config.loss
     assert (model.variant, model.image_size, model.drop_path) == (name, image_size, 0.1)
@@ -40,7 +43,7 @@ def test_recipes_of_the_authors_have_the_settings_of_their_code(name, image_size
         assert (model.rank_decay, model.contrast_weight) == (0.996, 1.0)
 
 
-def test_peak_learning_rate_scales_with_the_batch():
+def test_peak_learning_rate_scales_with_the_batch() -> None:
     assert OptimizerConfig(batch_size=64, base_lr=5e-4).peak_lr == pytest.approx(6.25e-5)
 
 
@@ -67,7 +70,7 @@ def test_peak_learning_rate_scales_with_the_batch():
         (lambda: AugmentConfig(random_erasing=1.5), "0 <= random_erasing <= 1, got 1.5"),
     ],
 )
-def test_configuration_out_of_range_is_refused_with_its_values(build, complaint):
+def test_configuration_out_of_range_is_refused_with_its_values(build: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         build()
 
@@ -79,37 +82,37 @@ TRAIN = ("--recipe", "v2", "--shards", "a.tar", "--vocabulary", "v.json", "--out
     "words",
     [("--workers", "8:64"), ("--workers=8:64",), ("--min-workers", "8", "--num-workers=64"), ("--num-workers=8:64",)],
 )
-def test_range_of_workers_is_elastic(words):
+def test_range_of_workers_is_elastic(words: tuple[str, ...]) -> None:
     assert parse_command([*TRAIN, *words]).count_workers() == (8, 64)
 
 
 @pytest.mark.parametrize(
     "words", [("--workers", "64"), ("--workers=64",), ("--num-workers", "64"), ("--num_workers=64",)]
 )
-def test_number_of_workers_is_fixed(words):
+def test_number_of_workers_is_fixed(words: tuple[str, ...]) -> None:
     assert parse_command([*TRAIN, *words]).count_workers() == (64, 64)
 
 
 @pytest.mark.parametrize("workers", ["0", "many", "8:", "64:8", "0:8", "1:2:3"])
-def test_workers_that_are_neither_number_nor_range_are_refused(workers):
+def test_workers_that_are_neither_number_nor_range_are_refused(workers: str) -> None:
     with pytest.raises(ValueError, match=f"need --workers to be a number .*, got '{workers}'"):
         parse_command([*TRAIN, "--workers", workers])
 
 
 @pytest.mark.parametrize("words", [("--inputs.tags-field", "caption"), ("--inputs.tags_field=caption",)])
-def test_options_of_the_inputs_may_be_written_as_in_labelling(words):
+def test_options_of_the_inputs_may_be_written_as_in_labelling(words: tuple[str, ...]) -> None:
     job = parse_command(["--recipe", "v2", "--shards", "a.tar", "--vocabulary", "v.json", "--out", "o", *words])
     assert job.config.inputs.tags_field == "caption"
 
 
-def test_option_of_another_group_is_refused_under_the_prefix_of_the_inputs(capsys):
+def test_option_of_another_group_is_refused_under_the_prefix_of_the_inputs(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--recipe", "v2", "--shards", "a.tar", "--vocabulary", "v.json", "--out", "o"]
     with pytest.raises(SystemExit):
         parse_command([*command, "--inputs.epochs", "3"])
     assert "--inputs.epochs" in "".join(capsys.readouterr())
 
 
-def test_seeds_that_would_start_after_the_last_epoch_are_refused(capsys):
+def test_seeds_that_would_start_after_the_last_epoch_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--recipe", "seeded", "--shards", "a.tar", "--vocabulary", "v.json", "--out", "o", "--epochs", "1"]
     with pytest.raises(SystemExit, match="2"):
         parse_command(command)
@@ -120,12 +123,12 @@ def test_seeds_that_would_start_after_the_last_epoch_are_refused(capsys):
     assert parse_command([*command, "--seed-weight", "0"]).config.optimizer.epochs == 1
 
 
-def test_seed_loss_without_patch_head_is_refused():
+def test_seed_loss_without_patch_head_is_refused() -> None:
     with pytest.raises(ValueError, match="v1, which has no patch head"):
         TrainConfig(model=ModelConfig(variant="v1"), loss=LossConfig(seed_weight=0.5))
 
 
-def test_seeds_of_a_missing_average_are_refused():
+def test_seeds_of_a_missing_average_are_refused() -> None:
     loss = LossConfig(seed_weight=0.5, seed_from_average=True)
     with pytest.raises(ValueError, match=r"need ema_decay > 0 for seed_from_average, got 0\.0"):
         TrainConfig(loss=loss)
@@ -134,18 +137,18 @@ def test_seeds_of_a_missing_average_are_refused():
     assert TrainConfig(loss=replace(loss, seed_weight=0.0)).optimizer.ema_decay == 0
 
 
-def test_seed_thresholds_in_the_wrong_order_are_refused():
+def test_seed_thresholds_in_the_wrong_order_are_refused() -> None:
     with pytest.raises(ValueError, match="got 0.6 and 0.5"):
         LossConfig(seed_background_threshold=0.6)
 
 
-def test_seed_loss_without_absent_patches_is_refused():
+def test_seed_loss_without_absent_patches_is_refused() -> None:
     with pytest.raises(ValueError, match="seed_background_threshold > 0 for a seed_weight of 0.5, got 0"):
         LossConfig(seed_weight=0.5, seed_background_threshold=0.0)
     assert LossConfig(seed_background_threshold=0.0).seed_weight == 0
 
 
-def test_seed_weight_starts_at_zero_and_grows_over_an_epoch():
+def test_seed_weight_starts_at_zero_and_grows_over_an_epoch() -> None:
     config = LossConfig(seed_weight=0.5, seed_start_epochs=2.0, seed_affinity_steps=2, seed_attention_share=0.3)
     assert choose_seed_term(LossConfig(), 9.0) is None
     weights = [choose_seed_term(config, position).weight for position in (0.0, 2.0, 2.5, 3.0, 9.0)]

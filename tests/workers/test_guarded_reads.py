@@ -2,7 +2,9 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from pipeline.workers.guarded_reads import read_guarded
 URI = "s3://bucket/a.tar"
 
 
-def read_numbers(end=None):
+def read_numbers(end: Any = None) -> Iterator[Any]:
     yield from range(3)
     if end == "unportable":
         raise UnportableError("one", "two")
@@ -30,18 +32,18 @@ def read_numbers(end=None):
 class UnportableError(Exception):
     """Cannot be rebuilt from its own arguments."""
 
-    def __init__(self, one, two):
+    def __init__(self, one: Any, two: Any) -> None:
         super().__init__(f"{one} and {two}")
 
 
-def count_deaths(number):
+def count_deaths(number: int) -> Any:
     attempts = AttemptCounter()
     for _ in range(number):
         attempts.begin(f"read {URI}")
     return attempts
 
 
-def read(num_deaths, end=None):
+def read(num_deaths: int, end: Any = None) -> Any:
     """Read the items; return them and the error at their end."""
     items = []
     try:
@@ -53,12 +55,12 @@ def read(num_deaths, end=None):
 
 
 @pytest.mark.parametrize("num_deaths", [0, MAX_DEATHS - 1, MAX_DEATHS, MAX_DEATHS_IN_ALL - 1])
-def test_shard_yields_the_same_items_after_any_number_of_deaths(num_deaths):
+def test_shard_yields_the_same_items_after_any_number_of_deaths(num_deaths: Any) -> None:
     assert read(num_deaths) == ([0, 1, 2, "last"], None)
 
 
 @pytest.mark.parametrize("end", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
-def test_shard_that_also_kills_the_child_yields_earlier_items_and_fails_by_name(end):
+def test_shard_that_also_kills_the_child_yields_earlier_items_and_fails_by_name(end: Any) -> None:
     items, error = read(MAX_DEATHS, end)
     assert items == [0, 1, 2]
     assert isinstance(error, ShardError)
@@ -67,12 +69,12 @@ def test_shard_that_also_kills_the_child_yields_earlier_items_and_fails_by_name(
 
 @pytest.mark.parametrize("num_deaths", [0, MAX_DEATHS])
 @pytest.mark.parametrize("end", [ShardError("such a shard"), StorageError("such a store"), PermissionError(13, "no")])
-def test_errors_pass_through_a_child_process_unchanged(num_deaths, end):
+def test_errors_pass_through_a_child_process_unchanged(num_deaths: Any, end: Any) -> None:
     items, error = read(num_deaths, end)
     assert (items, type(error), str(error)) == ([0, 1, 2], type(end), str(end))
 
 
-def test_outage_in_a_child_process_is_an_outage_and_not_a_death():
+def test_outage_in_a_child_process_is_an_outage_and_not_a_death() -> None:
     attempts = count_deaths(MAX_DEATHS)
     for _ in range(2):
         with pytest.raises(StorageError, match="such a store") as raised:
@@ -81,18 +83,18 @@ def test_outage_in_a_child_process_is_an_outage_and_not_a_death():
     assert attempts.begin(f"read {URI}") == MAX_DEATHS
 
 
-def test_error_that_cannot_be_pickled_keeps_its_text():
+def test_error_that_cannot_be_pickled_keeps_its_text() -> None:
     items, error = read(MAX_DEATHS, "unportable")
     assert (items, str(error)) == ([0, 1, 2], "UnportableError: one and two")
 
 
-def test_shard_with_too_many_deaths_is_not_read():
+def test_shard_with_too_many_deaths_is_not_read() -> None:
     items, error = read(MAX_DEATHS_IN_ALL)
     assert items == []
     assert isinstance(error, ShardError)
 
 
-def test_only_an_unfinished_read_is_a_death():
+def test_only_an_unfinished_read_is_a_death() -> None:
     attempts = AttemptCounter()
     list(read_guarded(URI, read_numbers, attempts))
     with pytest.raises(ShardError):
@@ -103,7 +105,7 @@ def test_only_an_unfinished_read_is_a_death():
     assert attempts.begin(f"read {URI}") == 0
 
 
-def test_replayed_task_reads_its_shard_in_a_child_process_again():
+def test_replayed_task_reads_its_shard_in_a_child_process_again() -> None:
     attempts = count_deaths(MAX_DEATHS)
     for _ in range(2):
         with pytest.raises(ShardError, match="SIGSEGV"):

@@ -1,5 +1,7 @@
 """Descriptions of Ray's failures: one short line without stack traces."""
 
+from typing import Any
+
 import pytest
 import ray.exceptions
 
@@ -22,22 +24,22 @@ Stack (most recent call first):
 TRACES = ("0x", ".so(", "File ", "Traceback", "***", "^^^", "\x1b", "\n", "ray::", "[2026")
 
 
-def assert_is_short(text):
+def assert_is_short(text: str) -> None:
     assert not [trace for trace in TRACES if trace in text], text
     assert 0 < len(text) <= MAX_LENGTH
 
 
 @pytest.mark.parametrize("kind", [ray.exceptions.RaySystemError, ray.exceptions.WorkerCrashedError, RuntimeError])
-def test_failure_with_a_stack_of_cpp_is_described_by_its_type_and_first_line(kind):
+def test_failure_with_a_stack_of_cpp_is_described_by_its_type_and_first_line(kind: Any) -> None:
     error = kind(CORE_STACK) if kind is not ray.exceptions.WorkerCrashedError else kind()
     text = describe_ray_failure(error)
     assert_is_short(text)
     assert text.startswith(kind.__name__)
 
 
-def test_failure_of_a_stack_only_still_has_its_type():
+def test_failure_of_a_stack_only_still_has_its_type() -> None:
     assert describe_ray_failure(RuntimeError(CORE_STACK.partition("\n")[2])) == "RuntimeError: no message"
 
 
-def test_failure_with_terminal_escapes_shows_them_escaped():
+def test_failure_with_terminal_escapes_shows_them_escaped() -> None:
     assert describe_ray_failure(RuntimeError("key \x1b]0;x\x07 \u202e")) == "RuntimeError: key \\x1b]0;x\\x07 \\u202e"

@@ -3,11 +3,12 @@
 import subprocess
 import sys
 import threading
+from typing import Any
 
 from pipeline.workers.watchdog import EXIT_STALLED, Watchdog
 
 
-def test_stalled_work_is_reported_by_name():
+def test_stalled_work_is_reported_by_name() -> None:
     stalled = []
     reported = threading.Event()
     watchdog = Watchdog(0.2, on_stall=lambda name: (stalled.append(name), reported.set()))
@@ -16,7 +17,7 @@ def test_stalled_work_is_reported_by_name():
     assert stalled == ["chunk 7"]
 
 
-def test_progress_of_one_work_does_not_hide_a_hang_of_another():
+def test_progress_of_one_work_does_not_hide_a_hang_of_another() -> None:
     stalled = []
     reported = threading.Event()
     watchdog = Watchdog(1.0, on_stall=lambda name: (stalled.append(name), reported.set()))
@@ -26,8 +27,8 @@ def test_progress_of_one_work_does_not_hide_a_hang_of_another():
     assert stalled == ["stuck"]
 
 
-def test_finished_work_is_no_longer_watched():
-    stalled = []
+def test_finished_work_is_no_longer_watched() -> None:
+    stalled: list[Any] = []
     # Far longer than a busy machine delays a thread.
     watchdog = Watchdog(2.0, on_stall=stalled.append)
     with watchdog.watch("short") as tick:
@@ -41,7 +42,7 @@ def test_finished_work_is_no_longer_watched():
     assert stalled == []
 
 
-def test_process_that_hangs_in_c_code_ends_with_a_stack_trace():
+def test_process_that_hangs_in_c_code_ends_with_a_stack_trace() -> None:
     program = (
         "import time\n"
         "from pipeline.workers.watchdog import Watchdog\n"

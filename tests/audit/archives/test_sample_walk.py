@@ -4,6 +4,8 @@ import hashlib
 import io
 import random
 import tarfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ STEMS = ("a", "b", "dir/c", "./d", "e.f", "dir.x/g", ".hidden", "__meta__", "ü"
 SUFFIXES = ("jpg", "JPG", "png", "json", "txt", "cls", "seg.png", "jpeg", "", "csv")
 
 
-def make_archive(rng):
+def make_archive(rng: random.Random) -> bytes:
     """Make a tar of random members, with folders and links, which may be truncated or followed by other bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=rng.choice(FORMATS)) as archive:
@@ -36,7 +38,7 @@ def make_archive(rng):
     return buffer.getvalue()
 
 
-def damage(payload, rng):
+def damage(payload: bytes, rng: random.Random) -> Any:
     match rng.choice(["none", "none", "twice", "cut", "bare", "junk", "byte", "hole"]):
         case "twice":
             return payload + make_archive(rng)
@@ -55,7 +57,7 @@ def damage(payload, rng):
     return payload
 
 
-def walk(payload):
+def walk(payload: bytes) -> tuple[list[tuple[Any, Any, Any]], tuple[Any, Any]] | None:
     """Keys with offsets and digests of images, and the end of the archive; None if it is not an archive."""
     try:
         found = list(walk_tar(io.BytesIO(payload), lambda key: True))
@@ -66,7 +68,7 @@ def walk(payload):
     return [(one.key, one.offset, one.image and one.image.sha256) for one in samples], (end.offset, end.truncated_at)
 
 
-def read(path):
+def read(path: Path) -> tuple[list[tuple[Any, Any, Any]], tuple[Any, Any]] | None:
     """The same values from the reader of labelling."""
     try:
         found = list(read_groups(InputShard(uri=str(path), name="a", size_bytes=0, etag=""), max_image_bytes=2**28))
@@ -80,7 +82,7 @@ def read(path):
     return samples, (end.offset, end.truncated_at)
 
 
-def test_walk_counts_what_the_reader_counts_in_whole_damaged_and_joined_archives(tmp_path):
+def test_walk_counts_what_the_reader_counts_in_whole_damaged_and_joined_archives(tmp_path: Path) -> None:
     rng = random.Random(4)
     path = tmp_path / "a.tar"
     num_samples = num_truncated = 0
@@ -95,7 +97,7 @@ def test_walk_counts_what_the_reader_counts_in_whole_damaged_and_joined_archives
     assert num_truncated > NUM_ARCHIVES / 10
 
 
-def test_walk_reads_no_image_that_is_not_wanted():
+def test_walk_reads_no_image_that_is_not_wanted() -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name in ("a.jpg", "b.jpg", "b.txt"):
@@ -118,7 +120,7 @@ def test_walk_reads_no_image_that_is_not_wanted():
         {"png": [b"1"] * 3, "other": [b"4"] * 3, "tags": ["a"] * 3, "id": ["u", "v", "w"]},
     ],
 )
-def test_walk_counts_what_the_reader_counts_in_a_parquet_file(tmp_path, columns):
+def test_walk_counts_what_the_reader_counts_in_a_parquet_file(tmp_path: Path, columns: dict[str, list[Any]]) -> None:
     path = make_parquet(tmp_path / "a.parquet", columns, row_group_size=2)
     named = {"image_column": "other", "key_column": "id"} if "other" in columns else {}
     shard = InputShard(uri=str(path), name="a", size_bytes=0, etag="")

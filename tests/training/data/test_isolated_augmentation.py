@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.training.config import ModelConfig, TrainConfig
 from pipeline.training.data.augmentation import augment_samples
@@ -30,7 +31,9 @@ PIL.Image.open = open_hostile_image
 """Module that Python imports when the child process starts."""
 
 
-def test_image_that_kills_its_processes_is_dropped_and_the_others_are_unchanged(tmp_path, monkeypatch):
+def test_image_that_kills_its_processes_is_dropped_and_the_others_are_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(HOSTILE_DECODER)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     rejections = []
@@ -57,7 +60,7 @@ def test_image_that_kills_its_processes_is_dropped_and_the_others_are_unchanged(
     assert rejections[0][1].startswith("crashed: ")
 
 
-def test_batch_that_is_augmented_counts_no_death():
+def test_batch_that_is_augmented_counts_no_death() -> None:
     attempts = AttemptCounter()
     batch = {
         "key": np.array(["a"], dtype=object),

@@ -6,7 +6,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from pipeline.training.data.scheduler_pace import RestBetweenSteps, pace_scheduler
 
 
-def test_paced_context_limits_its_executions_and_leaves_its_origin_unchanged():
+def test_paced_context_limits_its_executions_and_leaves_its_origin_unchanged() -> None:
     origin = DataContext.get_current()
     before = list(origin.custom_execution_callback_classes)
     context = origin.copy()
@@ -16,7 +16,7 @@ def test_paced_context_limits_its_executions_and_leaves_its_origin_unchanged():
     assert origin.custom_execution_callback_classes == before
 
 
-def test_callbacks_that_a_context_had_stay_and_their_list_is_not_written_to():
+def test_callbacks_that_a_context_had_stay_and_their_list_is_not_written_to() -> None:
     context = DataContext.get_current().copy()
     callbacks = [ExecutionCallback]
     context.custom_execution_callback_classes = callbacks

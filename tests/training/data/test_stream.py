@@ -1,8 +1,10 @@
 import io
 import json
 import threading
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ TAGS = (["cat"], ["dog", "cat"], ["film"], ["Dog", "film"])
 
 
 @pytest.fixture
-def shards(tmp_path):
+def shards(tmp_path: Path) -> tuple[InputShard, ...]:
     for number in range(3):
         samples = {
             f"photo{number}_{place}": {"jpg": make_photo(place), "json": json.dumps({"tags": tags}).encode()}
@@ -41,18 +43,18 @@ def shards(tmp_path):
     return list_shards([str(tmp_path / "train-{0..2}.tar")])
 
 
-def list_pieces_of(shards, epoch, window=4, share=None):
+def list_pieces_of(shards: Any, epoch: Any, window: int = 4, share: Any = None) -> list[Any]:
     usable = survey_shards(shards, VOCABULARY, InputConfig()).usable_per_shard
     groups = group_shards(shards, usable, window=window, rng_seed=0, epoch=epoch)
     return list(list_pieces(groups, share or [(0, sum(usable.values()))], epoch))
 
 
-def read_keys(pieces):
+def read_keys(pieces: Any) -> list[Any]:
     parts = list_parts(pieces, VOCABULARY, CONFIG)
     return [key for part in parts for table in part.read() for key in table["key"].to_pylist()]
 
 
-def test_survey_counts_images_of_each_class_unknown_tags_and_unusable_samples(shards):
+def test_survey_counts_images_of_each_class_unknown_tags_and_unusable_samples(shards: list[InputShard]) -> None:
     survey = survey_shards(shards, VOCABULARY, InputConfig())
     assert (survey.num_samples, survey.num_usable) == (15, 9)
     assert survey.unusable == {"no_known_tag": 3, "no_image": 3}
@@ -60,12 +62,12 @@ def test_survey_counts_images_of_each_class_unknown_tags_and_unusable_samples(sh
     assert survey.unknown_tags == {"film": 6}
 
 
-def test_surveys_of_single_shards_add_up_to_the_survey_of_all(shards):
+def test_surveys_of_single_shards_add_up_to_the_survey_of_all(shards: list[InputShard]) -> None:
     parts = [survey_shards([shard], VOCABULARY, InputConfig()) for shard in shards]
     assert sum(parts, Survey()) == survey_shards(shards, VOCABULARY, InputConfig())
 
 
-def test_training_samples_have_another_order_each_epoch_and_occur_exactly_once(shards):
+def test_training_samples_have_another_order_each_epoch_and_occur_exactly_once(shards: list[InputShard]) -> None:
     first, again, second = (read_keys(list_pieces_of(shards, epoch)) for epoch in (0, 0, 1))
     assert first == again
     assert first != second
@@ -75,45 +77,45 @@ def test_training_samples_have_another_order_each_epoch_and_occur_exactly_once(s
 
 @given(st.lists(st.integers(0, 9), max_size=4), st.integers(1, 12))
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_shares_of_an_epoch_add_up_to_the_epoch(shards, cuts, window):
+def test_shares_of_an_epoch_add_up_to_the_epoch(shards: list[InputShard], cuts: list[int], window: int) -> None:
     bounds = [0, *sorted(cuts), 9]
     whole = read_keys(list_pieces_of(shards, 3, window))
     parts = [list_pieces_of(shards, 3, window, [(start, stop)]) for start, stop in pairwise(bounds) if stop > start]
     assert [key for part in parts for key in read_keys(part)] == whole
 
 
-def test_validation_samples_keep_the_order_of_their_shards(shards):
+def test_validation_samples_keep_the_order_of_their_shards(shards: list[InputShard]) -> None:
     keys = read_keys(list_pieces_of(shards, VALIDATION))
     assert keys == [f"photo{number}_{place}" for number in range(3) for place in (0, 1, 3)]
 
 
-def test_shard_that_changed_after_the_survey_is_an_error(shards):
+def test_shard_that_changed_after_the_survey_is_an_error(shards: list[InputShard]) -> None:
     pieces = list_pieces_of(shards, 0)
     Path(shards[0].uri).write_bytes(b"other")
     with pytest.raises(ShardError, match="changed"):
         read_keys(pieces)
 
 
-def test_training_images_with_the_key_of_a_validation_image_are_counted(shards):
+def test_training_images_with_the_key_of_a_validation_image_are_counted(shards: list[InputShard]) -> None:
     digests = digest_keys(shards[:1], InputConfig())
     survey = sum((survey_shards([s], VOCABULARY, InputConfig(), digests) for s in shards), Survey())
     assert (survey.num_shared, survey.shared_keys) == (3, ("photo0_0", "photo0_1", "photo0_3"))
 
 
-def test_rows_are_cut_into_batches_of_the_given_sizes():
+def test_rows_are_cut_into_batches_of_the_given_sizes() -> None:
     blocks = [{"key": np.arange(start, stop)} for start, stop in ((0, 3), (3, 3), (3, 10))]
     batches = [batch["key"].tolist() if batch else [] for batch in rebatch(iter(blocks), [4, 0, 5, 1])]
     assert batches == [[0, 1, 2, 3], [], [4, 5, 6, 7, 8], [9]]
 
 
 @pytest.mark.parametrize(("sizes", "complaint"), [([4, 7], "ended 1 rows early"), ([4, 5], "1 rows too many")])
-def test_rows_that_do_not_fit_the_batches_are_an_error(sizes, complaint):
+def test_rows_that_do_not_fit_the_batches_are_an_error(sizes: list[int], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         list(rebatch(iter([{"key": np.arange(10)}]), sizes))
 
 
 @given(st.integers(0, 30), st.integers(1, 10))
-def test_shuffling_in_a_window_keeps_every_row_and_draws_only_from_the_window(num_rows, window):
+def test_shuffling_in_a_window_keeps_every_row_and_draws_only_from_the_window(num_rows: int, window: int) -> None:
     rows = [{"key": number} for number in range(num_rows)]
     shuffled = [row["key"] for row in shuffle_in_window(iter(rows), window, np.random.default_rng(0))]
     assert sorted(shuffled) == list(range(num_rows))
@@ -121,7 +123,7 @@ def test_shuffling_in_a_window_keeps_every_row_and_draws_only_from_the_window(nu
 
 
 @given(st.integers(1, 20), st.integers(1, 8))
-def test_groups_of_shards_are_even_and_hold_each_shard_once(num_shards, num_groups):
+def test_groups_of_shards_are_even_and_hold_each_shard_once(num_shards: int, num_groups: int) -> None:
     shards = [InputShard(uri=f"{n}.tar", name=f"{n}", size_bytes=1, etag="") for n in range(num_shards)]
     groups = group_evenly(shards, num_groups)
     sizes = [len(group) for group in groups]
@@ -130,7 +132,7 @@ def test_groups_of_shards_are_even_and_hold_each_shard_once(num_shards, num_grou
     assert min(sizes) >= 1
 
 
-def test_augmented_image_is_the_same_in_a_retry_and_another_in_the_next_epoch():
+def test_augmented_image_is_the_same_in_a_retry_and_another_in_the_next_epoch() -> None:
     variation = make_variation(32, AugmentConfig())
     photo = make_photo(0)
     first, again, other = (
@@ -142,20 +144,20 @@ def test_augmented_image_is_the_same_in_a_retry_and_another_in_the_next_epoch():
     assert not np.array_equal(first, other)
 
 
-def test_validation_image_does_not_depend_on_the_seed():
+def test_validation_image_does_not_depend_on_the_seed() -> None:
     variation = make_variation(32, None)
     first, other = (augment_image(make_photo(0), variation, rng_seed, 10**6) for rng_seed in (0, 1))
     assert np.array_equal(first, other)
 
 
-def test_strongest_draws_of_the_default_policy_do_not_fail():
+def test_strongest_draws_of_the_default_policy_do_not_fail() -> None:
     variation = make_variation(16, AugmentConfig())
     photo = make_photo(1)
     assert all(augment_image(photo, variation, rng_seed, 10**6).shape == (3, 16, 16) for rng_seed in range(300))
 
 
 @pytest.mark.parametrize("side", [128, 512])
-def test_crops_are_as_sharp_as_if_the_image_had_been_decoded_whole(side):
+def test_crops_are_as_sharp_as_if_the_image_had_been_decoded_whole(side: int) -> None:
     """Stripes that are finer than the pixels of the whole image at this size, but not than those of a small crop."""
     image_size, augment = 64, AugmentConfig(min_crop_fraction=0.25, rand_augment="", color_jitter=0.0)
     width_px = side // 128
@@ -164,7 +166,7 @@ def test_crops_are_as_sharp_as_if_the_image_had_been_decoded_whole(side):
     Image.fromarray(np.broadcast_to(stripes[None, :, None], (side, side, 3))).save(buffer, "JPEG", quality=95)
     chosen = make_variation(image_size, augment)
 
-    def find_contrast(variation):
+    def find_contrast(variation: Any) -> Any:
         images = [augment_image(buffer.getvalue(), variation, seed, 10**7).astype(int) for seed in range(20)]
         return max(image.std() for image in images)
 
@@ -177,13 +179,13 @@ def test_crops_are_as_sharp_as_if_the_image_had_been_decoded_whole(side):
     assert contrasts[2] < 0.1 * contrasts[0]
 
 
-def test_images_that_are_not_cropped_may_be_reduced_to_their_size():
+def test_images_that_are_not_cropped_may_be_reduced_to_their_size() -> None:
     assert make_variation(64, None).min_short_side_px == 64
     assert make_variation(64, AugmentConfig(min_crop_fraction=1.0)).min_short_side_px == 74
     assert make_variation(64, AugmentConfig(min_crop_fraction=0.25)).min_short_side_px == 148
 
 
-def make_encoded(*samples):
+def make_encoded(*samples: Any) -> dict[str, Any]:
     return {
         "key": np.array([key for key, *_ in samples]),
         "epoch": np.array([epoch for _, epoch, *_ in samples]),
@@ -192,9 +194,9 @@ def make_encoded(*samples):
     }
 
 
-def test_image_that_cannot_be_decoded_is_reported_and_keeps_its_position():
+def test_image_that_cannot_be_decoded_is_reported_and_keeps_its_position() -> None:
     batch = make_encoded(("bad", 0, b"no image", [1]), ("good", 0, make_photo(0), [2]))
-    rejected = {}
+    rejected: dict[Any, Any] = {}
     images = augment_samples(batch, CONFIG, 2, rejected.__setitem__)
     assert images["key"].tolist() == ["bad", "good"]
     assert images["is_valid"].tolist() == [False, True]
@@ -205,7 +207,7 @@ def test_image_that_cannot_be_decoded_is_reported_and_keeps_its_position():
     assert rejected["bad"].startswith("undecodable: ")
 
 
-def test_validation_images_are_not_augmented():
+def test_validation_images_are_not_augmented() -> None:
     photo = make_photo(0)
     batch = make_encoded(("a", VALIDATION, photo, [1]), ("b", VALIDATION, photo, [1]), ("c", 0, photo, [1]))
     images = augment_samples(batch, CONFIG, 2, lambda key, error: None)["image"]
@@ -213,7 +215,7 @@ def test_validation_images_are_not_augmented():
     assert not np.array_equal(images[0], images[2])
 
 
-def test_batches_are_padded_with_images_of_weight_zero():
+def test_batches_are_padded_with_images_of_weight_zero() -> None:
     columns = {
         "key": np.array(["a", "b"], dtype=object),
         "image": np.ones((2, 3, 4, 4), np.uint8),
@@ -228,10 +230,10 @@ def test_batches_are_padded_with_images_of_weight_zero():
     assert make_batch({}, batch_size=3, image_size=4, num_classes=2).weights.sum() == 0
 
 
-def test_feeder_returns_batches_in_order_then_raises_the_error_of_the_iterator():
+def test_feeder_returns_batches_in_order_then_raises_the_error_of_the_iterator() -> None:
     batches = [make_batch({}, batch_size=size, image_size=4, num_classes=2) for size in (1, 2)]
 
-    def fail_after_two():
+    def fail_after_two() -> Iterator[Any]:
         yield from batches
         raise ShardError("gone")
 
@@ -242,7 +244,7 @@ def test_feeder_returns_batches_in_order_then_raises_the_error_of_the_iterator()
     assert feeder.waited_s >= 0
 
 
-def test_closed_feeder_ends_its_thread():
+def test_closed_feeder_ends_its_thread() -> None:
     before = set(threading.enumerate())
     feeder = BatchFeeder(iter([make_batch({}, batch_size=1, image_size=4, num_classes=2)] * 100), depth=1)
     (thread,) = set(threading.enumerate()) - before

@@ -1,6 +1,8 @@
 """The figures of a run as lines, events and a page; what a resumed run writes again, it writes in place."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event
 
@@ -8,7 +10,7 @@ from pipeline.storage.reading import read_bytes
 from pipeline.training.driver.log import EVENTS_FILE, METRICS_FILE, PAGE_FILE, MetricLog, read_records
 
 
-def make_step(epoch, step, loss=1.0, num_steps=4):
+def make_step(epoch: Any, step: Any, loss: float = 1.0, num_steps: int = 4) -> dict[str, Any]:
     return {
         "kind": "step",
         "epoch": epoch,
@@ -23,7 +25,7 @@ def make_step(epoch, step, loss=1.0, num_steps=4):
     }
 
 
-def make_epoch(epoch, mean=0.5):
+def make_epoch(epoch: Any, mean: float = 0.5) -> dict[str, Any]:
     validation = {
         "mean_average_precision": mean,
         "average_precision": {"cat": 0.25, "<dog>": 0.75},
@@ -48,11 +50,11 @@ def make_epoch(epoch, mean=0.5):
     }
 
 
-def list_places(log):
+def list_places(log: Any) -> list[tuple[Any, Any, Any]]:
     return [(record["kind"], record["epoch"], record.get("step")) for record in log.records]
 
 
-def read_events(payload):
+def read_events(payload: bytes) -> Any:
     events, offset = [], 0
     while offset < len(payload):
         length = int.from_bytes(payload[offset : offset + 8], "little")
@@ -61,7 +63,7 @@ def read_events(payload):
     return events
 
 
-def test_log_survives_its_driver_and_replaces_repeated_records(tmp_path):
+def test_log_survives_its_driver_and_replaces_repeated_records(tmp_path: Path) -> None:
     log = MetricLog(str(tmp_path), "run", 40)
     for record in (make_step(1, 2), make_step(1, 4), make_epoch(1), make_step(2, 2, loss=5.0)):
         log.add(record)
@@ -72,7 +74,7 @@ def test_log_survives_its_driver_and_replaces_repeated_records(tmp_path):
     assert list_places(again) == [("step", 1, 2), ("step", 1, 4), ("epoch", 1, None), ("step", 2, 1)]
 
 
-def test_log_of_a_resumed_run_has_exactly_the_records_of_the_checkpoint(tmp_path):
+def test_log_of_a_resumed_run_has_exactly_the_records_of_the_checkpoint(tmp_path: Path) -> None:
     log = MetricLog(str(tmp_path), "run", 40)
     log.add(make_step(1, 2))
     log.add(make_step(2, 3, loss=9.0))
@@ -80,7 +82,7 @@ def test_log_of_a_resumed_run_has_exactly_the_records_of_the_checkpoint(tmp_path
     assert list_places(log) == [("step", 1, 2), ("step", 1, 4), ("epoch", 1, None), ("step", 2, 2)]
 
 
-def test_lines_are_json_and_events_carry_every_figure(tmp_path):
+def test_lines_are_json_and_events_carry_every_figure(tmp_path: Path) -> None:
     log = MetricLog(str(tmp_path), "run", 40)
     log.add(make_step(1, 2, loss=3.5))
     log.add(make_epoch(1))
@@ -98,7 +100,7 @@ def test_lines_are_json_and_events_carry_every_figure(tmp_path):
     assert scalars["validation_ap/cat"] == (40, 0.25)
 
 
-def test_page_shows_curves_and_a_row_an_epoch_and_escapes_names(tmp_path):
+def test_page_shows_curves_and_a_row_an_epoch_and_escapes_names(tmp_path: Path) -> None:
     log = MetricLog(str(tmp_path), "a <run>", 40)
     for epoch in (1, 2):
         log.add(make_step(epoch, 4))
@@ -111,7 +113,7 @@ def test_page_shows_curves_and_a_row_an_epoch_and_escapes_names(tmp_path):
     assert "<td>60.0%</td>" in page
 
 
-def test_lines_are_written_after_each_epoch_and_the_page_less_often(tmp_path):
+def test_lines_are_written_after_each_epoch_and_the_page_less_often(tmp_path: Path) -> None:
     log = MetricLog(str(tmp_path), "run", 40)
     log.add(make_epoch(1))
     page = read_bytes(str(tmp_path / PAGE_FILE))
@@ -122,6 +124,6 @@ def test_lines_are_written_after_each_epoch_and_the_page_less_often(tmp_path):
     assert read_bytes(str(tmp_path / PAGE_FILE)) != page
 
 
-def test_page_of_a_run_without_figures_states_that(tmp_path):
+def test_page_of_a_run_without_figures_states_that(tmp_path: Path) -> None:
     MetricLog(str(tmp_path), "run", 40).flush()
     assert "Nothing has been measured yet" in read_bytes(str(tmp_path / PAGE_FILE)).decode()

@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +19,11 @@ from pipeline.training.worker.state import CHECKPOINT_FOLDER
 TINY = ModelConfig(image_size=32, patch_size=16, width=48, depth=2, num_heads=3)
 
 
-def make_shard(name, size=10):
+def make_shard(name: str, size: int = 10) -> InputShard:
     return InputShard(uri=f"/in/{name}.tar", name=name, size_bytes=size, etag="e")
 
 
-def open_at(out, **changes):
+def open_at(out: Path, **changes: Any) -> Any:
     arguments = {
         "config": TrainConfig(model=TINY),
         "vocabulary": Vocabulary(classes=("cat", "dog")),
@@ -31,49 +33,49 @@ def open_at(out, **changes):
     return open_training(out_uri=str(out), **(arguments | changes))
 
 
-def test_training_run_of_the_same_command_is_resumed(tmp_path):
+def test_training_run_of_the_same_command_is_resumed(tmp_path: Path) -> None:
     run = open_at(tmp_path)
     claim(run)
     claim(run)
     assert open_at(tmp_path) == run
 
 
-def test_opening_a_training_run_leaves_no_trace(tmp_path):
+def test_opening_a_training_run_leaves_no_trace(tmp_path: Path) -> None:
     open_at(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_folder_that_another_run_took_meanwhile_is_refused(tmp_path):
+def test_folder_that_another_run_took_meanwhile_is_refused(tmp_path: Path) -> None:
     first, second = open_at(tmp_path), open_at(tmp_path, config=TrainConfig(model=TINY, rng_seed=7))
     claim(first)
     with pytest.raises(RunConflictError, match="config.rng_seed was 0, is 7"):
         claim(second)
 
 
-def test_training_run_of_another_configuration_is_refused_with_the_fields_that_differ(tmp_path):
+def test_training_run_of_another_configuration_is_refused_with_the_fields_that_differ(tmp_path: Path) -> None:
     claim(open_at(tmp_path))
     with pytest.raises(RunConflictError, match="config.rng_seed was 0, is 7; run the same command"):
         open_at(tmp_path, config=TrainConfig(model=TINY, rng_seed=7))
 
 
-def test_training_run_on_a_changed_shard_is_refused_with_its_name(tmp_path):
+def test_training_run_on_a_changed_shard_is_refused_with_its_name(tmp_path: Path) -> None:
     claim(open_at(tmp_path))
     with pytest.raises(RunConflictError, match=r"train_shards./in/a.tar was '10 bytes, etag e', is '11 bytes, etag e'"):
         open_at(tmp_path, train_shards=[make_shard("a", size=11)])
 
 
-def test_training_run_with_added_validation_is_refused_with_the_added_shard_alone(tmp_path):
+def test_training_run_with_added_validation_is_refused_with_the_added_shard_alone(tmp_path: Path) -> None:
     claim(open_at(tmp_path, validation_shards=[]))
     with pytest.raises(RunConflictError, match=r"run: validation_shards./in/b.tar was absent, is .10 bytes"):
         open_at(tmp_path)
 
 
-def test_training_and_validating_on_one_shard_is_refused(tmp_path):
+def test_training_and_validating_on_one_shard_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'/in/a.tar' is among the training and the validation shards"):
         open_at(tmp_path, validation_shards=[make_shard("a")])
 
 
-def test_place_is_read_from_the_checkpoint_that_ray_resumes_from(tmp_path):
+def test_place_is_read_from_the_checkpoint_that_ray_resumes_from(tmp_path: Path) -> None:
     run = open_at(tmp_path)
     assert run.read_place() == (0, 0)
     uri = join_uri(str(tmp_path), CHECKPOINT_FOLDER, SNAPSHOT_FILE)
@@ -86,13 +88,13 @@ def test_place_is_read_from_the_checkpoint_that_ray_resumes_from(tmp_path):
         run.read_place()
 
 
-def test_folder_with_checkpoints_of_a_run_that_is_not_described_is_refused(tmp_path):
+def test_folder_with_checkpoints_of_a_run_that_is_not_described_is_refused(tmp_path: Path) -> None:
     put_atomic(join_uri(str(tmp_path), CHECKPOINT_FOLDER, SNAPSHOT_FILE), b"{}")
     with pytest.raises(RunConflictError, match="has checkpoints but no train.json with the identity of their run"):
         open_at(tmp_path)
 
 
-def test_training_run_of_another_recipe_is_refused_with_the_difference(tmp_path):
+def test_training_run_of_another_recipe_is_refused_with_the_difference(tmp_path: Path) -> None:
     claim(open_at(tmp_path, config=RECIPES["v2"]()))
     with pytest.raises(RunConflictError) as refusal:
         open_at(tmp_path, config=RECIPES["plus"]())
@@ -100,7 +102,7 @@ def test_training_run_of_another_recipe_is_refused_with_the_difference(tmp_path)
     assert "config.optimizer.batch_size was 64, is 32" in str(refusal.value)
 
 
-def test_training_run_of_a_version_without_some_setting_is_refused_with_both_versions(tmp_path):
+def test_training_run_of_a_version_without_some_setting_is_refused_with_both_versions(tmp_path: Path) -> None:
     run = open_at(tmp_path)
     claim(run)
     place = tmp_path / TRAIN_FILE
@@ -113,7 +115,7 @@ def test_training_run_of_a_version_without_some_setting_is_refused_with_both_ver
         open_at(tmp_path)
 
 
-def test_fingerprint_of_the_data_depends_on_shards_and_vocabulary_alone(tmp_path):
+def test_fingerprint_of_the_data_depends_on_shards_and_vocabulary_alone(tmp_path: Path) -> None:
     first, again = open_at(tmp_path), open_at(tmp_path, config=TrainConfig(model=TINY, rng_seed=7))
     assert first.data_fingerprint == again.data_fingerprint
     assert first.fingerprint != again.fingerprint
@@ -125,7 +127,7 @@ def test_fingerprint_of_the_data_depends_on_shards_and_vocabulary_alone(tmp_path
     assert len({run.data_fingerprint for run in (first, *others)}) == 4
 
 
-def test_training_run_is_finished_once_the_bundle_has_its_description(tmp_path):
+def test_training_run_is_finished_once_the_bundle_has_its_description(tmp_path: Path) -> None:
     run = open_at(tmp_path)
     put_atomic(join_uri(run.bundle_uri, "model.safetensors"), b"")
     assert not is_finished(run)
@@ -133,7 +135,7 @@ def test_training_run_is_finished_once_the_bundle_has_its_description(tmp_path):
     assert is_finished(run)
 
 
-def test_surveys_written_with_a_run_are_read_again(tmp_path):
+def test_surveys_written_with_a_run_are_read_again(tmp_path: Path) -> None:
     run = open_at(tmp_path)
     assert read_surveys(run) is None
     survey = Survey(num_samples=3, num_usable=2)

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ CONFIG = TrainConfig(
 )
 
 
-def make_batch(num_images=4):
+def make_batch(num_images: int = 4) -> Any:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 255, (num_images, 3, 32, 32), dtype=torch.uint8, generator=generator)
     labels = torch.rand(num_images, 2, generator=generator) < 0.5
@@ -31,27 +32,27 @@ def make_batch(num_images=4):
 
 
 @pytest.fixture
-def network():
+def network() -> Any:
     return build_initial_model(CONFIG.model, ("cat", "dog"), 0).network
 
 
-def make_step(network, config=CONFIG):
+def make_step(network: Any, config: Any = CONFIG) -> Any:
     step = TrainingStep(copy.deepcopy(network), config, input_mean=MEAN, input_std=STD, device=torch.device("cpu"))
     set_learning_rate(step.optimizer, 1e-2)
     return step
 
 
-def list_weights(network):
+def list_weights(network: Any) -> list[Any]:
     return [parameter.detach().clone() for parameter in network.parameters()]
 
 
-def assert_close(actual, expected):
+def assert_close(actual: Any, expected: Any) -> None:
     for one, other in zip(list_weights(actual), list_weights(expected), strict=True):
         # AdamW's first step is as long for a small gradient as for a large one, so rounding shows: a step is 1e-2.
         torch.testing.assert_close(one, other, rtol=0, atol=2e-4)
 
 
-def test_step_changes_the_weights_as_a_plain_loop_does(network):
+def test_step_changes_the_weights_as_a_plain_loop_does(network: Any) -> None:
     batch, step, plain = make_batch(), make_step(network), copy.deepcopy(network).train()
     result = step.update(batch, score_soft_margin, None)
     optimizer = make_optimizer(plain, CONFIG.optimizer)
@@ -67,7 +68,7 @@ def test_step_changes_the_weights_as_a_plain_loop_does(network):
     assert result.grad_norm == pytest.approx(norm.item(), rel=1e-4)
 
 
-def test_images_of_weight_zero_have_no_effect(network):
+def test_images_of_weight_zero_have_no_effect(network: Any) -> None:
     whole, part = make_step(network), make_step(network)
     four = make_batch()
     five = TrainingBatch(
@@ -82,7 +83,7 @@ def test_images_of_weight_zero_have_no_effect(network):
     assert_close(whole.network, part.network)
 
 
-def test_batch_in_passes_gives_the_step_of_the_whole_batch(network):
+def test_batch_in_passes_gives_the_step_of_the_whole_batch(network: Any) -> None:
     whole = make_step(network)
     passes = make_step(network, replace(CONFIG, optimizer=replace(CONFIG.optimizer, accumulation=3)))
     results = [step.update(make_batch(), score_soft_margin, None) for step in (whole, passes)]
@@ -91,7 +92,7 @@ def test_batch_in_passes_gives_the_step_of_the_whole_batch(network):
     assert_close(whole.network, passes.network)
 
 
-def test_non_finite_loss_leaves_the_weights_unchanged(network):
+def test_non_finite_loss_leaves_the_weights_unchanged(network: Any) -> None:
     with torch.no_grad():
         network.head.bias.fill_(torch.inf)
     step = make_step(network)
@@ -100,7 +101,7 @@ def test_non_finite_loss_leaves_the_weights_unchanged(network):
     assert all(torch.equal(one, other) for one, other in zip(before, list_weights(step.network), strict=True))
 
 
-def test_non_finite_gradient_leaves_the_weights_unchanged(network):
+def test_non_finite_gradient_leaves_the_weights_unchanged(network: Any) -> None:
     step = make_step(network)
     step.network.head.weight.register_hook(lambda gradient: gradient * torch.nan)
     before = list_weights(step.network)
@@ -108,7 +109,7 @@ def test_non_finite_gradient_leaves_the_weights_unchanged(network):
     assert all(torch.equal(one, other) for one, other in zip(before, list_weights(step.network), strict=True))
 
 
-def test_averaged_network_predicts(network):
+def test_averaged_network_predicts(network: Any) -> None:
     config = replace(CONFIG, optimizer=replace(CONFIG.optimizer, ema_decay=0.9))
     step = make_step(network, config)
     for _ in range(3):
@@ -120,7 +121,7 @@ def test_averaged_network_predicts(network):
 
 
 @pytest.mark.parametrize("from_average", [True, False])
-def test_seeds_are_made_by_the_averaged_network_if_set(from_average):
+def test_seeds_are_made_by_the_averaged_network_if_set(from_average: bool) -> None:
     config = replace(
         CONFIG,
         model=replace(CONFIG.model, patch_size=8),
@@ -144,7 +145,7 @@ def test_seeds_are_made_by_the_averaged_network_if_set(from_average):
     assert all(parameter.grad is None for parameter in step.average.module.parameters())
 
 
-def test_network_that_makes_seeds_drops_no_layers():
+def test_network_that_makes_seeds_drops_no_layers() -> None:
     model = replace(CONFIG.model, drop_path=0.5)
     config = replace(
         CONFIG,
@@ -161,6 +162,6 @@ def test_network_that_makes_seeds_drops_no_layers():
     assert step.network.training
 
 
-def test_normalised_pixels_have_the_mean_and_spread_of_the_backbone():
+def test_normalised_pixels_have_the_mean_and_spread_of_the_backbone() -> None:
     images = torch.tensor([0, 255], dtype=torch.uint8).repeat(3, 1).view(1, 3, 1, 2)
     assert normalise(images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).tolist() == [[[[-1.0, 1.0]]] * 3]

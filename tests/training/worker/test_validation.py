@@ -1,5 +1,7 @@
 """Validation of several workers is validation of all their images."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,13 +14,13 @@ NAMES = ("cat", "dog", "cow")
 
 
 @pytest.fixture
-def network():
+def network() -> Any:
     torch.manual_seed(0)
     sizes = {"image_size": 32, "width": 24, "depth": 2, "num_heads": 2}
     return MCTformer(MCTformerConfig(variant=Variant.V2, num_classes=3, **sizes)).eval()
 
 
-def make_batch(start, stop, num_fillers=0):
+def make_batch(start: Any, stop: Any, num_fillers: int = 0) -> Any:
     torch.manual_seed(1)
     images = torch.randint(0, 255, (8, 3, 32, 32), dtype=torch.uint8)[start:stop]
     labels = (torch.arange(24).view(8, 3) % 5 < 2)[start:stop]
@@ -31,7 +33,7 @@ def make_batch(start, stop, num_fillers=0):
     )
 
 
-def collect(network, *batches):
+def collect(network: Any, *batches: Any) -> Any:
     scores = ValidationScores(ModelConfig(variant="v2", image_size=32))
     with torch.inference_mode():
         for batch in batches:
@@ -39,7 +41,7 @@ def collect(network, *batches):
     return scores
 
 
-def test_unequal_shares_of_workers_add_up_to_the_whole_without_padding(network):
+def test_unequal_shares_of_workers_add_up_to_the_whole_without_padding(network: Any) -> None:
     whole = collect(network, make_batch(0, 8)).describe(NAMES)
     shares = [collect(network, make_batch(0, 3, num_fillers=1), make_batch(3, 5, num_fillers=2)), collect(network)]
     shares.append(collect(network, make_batch(5, 8)))
@@ -50,7 +52,7 @@ def test_unequal_shares_of_workers_add_up_to_the_whole_without_padding(network):
     assert merged[0]["losses"] == pytest.approx(whole[0]["losses"])
 
 
-def test_classes_that_no_validation_image_shows_have_no_average_precision(network):
+def test_classes_that_no_validation_image_shows_have_no_average_precision(network: Any) -> None:
     batch = make_batch(0, 8)
     labels = batch.image_labels.clone()
     labels[:, 1] = False
