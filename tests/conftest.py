@@ -21,14 +21,24 @@ settings.load_profile("tagmask")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+RAY_TIMEOUT_S = 900
+"""Limit of a test that uses Ray: it starts processes that import PyTorch, beside those of other tests."""
+
+
 def pytest_xdist_auto_num_workers() -> int:
-    """Count the workers of `pytest -n auto`: one more than cores, as tests that use Ray wait half of their time."""
-    return len(os.sched_getaffinity(0)) + 1
+    """The workers of `pytest -n auto`: one per core. With more, tests of Ray miss the limits of its own waits."""
+    return len(os.sched_getaffinity(0))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Move tests that use Ray to the front: they take longest, and the short ones fill the gaps at the end."""
+    """Move tests that use Ray to the front, and give them time.
+
+    They take longest, and the short ones fill the gaps at the end.
+    """
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    for item in items:
+        if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")

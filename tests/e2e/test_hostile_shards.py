@@ -83,7 +83,7 @@ def run_python(arguments: Any, environment: Any) -> Any:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         check=False,
     )
 

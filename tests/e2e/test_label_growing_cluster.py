@@ -48,7 +48,7 @@ def test_job_on_a_cluster_that_may_grow_waits_for_its_gpus_and_says_so(
     ]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     options = {"cwd": ROOT, "env": environment | {"RAY_AUTH_MODE": "disabled"}, "text": True}
-    refused = subprocess.run(command, **options, capture_output=True, timeout=200, check=False)
+    refused = subprocess.run(command, **options, capture_output=True, timeout=600, check=False)
     assert refused.returncode == 2
     assert "the cluster has 0 GPUs and a worker wants 1" in refused.stderr
     publish_growth(cluster.address, CPU=2, GPU=1)
@@ -57,6 +57,6 @@ def test_job_on_a_cluster_that_may_grow_waits_for_its_gpus_and_says_so(
             if "the cluster has 0 GPUs now, 1 workers want 1" in line:
                 cluster.add_node(num_cpus=2, num_gpus=1)
                 break
-        rest = job.communicate(timeout=200)[0]
+        rest = job.communicate(timeout=600)[0]
     assert job.returncode == 0, rest
     assert len(list((tmp_path / "masks" / "labels").glob("*.parquet"))) == 1

@@ -109,7 +109,7 @@ def labelled(inputs: Path, user_folder: Path) -> tuple[Path, Any]:
     # An empty entry, as a leading colon makes it, puts the current folder before all others.
     environment = os.environ | {"PYTHONPATH": f"{os.pathsep}{ROOT}"}
     done = subprocess.run(
-        command, cwd=user_folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=user_folder, env=environment, capture_output=True, text=True, timeout=720, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return user_folder / "masks", done.stdout

@@ -43,7 +43,7 @@ def run_job(name: str, *arguments: Any, **variables: Any) -> Any:
     """Run a job as a user does. The endpoint comes by the flag, the credentials from the environment."""
     command = [sys.executable, "-m", f"jobs.{name}", *arguments]
     environment = make_environment() | variables
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=840, check=False)
     assert SECRET not in done.stdout + done.stderr
     return done
 

@@ -83,14 +83,14 @@ class Running:
     def printed(self) -> str:
         return "".join(self.lines)
 
-    def wait_for(self, pattern: str, limit_s: float = 150.0) -> None:
+    def wait_for(self, pattern: str, limit_s: float = 450.0) -> None:
         end_s = time.monotonic() + limit_s
         while not re.search(pattern, self.printed):
             assert self.process.poll() is None, self.printed
             assert time.monotonic() < end_s, f"no '{pattern}' in:\n{self.printed}"
             time.sleep(0.05)
 
-    def finish(self, limit_s: float = 150.0) -> Any:
+    def finish(self, limit_s: float = 450.0) -> Any:
         try:
             code = self.process.wait(limit_s)
         except subprocess.TimeoutExpired:
@@ -184,7 +184,7 @@ def test_store_that_is_away_for_a_while_is_waited_for(
     store.put(str(inputs), "photos/in", recursive=True)
     command = make_command(inputs, "s3://photos/out", "--workers", "1", folder="s3://photos/in")
     running = Running(command)
-    end_s = time.monotonic() + 150
+    end_s = time.monotonic() + 450
     while not store.find("photos/out/parts") and time.monotonic() < end_s:
         time.sleep(0.05)
     stop_server()
@@ -226,7 +226,7 @@ def test_wave_whose_workers_are_frozen_is_ended_by_force_and_taken_up_again(
     out, mark = tmp_path / "out", str(tmp_path)
     flags = ("--workers", "1", "--no-progress-timeout-s", "8")
     running = Running(make_command(inputs, out, *flags), TAGMASK_TEST_JOB=mark)
-    end_s = time.monotonic() + 150
+    end_s = time.monotonic() + 450
     while not list((out / "parts").rglob("*.parquet")) and time.monotonic() < end_s:
         time.sleep(0.01)
     frozen = list_workers(mark.encode())

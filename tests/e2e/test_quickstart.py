@@ -41,7 +41,7 @@ def outputs(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
     for block in blocks:
         command = ("bash", "-euo", "pipefail", "-c", block)
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=280
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=840
         )
         assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         printed.append(done.stdout)
