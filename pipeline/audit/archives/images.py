@@ -6,10 +6,23 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from pipeline.audit.archives.sample_walk import WalkedImage
-from pipeline.run.records import Status
+from pipeline.audit.archives.samples import WalkedImage, WalkedSample
+from pipeline.run.records import Reason, Status
 
+DOTTED_REASONS = ("dotted_name", "duplicate_key", "split_sample")
+"""Reasons of rows whose names have more dots than one; of a repeated key, sealing replaces the reason."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+
+def check_reason(row: Mapping[str, Any], sample: WalkedSample) -> Iterator[str]:
+    """Find reasons of a row that its sample contradicts."""
+    reason = row["reason"]
+    if sample.is_dotted and reason not in DOTTED_REASONS:
+        yield f"has the reason {reason!r}, its member needs 'dotted_name'"
+    elif reason == "dotted_name" and not sample.is_dotted:
+        yield "has the reason 'dotted_name', which its member does not have"
+    elif reason == Reason.NO_IMAGE and sample.image is not None:
+        yield "has the reason 'no_image', and its sample an image"
 
 
 def check_image(row: Mapping[str, Any], image: WalkedImage | None) -> Iterator[str]:
