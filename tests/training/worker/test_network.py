@@ -29,6 +29,6 @@ def test_initial_class_tokens_differ_by_the_given_spread() -> None:
 
 def test_initial_model_of_a_timm_name_takes_its_sizes_and_inputs() -> None:
     config = ModelConfig(backbone="vit_tiny_patch16_224", backbone_weights="none", image_size=64)
-    network, mean, std = build_initial_model(config, ("cat", "dog"), rng_seed=0)
+    network, mean, std, _ = build_initial_model(config, ("cat", "dog"), rng_seed=0)
     assert (network.config.width, network.config.num_heads, network.config.num_classes) == (192, 3, 2)
     assert (mean, std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
