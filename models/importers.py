@@ -72,7 +72,10 @@ def import_authors_checkpoint(
     model = make_empty_model(config)
     unused = {Variant.V1: (*AUTHORS_UNUSED, "head.weight", "head.bias"), Variant.V2: AUTHORS_UNUSED}
     left_out = unused.get(variant, (*AUTHORS_UNUSED, "pos_embed"))
-    load_weights(model, weights, unused=left_out, name=str(variant))
+    try:
+        load_weights(model, weights, unused=left_out, name=str(variant))
+    except CheckpointError as error:
+        raise CheckpointError(f"'{path}': {error}") from error
     bundle = ModelBundle(config=config, class_names=class_names, input_mean=input_mean, input_std=input_std)
     return model.eval(), bundle
 

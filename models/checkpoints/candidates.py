@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from models.checkpoints.arrays import read_array
 from models.checkpoints.stand_ins import Record
 from models.weights import CheckpointError, StateDict
 
@@ -99,7 +100,8 @@ def _iterate_groups(
         for index, inner in enumerate(value):
             yield from _iterate_groups(inner, (*path, str(index)), seen)
     elif isinstance(value, Mapping):
-        group = {name: inner for name, inner in value.items() if isinstance(name, str) and isinstance(inner, Tensor)}
+        arrays = {name: read_array(inner) if isinstance(inner, Record) else inner for name, inner in value.items()}
+        group = {name: inner for name, inner in arrays.items() if isinstance(name, str) and isinstance(inner, Tensor)}
         if group:
             yield path, group
         for name, inner in value.items():

@@ -10,7 +10,7 @@ from torch import Tensor
 from models.checkpoints.candidates import choose_candidate, find_candidates
 from models.checkpoints.kinds import join_names
 from models.checkpoints.reading import read_checkpoint
-from models.weights import CheckpointError, StateDict
+from models.weights import CheckpointError, StateDict, require_finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,16 @@ def load_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
         key: Name of the weights to take where the file has several; None: the first by `Candidate.rank`.
 
     Raises:
-        CheckpointError: The file cannot be read, has no state dict or none under this key, or a tensor has no values.
+        CheckpointError: The file cannot be read, has no state dict or none under this key, or values are missing or not
+            finite.
     """
     content, foreign_types = read_checkpoint(path)
     try:
         candidates = find_candidates(content)
         taken = choose_candidate(candidates, key)
         _require_values(taken.weights)
+        # All of them, for an unused one that is not finite shows that the file is damaged or its training failed.
+        require_finite(taken.weights)
     except CheckpointError as error:
         more = f" (objects of other types: {join_names(foreign_types)})" if foreign_types else ""
         raise CheckpointError(f"'{path}' cannot be used: {error}{more}") from error

@@ -19,7 +19,8 @@ NUM_LEGACY_PICKLES = 5
 """Pickles at the start of a file before PyTorch 1.6: magic number, version, system, content, keys of the storages."""
 NEVER_READ = ("os", "posix", "nt", "sys", "subprocess")
 """Modules that no checkpoint names; PyTorch refuses most of them under any stand-in."""
-_KNOWN_TO_PYTORCH = ("torch.", "collections.", "builtins.", "_codecs.")
+_NOT_TOLD = ("torch.", "collections.", "builtins.", "_codecs.", "numpy.")
+"""Packages whose objects are read, or missed by nobody."""
 
 
 class CheckpointContent(NamedTuple):
@@ -56,7 +57,7 @@ def read_checkpoint(path: Path) -> CheckpointContent:
         raise CheckpointError(f"'{path}' cannot be read as a checkpoint: {error}") from error
     except Exception as error:  # the unpickler raises any error: EOFError, UnpicklingError, KeyError, RuntimeError ...
         raise CheckpointError(f"'{path}' cannot be read as a checkpoint: {_describe(error)}") from error
-    return CheckpointContent(content, tuple(name for name in names if not name.startswith(_KNOWN_TO_PYTORCH)))
+    return CheckpointContent(content, tuple(name for name in names if not name.startswith(_NOT_TOLD)))
 
 
 def _require_no_system_calls(names: list[str]) -> None:

@@ -34,16 +34,16 @@ class Record:
     type_name = ""
     """Full name in the file."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        """Store nothing: what an object is constructed from is not needed."""
-
-    def __new__(cls, *_: Any, **__: Any) -> Any:
-        """Make an empty record."""
-        record = object.__new__(cls)
-        record.state = None
-        return record
-
+    arguments: tuple[Any, ...]
+    """What it is made of."""
     state: Any
+    """What it is set to; None without a state."""
+
+    def __new__(cls, *arguments: Any, **_: Any) -> Any:
+        """Make a record without a state."""
+        record = object.__new__(cls)
+        record.arguments, record.state = arguments, None
+        return record
 
     def __setstate__(self, state: Any) -> None:
         """Store the state that the real object would be set to."""

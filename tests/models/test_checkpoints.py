@@ -392,6 +392,22 @@ def test_import_of_nan_names_tensor_and_count_and_writes_nothing(
     assert not (tmp_path / "model").exists()
 
 
+def test_nan_in_a_weight_that_the_model_does_not_use_is_refused_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": make_weights() | {"norm.weight": torch.tensor([1.0, torch.nan])}}, tmp_path / "a.pth")
+    assert run_import(tmp_path, tmp_path / "a.pth") == 2
+    assert "norm.weight has 1 of 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", ["<f4", ">f4"])
+def test_weights_as_numpy_arrays_are_read(tmp_path: Path, order: str) -> None:
+    arrays = {name: np.asarray(tensor.numpy(), order) for name, tensor in make_weights().items()}
+    arrays["blocks.0.mlp.fc1.weight"] = np.asfortranarray(arrays["blocks.0.mlp.fc1.weight"])
+    torch.save({"model": arrays}, tmp_path / "a.pth")
+    require_equal(load_checkpoint(tmp_path / "a.pth").weights, make_weights())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_other_precision_are_converted_with_a_word(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: torch.dtype

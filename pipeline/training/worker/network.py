@@ -8,6 +8,7 @@ import torch
 
 from models.importers import load_backbone_weights, load_timm_backbone
 from models.mctformer import MCTformer, MCTformerConfig, Variant
+from models.weights import CheckpointError
 from pipeline.training.config import ModelConfig
 from pipeline.training.seeds import derive_seed
 
@@ -51,7 +52,10 @@ def build_initial_model(config: ModelConfig, class_names: Sequence[str], rng_see
     sizes = {name: getattr(backbone, name) for name in ("patch_size", "width", "depth", "num_heads", "mlp_ratio")}
     network = _make_network(config, sizes, len(class_names), rng_seed)
     if config.backbone_weights != RANDOM:
-        load_backbone_weights(network, backbone.weights)
+        try:
+            load_backbone_weights(network, backbone.weights)
+        except CheckpointError as error:
+            raise CheckpointError(f"weights '{config.backbone_weights}' of '{config.backbone}': {error}") from error
     spread_tokens(network, config.token_spread, rng_seed)
     return InitialModel(network, backbone.input_mean, backbone.input_std, backbone.notes)
 
