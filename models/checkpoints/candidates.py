@@ -33,16 +33,16 @@ class Candidate:
 
     @property
     def rank(self) -> int:
-        """Place in the choice: plain weights, then a teacher's, averaged ones, unknown names, a student's."""
-        parts = [part.lower() for part in self.name.split(".")]
+        """Place in the choice: plain weights, then a teacher's, unknown names, averaged ones, a student's."""
+        parts = [part.lower() for part in self.name.split(".") if not part.isdecimal()]
         words = {word for part in parts for word in part.split("_")}
         if "student" in parts:
             return 4
         if words & set(AVERAGES):
-            return 2
+            return 3
         if "teacher" in parts:
             return 1
-        return 0 if not self.name or parts[0] in TOP_NAMES else 3
+        return 0 if not parts or not parts[0] or parts[0] in TOP_NAMES else 2
 
 
 def find_candidates(content: Any) -> list[Candidate]:

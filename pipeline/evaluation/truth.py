@@ -101,7 +101,7 @@ def _describe_file(payload: bytes) -> str:
     num_bits, colour_type = payload[24:25], payload[25:26]
     kind = _COLOUR_TYPES.get(colour_type[0]) if colour_type else None
     if kind in ("RGB", "RGBA", "grey with alpha"):
-        return f"is a {kind} picture and not a map of class ids; turn its colours into class ids, as {wanted}"
+        return f"is a picture in {kind} and not a map of class ids; turn its colours into class ids, as {wanted}"
     if kind == "grey" and num_bits != b"\x08":
         return f"is a grey PNG of {num_bits[0]} bits, whose values are not class ids; give {wanted}"
     return "cannot be read: the PNG is damaged; copy it again"
