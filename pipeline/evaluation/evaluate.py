@@ -31,7 +31,7 @@ COLUMNS = (
 )
 
 
-MAX_COMPLAINTS = 5
+MAX_COMPLAINTS = 3
 """Unusable true masks that are described; the others are counted."""
 
 

@@ -19,7 +19,7 @@ def list_findings(counts: EvaluationCounts, class_names: Sequence[str]) -> list[
     number, most = counts.num_tagged_without_class, SUSPECT_FRACTION * counts.num_tagged
     ids = f"masks need the class ids of the vocabulary, such as 1 for '{class_names[0]}'" if class_names else ""
     if number and number >= most:
-        none = "no class was found in any true mask" if number == counts.num_tagged else "no class was found"
+        is_all = number == counts.num_tagged
         binary = ""
         if counts.num_tagged_binary:
             binary = (
@@ -27,8 +27,8 @@ def list_findings(counts: EvaluationCounts, class_names: Sequence[str]) -> list[
                 "ignored"
             )
         findings.append(
-            f"{none} ({number} of {counts.num_tagged} masks of images that carry tags){binary}; {ids}, and the scores "
-            "below say nothing of the classes"
+            f"no class was found in {'any of the' if is_all else f'{number} of'} {counts.num_tagged} true masks of "
+            f"images that carry tags{binary}; {ids}{', and the scores say nothing of the classes' if is_all else ''}"
         )
     number = counts.num_tagged_other_class
     if number and number >= most:

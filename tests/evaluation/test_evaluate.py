@@ -287,14 +287,14 @@ def test_job_with_many_or_only_unusable_truths_exits_with_1_and_names_the_option
     assert main(flags) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: 8 of 8 true masks cannot be used")
-    assert "and 3 more; none is left to score" in error
+    assert "and 5 more; none is left to score" in error
 
 
 def test_job_on_binary_truth_warns_that_no_class_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     binary = np.array([0, 255, 255, 255, 0, 0], np.uint8)
     assert main(write_run(tmp_path, {f"a{number}": binary for number in range(3)})) == 0
     warning = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: "))
-    assert "no class was found in any true mask (3 of 3 masks of images that carry tags)" in warning
+    assert "no class was found in any of the 3 true masks of images that carry tags" in warning
     assert "3 hold only 0 and 255" in warning
     assert "such as 1 for 'cat'" in warning
 
@@ -302,6 +302,8 @@ def test_job_on_binary_truth_warns_that_no_class_was_found(tmp_path: Path, capsy
 def test_job_on_truth_of_other_classes_than_the_tags_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(write_run(tmp_path / "other", {f"a{number}": np.uint8(2) for number in range(3)})) == 0
     assert "3 of 3 true masks hold classes, but none that their image is tagged with" in capsys.readouterr().err
+    assert main(write_run(tmp_path / "empty", {"a": np.uint8(1), "b": np.uint8(0), "c": np.uint8(0)})) == 0
+    assert "no class was found in 2 of 3 true masks of images that carry tags" in capsys.readouterr().err
     mixed = {"a": np.uint8(1), "b": np.uint8(1), "c": np.uint8(2), "d": np.uint8(0)}
     assert main(write_run(tmp_path / "mixed", mixed)) == 0
     assert "warning" not in capsys.readouterr().err
