@@ -217,7 +217,7 @@ def _describe(error: BaseException, payload: bytes) -> str:
         said = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "it", str(error)).strip().rstrip(".")
         return f"cannot be decoded: {said or type(error).__name__}"
     if readable:
-        return f"cannot be decoded: a {readable} whose header is damaged or truncated"
+        return f"cannot be decoded: the header of this {readable} is damaged or truncated"
     return f"no readable image of the formats {_list_formats()}; it begins with {payload[:8].hex(' ')}"
 
 

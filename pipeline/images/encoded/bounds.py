@@ -97,6 +97,9 @@ def find_coded_excess(payload: bytes, max_pixels: int) -> str:
         return ""
     limit = max(MAX_CODED_PIXELS, USUAL_CODED_FRAMES * max_pixels)
     num_frames = sum(number for number, _ in coded)
+    largest = max((size for _, size in coded), default=0)
+    if largest > max_pixels:
+        return f"a coded frame of {largest} pixels, limit {max_pixels}"
     num_pixels = sum(number * max(MIN_FRAME_PIXELS, size) for number, size in coded)
     return "" if num_pixels <= limit else f"{num_frames} coded frames with {num_pixels} pixels, limit {limit} in all"
 
