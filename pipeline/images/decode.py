@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, features
 
 from pipeline.images.colour_profiles import convert_to_srgb
 from pipeline.images.encoded.bounds import find_coded_excess, find_excess, find_scan_excess
+from pipeline.images.encoded.exif import read_exif_orientation
 from pipeline.images.encoded.kinds import name_foreign, name_readable
 from pipeline.images.encoded.parts import find_preview, keep_needed_parts
 from pipeline.images.orientation import ORIENTATIONS, turn_size, turn_upright
@@ -39,6 +40,8 @@ UNREADABLE_ERRORS = (
     IndexError,
     KeyError,
     TypeError,
+    # An animation whose clock stands.
+    ZeroDivisionError,
     # Broken compressed text, such as a colour profile.
     zlib.error,
 )
@@ -162,10 +165,14 @@ def _decode(image: Image.Image, min_short_side_px: int | None) -> DecodedImage:
 def _read_orientation(image: Image.Image) -> int:
     """Read the EXIF orientation; 1 for broken EXIF, which does not reject an image."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # Pillow turns a TIFF by its own reading. Of other EXIF it reads nothing behind a damaged entry.
+        if image.format == "TIFF":
+            found = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return found if isinstance(found, int) and found in ORIENTATIONS else 1
     except UNREADABLE_ERRORS:
         return 1
-    return orientation if isinstance(orientation, int) and orientation in ORIENTATIONS else 1
+    exif = image.info.get("exif")
+    return read_exif_orientation(exif) if isinstance(exif, bytes) else 1
 
 
 def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

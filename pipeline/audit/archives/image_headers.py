@@ -8,16 +8,17 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
-from PIL import ExifTags, Image
-
+WIDTH, HEIGHT, ORIENTATION = 256, 257, 274
+"""Tags of TIFF and EXIF."""
 MAX_TRIES = 64
 """Chunks of EXIF that are looked at."""
 
 _PNG_END = b"IEND\xaeB`\x82"
 _JPEG_FRAME = re.compile(rb"\xff[\xc0-\xc2\xc9\xca]\0([\x0b\x0e\x11\x14])\x08(..)(..)([\x01-\x04])", re.DOTALL)
 _JPEG_METADATA = frozenset({*range(0xE0, 0xF0), 0xFE})
-_AVIF_ITEM = re.compile(rb"(infe[\x02\x03]\0\0.{5}(?:..)?)(?:Exif|mime)", re.DOTALL)
+_AVIF_ITEM = re.compile(rb"(infe[\x02\x03].{7}(?:..)?)(?:Exif|mime)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +55,23 @@ def hide_avif_exif(payload: bytes) -> bytes:
 
 def read_orientation(exif: bytes) -> int:
     """Orientation in a block of EXIF; 1 if it has none, or is broken."""
-    found = Image.Exif()
-    try:
-        found.load(exif)
-        orientation = found.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001 (broken EXIF has no orientation; Pillow raises any exception for it)
-        return 1
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+    found = _read_number(exif.removeprefix(b"Exif\0\0"), ORIENTATION)
+    return found if found is not None and 1 <= found <= 8 else 1
+
+
+def _read_number(tiff: bytes, wanted: int) -> int | None:
+    """Number in an entry of the first image of a TIFF, of which a block of EXIF is one; None if there is none."""
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+    if tiff[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    start = int.from_bytes(tiff[4:8], order)
+    for number in range(int.from_bytes(tiff[start : start + 2], order)):
+        entry = tiff[start + 2 + 12 * number : start + 14 + 12 * number]
+        size = {3: 2, 4: 4}.get(int.from_bytes(entry[2:4], order))
+        is_one = len(entry) == 12 and int.from_bytes(entry[4:8], order) == 1
+        if is_one and size and int.from_bytes(entry[:2], order) == wanted:
+            return int.from_bytes(entry[8 : 8 + size], order)
+    return None
 
 
 def _read_jpeg(jpeg: bytes) -> ImageHeader | None:
@@ -128,13 +139,7 @@ def _read_webp(webp: bytes, is_whole: bool) -> ImageHeader | None:
 
 
 def _read_tiff(tiff: bytes) -> ImageHeader | None:
-    """Read the entries of the first image, which are those of EXIF."""
-    entries = Image.Exif()
-    try:
-        entries.load(tiff)
-        width, height = (entries.get(tag) for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
-    except Exception:  # noqa: BLE001 (Pillow raises any exception for broken entries)
-        return None
-    if not isinstance(width, int) or not isinstance(height, int):
+    width, height = (_read_number(tiff, tag) for tag in (WIDTH, HEIGHT))
+    if width is None or height is None:
         return None
     return ImageHeader(width=width, height=height, orientation=read_orientation(tiff))

@@ -4,9 +4,9 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import Image
 
-from pipeline.audit.archives.image_headers import hide_avif_exif, read_header
+from pipeline.audit.archives.image_headers import hide_avif_exif, read_header, read_orientation
 from pipeline.audit.archives.sample_walk import WalkedImage
 from pipeline.run.records import Status
 
@@ -60,6 +60,4 @@ def _measure_image(payload: bytes, is_whole: bool) -> tuple[int, int, int | None
     # The limit of Pillow is not used: the header alone is read.
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(io.BytesIO(hide_avif_exif(payload)), formats=FORMATS) as image:
-        exif = Image.Exif()
-        exif.load(image.info.get("exif", b""))
-        return *image.size, exif.get(ExifTags.Base.Orientation, 1)
+        return *image.size, read_orientation(image.info.get("exif", b""))

@@ -89,7 +89,7 @@ def _keep_webp_parts(webp: bytes) -> bytes:
 
 def _is_webp_chunk(webp: bytes, place: int) -> bool:
     """True if the file ends here, or another chunk may begin."""
-    return place >= len(webp) or webp[place : place + 4].isalnum() or webp[place : place + 4] in (b"VP8 ", b"XMP ")
+    return place >= len(webp) or webp[place : place + 4].strip().isalnum()
 
 
 def _keep_tiff_parts(tiff: bytes) -> bytes:
