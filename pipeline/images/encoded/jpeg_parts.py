@@ -18,7 +18,7 @@ _STANDALONE = frozenset({0x01, *range(0xD0, 0xDA)})
 _METADATA = frozenset({*range(0xE0, 0xF0), 0xFE})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _NO_MARKERS = (b"\0", b"\xd8", b"\xd9")
-_FIRST_TABLE = re.compile(rb"\xff[\xc0-\xc2\xc4\xdb\xdd]")
+_FIRST_SEGMENT = re.compile(rb"\xff[\xc0-\xc2\xc4\xdb\xdd\xe0-\xef\xfe]")
 _KEPT = {0xE0: b"JFIF\0", 0xE1: b"Exif\0\0", 0xE2: b"ICC_PROFILE\0", 0xEE: b"Adobe"}
 _LEAST_BYTES = {b"JFIF\0": 14, b"Exif\0\0": 6, b"ICC_PROFILE\0": 15, b"Adobe": 12}
 
@@ -42,7 +42,7 @@ def keep_jpeg_parts(jpeg: bytes) -> bytes:
     if damage is not None:
         found = _find_pixels(jpeg, damage)
         # A thumbnail in the damaged segment is smaller than the picture.
-        if found is not None and found.num_pixels > head.num_pixels:
+        if found is not None and found.num_pixels >= head.num_pixels:
             segments = [segment for segment in segments if segment[1] < damage] + found.segments
             end = found.end
     kept = [
@@ -104,7 +104,7 @@ def _find_pixels(jpeg: bytes, place: int) -> JpegHead | None:
     best = None
     num_segments = 0
     for _ in range(MAX_TRIES):
-        found = _FIRST_TABLE.search(jpeg, place + 2)
+        found = _FIRST_SEGMENT.search(jpeg, place + 2)
         if found is None or num_segments > MAX_SEGMENTS:
             break
         place = found.start()

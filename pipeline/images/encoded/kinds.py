@@ -95,12 +95,12 @@ def name_foreign(payload: bytes) -> str:
         return "empty"
     if payload.startswith(b"\xff\xd8"):
         return _name_jpeg(payload)
+    if found := next((name for start, name in _SIGNATURES if payload.startswith(start)), ""):
+        return found
     if name_readable(payload):
         return "a PNG in the form of Apple's tools (CgBI)" if payload[12:16] == b"CgBI" else ""
     if not payload.strip(b"\0"):
         return f"{len(payload)} zero bytes"
-    if found := next((name for start, name in _SIGNATURES if payload.startswith(start)), ""):
-        return found
     if payload[4:8] == b"ftyp":
         return _name_boxes(payload)
     if payload[:4] == b"RIFF":
