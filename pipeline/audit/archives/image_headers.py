@@ -127,15 +127,15 @@ def _read_webp(webp: bytes, is_whole: bool) -> ImageHeader | None:
         return None
     width, height = (int.from_bytes(webp[place : place + 3], "little") + 1 for place in (24, 27))
     place = 20 + int.from_bytes(webp[16:20], "little")
-    orientation: int | None = 1
+    orientation: int | None = None
     while place < len(webp):
         name, length = webp[place : place + 4], int.from_bytes(webp[place + 4 : place + 8], "little")
         if not name.isascii() or not name.strip().isalnum() or place + 8 + length > len(webp):
             return ImageHeader(width=width, height=height, orientation=None)
-        if name == b"EXIF":
+        if name == b"EXIF" and orientation is None:
             orientation = read_orientation(webp[place + 8 : place + 8 + length])
         place += 8 + length + length % 2
-    return ImageHeader(width=width, height=height, orientation=orientation if is_whole or orientation != 1 else None)
+    return ImageHeader(width=width, height=height, orientation=orientation or (1 if is_whole else None))
 
 
 def _read_tiff(tiff: bytes) -> ImageHeader | None:
