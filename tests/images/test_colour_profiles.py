@@ -120,3 +120,38 @@ def test_grey_and_inks_keep_their_pixels_beside_a_profile_of_other_channels() ->
     inks = encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95, icc_profile=make_profile())
     assert decode(inks)[8, 8, 0] > 245
     assert decode(inks)[8, 8, 1:].max() < 10
+
+
+def make_profile_of_inks() -> bytes:
+    """Write a profile of inks: paper is white, black is grey, and all others are a muted red (48, 60, 40 in Lab)."""
+
+    def encode_lab(lightness: float, a: float, b: float) -> bytes:
+        return bytes([round(lightness * 2.55), round(a + 128), round(b + 128)])
+
+    corners = b"".join(
+        encode_lab(100, 0, 0) if corner == 0 else encode_lab(50, 0, 0) if corner == 1 else encode_lab(48, 60, 40)
+        for corner in range(16)
+    )
+    identity = struct.pack(">9i", *(65536 if place % 4 == 0 else 0 for place in range(9)))
+    table = b"mft1" + bytes(4) + b"\4\3\2\0" + identity + 4 * bytes(range(256)) + corners + 3 * bytes(range(256))
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", *(round(65536 * value) for value in D50))
+    tags = {b"A2B0": table, b"wtpt": white, b"cprt": b"text" + bytes(4) + b"none\0"}
+    listed, body, start = b"", b"", 132 + 12 * len(tags)
+    for tag, content in tags.items():
+        listed += tag + struct.pack(">II", start + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    head = bytes(8) + b"\2\x40\0\0" + b"prtrCMYKLab " + bytes(12) + b"acsp" + bytes(28) + white[8:]
+    profile = head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + listed + body
+    return struct.pack(">I", len(profile)) + profile[4:]
+
+
+@pytest.mark.parametrize(
+    ("inks", "expected"),
+    [((0, 0, 0, 0), (255, 255, 255)), ((0, 0, 0, 255), (119, 119, 119)), ((0, 255, 255, 0), (207, 54, 51))],
+)
+def test_inverted_inks_of_a_jpeg_have_the_colours_of_their_profile(
+    inks: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    payload = encode(Image.new("CMYK", (16, 16), inks), "JPEG", quality=95, icc_profile=make_profile_of_inks())
+    assert b"Adobe" in payload
+    assert np.abs(decode(payload)[8, 8].astype(int) - expected).max() <= 12

@@ -43,7 +43,7 @@ def put_into_webp(exif: bytes | None) -> bytes:
 
 
 def put_into_tiff(exif: bytes | None) -> bytes:
-    """The entries of a TIFF are its EXIF."""
+    """The entries of a TIFF are its EXIF; an orientation is 8 here."""
     place = len(make_tiff(PICTURE)) + 12 * (2 if exif in (None, NO_ORIENTATION) else 3)
     entries = [(700, 1, len(XMP), place), (271, 2, 4, 0x61616161)]
     if exif not in (None, NO_ORIENTATION):
