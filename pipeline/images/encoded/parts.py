@@ -19,6 +19,8 @@ _WEBP_XMP = 0x04
 MAX_TRIES = 10_000
 """Places at which an intact chunk is looked for."""
 
+MAX_TIFF_PROFILE_BYTES = 4 * 2**20
+"""Profiles of printing inks, which TIFFs carry, have up to three megabytes."""
 _TIFF_PIXELS = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 274, 277, 278, 279, 280, 281, 284, 292, 293, 297}
     | {301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 332, 334, 336, 338, 339, 340, 341, 342, 347, 512, 513, 514}
@@ -140,7 +142,7 @@ def _list_tiff_entries(tiff: bytes) -> list[_Entry]:
 
 def _describes_pixels(entry: _Entry, num_bytes: int) -> bool:
     if entry.tag == _TIFF_PROFILE:
-        is_whole = 4 < entry.length <= MAX_PROFILE_BYTES and entry.value + entry.length <= num_bytes
+        is_whole = 4 < entry.length <= MAX_TIFF_PROFILE_BYTES and entry.value + entry.length <= num_bytes
         return entry.kind in _TIFF_BYTES and is_whole
     return entry.tag in _TIFF_PIXELS
 
