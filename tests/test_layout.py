@@ -28,7 +28,8 @@ FLOORS = (
     {"errors"},
     {"storage"},
     {"run", "workers"},
-    {"inputs", "images", "commit", "training", "bundles"},
+    {"inputs", "images/encoded", "commit", "training", "bundles"},
+    {"images"},
     {"audit/parquet", "audit/archives", "training/data"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
     {"reports", "thresholds"},
@@ -42,14 +43,25 @@ WITHOUT_TORCH = {
     "run",
     "workers",
     "inputs",
+    "images/encoded",
     "commit",
     "driver",
     "audit/parquet",
     "audit/archives",
     "training",
 }
-WITHOUT_RAY = {"storage", "run", "inputs", "images", "commit", "evaluation", "audit/parquet", "audit/archives"}
-WITHOUT_STORAGE = {"images", "workers"}
+WITHOUT_RAY = {
+    "storage",
+    "run",
+    "inputs",
+    "images",
+    "images/encoded",
+    "commit",
+    "evaluation",
+    "audit/parquet",
+    "audit/archives",
+}
+WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10
 MAX_LINES = 400
 
