@@ -28,6 +28,7 @@ FLOORS = (
     {"errors"},
     {"storage"},
     {"run", "workers"},
+    {"inputs/patterns"},
     {"inputs", "images", "commit", "training", "bundles"},
     {"audit/parquet", "audit/archives", "training/data"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
@@ -42,13 +43,24 @@ WITHOUT_TORCH = {
     "run",
     "workers",
     "inputs",
+    "inputs/patterns",
     "commit",
     "driver",
     "audit/parquet",
     "audit/archives",
     "training",
 }
-WITHOUT_RAY = {"storage", "run", "inputs", "images", "commit", "evaluation", "audit/parquet", "audit/archives"}
+WITHOUT_RAY = {
+    "storage",
+    "run",
+    "inputs",
+    "inputs/patterns",
+    "images",
+    "commit",
+    "evaluation",
+    "audit/parquet",
+    "audit/archives",
+}
 WITHOUT_STORAGE = {"images", "workers"}
 MAX_MODULES = 10
 MAX_LINES = 400
