@@ -32,6 +32,10 @@ class StorageError(LabellingError, OSError):
     """A store that cannot be reached or refuses a request. An `OSError`, as on a local disk."""
 
 
+class PathError(StorageError):
+    """A local path that cannot be used: no permission, or a folder in place of a file."""
+
+
 class BucketError(LabellingError):
     """A missing bucket: the store responds, so waiting does not help."""
 

@@ -16,10 +16,12 @@ from pipeline.errors import TrainingError
 from pipeline.inputs.patterns.first_bytes import require_archives
 from pipeline.inputs.shards import list_shards
 from pipeline.run.vocabulary import load_vocabulary
+from pipeline.storage.listing import exists
+from pipeline.storage.uris import join_uri
 from pipeline.train import fit, is_finished, survey_run
 from pipeline.training.config import WorkerConfig
 from pipeline.training.driver.resources import find_shortage
-from pipeline.training.driver.run import TrainingRun, open_training
+from pipeline.training.driver.run import TRAIN_FILE, TrainingRun, open_training
 from pipeline.training.worker.network import InitialModel, build_initial_model
 from pipeline.workers.ray_failures import describe_ray_failure
 
@@ -70,8 +72,9 @@ def _open(job: TrainJob) -> tuple[TrainingRun, InitialModel]:
     vocabulary = load_vocabulary(job.vocabulary)
     train_shards = list_shards(job.shards, warn)
     validation_shards = list_shards(job.val_shards, warn) if job.val_shards else ()
-    for shards in (train_shards, validation_shards):
-        require_archives(shards, warn)
+    if not exists(join_uri(job.out, TRAIN_FILE)):
+        for shards in (train_shards, validation_shards):
+            require_archives(shards, warn)
     facts = {
         "recipe": job.recipe,
         "out": job.out,

@@ -126,7 +126,7 @@ def _match_globs(pattern: str, names: Sequence[str], passed_over: PassedOver) ->
         for item in filter(None, items):
             is_hidden = bool(GLOB_CHARACTERS.search(name)) and is_hidden_match(name, item.uri)
             (hidden if is_hidden else found)[item.uri] = item
-    for uri in hidden.keys() - found.keys():
+    for uri in sorted(hidden.keys() - found.keys()):
         passed_over.add(HIDDEN, uri)
     for uri in [uri for uri in found if uri.endswith(STATISTICS_SUFFIX)]:
         passed_over.add_other(uri)
@@ -134,9 +134,8 @@ def _match_globs(pattern: str, names: Sequence[str], passed_over: PassedOver) ->
     if not found:
         require_bucket(pattern)
         if passed_over:
-            raise ShardError(
-                f"shard pattern '{pattern}' matches no shard, only {passed_over.describe()}; name them if they are data"
-            )
+            advice = passed_over.advise() or "name the files if they are data"
+            raise ShardError(f"shard pattern '{pattern}' matches no shard, only {passed_over.describe()}; {advice}")
         raise ShardError(f"shard pattern '{pattern}' matches no file; check the folder and the pattern")
     return list(found.values())
 

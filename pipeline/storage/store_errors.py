@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from pipeline.errors import BucketError, StorageError
+from pipeline.errors import BucketError, PathError, StorageError
 
 NO_MESSAGE = re.compile(r"(^|.*\] |.*: )None$", re.DOTALL)
 """Text of an exception that was made from a missing message."""
@@ -121,7 +121,7 @@ def translate_local_errors(path: object, act: str = "read") -> Iterator[None]:
     """Turn an error of a local path that waiting does not end into one that contains the path and what to do.
 
     Raises:
-        StorageError: No permission, a folder in place of a file, or a path that is too long or leads nowhere.
+        PathError: No permission, a folder in place of a file, or a path that is too long or leads nowhere.
     """
     try:
         yield
@@ -129,4 +129,4 @@ def translate_local_errors(path: object, act: str = "read") -> Iterator[None]:
         advice = LOCAL_ADVICE.get(error.errno or 0)
         if advice is None or isinstance(error, StorageError):
             raise
-        raise StorageError(f"'{error.filename or path}' cannot be {act}: {error.strerror}; {advice}") from error
+        raise PathError(f"'{error.filename or path}' cannot be {act}: {error.strerror}; {advice}") from error

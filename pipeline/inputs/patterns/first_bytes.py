@@ -9,6 +9,7 @@ from pipeline.inputs.patterns.file_kinds import HEAD_BYTES, FileKind, recognise_
 from pipeline.run.records import InputShard
 from pipeline.storage.outage import is_outage
 from pipeline.storage.reading import read_head
+from pipeline.storage.uris import list_schemes
 
 MAX_LOOKS = 16
 """Maximum number of shards to look at."""
@@ -80,4 +81,7 @@ def _look(shard: InputShard) -> _Problem | None:
         return None
     if kind == FileKind.ZEROS and not shard.is_parquet and shard.size_bytes <= MAX_EMPTY_TAR_BYTES:
         return None
-    return _Problem(shard=shard, what=kind, advice=kind.advice)
+    advice = kind.advice
+    if kind == FileKind.HTML and not {"http", "https"}.isdisjoint(list_schemes(shard.uri)):
+        advice = f"if the page lists files, name them, as in '{shard.uri.rstrip('/')}/*.tar'; else check the address"
+    return _Problem(shard=shard, what=kind, advice=advice)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from pipeline.errors import ShardError
+from pipeline.inputs.patterns.file_kinds import FORMS
 from pipeline.run.records import PARQUET_SUFFIX, RUN_FILE
 from pipeline.storage.listing import StoredObject, list_objects
 
@@ -17,7 +18,8 @@ IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "
 TABLE_SUFFIXES = frozenset({"csv", "tsv", "json", "jsonl", "ndjson"})
 STATISTICS_SUFFIX = "_stats.json"
 """Suffix of the statistics that img2dataset writes beside each shard."""
-HIDDEN = "hidden by a name that begins with '.' or '_'"
+HIDDEN = "names that begin with '.' or '_'"
+BROKEN_LINK = "broken links"
 MAX_KINDS = 6
 """Maximum kinds of passed-over files that a message lists."""
 
@@ -41,29 +43,31 @@ class PassedOver:
 
     def add_broken_link(self, uri: str) -> None:
         """Count a link that leads nowhere."""
-        self.add("links that lead nowhere", uri)
+        self.add(BROKEN_LINK, uri)
 
-    def count(self, kind: str) -> int:
-        """Count the files of a kind."""
-        return self._counts[kind]
+    def advise(self) -> str:
+        """What to do if all are broken links; empty otherwise."""
+        if set(self._counts) != {BROKEN_LINK}:
+            return ""
+        return "correct the links, or get their content, with git-annex by 'git annex get'"
 
     def __len__(self) -> int:
         """Count the files."""
         return self._counts.total()
 
     def describe(self) -> str:
-        """Counts and examples in one line; empty without any.
+        """Counts and examples in one line.
 
         >>> passed_over = PassedOver()
         >>> passed_over.add_other("data/a.json"); passed_over.add_other("data/b.json")
         >>> passed_over.describe()
-        "2 *.json, such as 'data/a.json'"
+        "2 files (*.json: 2, such as 'data/a.json')"
         """
         kinds = self._counts.most_common()
-        shown = [f"{number} {kind}, such as '{self._examples[kind]}'" for kind, number in kinds[:MAX_KINDS]]
+        shown = [f"{kind}: {number}, such as '{self._examples[kind]}'" for kind, number in kinds[:MAX_KINDS]]
         if rest := kinds[MAX_KINDS:]:
-            shown.append(f"{sum(number for _, number in rest)} of {len(rest)} other kinds")
-        return "; ".join(shown)
+            shown.append(f"{len(rest)} other kinds: {sum(number for _, number in rest)}")
+        return f"{len(self)} {'file' if len(self) == 1 else 'files'} ({'; '.join(shown)})"
 
 
 def list_folder_shards(folder_uri: str, passed_over: PassedOver) -> list[StoredObject]:
@@ -124,27 +128,24 @@ def _refuse_folder(folder_uri: str, items: Sequence[StoredObject], passed_over: 
         require_uncompressed(item.uri)
     if not passed_over:
         return
-    what = f"no shard at '{folder_uri}': it is a folder of {len(passed_over)} files, none of them *.tar or *.parquet"
-    seen = passed_over.describe()
     hidden = [item.uri for item in items if item.uri.lower().endswith((TAR_SUFFIX, PARQUET_SUFFIX))]
     if hidden:
         raise ShardError(
-            f"no shard at '{folder_uri}': its {len(hidden)} archives are all {HIDDEN}, such as '{hidden[0]}'; "
-            f"name their folder or files if they are data, as in --shards '{hidden[0]}'"
+            f"no shard at '{folder_uri}': its {len(hidden)} archives are all hidden by {HIDDEN}, "
+            f"such as '{hidden[0]}'; name their folder or the files themselves if they are data"
         )
-    raise ShardError(f"{what} ({seen}); {advise_loose_files([item.uri for item in items])}")
+    advice = passed_over.advise() or _advise_loose_files([item.uri for item in items])
+    raise ShardError(
+        f"no shard at '{folder_uri}': it is a folder of {passed_over.describe()}, none of them *.tar or *.parquet; "
+        f"{advice}"
+    )
 
 
-def advise_loose_files(uris: Sequence[str]) -> str:
+def _advise_loose_files(uris: Sequence[str]) -> str:
     """Next step for a folder without archives, by the suffixes of its files."""
-    suffixes = Counter(uri.rpartition("/")[2].rpartition(".")[2].lower() for uri in uris)
-    images = sum(suffixes[suffix] for suffix in IMAGE_SUFFIXES)
-    tables = sum(suffixes[suffix] for suffix in TABLE_SUFFIXES)
-    if 2 * images > len(uris) or tables:
-        return (
-            "loose images and tables of tags are given in the forms of --shards that docs/inputs.md lists under "
-            "'Naming shards'"
-        )
+    suffixes = Counter(uri.rpartition(".")[2].lower() for uri in uris)
+    if any(suffixes[suffix] for suffix in IMAGE_SUFFIXES | TABLE_SUFFIXES):
+        return FORMS
     return "check the path, or name the files"
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import ShardError
-from pipeline.inputs.patterns.file_kinds import FileKind, recognise_kind
-from pipeline.storage.listing import list_folder
+from pipeline.inputs.patterns.file_kinds import HEAD_BYTES, FileKind, recognise_kind
+from pipeline.storage.listing import find_object, list_folder
 from pipeline.storage.reading import read_bytes, read_head
-from pipeline.storage.uris import get_local_path, normalise_uri
+from pipeline.storage.uris import get_local_path, identify_place, normalise_uri
 
 MARK = "@"
 """First character of a pattern that is the name of a list file."""
@@ -24,9 +24,12 @@ BYTE_ORDER_MARKS = {
 }
 LINE_END = re.compile(r"\r\n|\n|\r")
 """End of a line. `str.splitlines` also splits at characters that names may contain."""
-HEAD_BYTES = 512
 PLAIN_KINDS = frozenset({FileKind.TEXT, FileKind.TABLE, FileKind.EMPTY})
 """Kinds of files that may be lists: a brace pattern contains commas."""
+REPAIRABLE = frozenset(
+    {FileKind.LFS_POINTER, FileKind.ANNEX_POINTER, FileKind.DVC_POINTER, FileKind.HTML, FileKind.XML, FileKind.ZEROS}
+)
+"""Kinds of files that stand in the place of the list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,8 @@ def _read_list(uri: str) -> Iterator[Pattern]:
         if not text or text.startswith("#"):
             continue
         if text.startswith(MARK):
+            if identify_place(text.removeprefix(MARK)) == identify_place(uri):
+                raise ShardError(f"line {number} of list '{uri}' names the list itself; delete the line")
             raise ShardError(
                 f"line {number} of list '{uri}' names another list, '{text}', which is not supported; "
                 f"give each list by itself, as in --shards {MARK}{uri} {text}"
@@ -79,24 +84,22 @@ def _read(uri: str) -> bytes:
     Raises:
         ShardError: The list is a folder, does not exist or is no text.
     """
-    path = get_local_path(uri)
-    if not uri or (path is not None and path.is_dir()):
-        raise ShardError(
-            f"'{MARK}{uri}' is no list: a folder follows '{MARK}'; leave out the '{MARK}' to read its shards"
-        )
-    try:
-        head = read_head(uri, HEAD_BYTES)
-    except FileNotFoundError as error:
-        if path is None and list_folder(uri):
+    if not uri:
+        raise ShardError(f"'{MARK}' alone names no list; write the name of a text file after it")
+    if find_object(uri) is None:
+        path = get_local_path(uri)
+        if list_folder(uri) if path is None else path.is_dir():
             raise ShardError(
                 f"'{MARK}{uri}' is no list: a folder follows '{MARK}'; leave out the '{MARK}' to read its shards"
-            ) from error
-        raise ShardError(f"list of shards '{uri}' does not exist; check the path") from error
+            )
+        raise ShardError(f"list of shards '{uri}' does not exist; check the path")
+    head = read_head(uri, HEAD_BYTES)
     kind = recognise_kind(head)
     if kind in (FileKind.TAR, FileKind.PARQUET):
         raise ShardError(f"'{MARK}{uri}' is no list: the file is {kind}; leave out the '{MARK}' to read it as a shard")
     if kind not in PLAIN_KINDS and not _looks_encoded(head):
-        raise ShardError(f"list '{uri}' is {kind}, not a text with one pattern a line; {kind.advice}")
+        advice = kind.advice if kind in REPAIRABLE else "write one path or URI of a shard a line"
+        raise ShardError(f"list '{uri}' is {kind}, not a text; {advice}")
     return read_bytes(uri)
 
 
