@@ -9,6 +9,7 @@ from pipeline.inputs.patterns.file_kinds import HEAD_BYTES, FileKind, recognise_
 from pipeline.run.records import InputShard
 from pipeline.storage.outage import is_outage
 from pipeline.storage.reading import read_head
+from pipeline.storage.store_errors import describe_store_failure
 from pipeline.storage.uris import list_schemes
 
 MAX_LOOKS = 16
@@ -19,13 +20,18 @@ MAX_EMPTY_TAR_BYTES = 10240
 
 @dataclass(frozen=True, kw_only=True)
 class _Problem:
-    """A shard that is no archive."""
+    """A shard that its reader cannot read."""
 
     shard: InputShard
+    kind: FileKind | None
+    """None if it cannot be read."""
     what: str
+    """Its kind, or why it cannot be read, as in 'it is ...'."""
     advice: str
 
     def describe(self) -> str:
+        if self.kind is None:
+            return f"shard '{self.shard.uri}' is {self.what}"
         wanted = "Parquet file" if self.shard.is_parquet else "tar archive"
         return f"shard '{self.shard.uri}' is no {wanted}: it is {self.what}"
 
@@ -75,7 +81,10 @@ def _look(shard: InputShard) -> _Problem | None:
     except OSError as error:
         if is_outage(error):
             raise
-        return _Problem(shard=shard, what=f"unreadable ({error})", advice="check that it exists and may be read")
+        cause = describe_store_failure(error.__cause__ or error)
+        return _Problem(
+            shard=shard, kind=None, what=f"unreadable: {cause}", advice="check that it exists and may be read"
+        )
     kind = recognise_kind(head)
     if kind == (FileKind.PARQUET if shard.is_parquet else FileKind.TAR):
         return None
@@ -84,4 +93,4 @@ def _look(shard: InputShard) -> _Problem | None:
     advice = kind.advice
     if kind == FileKind.HTML and not {"http", "https"}.isdisjoint(list_schemes(shard.uri)):
         advice = f"if the page lists files, name them, as in '{shard.uri.rstrip('/')}/*.tar'; else check the address"
-    return _Problem(shard=shard, what=kind, advice=advice)
+    return _Problem(shard=shard, kind=kind, what=kind, advice=advice)
