@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from braceexpand import braceexpand
 
-from pipeline.errors import ShardError
+from pipeline.errors import ShardError, UriError
 from pipeline.inputs.patterns.folders import (
     GLOB_CHARACTERS,
     HIDDEN,
@@ -48,7 +48,7 @@ def list_shards(patterns: Sequence[str], on_warning: Callable[[str], None] = _ig
     Raises:
         ShardError: A pattern matches nothing, some names of a brace pattern are missing, or a file has an
             unsupported format.
-        ValueError: A URI has an unknown scheme, or one whose driver is not installed.
+        UriError: A URI has an unknown scheme, or one whose driver is not installed.
     """
     found: dict[str, StoredObject] = {}
     warnings: list[str] = []
@@ -59,7 +59,7 @@ def list_shards(patterns: Sequence[str], on_warning: Callable[[str], None] = _ig
             for item in _expand_pattern(text, passed_over):
                 # Two spellings of a name are one shard.
                 found.setdefault(identify_place(item.uri), item)
-        except (ShardError, ValueError) as error:
+        except (ShardError, UriError, ValueError) as error:
             if not pattern.origin:
                 raise
             raise ShardError(pattern.explain(error)) from error

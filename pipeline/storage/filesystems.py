@@ -7,7 +7,7 @@ from typing import Any, cast
 import fsspec
 from fsspec.registry import known_implementations, registry
 
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, UriError
 from pipeline.storage.store_errors import describe_store_failure
 from pipeline.storage.uris import list_schemes, normalise_uri, require_no_password
 
@@ -38,8 +38,8 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
         The file system, and the name of the file or folder in it.
 
     Raises:
-        ValueError: The URI contains a password, a signature or the version of an object, its scheme is unknown, or
-            the driver of its store is not installed.
+        ValueError: The URI contains a password or signature.
+        UriError: Its scheme is unknown, the driver of its store is not installed, or it names a version of an object.
         StorageError: The driver refuses to start.
     """
     require_no_password(uri)
@@ -48,12 +48,12 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     for scheme in schemes:
         _require_known(uri, scheme)
     if VERSION.search(uri) and not {"s3", "s3a"}.isdisjoint(schemes):
-        raise ValueError(f"'{uri}' names a version of an object, which is not supported; leave out ?versionId=...")
+        raise UriError(f"'{uri}' names a version of an object, which is not supported; leave out ?versionId=...")
     options = S3_OPTIONS if uri.startswith(("s3://", "s3a://")) else {}
     try:
         filesystem, name = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
     except ImportError as error:
-        raise ValueError(_describe_missing_driver(uri, schemes)) from error
+        raise UriError(_describe_missing_driver(uri, schemes)) from error
     except Exception as error:  # each driver checks its settings in its own way
         raise StorageError(
             f"'{uri}' cannot be opened: {describe_store_failure(error)}; check the URI and the credentials of its store"
@@ -66,7 +66,7 @@ def _require_known(uri: str, scheme: str) -> None:
         return
     alike = difflib.get_close_matches(scheme, COMMON_SCHEMES, n=1, cutoff=0.5)
     advice = f"did you mean '{alike[0]}://'?" if alike else f"schemes such as {', '.join(COMMON_SCHEMES)} are known"
-    raise ValueError(f"'{uri}' has the unknown scheme '{scheme}'; {advice}")
+    raise UriError(f"'{uri}' has the unknown scheme '{scheme}'; {advice}")
 
 
 def _describe_missing_driver(uri: str, schemes: list[str]) -> str:

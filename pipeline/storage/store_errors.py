@@ -21,6 +21,7 @@ NOT_FOUND = frozenset({404, 410})
 LOCAL_ADVICE = {
     errno.EACCES: "give this user the permission",
     errno.EPERM: "give this user the permission",
+    errno.EEXIST: "it is a file or a broken link, so name a folder",
     errno.EISDIR: "it is a folder, so name a file",
     errno.ENOTDIR: "check the path",
     errno.ENAMETOOLONG: "check the path",

@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipeline.errors import BucketError, PathError, ShardError, StorageError
+from pipeline.errors import BucketError, PathError, ShardError, StorageError, UriError
 from pipeline.inputs.shards import list_shards
 from pipeline.storage.listing import find_object, glob_objects, list_folder, list_objects
 from pipeline.storage.outage import is_outage
@@ -46,7 +46,7 @@ USES: list[Callable[[str], object]] = [
 )
 def test_uri_of_no_store_is_refused_by_every_use(use: Callable[[str], object], uri: str, message: str) -> None:
     fsspec.register_implementation("driverless", "no_such_driver.FileSystem", clobber=True, errtxt="install it")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UriError, match=message):
         use(uri)
 
 
@@ -176,3 +176,11 @@ def test_local_path_that_is_no_file_is_told(tmp_path: Path, name: str, message: 
     with pytest.raises(PathError, match=message) as refusal:
         read_bytes(str(tmp_path / name))
     assert not is_outage(refusal.value)
+
+
+def test_output_below_a_file_or_a_broken_link_is_told(tmp_path: Path) -> None:
+    put_atomic(str(tmp_path / "file"), b"x")
+    (tmp_path / "link").symlink_to("/nowhere/folder")
+    for name in ("file", "link"):
+        with pytest.raises(PathError, match=f"/{name}' cannot be written: File exists; it is a file or a broken link"):
+            create_if_absent(str(tmp_path / name / "run.json"), b"x")
