@@ -53,6 +53,8 @@ def list_shards(patterns: Sequence[str], on_warning: Callable[[str], None] = _ig
     found: dict[str, StoredObject] = {}
     warnings: list[str] = []
     for pattern in read_patterns(patterns):
+        if not pattern.text.strip():
+            raise ShardError("a pattern of shards is empty; name an archive, a folder or a pattern")
         passed_over = PassedOver()
         try:
             text = _make_absolute(normalise_uri(pattern.text))

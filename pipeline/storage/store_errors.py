@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from pipeline.errors import BucketError, PathError, StorageError
+from pipeline.errors import BucketError, PathError, StorageError, UriError
 
 NO_MESSAGE = re.compile(r"(^|.*\] |.*: )None$", re.DOTALL)
 """Text of an exception that was made from a missing message."""
@@ -41,7 +41,7 @@ def describe_store_failure(error: BaseException) -> str:
         if answer is not None:
             return answer
     for cause in list_causes(error):
-        text = str(cause).strip()
+        text = " ".join(str(cause).split())
         if text and not NO_MESSAGE.match(text):
             return text
     return type(error).__name__
@@ -87,6 +87,7 @@ def translate_errors(uri: str) -> Iterator[None]:
 
     Raises:
         BucketError: The bucket does not exist.
+        UriError: The address of a web server is not valid.
         StorageError: Any other failure except a missing or existing file, which is raised as it is.
     """
     try:
@@ -97,6 +98,8 @@ def translate_errors(uri: str) -> Iterator[None]:
             raise BucketError(
                 f"bucket '{bucket}' of '{uri}' does not exist; create it, or correct its name or the endpoint"
             ) from error
+        if any(isinstance(cause, aiohttp.InvalidURL) for cause in list_causes(error)):
+            raise UriError(f"'{uri}' is no valid address; check its host and port") from error
         if isinstance(error, FileNotFoundError) and (cause := _find_web_failure(error)) is not None:
             raise StorageError(
                 f"'{uri}' cannot be reached: {describe_store_failure(cause)}; check the address, the server, and "

@@ -124,6 +124,18 @@ def test_answer_of_a_web_server_is_told(web_folder: str, name: str, error: Any, 
     assert is_outage(refusal.value) == ("503" in name)
 
 
+@pytest.mark.parametrize("uri", ["http://", "https:///a.tar"])
+def test_address_without_a_host_is_refused_and_not_waited_for(uri: str) -> None:
+    with pytest.raises(UriError, match=f"'{uri}' is no valid address; check its host and port") as refusal:
+        list_shards([uri])
+    assert not is_outage(refusal.value)
+
+
+def test_empty_pattern_is_not_the_current_folder() -> None:
+    with pytest.raises(ShardError, match="a pattern of shards is empty"):
+        list_shards([""])
+
+
 @pytest.mark.parametrize("name", ["a.tar", "*.tar", "a-{0..2}.tar"])
 def test_web_server_that_is_down_is_an_outage(name: str) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:

@@ -62,7 +62,8 @@ def _read_list(uri: str) -> Iterator[Pattern]:
     uri = os.path.expanduser(uri) if get_local_path(uri) else uri  # noqa: PTH111 (no shell expands '@~')
     is_empty = True
     for number, line in enumerate(LINE_END.split(_decode(uri, _read(uri))), start=1):
-        text = line.strip()
+        # Lists that were joined have marks in the middle.
+        text = line.strip().removeprefix("\ufeff").strip()
         if not text or text.startswith("#"):
             continue
         if text.startswith(MARK):

@@ -37,6 +37,11 @@ def test_list_of_big_endian_text_with_old_line_ends_is_read(folder: Path) -> Non
     assert len(list_shards([write_list(folder, text.encode("utf-16-be"))])) == 2
 
 
+def test_lists_that_were_joined_with_their_byte_order_marks_are_read(folder: Path) -> None:
+    content = b"".join(f"\ufeff{folder}/{name}\n".encode() for name in ("ä.tar", "b.tar"))
+    assert len(list_shards([write_list(folder, content)])) == 2
+
+
 def test_list_does_not_split_names_at_rare_separators(folder: Path) -> None:
     path = folder / "a\x0b\u2028b.tar"
     path.write_bytes(bytes(1024))
