@@ -4,6 +4,7 @@ import io
 from contextlib import closing
 from typing import Any, Protocol, cast, runtime_checkable
 
+from pipeline.errors import StorageError
 from pipeline.storage.filesystems import is_s3, open_filesystem
 from pipeline.storage.store_errors import translate_errors, translate_local_errors
 from pipeline.storage.uris import get_local_path
@@ -54,8 +55,26 @@ def read_head(uri: str, num_bytes: int) -> bytes:
     Raises:
         FileNotFoundError: The file does not exist; the message contains the URI.
     """
+    if get_local_path(uri) is None:
+        filesystem, name = open_filesystem(uri)
+        if is_s3(filesystem):
+            return _read_s3_head(uri, filesystem, name, num_bytes)
     with closing(open_random(uri)) as stream:
         return stream.read(num_bytes)
+
+
+def _read_s3_head(uri: str, filesystem: Any, name: str, num_bytes: int) -> bytes:
+    """Read the first bytes of an object of S3 in one request; opening it would cost a second one for its size."""
+    try:
+        with translate_errors(uri):
+            return cast(bytes, filesystem.cat_file(name, start=0, end=num_bytes))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"'{uri}' does not exist") from error
+    except StorageError as error:
+        # An empty object has no range of bytes.
+        if "InvalidRange" in str(error):
+            return b""
+        raise
 
 
 def open_stream(uri: str, offset: int = 0) -> ByteStream:

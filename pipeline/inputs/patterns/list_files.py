@@ -10,7 +10,7 @@ from pipeline.errors import ShardError
 from pipeline.inputs.patterns.file_kinds import HEAD_BYTES, FileKind, recognise_kind
 from pipeline.storage.listing import find_object, list_folder
 from pipeline.storage.reading import read_bytes, read_head
-from pipeline.storage.uris import get_local_path, identify_place, normalise_uri
+from pipeline.storage.uris import get_local_path, identify_place, normalise_uri, require_no_password
 
 MARK = "@"
 """First character of a pattern that is the name of a list file."""
@@ -67,6 +67,7 @@ def _read_list(uri: str) -> Iterator[Pattern]:
         if not text or text.startswith("#"):
             continue
         if text.startswith(MARK):
+            require_no_password(text.removeprefix(MARK))
             if identify_place(text.removeprefix(MARK)) == identify_place(uri):
                 raise ShardError(f"line {number} of list '{uri}' names the list itself; delete the line")
             raise ShardError(
