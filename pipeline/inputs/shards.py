@@ -1,6 +1,5 @@
 """Input shards that patterns match, in a stable order."""
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -10,6 +9,7 @@ from dataclasses import replace
 from braceexpand import braceexpand
 
 from pipeline.errors import ShardError
+from pipeline.run.fingerprint import hash_uri
 from pipeline.run.records import PARQUET_SUFFIX, RUN_FILE, InputShard
 from pipeline.storage.listing import StoredObject, find_object, glob_objects, list_folder, list_objects
 from pipeline.storage.reading import read_bytes
@@ -57,7 +57,7 @@ def list_shards(patterns: Sequence[str]) -> tuple[InputShard, ...]:
     # Some file systems ignore case.
     times = Counter(shard.name.casefold() for shard in shards)
     return tuple(
-        replace(shard, name=f"{shard.name}-{_hash_uri(shard.uri)}") if times[shard.name.casefold()] > 1 else shard
+        replace(shard, name=f"{shard.name}-{hash_uri(shard.uri)}") if times[shard.name.casefold()] > 1 else shard
         for shard in shards
     )
 
@@ -168,9 +168,5 @@ def _make_shard_name(uri: str) -> str:
     """
     name = re.sub(r"[^\w.\-]", "_", uri.rpartition("/")[2].removesuffix(TAR_SUFFIX).removesuffix(PARQUET_SUFFIX))
     if len(name.encode()) > MAX_NAME_BYTES or not name.strip("."):
-        name = f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{_hash_uri(uri)}"
+        name = f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{hash_uri(uri)}"
     return f"_{name[1:]}" if name.startswith(".") else name
-
-
-def _hash_uri(uri: str) -> str:
-    return hashlib.sha256(uri.encode(errors="surrogateescape")).hexdigest()[:8]
