@@ -219,8 +219,8 @@ def _compare(
     differences = list_differences(existing, kept)
     if not differences and unknown and not extend:
         raise RunConflictError(
-            f"'{run.out_uri}' holds a run of {len(present)} shards, to which {len(unknown)} of the given ones do not "
-            f"belong, such as '{unknown[0][0]}'; add --extend to take them into this run, or give another --out"
+            f"the run in '{run.out_uri}' has {len(present)} shards and lacks {len(unknown)} that this command lists, "
+            f"such as '{unknown[0][0]}'; add --extend to take them into the run, or give another --out"
         )
     # Masks of kept maps are made of all published shards, so there a missing one is gone.
     if not is_whole and (not extend or run.source is not None):

@@ -88,7 +88,7 @@ def test_model_moved_to_another_place_is_still_the_same_run(tmp_path: Path) -> N
         ({"shards": SHARDS[:2]}, "shard 'in/c.tar' is no longer among the inputs"),
         (
             {"shards": (*SHARDS, InputShard(uri="in/d.tar", name="d", size_bytes=1, etag=""))},
-            "a run of 3 shards, to which 1 of the given ones do not belong, such as 'in/d.tar'; add --extend",
+            "has 3 shards and lacks 1 that this command lists, such as 'in/d.tar'; add --extend to take them into",
         ),
         ({"shards": (replace(SHARDS[0], size_bytes=999), *SHARDS[1:])}, "shard 'in/a.tar' changed"),
         ({"shards": (replace(SHARDS[0], etag="f"), *SHARDS[1:])}, "etag e; is 1000 bytes, etag f"),
