@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from models.documents import STRICT, DocumentError, check_fields, parse_json
 from pipeline.errors import ManifestError
 from pipeline.run.fingerprint import compute_fingerprint, get_library_version, hash_uri, to_canonical_json
-from pipeline.storage.listing import list_folder
+from pipeline.storage.listing import UNKNOWN_ETAG, list_folder
 from pipeline.storage.reading import read_bytes
 from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import create_if_absent
@@ -142,6 +142,45 @@ def merge_inputs(
     known = {entry[0] for entry in recorded}
     present = [[*entry[:2], *found[entry[0]][2:]] if entry[0] in found else entry for entry in recorded]
     return present, [entry for entry in listed if entry[0] not in known]
+
+
+def list_input_differences(before: list[list[Any]], after: list[list[Any]], most: int = 5) -> list[str]:
+    """Compare inputs by URI; their order and their names in the run make no difference."""
+    if before == after:
+        return []
+    old, new = ({entry[0]: entry[2:] for entry in entries} for entries in (before, after))
+    changed = [
+        f"shard '{uri}' changed (was {old[uri][0]} bytes, etag {old[uri][1]}; "
+        f"is {new[uri][0]} bytes, etag {new[uri][1]})"
+        for uri in old
+        if uri in new and old[uri] != new[uri]
+    ]
+    gone = [f"shard '{uri}' is no longer among the inputs" for uri in old if uri not in new]
+    added = [f"shard '{uri}' was not among the inputs" for uri in new if uri not in old]
+    differences = changed + gone + added
+    if len(differences) > most:
+        differences = [*differences[:most], f"and {len(differences) - most} more shards"]
+    return differences
+
+
+def find_copy(
+    recorded: Sequence[Sequence[Any]], added: Sequence[Sequence[Any]], listed: Sequence[Sequence[Any]]
+) -> tuple[str, str] | None:
+    """Find an added input that looks like a recorded one under another URI: file name, size and etag are equal.
+
+    A recorded input that is listed, too, does not count: then both are meant.
+
+    Returns:
+        URI of the added and of the recorded input; None if there are none.
+    """
+    named = {entry[0] for entry in listed}
+    known = {_describe_content(entry): entry[0] for entry in recorded if entry[0] not in named}
+    found = ((entry[0], known.get(_describe_content(entry))) for entry in added if entry[3] not in ("", UNKNOWN_ETAG))
+    return next(((uri, twin) for uri, twin in found if twin is not None), None)
+
+
+def _describe_content(entry: Sequence[Any]) -> tuple[Any, ...]:
+    return entry[0].rpartition("/")[2], *entry[2:]
 
 
 def name_added(recorded: Sequence[Sequence[Any]], added: Sequence[Sequence[Any]]) -> list[list[Any]]:

@@ -14,6 +14,8 @@ from pipeline.run.extensions import (
     Growth,
     RecordedInput,
     create_extension,
+    find_copy,
+    list_input_differences,
     merge_inputs,
     name_added,
     read_growth,
@@ -194,14 +196,7 @@ def _resume(run: Run, identity: dict[str, Any], *, extend: bool, writes: bool) -
 def _compare(
     run: Run, first: dict[str, Any], existing: dict[str, Any], identity: dict[str, Any], *, extend: bool
 ) -> Growth:
-    """Compare a run with its record.
-
-    Args:
-        run: As the command describes it.
-        first: Content of its run.json.
-        existing: The same, with the shards of all extensions.
-        identity: Of the run, with the listed shards.
-        extend: True to add new shards.
+    """Compare a run with its run.json (`first`) and with its whole record (`existing`).
 
     Returns:
         Inputs to add; none unless it may be extended.
@@ -215,15 +210,10 @@ def _compare(
     if identity.get("source") and existing.get("source"):
         of_source, manifests = merge_inputs(existing["source"]["manifests"], identity["source"]["manifests"])
         kept["source"] = identity["source"] | {"manifests": of_source}
-    is_whole = len(present) + len(unknown) == len(identity["inputs"])
     differences = list_differences(existing, kept)
-    if not differences and unknown and not extend:
-        raise RunConflictError(
-            f"the run in '{run.out_uri}' has {len(present)} shards and lacks {len(unknown)} that this command lists, "
-            f"such as '{unknown[0][0]}'; add --extend to take them into the run, or give another --out"
-        )
-    # Masks of kept maps are made of all published shards, so there a missing one is gone.
-    if not is_whole and (not extend or run.source is not None):
+    if not differences:
+        _require_allowed(run, present, unknown, identity["inputs"], extend=extend)
+    elif not extend:
         differences = list_differences(existing, identity)
     expected = identity | {name: first[name] for name in ("inputs", "source") if name in first}
     is_same = run.fingerprint == first["fingerprint"] or compute_fingerprint(expected) == first["fingerprint"]
@@ -235,6 +225,36 @@ def _compare(
             "another --out"
         )
     return Growth(inputs=name_added(present, unknown), manifests=manifests)
+
+
+def _require_allowed(
+    run: Run, recorded: list[Any], unknown: list[Any], listed: list[list[Any]], *, extend: bool
+) -> None:
+    """Check that the listed shards of a run are those of its record, or may differ from them.
+
+    Raises:
+        RunConflictError: They may not.
+    """
+    if unknown and not extend:
+        raise RunConflictError(
+            f"the run in '{run.out_uri}' has {len(recorded)} shards and lacks {len(unknown)} that this command lists, "
+            f"such as '{unknown[0][0]}'; add --extend to take them into the run, or give another --out"
+        )
+    if gone := len(recorded) + len(unknown) - len(listed):
+        differences = "; ".join(list_input_differences(recorded, listed))
+        # Masks of kept maps are made of all published shards, so there a missing one is gone.
+        if run.source is not None:
+            raise RunConflictError(f"'{run.out_uri}' holds another run: {differences}; give another --out")
+        if not extend:
+            raise RunConflictError(
+                f"the run in '{run.out_uri}' has {len(recorded)} shards, of which this command lacks {gone}: "
+                f"{differences}; name them as before, add --extend to keep them unnamed, or give another --out"
+            )
+    if copy := find_copy(recorded, unknown, listed):
+        raise RunConflictError(
+            f"shard '{copy[0]}' has the file name, size and etag of '{copy[1]}' of the run, so --extend would label "
+            "its images twice; name it as before, or name both if both belong to the run"
+        )
 
 
 def read_run(out_uri: str) -> dict[str, Any]:
@@ -303,7 +323,7 @@ def list_differences(existing: dict[str, Any], wanted: dict[str, Any]) -> list[s
         before, after = (_name_unset_fields(record.get(name)) for record in (existing, wanted))
         differences += list_changes(before, after, f"{name}.")
     differences += _list_source_differences(existing.get("source"), wanted.get("source"))
-    return differences + _list_input_differences(existing["inputs"], wanted["inputs"])
+    return differences + list_input_differences(existing["inputs"], wanted["inputs"])
 
 
 def _list_source_differences(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:
@@ -312,30 +332,11 @@ def _list_source_differences(before: dict[str, Any] | None, after: dict[str, Any
         return [] if was == now else [f"its masks are made of {was}, these of {now}"]
     if before["fingerprint"] != after["fingerprint"]:
         return ["the kept maps are those of another run"]
-    return _list_input_differences(before["manifests"], after["manifests"])
+    return list_input_differences(before["manifests"], after["manifests"])
 
 
 def _name_unset_fields(entry: Any) -> Any:
     return name_unset(entry) if isinstance(entry, dict) else entry
-
-
-def _list_input_differences(before: list[list[Any]], after: list[list[Any]], most: int = 5) -> list[str]:
-    """Compare inputs by URI; their order and their names in the run make no difference."""
-    if before == after:
-        return []
-    old, new = ({entry[0]: entry[2:] for entry in entries} for entries in (before, after))
-    changed = [
-        f"shard '{uri}' changed (was {old[uri][0]} bytes, etag {old[uri][1]}; "
-        f"is {new[uri][0]} bytes, etag {new[uri][1]})"
-        for uri in old
-        if uri in new and old[uri] != new[uri]
-    ]
-    gone = [f"shard '{uri}' is no longer among the inputs" for uri in old if uri not in new]
-    added = [f"shard '{uri}' was not among the inputs" for uri in new if uri not in old]
-    differences = changed + gone + added
-    if len(differences) > most:
-        differences = [*differences[:most], f"and {len(differences) - most} more shards"]
-    return differences
 
 
 def describe_shard(shard: InputShard) -> dict[str, Any]:

@@ -131,6 +131,31 @@ def test_shard_of_an_extension_that_is_not_listed_is_refused_without_the_option(
         start(tmp_path, make_shards("ab"))
 
 
+def test_shard_of_the_run_under_another_uri_is_not_added_again(tmp_path: Path) -> None:
+    start(tmp_path, make_shards("ab"))
+    moved = make_shards("ab", "moved")
+    with pytest.raises(RunConflictError, match=r"'moved/a.tar' has the file name, size and etag of 'in/a.tar'"):
+        start(tmp_path, moved, extend=True)
+    assert sorted(read_all(str(tmp_path))) == ["run.json"]
+    # With both names in one command both are meant, as they are in a new run.
+    assert [shard.name[0] for shard in start(tmp_path, (*make_shards("ab"), *moved), extend=True).shards] == list(
+        "abab"
+    )
+
+
+@pytest.mark.parametrize("change", [{"etag": "f"}, {"size_bytes": 7}, {"uri": "moved/c.tar"}])
+def test_shard_that_shares_some_of_name_size_and_etag_is_added(tmp_path: Path, change: dict[str, Any]) -> None:
+    start(tmp_path, make_shards("ab"))
+    added = replace(make_shards("a", "moved")[0], **change)
+    assert len(start(tmp_path, (added,), extend=True).shards) == 3
+
+
+def test_shards_without_an_etag_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    start(tmp_path, tuple(replace(shard, etag="-0", size_bytes=0) for shard in make_shards("ab")))
+    added = replace(make_shards("a", "moved")[0], etag="-0", size_bytes=0)
+    assert len(start(tmp_path, (added,), extend=True).shards) == 3
+
+
 def test_extension_of_an_empty_folder_starts_a_run(tmp_path: Path) -> None:
     assert (list_names(extend(tmp_path, "ab")), sorted(read_all(str(tmp_path)))) == ("ab", ["run.json"])
 
