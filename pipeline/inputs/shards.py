@@ -1,6 +1,5 @@
 """Input shards that patterns match, in a stable order."""
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -15,12 +14,13 @@ from pipeline.inputs.patterns.folders import (
     HIDDEN,
     STATISTICS_SUFFIX,
     TAR_SUFFIX,
-    PassedOver,
+    PassedOverFiles,
     is_hidden_match,
     list_folder_shards,
     require_uncompressed,
 )
 from pipeline.inputs.patterns.list_files import read_patterns
+from pipeline.run.fingerprint import hash_uri
 from pipeline.run.records import PARQUET_SUFFIX, InputShard
 from pipeline.storage.listing import StoredObject, find_object, glob_objects, list_folder, require_bucket
 from pipeline.storage.uris import get_local_path, identify_place, list_schemes, normalise_uri
@@ -55,7 +55,7 @@ def list_shards(patterns: Sequence[str], on_warning: Callable[[str], None] = _ig
     for pattern in read_patterns(patterns):
         if not pattern.text.strip():
             raise ShardError("a pattern of shards is empty; name an archive, a folder or a pattern")
-        passed_over = PassedOver()
+        passed_over = PassedOverFiles()
         try:
             text = _make_absolute(normalise_uri(pattern.text))
             for item in _expand_pattern(text, passed_over):
@@ -84,7 +84,7 @@ def _make_shards(items: Sequence[StoredObject]) -> tuple[InputShard, ...]:
     # Some file systems ignore case.
     times = Counter(shard.name.casefold() for shard in shards)
     return tuple(
-        replace(shard, name=f"{shard.name}-{_hash_uri(shard.uri)}") if times[shard.name.casefold()] > 1 else shard
+        replace(shard, name=f"{shard.name}-{hash_uri(shard.uri)}") if times[shard.name.casefold()] > 1 else shard
         for shard in shards
     )
 
@@ -95,7 +95,7 @@ def _make_absolute(pattern: str) -> str:
     return pattern if path is None or "://" in pattern else os.path.abspath(path.expanduser())  # noqa: PTH100 (keeps links)
 
 
-def _expand_pattern(pattern: str, passed_over: PassedOver) -> list[StoredObject]:
+def _expand_pattern(pattern: str, passed_over: PassedOverFiles) -> list[StoredObject]:
     """List the files that one pattern matches; count those that are passed over.
 
     Raises:
@@ -119,7 +119,7 @@ def _expand_pattern(pattern: str, passed_over: PassedOver) -> list[StoredObject]
     return shards
 
 
-def _match_globs(pattern: str, names: Sequence[str], passed_over: PassedOver) -> list[StoredObject]:
+def _match_globs(pattern: str, names: Sequence[str], passed_over: PassedOverFiles) -> list[StoredObject]:
     """List the files that globs match, without hidden ones."""
     found: dict[str, StoredObject] = {}
     hidden: dict[str, StoredObject] = {}
@@ -185,9 +185,5 @@ def _make_shard_name(uri: str) -> str:
     """
     name = re.sub(r"[^\w.\-]", "_", uri.rpartition("/")[2].removesuffix(TAR_SUFFIX).removesuffix(PARQUET_SUFFIX))
     if len(name.encode()) > MAX_NAME_BYTES or not name.strip("."):
-        name = f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{_hash_uri(uri)}"
+        name = f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{hash_uri(uri)}"
     return f"_{name[1:]}" if name.startswith(".") else name
-
-
-def _hash_uri(uri: str) -> str:
-    return hashlib.sha256(uri.encode(errors="surrogateescape")).hexdigest()[:8]
