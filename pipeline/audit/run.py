@@ -122,11 +122,17 @@ def _parse_record(fields: Mapping[str, Any]) -> RunRecord:
         shards=shards,
         inputs=inputs,
         rules=read_rules(fields),
-        members=read_member_rules(fields.get("format_version"), inputs),
+        members=read_member_rules(_get_format_version(fields), inputs),
         model_uri=fields["model_uri"],
         model_digest=fields["model_digest"],
         faults=faults,
     )
+
+
+def _get_format_version(fields: Mapping[str, Any]) -> Any:
+    """Version by whose rules the rows were made: of kept maps, that of the run that kept them."""
+    version = fields.get("format_version")
+    return fields["source"].get("format_version", version) if "source" in fields else version
 
 
 def _parse_input(entry: Any) -> InputShard:
