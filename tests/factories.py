@@ -178,7 +178,7 @@ def count_members(shard: InputShard) -> MemberCounts | None:
     try:
         with tarfile.open(shard.uri) as archive:
             return MemberCounts(num=len(archive.getnames()))
-    except (tarfile.TarError, OSError):
+    except (tarfile.TarError, OSError, RecursionError):
         return MemberCounts()
 
 
