@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.inputs.chunks import read_chunks
-from pipeline.inputs.tar_reader import ArchiveEnd, read_groups
+from pipeline.inputs.tar_reader import MemberGroup, read_groups
 from pipeline.run.config import InputConfig, KeyRule
 from pipeline.run.records import Chunk, InputShard, MemberCounts, ShardEnd, merge_members
 from pipeline.storage.uris import join_uri
@@ -267,8 +267,8 @@ def test_rows_and_members_passed_over_are_all_members_wherever_a_reading_starts(
     chunks, end = read(shard, **options)
     counts = sum_members(chunks, end)
     passed = sum(count.num for count in counts.passed_over.values())
-    *groups, last = read_groups(shard, max_image_bytes=2**20, key_rule=key)
-    assert isinstance(last, ArchiveEnd)
+    found = read_groups(shard, max_image_bytes=2**20, key_rule=key)
+    groups = [group for group in found if isinstance(group, MemberGroup)]
     # Members in rows: the image, and one member of each kind of tags.
     in_rows = sum(
         bool(group.image_name) + len({*group.tag_payloads, *group.oversized_tags, *group.broken_tags})
