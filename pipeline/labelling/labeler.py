@@ -225,6 +225,9 @@ class ChunkLabeler:
                 position, _reject(row, Reason.NO_IMAGE, "no jpg, jpeg, png or webp member with this key")
             )
         row["image_sha256"] = hashlib.sha256(sample.image).hexdigest()
+        if not sample.has_tags_row:
+            error = "the tags table has no row with this key"
+            return RejectedSample(position, _reject(row, Reason.NOT_IN_TAGS_TABLE, error))
         if sample.tags_error:
             return RejectedSample(position, _reject(row, Reason.BAD_TAGS, sample.tags_error))
         matched = self._vocabulary.match(sample.tags, sample.class_numbers)

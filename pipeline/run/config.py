@@ -73,12 +73,19 @@ class InputConfig:
     max_image_bytes: int = field(default=256 * 2**20, metadata=ADDED_LATER)
     """Encoded images with more bytes are rejected as too_large and never held in memory: 100 million pixels take about
     100 MB as a good JPEG, and 300 MB without any compression."""
+    tags_table: str | None = field(default=None, metadata=ADDED_LATER)
+    """URI of a table (.csv, .tsv, .jsonl or .parquet) with the tags of the samples, joined by key, in place of those
+    in the shards. Its tags are in the column of --inputs.tags-field."""
+    tags_table_key: str | None = field(default=None, metadata=ADDED_LATER)
+    """Column of that table with the keys of the samples, text or whole numbers. Default: key, else __key__."""
+    tags_table_etag: str | None = field(default=None, metadata=ADDED_LATER)
+    """Size and etag of that table; a job fills it in."""
 
     def __post_init__(self) -> None:
         for name in ("max_chunk_samples", "max_chunk_bytes", "max_image_pixels", "max_image_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
-        for name in ("tags_field", "image_column", "key_column"):
+        for name in ("tags_field", "image_column", "key_column", "tags_table_key"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty; give the name of a column")
 

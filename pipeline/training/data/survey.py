@@ -125,6 +125,8 @@ def find_unusable_reason(sample: Sample, class_ids: Sequence[int]) -> Reason | N
         return Reason.TOO_LARGE
     if sample.image is None:
         return Reason.NO_IMAGE
+    if not sample.has_tags_row:
+        return Reason.NOT_IN_TAGS_TABLE
     if sample.tags_error:
         return Reason.BAD_TAGS
     return None if class_ids else Reason.NO_KNOWN_TAG
