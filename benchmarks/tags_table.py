@@ -37,7 +37,15 @@ def main(num_rows: int = 10_000_000, num_lookups: int = 100_000) -> None:
             writer.writerows([_name(number), TAGS[number % len(TAGS)]] for number in range(num_rows))
         print(f"{num_rows} rows, {path.stat().st_size / 1e6:.0f} MB of CSV")
         for name in ("first process (sorts)", "second process (maps)"):
-            command = [sys.executable, "-m", "benchmarks.tags_table", "look-up", folder, str(num_rows), str(num_lookups)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.tags_table",
+                "look-up",
+                folder,
+                str(num_rows),
+                str(num_lookups),
+            ]
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             print(
                 f"{name}: open {found['open_s']:.1f} s, {found['lookup_us']:.0f} us a look-up, "
