@@ -80,7 +80,7 @@ def describe_change(shard: InputShard, found: StoredObject) -> str:
 
 
 def _make_tar_sample(group: MemberGroup, config: InputConfig) -> Sample:
-    found = read_tags(group.key, group.tag_payloads, config.tags_field, group.oversized_tags)
+    found = read_tags(group.key, group.tag_payloads, config, group.oversized_tags)
     return Sample(
         key=group.key,
         image=group.image,

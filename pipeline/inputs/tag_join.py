@@ -26,5 +26,5 @@ def _join(sample: Sample, table: TagsTable, config: InputConfig) -> Sample:
     cell: pa.Scalar | None = table.find(sample.key)
     if cell is None:
         return replace(sample, tags=(), class_numbers=(), tags_error="", has_tags_row=False)
-    found = read_tag_cell(config.tags_field, cell)
+    found = read_tag_cell(config.tags_field, cell, config)
     return replace(sample, tags=found.tags, class_numbers=found.class_numbers, tags_error=found.error)

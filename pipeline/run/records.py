@@ -69,7 +69,7 @@ class Sample:
     """Why an existing image was not read: it is too large; empty if it was read."""
     tags: tuple[str, ...] = ()
     class_numbers: tuple[int, ...] = ()
-    """Zero-based class numbers of a numeric `.cls` member."""
+    """Numbers in place of tags, as written: places in the vocabulary, from `InputConfig.first_class_number`."""
     tags_error: str = ""
     """Why the tags could not be read; empty if they could."""
     has_tags_row: bool = True

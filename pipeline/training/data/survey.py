@@ -196,7 +196,7 @@ def survey_shards(
                 num_truncated += piece.truncated_at is not None
                 continue
             for sample in piece.samples:
-                matched = vocabulary.match(sample.tags, sample.class_numbers)
+                matched = vocabulary.match(sample.tags, sample.class_numbers, first_number=inputs.first_class_number)
                 unknown_tags.update(matched.unknown)
                 reason = find_unusable_reason(sample, matched.class_ids)
                 if reason:
