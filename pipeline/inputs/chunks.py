@@ -6,6 +6,7 @@ from dataclasses import replace
 from pipeline.errors import LabellingError, ShardError, describe_exception, is_store_failure
 from pipeline.inputs.parquet_reader import read_parquet_samples
 from pipeline.inputs.sample_tags import find_json_download_error, read_tags
+from pipeline.inputs.tag_join import join_tags
 from pipeline.inputs.tar_reader import ArchiveEnd, MemberGroup, read_groups
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, Sample, ShardEnd
@@ -79,7 +80,7 @@ def describe_change(shard: InputShard, found: StoredObject) -> str:
 
 
 def _make_tar_sample(group: MemberGroup, config: InputConfig) -> Sample:
-    found = read_tags(group.key, group.tag_payloads, config.tags_field, group.oversized_tags)
+    found = read_tags(group.key, group.tag_payloads, config, group.oversized_tags)
     return Sample(
         key=group.key,
         image=group.image,
@@ -139,6 +140,7 @@ def _chunk_samples(
             num_ignored = item.num_ignored_members
             yield ShardEnd(num_chunks=index, num_ignored_members=num_ignored, truncated_at=item.truncated_at)
             return
+        item = join_tags(item, config)
         samples.append(replace(item, is_continuation=True) if item.key in keys else item)
         keys.add(item.key)
         # Includes images above the limit: the boundaries of chunks must not depend on the limit.
