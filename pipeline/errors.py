@@ -32,6 +32,14 @@ class StorageError(LabellingError, OSError):
     """A store that cannot be reached or refuses a request. An `OSError`, as on a local disk."""
 
 
+class UriError(LabellingError):
+    """A URI that leads to no store: its scheme is unknown, or the driver of its store is not installed."""
+
+
+class PathError(StorageError):
+    """A local path that cannot be used: no permission, or a folder in place of a file."""
+
+
 class BucketError(LabellingError):
     """A missing bucket: the store responds, so waiting does not help."""
 
@@ -58,6 +66,10 @@ class CalibrationError(LabellingError):
 
 class ManifestError(LabellingError):
     """An output file whose content does not match its name."""
+
+
+class TruthError(LabellingError):
+    """A true mask that cannot be compared with its image; the others can."""
 
 
 class RejectionLimitError(LabellingError):

@@ -28,6 +28,7 @@ FLOORS = (
     {"errors"},
     {"storage"},
     {"run", "workers"},
+    {"inputs/patterns", "inputs/tags_table", "images/encoded"},
     {"inputs", "images", "commit", "training", "bundles"},
     {"audit/parquet", "audit/archives", "training/data"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
@@ -42,14 +43,29 @@ WITHOUT_TORCH = {
     "run",
     "workers",
     "inputs",
+    "inputs/patterns",
+    "inputs/tags_table",
+    "images/encoded",
     "commit",
     "driver",
     "audit/parquet",
     "audit/archives",
     "training",
 }
-WITHOUT_RAY = {"storage", "run", "inputs", "images", "commit", "evaluation", "audit/parquet", "audit/archives"}
-WITHOUT_STORAGE = {"images", "workers"}
+WITHOUT_RAY = {
+    "storage",
+    "run",
+    "inputs",
+    "inputs/patterns",
+    "inputs/tags_table",
+    "images",
+    "images/encoded",
+    "commit",
+    "evaluation",
+    "audit/parquet",
+    "audit/archives",
+}
+WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10
 MAX_LINES = 400
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_system_temp_dir
 from ray._private.node import Node
 from ray.job_config import JobConfig
 
@@ -27,6 +28,10 @@ PAUSE_S = 5.0
 """Seconds between two tries, in which a load may end or a head may start."""
 OUR_FOLDER = Path(__file__).parents[2]
 """Folder of the project's packages."""
+MAX_SOCKET_BYTES = 107
+"""Maximum length of the path of a socket on Linux (AF_UNIX), in bytes."""
+LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
+"""Path of Ray's longest socket below its folder for temporary files, with the ID of this process."""
 PROBE_TIMEOUT_S = 10.0
 """Seconds to wait for a connection to the address of a cluster. Ray itself waits 15 minutes without a message."""
 
@@ -64,8 +69,8 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
 
     Raises:
         ClusterError: Ray does not start, or no cluster answers at the address.
-        ValueError: The address is not valid, or an endpoint in the environment that is sent to workers contains a
-            password.
+        ValueError: The address is not valid, an endpoint in the environment that is sent to workers contains a
+            password, or the folder for temporary files has too long a path.
     """
     wanted = find_address(address)
     environment = None if wanted == "local" else {"env_vars": _choose_variables()}
@@ -80,6 +85,7 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
             advice="start it or correct --address",
         )
         return
+    _require_short_paths()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options |= {"num_cpus": num_cpus, "include_dashboard": False}
     _try_twice(
@@ -87,6 +93,23 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
         what="a local Ray",
         advice="see whether this machine has memory, disk and CPU time to spare",
     )
+
+
+def _require_short_paths() -> None:
+    """Check that the sockets of a local Ray fit below its folder for temporary files.
+
+    Raises:
+        ValueError: They do not.
+    """
+    folder = get_default_system_temp_dir()
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name) == folder), "the temporary folder")
+    room = MAX_SOCKET_BYTES - len(LONGEST_SOCKET.format(pid=os.getpid())) - 1
+    num_bytes = len(os.fsencode(folder.rstrip("/")))
+    if num_bytes > room:
+        raise ValueError(
+            f"{name} '{folder}' has {num_bytes} bytes, and the names of Ray's sockets below it leave room for {room}; "
+            "set RAY_TMPDIR to a shorter folder, such as /tmp"
+        )
 
 
 class _OurImports(JobConfig):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from pipeline.errors import ClusterError, LabellingError, StorageError, is_store_failure
+from pipeline.errors import ClusterError, LabellingError, PathError, StorageError, is_store_failure
 from pipeline.printable import EscapingFormatter, escape_controls
 
 EXIT_OK = 0
@@ -33,6 +33,9 @@ def run_job(job: Callable[[], int]) -> int:
         logging.lastResort.setFormatter(EscapingFormatter("%(message)s"))
     try:
         return job()
+    except PathError as error:
+        print_lines(f"error: {error}", to_stderr=True)
+        return EXIT_BAD_INPUT
     except (StorageError, ClusterError) as error:
         # The command may be right, and the store or the cluster be back in a minute.
         print_lines(f"error: {error}", to_stderr=True)

@@ -10,7 +10,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from jobs.command_line.console import print_lines
-from pipeline.storage.uris import require_no_password
+from pipeline.storage.uris import normalise_uri, require_no_password
 
 Job = TypeVar("Job")
 
@@ -42,11 +42,11 @@ def parse(job_type: type[Job], usage: Usage, arguments: Sequence[str] | None, de
         default: Where options that are not given come from; None: the defaults of `job_type`.
 
     Raises:
-        ValueError: An argument is a URI with a password in it, or a value is out of range.
+        ValueError: An argument is a URI that holds a password or lacks a slash, or a value is out of range.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     refuse_passwords(words)
-    words = rename_flags(words, usage.renamed)
+    words = [normalise_word(word) for word in rename_flags(words, usage.renamed)]
     registry = None
     description = usage.description or ""
     if HELP_ALL in words:
@@ -135,6 +135,20 @@ def refuse_passwords(arguments: Sequence[str]) -> None:
     """
     for argument in arguments:
         require_no_password(argument.partition("=")[2] if argument.startswith("--") else argument)
+
+
+def normalise_word(word: str) -> str:
+    """Write the scheme of a URI on a command line in lower case: identities of runs hold URIs.
+
+    >>> normalise_word("--out=S3://b"), normalise_word("@GS://b/list.txt"), normalise_word("photos.tar")
+    ('--out=s3://b', '@gs://b/list.txt', 'photos.tar')
+
+    Raises:
+        ValueError: A URI lacks a slash.
+    """
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    mark = "@" if value.startswith("@") else ""
+    return flag + equals + mark + normalise_uri(value.removeprefix("@"))
 
 
 def _hide_all_but(names: frozenset[str]) -> ConstructorRegistry:

@@ -9,20 +9,25 @@ from jobs.cluster.actor_count import choose_gpus, choose_num_actors, describe_wa
 from jobs.cluster.connection import connect, find_address, use_endpoint
 from jobs.cluster.driving import drive, print_passed_over, print_warning, warn_of_nothing_labelled
 from jobs.command_line.console import EXIT_OK, format_bytes, print_config
+from jobs.display.extension import print_extension
 from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
 from pipeline.commit.outcome import read_outcomes
 from pipeline.commit.plan import Plan
 from pipeline.commit.retry import RetryOrder, open_retry, parse_reasons
 from pipeline.driver.silence import WaitNotices
+from pipeline.inputs.patterns.first_bytes import require_archives
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run, plan_label_run
 from pipeline.labelling.estimate import estimate_rest
 from pipeline.run.config import LabelConfig, MapKind, settle_config
 from pipeline.run.options import LabelOptions
+from pipeline.run.records import RUN_FILE
 from pipeline.run.run_file import Run, open_run
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary
+from pipeline.storage.listing import exists
 from pipeline.storage.outage import Patience
+from pipeline.storage.uris import join_uri
 from pipeline.thresholds.calibration import MASK_FIELDS, describe_maps, use_calibration
 
 MAX_FOOTERS = 1000
@@ -68,11 +73,14 @@ def _conclude_published(run: Run, plan: Plan, job: LabelJob) -> int:
 def _open(job: LabelJob, patience: Patience) -> tuple[Run, RetryOrder | None]:
     reasons = parse_reasons(job.retry) if job.retry is not None else None
     vocabulary = patience.call(lambda: load_vocabulary(job.vocabulary))
+    shards = patience.call(lambda: list_shards(job.shards, print_warning))
+    # Shards of a run that has begun may have been lost since; the run goes on with the others.
+    if not patience.call(lambda: exists(join_uri(job.out, RUN_FILE))):
+        patience.call(lambda: require_archives(shards, print_warning))
     model, bundle, digest = patience.call(lambda: load_bundle(job.model))
     require_same_classes(bundle, vocabulary)
     if job.config.maps.kind == MapKind.PATCH_CAM and str(model.config.variant) == "v1":
         raise ValueError("this model (variant v1) has no patch CAM; give --maps.kind attention or fused")
-    shards = patience.call(lambda: list_shards(job.shards))
     config = _calibrate(job, settle_config(job.config, model.config.grid_side), digest, vocabulary)
     print_config({"model": job.model, "digest": digest, "out": job.out}, config)
     arguments: dict[str, Any] = {
@@ -84,7 +92,11 @@ def _open(job: LabelJob, patience: Patience) -> tuple[Run, RetryOrder | None]:
         "shards": shards,
     }
     if reasons is None:
-        return patience.call(lambda: open_run(**arguments, writes=not job.run.dry_run)), None
+        is_dry, extend = job.run.dry_run, job.run.extend
+        run = patience.call(lambda: open_run(**arguments, writes=not is_dry, extend=extend))
+        if extend:
+            print_extension(run, len(shards), is_dry=is_dry)
+        return run, None
     return patience.call(lambda: open_retry(Run(**arguments, fingerprint=""), reasons))
 
 

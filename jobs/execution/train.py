@@ -13,12 +13,15 @@ from jobs.command_line.console import EXIT_FAILED, EXIT_OK, print_config, print_
 from jobs.display.training import EventPrinter, print_surveys, warn
 from pipeline.bundles import load_bundle
 from pipeline.errors import TrainingError
+from pipeline.inputs.patterns.first_bytes import require_archives
 from pipeline.inputs.shards import list_shards
 from pipeline.run.vocabulary import load_vocabulary
+from pipeline.storage.listing import exists
+from pipeline.storage.uris import join_uri
 from pipeline.train import fit, is_finished, survey_run
 from pipeline.training.config import WorkerConfig
 from pipeline.training.driver.resources import find_shortage
-from pipeline.training.driver.run import TrainingRun, open_training
+from pipeline.training.driver.run import TRAIN_FILE, TrainingRun, open_training
 from pipeline.training.worker.network import InitialModel, build_initial_model
 from pipeline.workers.ray_failures import describe_ray_failure
 
@@ -45,6 +48,8 @@ def train(job: TrainJob) -> int:
     num_images = surveys["train"].num_usable
     num_steps = -(-num_images // job.config.optimizer.batch_size)
     num_epochs = job.config.optimizer.epochs
+    for warning in run.drop_damaged():
+        warn(warning)
     num_done, num_seen = run.read_place()
     within = f" and {num_seen} images of the next" if num_seen else ""
     start = f"resuming after epoch {num_done}{within}" if num_done or num_seen else "starting"
@@ -67,8 +72,11 @@ def train(job: TrainJob) -> int:
 def _open(job: TrainJob) -> tuple[TrainingRun, InitialModel]:
     """Read the inputs and check them all before the output folder gets an identity that a mistake would keep."""
     vocabulary = load_vocabulary(job.vocabulary)
-    train_shards = list_shards(job.shards)
-    validation_shards = list_shards(job.val_shards) if job.val_shards else ()
+    train_shards = list_shards(job.shards, warn)
+    validation_shards = list_shards(job.val_shards, warn) if job.val_shards else ()
+    if not exists(join_uri(job.out, TRAIN_FILE)):
+        for shards in (train_shards, validation_shards):
+            require_archives(shards, warn)
     facts = {
         "recipe": job.recipe,
         "out": job.out,
@@ -80,6 +88,7 @@ def _open(job: TrainJob) -> tuple[TrainingRun, InitialModel]:
     }
     print_config(facts, job.config)
     initial = build_initial_model(job.config.model, vocabulary.classes, job.config.rng_seed)
+    print_lines(*initial.notes)
     run = open_training(
         out_uri=job.out,
         config=job.config,

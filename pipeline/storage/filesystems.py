@@ -1,10 +1,18 @@
 """fsspec file systems: opening them by URI, and the options of S3."""
 
+import difflib
+import re
 from typing import Any, cast
 
 import fsspec
+from fsspec.registry import known_implementations, registry
 
-from pipeline.storage.uris import require_no_password
+from pipeline.errors import StorageError, UriError
+from pipeline.storage.store_errors import describe_store_failure
+from pipeline.storage.uris import list_schemes, normalise_uri, require_no_password
+
+COMMON_SCHEMES = ("file", "s3", "gs", "az", "abfs", "hf", "hdfs", "http", "https", "sftp", "memory")
+VERSION = re.compile(r"\?versionId=", re.IGNORECASE)
 
 S3_OPTIONS = {
     # botocore's standard mode retries throttling (503), timeouts and broken connections, with exponential backoff and
@@ -31,11 +39,48 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
 
     Raises:
         ValueError: The URI contains a password or signature.
+        UriError: Its scheme is unknown, the driver of its store is not installed, or it names a version of an object.
+        StorageError: The driver refuses to start.
     """
     require_no_password(uri)
+    uri = normalise_uri(uri)
+    schemes = list_schemes(uri) or [uri.partition("://")[0]]
+    for scheme in schemes:
+        _require_known(uri, scheme)
+    if VERSION.search(uri) and not {"s3", "s3a"}.isdisjoint(schemes):
+        raise UriError(f"'{uri}' names a version of an object, which is not supported; leave out ?versionId=...")
     options = S3_OPTIONS if uri.startswith(("s3://", "s3a://")) else {}
-    filesystem, name = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
+    try:
+        filesystem, name = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
+    except ImportError as error:
+        raise UriError(_describe_missing_driver(uri, schemes)) from error
+    except Exception as error:  # each driver checks its settings in its own way
+        raise StorageError(
+            f"'{uri}' cannot be opened: {describe_store_failure(error)}; check the URI and the credentials of its store"
+        ) from error
     return filesystem, cast(str, name)
+
+
+def _require_known(uri: str, scheme: str) -> None:
+    if scheme in known_implementations or scheme in registry:
+        return
+    alike = difflib.get_close_matches(scheme, COMMON_SCHEMES, n=1, cutoff=0.5)
+    advice = f"did you mean '{alike[0]}://'?" if alike else f"schemes such as {', '.join(COMMON_SCHEMES)} are known"
+    raise UriError(f"'{uri}' has the unknown scheme '{scheme}'; {advice}")
+
+
+def _describe_missing_driver(uri: str, schemes: list[str]) -> str:
+    """Sentence that names the package of the first driver that cannot be imported."""
+    for scheme in schemes:
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except ImportError as error:
+            driver = known_implementations[scheme]
+            package = str(driver["class"]).partition(".")[0]
+            if package != "fsspec":
+                return f"'{uri}' needs a driver that is not installed; pip install {package.replace('_', '-')}"
+            return f"'{uri}' needs a driver that is not installed: {driver.get('err', error)}"
+    return f"'{uri}' needs a driver that is not installed; see the documentation of its store"
 
 
 def is_s3(filesystem: Any) -> bool:

@@ -5,7 +5,7 @@ Nothing is cached between calls: other machines write to the same folders.
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline.storage.atomic_files import TEMPORARY_PREFIX
-from pipeline.storage.filesystems import open_filesystem
-from pipeline.storage.store_errors import translate_errors
+from pipeline.storage.filesystems import is_s3, open_filesystem
+from pipeline.storage.store_errors import translate_errors, translate_local_errors
 from pipeline.storage.uris import get_local_path, join_uri
 
+BrokenLink = Callable[[str], None] | None
 UNKNOWN_ETAG = "-0"
 """Etag used when a listing reports neither size nor modification time, as some listings over HTTP."""
 
@@ -34,7 +35,8 @@ class StoredObject:
 def find_object(uri: str) -> StoredObject | None:
     """Look up a file or object; None if it does not exist or is a folder."""
     if (path := get_local_path(uri)) is not None:
-        return _describe_local(uri, path) if path.is_file() else None
+        with translate_local_errors(path):
+            return _describe_local(uri, path) if path.is_file() else None
     filesystem, name = open_filesystem(uri)
     try:
         with translate_errors(uri):
@@ -49,14 +51,24 @@ def exists(uri: str) -> bool:
     return find_object(uri) is not None
 
 
-def list_objects(folder_uri: str) -> list[StoredObject]:
-    """List all files below a folder, sorted by URI. A missing folder is empty."""
+def list_objects(folder_uri: str, on_broken_link: BrokenLink = None) -> list[StoredObject]:
+    """List all files below a folder, sorted by URI. A missing folder is empty.
+
+    Args:
+        folder_uri: The folder.
+        on_broken_link: Called with the URI of each link of a local disk that leads nowhere.
+    """
     if (folder := get_local_path(folder_uri)) is not None:
-        found = _describe_local_files((_to_uri_below(folder_uri, folder, path), path) for path in _walk(folder))
+        with translate_local_errors(folder):
+            paths = ((_to_uri_below(folder_uri, folder, path), path) for path in _walk(folder))
+            found = _describe_local_files(paths, on_broken_link)
     else:
         filesystem, name = open_filesystem(folder_uri)
-        with translate_errors(folder_uri):
-            entries = filesystem.find(name, detail=True).values()
+        try:
+            with translate_errors(folder_uri):
+                entries = filesystem.find(name, detail=True).items()
+        except FileNotFoundError:
+            entries = ()
         found = _describe_remote_files(folder_uri, name, entries)
     return sorted(found, key=lambda item: item.uri)
 
@@ -64,32 +76,44 @@ def list_objects(folder_uri: str) -> list[StoredObject]:
 def list_folder(uri: str) -> list[StoredObject]:
     """List the files directly in a folder, sorted by URI. A missing folder is empty."""
     if (folder := get_local_path(uri)) is not None:
-        paths = folder.iterdir() if folder.is_dir() else ()
-        found = _describe_local_files((_to_uri_below(uri, folder, path), path) for path in paths)
+        with translate_local_errors(folder):
+            paths = folder.iterdir() if folder.is_dir() else ()
+            found = _describe_local_files((_to_uri_below(uri, folder, path), path) for path in paths)
     else:
         filesystem, name = open_filesystem(uri)
         try:
             with translate_errors(uri):
-                entries = filesystem.ls(name, detail=True)
+                entries = [(str(entry["name"]), entry) for entry in filesystem.ls(name, detail=True)]
         except FileNotFoundError:
             entries = []
         found = _describe_remote_files(uri, name, entries)
     return sorted(found, key=lambda item: item.uri)
 
 
-def glob_objects(pattern: str) -> list[StoredObject]:
-    """List the files whose URI matches a pattern with `*`, `?`, `[...]` or `**`, sorted by URI."""
+def glob_objects(pattern: str, on_broken_link: BrokenLink = None) -> list[StoredObject]:
+    """List the files whose URI matches a pattern with `*`, `?`, `[...]` or `**`, sorted by URI.
+
+    Names that begin with a dot match, too.
+
+    Args:
+        pattern: The pattern.
+        on_broken_link: Called with the URI of each link of a local disk that leads nowhere.
+    """
     if (local := get_local_path(pattern)) is not None:
         prefix = pattern[: len(pattern) - len(str(local))] if "://" in pattern else ""
-        names = glob.glob(str(local), recursive=True)  # noqa: PTH207 (Path refuses absolute patterns)
-        found = _describe_local_files((prefix + name, Path(name)) for name in names)
+        names = glob.glob(str(local), recursive=True, include_hidden=True)  # noqa: PTH207 (Path refuses absolute ones)
+        with translate_local_errors(local):
+            found = _describe_local_files(((prefix + name, Path(name)) for name in names), on_broken_link)
     else:
         filesystem, name = open_filesystem(pattern)
         scheme = pattern.partition("://")[0]
-        with translate_errors(pattern):
-            entries = cast("dict[str, Any]", filesystem.glob(name, detail=True))
+        try:
+            with translate_errors(pattern):
+                entries = cast("dict[str, Any]", filesystem.glob(name, detail=True))
+        except FileNotFoundError:
+            entries = {}
         found = [
-            _describe_remote(f"{scheme}://{path.lstrip('/')}", entry)
+            _describe_remote(path if "://" in path else f"{scheme}://{path.lstrip('/')}", entry)
             for path, entry in entries.items()
             if entry["type"] == "file" and not path.endswith("/")
         ]
@@ -102,14 +126,27 @@ def is_folder(uri: str) -> bool:
     return bool(list_objects(uri)) if path is None else path.is_dir()
 
 
+def require_bucket(uri: str) -> None:
+    """Check that the bucket of a URI of S3 exists, where a search found nothing. Other stores are not asked.
+
+    Raises:
+        BucketError: It does not exist.
+    """
+    if get_local_path(uri) is not None:
+        return
+    filesystem, name = open_filesystem(uri)
+    if is_s3(filesystem):
+        with translate_errors(uri):
+            filesystem.call_s3("list_objects_v2", Bucket=filesystem.split_path(name)[0], MaxKeys=1)
+
+
 def _describe_remote_files(
-    folder_uri: str, folder_name: str, entries: Iterable[Mapping[str, Any]]
+    folder_uri: str, folder_name: str, entries: Iterable[tuple[str, Mapping[str, Any]]]
 ) -> list[StoredObject]:
     """Convert fsspec's entries below a folder; their URIs start with the URI of the folder."""
     root = folder_name.rstrip("/") + "/"
     found = []
-    for entry in entries:
-        name = str(entry["name"])
+    for name, entry in entries:
         # Some tools mark folders by empty objects whose names end in a slash.
         if entry["type"] == "file" and name.startswith(root) and not name.endswith("/"):
             found.append(_describe_remote(join_uri(folder_uri, name[len(root) :]), entry))
@@ -139,11 +176,15 @@ def _describe_remote(uri: str, entry: Mapping[str, Any]) -> StoredObject:
     return StoredObject(uri=uri, size_bytes=size_bytes, etag=f"{changed}-{size_bytes:x}")
 
 
-def _describe_local_files(found: Iterable[tuple[str, Path]]) -> list[StoredObject]:
+def _describe_local_files(found: Iterable[tuple[str, Path]], on_broken_link: BrokenLink = None) -> list[StoredObject]:
     """Describe local files by their URIs; skip folders, temporary files, and files deleted in the meantime."""
     described = []
     for uri, path in found:
-        if path.name.startswith(TEMPORARY_PREFIX) or not path.is_file():
+        if path.name.startswith(TEMPORARY_PREFIX):
+            continue
+        if not path.is_file():
+            if on_broken_link is not None and path.is_symlink() and not path.exists():
+                on_broken_link(uri)
             continue
         with suppress(FileNotFoundError):
             described.append(_describe_local(uri, path))

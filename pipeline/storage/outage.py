@@ -46,7 +46,14 @@ PASSING = NO_SPACE | {
     errno.ETIMEDOUT,
 }
 """Error numbers of a disk or network that may recover."""
-REFUSALS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+REFUSALS = (
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    aiohttp.InvalidURL,
+)
 NETWORK_FAILURES = (
     ConnectionError,
     TimeoutError,

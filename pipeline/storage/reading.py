@@ -1,12 +1,14 @@
 """Read files and objects: whole, as one sequential stream, or at random offsets."""
 
 import io
+from contextlib import closing
 from typing import Any, Protocol, cast, runtime_checkable
 
 from fsspec.implementations.memory import MemoryFile
 
+from pipeline.errors import StorageError
 from pipeline.storage.filesystems import is_s3, open_filesystem
-from pipeline.storage.store_errors import translate_errors
+from pipeline.storage.store_errors import translate_errors, translate_local_errors
 from pipeline.storage.uris import get_local_path
 
 READAHEAD_BYTES = 8 * 2**20
@@ -38,7 +40,8 @@ def read_bytes(uri: str) -> bytes:
     """
     try:
         if (path := get_local_path(uri)) is not None:
-            return path.read_bytes()
+            with translate_local_errors(path):
+                return path.read_bytes()
         filesystem, name = open_filesystem(uri)
         # If s3fs may split a read, it requests the size first: twice the requests for a small object.
         options = {"max_concurrency": 1} if is_s3(filesystem) else {}
@@ -46,6 +49,34 @@ def read_bytes(uri: str) -> bytes:
             return cast(bytes, filesystem.cat_file(name, **options))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"'{uri}' does not exist") from error
+
+
+def read_head(uri: str, num_bytes: int) -> bytes:
+    """Read the first bytes of a file or object; fewer if it is shorter.
+
+    Raises:
+        FileNotFoundError: The file does not exist; the message contains the URI.
+    """
+    if get_local_path(uri) is None:
+        filesystem, name = open_filesystem(uri)
+        if is_s3(filesystem):
+            return _read_s3_head(uri, filesystem, name, num_bytes)
+    with closing(open_random(uri)) as stream:
+        return stream.read(num_bytes)
+
+
+def _read_s3_head(uri: str, filesystem: Any, name: str, num_bytes: int) -> bytes:
+    """Read the first bytes of an object of S3 in one request; opening it would cost a second one for its size."""
+    try:
+        with translate_errors(uri):
+            return cast(bytes, filesystem.cat_file(name, start=0, end=num_bytes))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"'{uri}' does not exist") from error
+    except StorageError as error:
+        # An empty object has no range of bytes.
+        if "InvalidRange" in str(error):
+            return b""
+        raise
 
 
 def open_stream(uri: str, offset: int = 0) -> ByteStream:
@@ -71,7 +102,8 @@ def open_random(uri: str) -> ByteStream:
 def _open_to_read(uri: str, **options: Any) -> ByteStream:
     try:
         if (path := get_local_path(uri)) is not None:
-            return path.open("rb", buffering=2**20)
+            with translate_local_errors(path):
+                return path.open("rb", buffering=2**20)
         filesystem, name = open_filesystem(uri)
         with translate_errors(uri):
             file = filesystem.open(name, "rb", **options)

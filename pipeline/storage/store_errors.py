@@ -4,15 +4,30 @@ Clients wrap one exception in another, and some stores (Ceph RGW among them) res
 clients write as `None`. So the whole chain of causes is searched.
 """
 
+import errno
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.errors import BucketError, StorageError
+import aiohttp
+
+from pipeline.errors import BucketError, PathError, StorageError, UriError
 
 NO_MESSAGE = re.compile(r"(^|.*\] |.*: )None$", re.DOTALL)
 """Text of an exception that was made from a missing message."""
+NOT_FOUND = frozenset({404, 410})
+"""HTTP status codes of a missing file."""
+LOCAL_ADVICE = {
+    errno.EACCES: "give this user the permission",
+    errno.EPERM: "give this user the permission",
+    errno.EEXIST: "it is a file or a broken link, so name a folder",
+    errno.EISDIR: "it is a folder, so name a file",
+    errno.ENOTDIR: "check the path",
+    errno.ENAMETOOLONG: "check the path",
+    errno.ELOOP: "check where its links lead",
+}
+"""What to do about an error of a local path that does not pass by itself."""
 
 
 def describe_store_failure(error: BaseException) -> str:
@@ -26,7 +41,7 @@ def describe_store_failure(error: BaseException) -> str:
         if answer is not None:
             return answer
     for cause in list_causes(error):
-        text = str(cause).strip()
+        text = " ".join(str(cause).split())
         if text and not NO_MESSAGE.match(text):
             return text
     return type(error).__name__
@@ -72,6 +87,7 @@ def translate_errors(uri: str) -> Iterator[None]:
 
     Raises:
         BucketError: The bucket does not exist.
+        UriError: The address of a web server is not valid.
         StorageError: Any other failure except a missing or existing file, which is raised as it is.
     """
     try:
@@ -82,8 +98,39 @@ def translate_errors(uri: str) -> Iterator[None]:
             raise BucketError(
                 f"bucket '{bucket}' of '{uri}' does not exist; create it, or correct its name or the endpoint"
             ) from error
+        if any(isinstance(cause, aiohttp.InvalidURL) for cause in list_causes(error)):
+            raise UriError(f"'{uri}' is no valid address; check its host and port") from error
+        if isinstance(error, FileNotFoundError) and (cause := _find_web_failure(error)) is not None:
+            raise StorageError(
+                f"'{uri}' cannot be reached: {describe_store_failure(cause)}; check the address, the server, and "
+                "whether it asks for a login"
+            ) from cause
         if isinstance(error, FileNotFoundError | FileExistsError):
             raise
         raise StorageError(
             f"'{uri}' cannot be reached: {describe_store_failure(error)}; check network, endpoint and credentials"
         ) from error
+
+
+def _find_web_failure(error: BaseException) -> BaseException | None:
+    """Find why a web client calls a file missing if the server did not say so: no connection, or no permission."""
+    for cause in list_causes(error):
+        if isinstance(cause, aiohttp.ClientError | TimeoutError):
+            return None if getattr(cause, "status", None) in NOT_FOUND else cause
+    return None
+
+
+@contextmanager
+def translate_local_errors(path: object, act: str = "read") -> Iterator[None]:
+    """Turn an error of a local path that waiting does not end into one that contains the path and what to do.
+
+    Raises:
+        PathError: No permission, a folder in place of a file, or a path that is too long or leads nowhere.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = LOCAL_ADVICE.get(error.errno or 0)
+        if advice is None or isinstance(error, StorageError):
+            raise
+        raise PathError(f"'{error.filename or path}' cannot be {act}: {error.strerror}; {advice}") from error

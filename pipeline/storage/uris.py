@@ -4,9 +4,19 @@ A URI is a plain local path, or a URI that fsspec knows: `file://`, `s3://`, `me
 run.json, manifests and logs, so they must hold no secret.
 """
 
+import os
 import re
 from pathlib import Path
 
+SCHEMES = re.compile(
+    r"(?:^|(?<=::))(?:[a-z][a-z0-9+.\-]*::)*[a-z][a-z0-9+.\-]*(?=://)",
+    re.IGNORECASE,
+)
+"""Scheme of a URI, or of a link of a chained one, with the links before it that have no path (`simplecache::s3`)."""
+ONE_SLASH = re.compile(r"^(s3a?|gs|gcs|az|abfss?|hf|https?|hdfs|memory|file):/(?!/)", re.IGNORECASE)
+"""Start of a URI that lacks a slash, which would be read as a local path."""
+SAME_STORE = {"s3a": "s3", "gcs": "gs"}
+"""Schemes that lead to the same objects as another one."""
 LINK = re.compile(r"::(?=[a-z0-9+.\-]+://)", re.IGNORECASE)
 """Separator of the links in fsspec's chained URIs (`simplecache::s3://...`)."""
 NO_LOGIN = frozenset({"file", "local", "memory"})
@@ -30,9 +40,48 @@ def get_local_path(uri: str) -> Path | None:
     >>> get_local_path("s3://bucket/a.tar") is None
     True
     """
-    if uri.startswith(("file://", "local://")):
+    if uri.lower().startswith(("file://", "local://")):
         return Path(uri.partition("://")[2])
     return None if "://" in uri else Path(uri)
+
+
+def list_schemes(uri: str) -> list[str]:
+    """List the schemes of a URI in lower case: one, or several of a chained URI; none for a local path.
+
+    >>> list_schemes("S3://bucket/a"), list_schemes("tar://a::simplecache::s3://b/c.tar"), list_schemes("a.tar")
+    (['s3'], ['tar', 'simplecache', 's3'], [])
+    """
+    return [scheme.lower() for found in SCHEMES.findall(uri) for scheme in found.split("::")]
+
+
+def normalise_uri(uri: str) -> str:
+    """Write the scheme of a URI in lower case; local paths stay as they are.
+
+    >>> normalise_uri("S3://Bucket/A.tar"), normalise_uri("SimpleCache::S3://b/A"), normalise_uri("A:b.tar")
+    ('s3://Bucket/A.tar', 'simplecache::s3://b/A', 'A:b.tar')
+
+    Raises:
+        ValueError: A slash is missing after the scheme.
+    """
+    if (match := ONE_SLASH.match(uri)) and not Path(uri).exists():
+        scheme = match[1].lower()
+        raise ValueError(f"'{uri}' has one slash after '{scheme}:'; write '{scheme}://{uri[match.end() :]}'")
+    return SCHEMES.sub(lambda match: match[0].lower(), uri)
+
+
+def identify_place(uri: str) -> str:
+    """Text that is equal for spellings of the same file: `s3a://` and `s3://`, `file://` and a path, `a//b` on a disk.
+
+    In an object store `a//b` and `a/b` are two objects.
+
+    >>> identify_place("s3a://b/a.tar"), identify_place("file:///data//x/../a.tar")
+    ('s3://b/a.tar', '/data/a.tar')
+    """
+    path = get_local_path(uri)
+    if path is not None:
+        return os.path.abspath(path)  # noqa: PTH100 (keeps links)
+    scheme, separator, rest = uri.partition("://")
+    return SAME_STORE.get(scheme, scheme) + separator + rest
 
 
 def join_uri(base: str, *parts: str) -> str:

@@ -15,7 +15,7 @@ from pipeline.errors import NO_SPACE, StorageError
 from pipeline.storage.atomic_files import create_file, put_file
 from pipeline.storage.filesystems import is_s3, open_filesystem
 from pipeline.storage.listing import exists, list_objects
-from pipeline.storage.store_errors import translate_errors
+from pipeline.storage.store_errors import translate_errors, translate_local_errors
 from pipeline.storage.uris import get_local_path
 
 CREATE_ATTEMPTS = 5
@@ -28,7 +28,7 @@ def put_atomic(uri: str, payload: bytes) -> None:
         with translate_errors(uri):
             filesystem.pipe_file(name, payload)
         return
-    with _explain_full_disk(path):
+    with _explain_errors(path):
         put_file(path, payload)
 
 
@@ -42,7 +42,7 @@ def create_if_absent(uri: str, payload: bytes) -> bool:
     path = get_local_path(uri)
     if path is None:
         return _create_remote(uri, payload)
-    with _explain_full_disk(path):
+    with _explain_errors(path):
         return create_file(path, payload)
 
 
@@ -116,10 +116,11 @@ def _delete_one(filesystem: Any, name: str) -> None:
 
 
 @contextmanager
-def _explain_full_disk(path: Path) -> Iterator[None]:
-    """Turn the error of a full disk into one that contains the file and the free space."""
+def _explain_errors(path: Path) -> Iterator[None]:
+    """Turn an error that does not pass into one that contains the file, and for a full disk the free space."""
     try:
-        yield
+        with translate_local_errors(path, "written"):
+            yield
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise

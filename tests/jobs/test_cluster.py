@@ -1,6 +1,7 @@
 """Ray that does not come up: real starts in processes of their own."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -51,13 +52,18 @@ sys.exit(run_job(job))
 """
 
 
+def choose_environment(folder: str, variables: Any) -> dict[str, str]:
+    """Environment of this process with other variables; None deletes one."""
+    ours = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), "RAY_ADDRESS": None}
+    return {key: value for key, value in (os.environ | ours | variables).items() if value is not None}
+
+
 def run(address: Any, *, heals: bool = False, **variables: Any) -> Any:
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | variables
     with tempfile.TemporaryDirectory(prefix="rc", dir="/tmp", ignore_cleanup_errors=True) as folder:
         return subprocess.run(
             [sys.executable, "-c", PROGRAM, address, "heal" if heals else "-"],
             cwd=ROOT,
-            env=environment | {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)},
+            env=choose_environment(folder, variables),
             capture_output=True,
             text=True,
             timeout=280,
@@ -100,3 +106,38 @@ def test_address_that_is_none_is_a_wrong_command(address: str) -> None:
     done = run(address)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: the Ray cluster at '{address}' cannot be used: ")
+
+
+def make_long_folder(num_bytes: int) -> Path:
+    folder = Path("/tmp", f"rc{os.getpid()}".ljust(num_bytes - len("/tmp/"), "x"))
+    folder.mkdir()
+    return folder
+
+
+def read_room(error: str) -> int:
+    """Longest folder for temporary files, as the message has it."""
+    return int(error.partition("leave room for ")[2].partition(";")[0])
+
+
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
+def test_temporary_folder_that_is_too_long_for_sockets_is_told_before_ray_starts(name: str) -> None:
+    folder = "/tmp/" + "ä" * 60
+    variables: dict[str, Any] = {"RAY_TMPDIR": None, name: folder}
+    done = run("local", **variables)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {name} '{folder}' has 125 bytes, and the names of Ray's sockets below it")
+    assert done.stderr.rstrip().endswith("set RAY_TMPDIR to a shorter folder, such as /tmp")
+    assert 30 < read_room(done.stderr) < 60
+    assert done.stdout == "servers 0\n"
+
+
+@pytest.mark.ray
+def test_temporary_folder_that_just_fits_is_used() -> None:
+    # One byte less than the process of the refusal has, for an ID of a process may be longer than its.
+    room = read_room(run("local", RAY_TMPDIR="/tmp/" + "x" * 99).stderr) - 1
+    folder = make_long_folder(room)
+    try:
+        done = run("local", RAY_TMPDIR=str(folder))
+        assert done.returncode == 0, done.stderr
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -230,3 +230,15 @@ def test_help_names_the_program_as_it_was_called(command: list[str], program: st
         [sys.executable, "-m", *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.startswith(f"usage: {program} ")
+
+
+def test_schemes_in_capitals_are_written_in_lower_case_everywhere() -> None:
+    words = ["--shards", "S3://Bucket/A.tar", "@GS://b/List.txt", "Photos.tar", "--vocabulary=HTTPS://Host/V.json"]
+    job = label.parse_command([*words, "--model", "SimpleCache::S3://b/M", "--out", "S3A://b/Out"])
+    assert job.shards == ("s3://Bucket/A.tar", "@gs://b/List.txt", "Photos.tar")
+    assert (job.vocabulary, job.model, job.out) == ("https://Host/V.json", "simplecache::s3://b/M", "s3a://b/Out")
+
+
+def test_uri_that_lacks_a_slash_is_refused_and_not_taken_for_a_local_folder() -> None:
+    with pytest.raises(ValueError, match=r"'S3:/b/out' has one slash after 's3:'; write 's3://b/out'"):
+        label.parse_command([*LABEL[:-1], "S3:/b/out"])

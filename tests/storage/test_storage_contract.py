@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.storage.listing import exists, find_object, glob_objects, is_folder, list_folder, list_objects
-from pipeline.storage.reading import open_random, open_stream, read_bytes
+from pipeline.storage.reading import open_random, open_stream, read_bytes, read_head
 from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import create_if_absent, delete, delete_folder, put_atomic
 
@@ -178,3 +178,12 @@ def test_deleted_folder_takes_all_below_it_and_nothing_beside_it(folder_uri: str
     assert list_uris(list_objects(folder_uri)) == [join_uri(folder_uri, "ab", "3")]
     assert not is_folder(join_uri(folder_uri, "a"))
     assert not is_folder(join_uri(folder_uri, "ab", "3"))
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"abcdefgh"])
+def test_first_bytes_are_all_bytes_of_a_shorter_file(folder_uri: str, content: bytes) -> None:
+    uri = join_uri(folder_uri, "a.bin")
+    put_atomic(uri, content)
+    assert read_head(uri, 5) == content[:5]
+    with pytest.raises(FileNotFoundError, match=r"none.bin' does not exist"):
+        read_head(join_uri(folder_uri, "none.bin"), 5)
