@@ -20,6 +20,8 @@ from pipeline.run.records import MemberCounts, Reason
 from pipeline.run.run_file import Run
 from pipeline.workers.ray_failures import describe_ray_failure
 
+REASONS_OF_NAMES = (Reason.DOTTED_NAME, Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE)
+"""Reasons that lie in the names and the order of members: another command or another archive gives other rows."""
 GO_ON = "what is committed stays, run the same command again"
 
 
@@ -95,13 +97,13 @@ def conclude(out_uri: str, summary: RunSummary, *, allows_nothing_labelled: bool
         f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images "
         f"in {format_duration(summary.elapsed_s)}; published {summary.num_sealed} shards"
     )
-    for reason, number in sorted(counts.rejected_by_reason.items()):
-        print(f"  rejected, {reason}: {number}")
+    _print_rejected(summary)
     print_passed_over(summary.outcome.members)
     for _, damage in sorted(summary.truncated_shards.items()):
         print_warning(damage)
     for name, error in sorted(summary.failed_shards.items()):
         print_lines(f"error: {error if name in error else f'{name}: {error}'}", to_stderr=True)
+    outcome_code = warn_of_nothing_labelled(summary.outcome, allows_nothing_labelled=allows_nothing_labelled)
     if summary.was_stopped:
         print(f"stopped with {summary.num_shards_left} shards to do; run the same command again to go on")
         return EXIT_STOPPED
@@ -112,14 +114,24 @@ def conclude(out_uri: str, summary: RunSummary, *, allows_nothing_labelled: bool
         )
         return EXIT_FAILED
     print(f"masks and statistics: {out_uri.rstrip('/')}/labels/*.parquet")
-    return warn_of_nothing_labelled(summary.outcome, allows_nothing_labelled=allows_nothing_labelled)
+    return outcome_code
+
+
+def _print_rejected(summary: RunSummary) -> None:
+    """Print the rejected rows by reason, as published: repeated keys are found when a shard is published."""
+    counts = summary.outcome.counts if summary.num_sealed else summary.counts
+    if summary.num_sealed and counts.num_labelled != summary.counts.num_labelled:
+        print(f"  in the published shards: {counts.num_labelled} labelled and {counts.num_rejected} rejected rows")
+    for reason, number in sorted(counts.rejected_by_reason.items()):
+        advice = f"; {FOR_REJECTED[Reason(reason)]}" if reason in REASONS_OF_NAMES else ""
+        print(f"  rejected, {reason}: {number}{advice}")
 
 
 def print_passed_over(members: MemberCounts | None) -> None:
     """Print how many members of the archives are in no row, by kind, with what to do."""
     for kind, (num, example) in sorted((members or MemberCounts()).passed_over.items()):
         advice = f"; {FOR_PASSED_OVER[kind]}" if kind in FOR_PASSED_OVER else ""
-        print_lines(f"  passed over, {kind}: {num} members such as '{example}'{advice}")
+        print_lines(f"  passed over, {kind}: {num}, such as '{example}'{advice}")
 
 
 def warn_of_nothing_labelled(outcome: Outcome, *, allows_nothing_labelled: bool) -> int:
@@ -132,7 +144,7 @@ def warn_of_nothing_labelled(outcome: Outcome, *, allows_nothing_labelled: bool)
     rejected = ", ".join(f"{reason} {num} times" for reason, num in reasons) or "without any sample"
     lines = [f"no image of {shards} is labelled: {rejected}"]
     if outcome.first_rows:
-        lines.append(f"its first samples: {', '.join(outcome.first_rows)}")
+        lines.append(f"first samples: {', '.join(outcome.first_rows)}")
     lines += [f"for {reason}: {FOR_REJECTED[Reason(reason)]}" for reason, _ in reasons[:3]]
     if not allows_nothing_labelled:
         lines.append("if this is right, --allow-nothing-labelled makes it a success")

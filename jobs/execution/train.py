@@ -48,6 +48,8 @@ def train(job: TrainJob) -> int:
     num_images = surveys["train"].num_usable
     num_steps = -(-num_images // job.config.optimizer.batch_size)
     num_epochs = job.config.optimizer.epochs
+    for warning in run.drop_damaged():
+        warn(warning)
     num_done, num_seen = run.read_place()
     within = f" and {num_seen} images of the next" if num_seen else ""
     start = f"resuming after epoch {num_done}{within}" if num_done or num_seen else "starting"

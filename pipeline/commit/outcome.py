@@ -87,9 +87,10 @@ def read_outcome(manifest: Manifest, shard_name: str) -> Outcome:
         ManifestError: Its footer is not one of this project.
     """
     counts = LabelCounts.from_dict(manifest.footer["counts"])
-    tables = []
-    if not counts.num_labelled and manifest.file.num_row_groups:
-        tables.append(manifest.file.read_row_group(0, columns=["key", "reason", "error", "tags_unknown"]))
+    first = range(0 if counts.num_labelled else min(MAX_ROWS, manifest.file.num_row_groups))
+    tables = [
+        manifest.file.read_row_group(group, columns=["key", "reason", "error", "tags_unknown"]) for group in first
+    ]
     return describe_outcome(shard_name, tables, counts, read_members(manifest))
 
 

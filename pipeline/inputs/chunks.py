@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pipeline.errors import LabellingError, ShardError, describe_exception, is_store_failure
 from pipeline.inputs.parquet_reader import read_parquet_samples
 from pipeline.inputs.sample_tags import find_json_download_error, read_tags
+from pipeline.inputs.tag_join import join_tags
 from pipeline.inputs.tar.names import TAG_SUFFIXES
 from pipeline.inputs.tar_reader import ArchiveEnd, MemberGroup, read_groups
 from pipeline.run.config import InputConfig
@@ -95,7 +96,7 @@ def describe_change(shard: InputShard, found: StoredObject) -> str:
 
 
 def _make_tar_sample(group: MemberGroup, config: InputConfig) -> Sample:
-    found = read_tags(group.key, group.tag_payloads, config.tags_field, group.oversized_tags)
+    found = read_tags(group.key, group.tag_payloads, config, group.oversized_tags)
     has_tags = bool(found.tags or found.class_numbers)
     broken = next((group.broken_tags[name] for name in TAG_SUFFIXES if name in group.broken_tags), "")
     return Sample(
@@ -161,7 +162,7 @@ def _chunk_samples(
             members = merge_members([members, item.members_after])
             yield ShardEnd(num_chunks=index, truncated_at=item.truncated_at, members=members)
             return
-        sample = item.sample
+        sample = join_tags(item.sample, config)
         samples.append(replace(sample, is_continuation=True) if sample.key in keys else sample)
         keys.add(sample.key)
         # Includes images above the limit: the boundaries of chunks must not depend on the limit.

@@ -11,7 +11,15 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ShardError, is_store_failure
 from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
-from pipeline.inputs.sample_tags import find_download_error, read_tag_cell
+from pipeline.inputs.sample_tags import find_download_error, read_tag_cells
+from pipeline.inputs.tag_values.columns import (
+    TAGS_NEED,
+    find_labels,
+    find_needed_option,
+    holds_tags,
+    is_text,
+    list_label_columns,
+)
 from pipeline.run.config import InputConfig
 from pipeline.run.records import InputShard, Sample, describe_oversized_image
 from pipeline.storage.reading import ByteStream, open_random
@@ -38,6 +46,8 @@ class _Columns:
 
     image: str
     tags: str
+    labels: tuple[str, ...] | None
+    """Names of the class numbers of the tags, by the file's metadata."""
     key: str | None
     status: str | None
     error_message: str | None
@@ -120,8 +130,7 @@ def _read_rows(
         stream.expect(file, group, names)
         num_rows = _choose_batch_rows(file.metadata.row_group(group))
         for batch in file.iter_batches(num_rows, row_groups=[group], columns=names, use_threads=False):
-            for place in range(max(start_row - row, 0), batch.num_rows):
-                yield row + place, _make_row_sample(batch, place, row + place, columns, config.max_image_bytes)
+            yield from _make_samples(batch, max(start_row - row, 0), row, columns, config)
             row += batch.num_rows
         if row != stop_row:
             raise _make_file_error(shard, f"it ends at row {row}, its footer claims more")
@@ -137,31 +146,40 @@ def _make_file_error(shard: InputShard, reason: str) -> ShardError:
     return ShardError(f"shard '{shard.uri}' is no readable Parquet file: {reason}; copy it again or leave it out")
 
 
-def _make_row_sample(batch: pa.RecordBatch, place: int, row: int, columns: _Columns, max_image_bytes: int) -> Sample:
+def _make_samples(
+    batch: pa.RecordBatch, start: int, first_row: int, columns: _Columns, config: InputConfig
+) -> Iterator[tuple[int, Sample]]:
+    """Make the samples of a batch, from a place in it, each with its row number."""
     images = batch.column(columns.image)
     if pa.types.is_struct(images.type):
         images = pc.struct_field(images, "bytes")
-    num_bytes = _count_image_bytes(images[place])
-    image_error = describe_oversized_image(num_bytes, max_image_bytes) if num_bytes > max_image_bytes else ""
-    image = None if image_error else images[place].as_py()
-    found = read_tag_cell(columns.tags, batch.column(columns.tags)[place])
-    key = _read_cell(batch, place, columns.key)
-    outcome = {
-        "status": _read_cell(batch, place, columns.status),
-        "error_message": _read_cell(batch, place, columns.error_message),
-    }
-    has_image = image is not None or bool(image_error)
-    return Sample(
-        key=f"{row:09d}" if key in (None, "") else _require_short_key(str(key), row),
-        image=image,
-        image_name=columns.image if has_image else "",
-        image_bytes=num_bytes,
-        image_error=image_error,
-        tags=found.tags,
-        class_numbers=found.class_numbers,
-        tags_error=found.error,
-        download_error="" if has_image else find_download_error(outcome),
+    tags = read_tag_cells(columns.tags, batch.column(columns.tags), config, columns.labels)
+    keys, statuses, messages = (
+        None if name is None else batch.column(name) for name in (columns.key, columns.status, columns.error_message)
     )
+    limit = config.max_image_bytes
+    for place in range(batch.num_rows):
+        found = next(tags)
+        if place < start:
+            continue
+        row, cell, key = first_row + place, images[place], _read_cell(keys, place)
+        num_bytes = _count_image_bytes(cell)
+        image_error = describe_oversized_image(num_bytes, limit) if num_bytes > limit else ""
+        image = None if image_error else cell.as_py()
+        has_image = image is not None or bool(image_error)
+        outcome = {"status": _read_cell(statuses, place), "error_message": _read_cell(messages, place)}
+        sample = Sample(
+            key=f"{row:09d}" if key in (None, "") else _require_short_key(str(key), row),
+            image=image,
+            image_name=columns.image if has_image else "",
+            image_bytes=num_bytes,
+            image_error=image_error,
+            tags=found.tags,
+            class_numbers=found.class_numbers,
+            tags_error=found.error,
+            download_error="" if has_image else find_download_error(outcome),
+        )
+        yield row, sample
 
 
 def _count_image_bytes(cell: pa.Scalar) -> int:
@@ -178,12 +196,12 @@ def _require_short_key(key: str, row: int) -> str:
     return key
 
 
-def _read_cell(batch: pa.RecordBatch, place: int, column: str | None) -> Any:
+def _read_cell(cells: pa.Array | None, place: int) -> Any:
     """Read a cell; None if the column is missing, or the cell is null or not UTF-8."""
-    if column is None:
+    if cells is None:
         return None
     try:
-        return batch.column(column)[place].as_py()
+        return cells[place].as_py()
     except UnicodeDecodeError:
         return None
 
@@ -197,16 +215,34 @@ def _choose_columns(shard: InputShard, schema: pa.Schema, config: InputConfig) -
         return next(fitting, None)
 
     image_names = IMAGE_COLUMNS if config.image_column is None else (config.image_column,)
-    tags_names = TAGS_COLUMNS if config.tags_field == TAGS_COLUMNS[0] else (config.tags_field,)
+    tags = _choose_tags_column(shard, schema, config)
     return _Columns(
         image=require("--inputs.image-column", image_names, _holds_image, "bytes, or struct{bytes, path}"),
-        tags=require("--inputs.tags-field", tags_names, _holds_tags, "text or whole numbers, or a list of one of them"),
+        tags=tags,
+        labels=find_labels(schema, tags),
         key=look_for(KEY_COLUMNS, _holds_key)
         if config.key_column is None
         else require("--inputs.key-column", (config.key_column,), _holds_key, "text or whole numbers"),
-        status=look_for(("status",), _is_text),
-        error_message=look_for(("error_message",), _is_text),
+        status=look_for(("status",), is_text),
+        error_message=look_for(("error_message",), is_text),
     )
+
+
+def _choose_tags_column(shard: InputShard, schema: pa.Schema, config: InputConfig) -> str:
+    """Find the column of the tags.
+
+    Raises:
+        ShardError: None fits, or none of its values can be read without an option.
+    """
+    names: tuple[str, ...] = (config.tags_field,)
+    if config.tags_field == TAGS_COLUMNS[0]:
+        names, labels = TAGS_COLUMNS, list_label_columns(schema)
+        if len(labels) == 1 and not set(names) & set(schema.names):
+            names = (labels[0],)
+    found = _require_column(shard, schema, "--inputs.tags-field", names, holds_tags, TAGS_NEED)
+    if needed := find_needed_option(schema.field(found).type, config, find_labels(schema, found)):
+        raise ShardError(f"shard '{shard.uri}': column '{found}' holds {needed}")
+    return found
 
 
 def _require_column(
@@ -243,20 +279,8 @@ def _holds_image(kind: pa.DataType) -> bool:
     return _is_binary(kind)
 
 
-def _holds_tags(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return _holds_key(kind.value_type if is_list else kind)
-
-
 def _holds_key(kind: pa.DataType) -> bool:
-    return _is_text(kind) or pa.types.is_integer(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    types = pa.types
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    # A column of nulls only is valid.
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
+    return is_text(kind) or pa.types.is_integer(kind)
 
 
 def _is_binary(kind: pa.DataType) -> bool:

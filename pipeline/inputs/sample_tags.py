@@ -2,17 +2,32 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-MAX_CLASS_DIGITS = 9
-"""Maximum digits of a class number; longer numbers are tags."""
+from models.documents import DocumentError, parse_json, show_value
+from pipeline.inputs.tag_values.forms import (
+    CLASS_NUMBERS_ADVICE,
+    MAX_CLASS_DIGITS,
+    Entry,
+    list_entries,
+    split_text,
+)
+from pipeline.run.config import InputConfig
+
+LIST_SCALARS = (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar, pa.ListViewScalar, pa.LargeListViewScalar)
+NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.0*)?")
+"""A class number in a `.cls` member."""
+MAX_FIELDS_SHOWN = 10
 
 MAX_TAGS_BYTES = 4 * 2**20
 """Maximum size of a member or cell that is read; those of crawlers take some kilobytes."""
+SMALL_COLUMN_BYTES = 2**15
+"""Size of a column of a batch whose cells are converted together."""
 MAX_TAGS = 10_000
 """Maximum number of tags of a sample: all are matched and kept in its row."""
 MAX_TAG_LETTERS = 2**18
@@ -29,8 +44,33 @@ class SampleTags(NamedTuple):
     error: str = ""
 
 
+def read_tag_value(where: str, value: Any, config: InputConfig, labels: Sequence[str] | None = None) -> SampleTags:
+    """Read tags from a plain value: the same value means the same in every format.
+
+    Null and empty values are no tags; text is split; text in lists is not. Numbers are class numbers, if the
+    configuration or the metadata of the file say of which classes. Scores, records and vectors: `tag_values.forms`.
+
+    Args:
+        where: Member, column or field, for messages.
+        value: As JSON has it.
+        config: How to read it.
+        labels: Names of the class numbers from 0 by the metadata of the file; there -1 is no label. They come before
+            places in the vocabulary, and after a file of names.
+    """
+    try:
+        entries = list_entries(value, config)
+        if labels is not None and config.class_names is None and not config.multi_hot:
+            return _limit_tags(_resolve_labels(entries, labels), ())
+        return _limit_tags(*_resolve_numbers(entries, config))
+    except ValueError as error:
+        return SampleTags(error=_replace_surrogates(f"{where} {error}"))
+
+
 def read_tags(
-    key: str, payloads: Mapping[str, bytes], tags_field: str, oversized: Mapping[str, int] = MappingProxyType({})
+    key: str,
+    payloads: Mapping[str, bytes],
+    config: InputConfig,
+    oversized: Mapping[str, int] = MappingProxyType({}),
 ) -> SampleTags:
     """Read a sample's tags: `.json` before `.txt` before `.cls`.
 
@@ -39,7 +79,7 @@ def read_tags(
     Args:
         key: Key of the sample, for messages.
         payloads: Contents of the members that may hold tags, by suffix.
-        tags_field: Field of the `.json` member.
+        config: Field of the `.json` member, and how its value is read.
         oversized: Sizes of the members above the limit, in bytes, by suffix.
     """
     missing = SampleTags()
@@ -50,59 +90,127 @@ def read_tags(
     try:
         if "json" in payloads:
             fields = _parse_json_object(f"{key}.json", payloads["json"])
-            if tags_field in fields:
-                return _limit_tags(tags=_trim_tags(_list_tags(f"{key}.json", fields[tags_field], tags_field)))
-            there = ", ".join(f"'{name}'" for name in list(fields)[:10]) or "none"
+            if (found := _find_field(fields, config.tags_field)) is not None:
+                _require_field_once(f"{key}.json", payloads["json"], config.tags_field)
+                return read_tag_value(f"'{key}.json': field '{config.tags_field}'", found[0], config)
             missing = SampleTags(
-                error=_replace_surrogates(f"'{key}.json' has no field '{tags_field}'; its fields: {there}")
+                error=_replace_surrogates(
+                    f"'{key}.json' has no field '{config.tags_field}' (--inputs.tags-field); its fields: "
+                    f"{_list_field_names(fields)}"
+                )
             )
         _require_small_member(key, "txt", oversized)
         if "txt" in payloads:
-            return _limit_tags(tags=_trim_tags(_split_tags(_decode_text(f"{key}.txt", payloads["txt"]))))
+            text = _decode_text(f"{key}.txt", payloads["txt"])
+            return read_tag_value(f"'{key}.txt'", text, config)
         _require_small_member(key, "cls", oversized)
         if "cls" in payloads:
-            return _sort_classes(_trim_tags(_split_tags(_decode_text(f"{key}.cls", payloads["cls"]))))
+            return _read_class_member(f"'{key}.cls'", _decode_text(f"{key}.cls", payloads["cls"]), config)
     except ValueError as error:
         return SampleTags(error=_replace_surrogates(str(error)))
     return missing
 
 
-def read_tag_cell(column: str, cell: pa.Scalar) -> SampleTags:
-    """Read a sample's tags from a cell of a table: text, a list of text, or one or several zero-based class numbers.
+def _find_field(fields: Mapping[str, Any], name: str) -> tuple[Any] | None:
+    """Find the value of a field, or of a field within fields by a name with dots; None if there is none."""
+    if name in fields:
+        return (fields[name],)
+    first, *rest = name.split(".")
+    value = fields.get(first)
+    for place, part in enumerate(rest):
+        if not isinstance(value, dict):
+            return None
+        if (whole := ".".join(rest[place:])) in value:
+            return (value[whole],)
+        value = value.get(part)
+    return None
+
+
+def _require_field_once(member: str, payload: bytes, field: str) -> None:
+    """Check that an object has no key twice; only if the last part of the field's name is there twice."""
+    if payload.count(f'"{field.rpartition(".")[2]}"'.encode()) < 2:
+        return
+    try:
+        parse_json(payload, allow_non_finite=True)
+    except DocumentError as error:
+        if " twice" in str(error):
+            raise ValueError(f"'{member}' is ambiguous: {error}") from error
+
+
+def _list_field_names(fields: Mapping[str, Any]) -> str:
+    """Names of the first fields of an object, and of those within its objects, for a message."""
+    names = []
+    for name, value in list(fields.items())[:MAX_FIELDS_SHOWN]:
+        inner = list(value)[:MAX_FIELDS_SHOWN] if isinstance(value, dict) else []
+        names += [f"'{name}.{key}'" for key in inner] or [f"'{name}'"]
+    return ", ".join(names[:MAX_FIELDS_SHOWN]) or "none"
+
+
+def _read_class_member(where: str, text: str, config: InputConfig) -> SampleTags:
+    """Read a `.cls` member: class numbers with spaces or as JSON, else names."""
+    if "\0" in text:
+        return SampleTags(error=f"{where} holds binary numbers, need text")
+    words = text.replace(",", " ").replace(";", " ").split()
+    if words and all(NUMBER.fullmatch(word) for word in words):
+        return read_tag_value(where, [float(word) if "." in word else int(word) for word in words], config)
+    if text.lstrip().startswith("["):
+        return read_tag_value(where, text, config)
+    entries = (word.strip() for word in split_text(text, config))
+    return read_tag_value(where, [int(word) if NUMBER.fullmatch(word) else word for word in entries], config)
+
+
+def read_tag_cell(column: str, cell: pa.Scalar, config: InputConfig, labels: Sequence[str] | None = None) -> SampleTags:
+    """Read a sample's tags from a cell of a table.
 
     Args:
         column: Name of the column, for messages.
         cell: Null for no tags.
+        config: How to read its value.
+        labels: Names of the class numbers by the metadata of the file.
     """
     if excess := _describe_excess(cell):
         return SampleTags(error=f"column '{column}' {excess}")
     try:
-        value = cell.as_py()
+        value = cell.as_py(maps_as_pydicts="strict")
     except UnicodeDecodeError as error:
         return SampleTags(error=f"column '{column}' is not UTF-8: {error.reason} at byte {error.start}")
-    if value is None:
-        return SampleTags()
-    if isinstance(value, str):
-        return _limit_tags(tags=_trim_tags(_split_tags(value)))
-    entries = value if isinstance(value, list) else [value]
-    if None in entries:
-        return SampleTags(error=f"column '{column}' holds a list with a null, need text or numbers")
-    if all(isinstance(entry, str) for entry in entries):
-        return _limit_tags(tags=_trim_tags(entries))
-    return _sort_classes(map(str, entries))
+    except KeyError as error:
+        return SampleTags(error=_replace_surrogates(f"column '{column}' holds a map with a key twice: {error}"))
+    return read_tag_value(f"column '{column}'", value, config, labels)
+
+
+def read_tag_cells(
+    column: str, cells: pa.Array, config: InputConfig, labels: Sequence[str] | None = None
+) -> Iterator[SampleTags]:
+    """Read the tags of each cell of a column; arguments are those of `read_tag_cell`."""
+    values: list[Any] | None = None
+    # So few bytes exceed no limit.
+    if cells.nbytes <= SMALL_COLUMN_BYTES:
+        with suppress(UnicodeDecodeError, KeyError):
+            values = cells.to_pylist(maps_as_pydicts="strict")
+    if values is None:
+        yield from (read_tag_cell(column, cell, config, labels) for cell in cells)
+    else:
+        where = f"column '{column}'"
+        yield from (read_tag_value(where, value, config, labels) for value in values)
 
 
 def _describe_excess(cell: pa.Scalar) -> str:
     """Which limit a cell exceeds, checked before its conversion to Python objects; empty if none."""
     if not cell.is_valid:
         return ""
-    if isinstance(cell, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
+    if isinstance(cell, LIST_SCALARS):
         if len(cell) > MAX_TAGS:
             return f"holds {len(cell)} tags, limit {MAX_TAGS}"
-        entries = [entry for entry in cell if entry.is_valid]
+        if pa.types.is_nested(cell.values.type):
+            num_bytes = cell.values.nbytes
+        else:
+            num_bytes = sum(_count_text_bytes(entry) for entry in cell if entry.is_valid)
+    elif isinstance(cell, pa.StructScalar):
+        # A column of objects with other keys in each row has a field for each of all keys.
+        return next(filter(None, map(_describe_excess, cell.values())), "")
     else:
-        entries = [cell]
-    num_bytes = sum(map(_count_text_bytes, entries))
+        num_bytes = _count_text_bytes(cell)
     return f"holds tags of {num_bytes} bytes, limit {MAX_TAGS_BYTES}" if num_bytes > MAX_TAGS_BYTES else ""
 
 
@@ -144,35 +252,58 @@ def _parse_json_object(member: str, payload: bytes) -> dict[str, Any]:
     return fields
 
 
-def _list_tags(member: str, tags: Any, tags_field: str) -> list[str]:
-    if isinstance(tags, str):
-        return _split_tags(tags)
-    if not isinstance(tags, list):
-        raise ValueError(f"'{member}': field '{tags_field}' is {type(tags).__name__}, need a list or text")
-    for tag in tags:
-        if isinstance(tag, bool) or not isinstance(tag, str | int | float):
-            raise ValueError(f"'{member}': field '{tags_field}' holds a {type(tag).__name__}, need text or numbers")
-    return [str(tag) for tag in tags]
+def _resolve_numbers(entries: Iterable[Entry], config: InputConfig) -> tuple[list[str], list[int]]:
+    """Separate tags and class numbers; numbers that a file names become tags.
+
+    Raises:
+        ValueError: There are numbers, and the configuration does not say what they mean.
+    """
+    tags: list[str] = []
+    numbers: list[int] = []
+    for entry in entries:
+        if isinstance(entry, str):
+            tags.append(entry)
+        elif config.class_numbers is None:
+            raise ValueError(f"holds the number {show_value(entry)}; {CLASS_NUMBERS_ADVICE}")
+        elif config.class_name_by_number is not None:
+            tags.append(config.class_name_by_number.get(entry, f"#{entry}"))
+        elif len(str(abs(entry))) > MAX_CLASS_DIGITS:
+            tags.append(f"#{entry}")
+        else:
+            numbers.append(entry)
+    return tags, numbers
 
 
-def _sort_classes(names: Iterable[str]) -> SampleTags:
-    """Separate entries into zero-based class numbers and, for all others, names."""
-    names = list(names)
-    numbers = [name for name in names if name.isascii() and name.isdecimal() and len(name) <= MAX_CLASS_DIGITS]
-    found = frozenset(numbers)
-    return _limit_tags(
-        tags=tuple(name for name in names if name not in found), class_numbers=tuple(int(name) for name in numbers)
-    )
+def _resolve_labels(entries: Iterable[Entry], labels: Sequence[str]) -> list[str]:
+    """Replace class numbers by the names that the metadata of a file give them; -1 is no label.
+
+    Raises:
+        ValueError: A number has no name.
+    """
+    tags: list[str] = []
+    for entry in entries:
+        if isinstance(entry, str):
+            tags.append(entry)
+        elif 0 <= entry < len(labels):
+            tags.append(labels[entry])
+        elif entry != -1:
+            raise ValueError(f"holds class number {entry}, the file's metadata name {len(labels)} classes from 0")
+    return tags
 
 
-def _limit_tags(tags: tuple[str, ...], class_numbers: tuple[int, ...] = ()) -> SampleTags:
-    """Return the tags, or an error if they are too many or too long."""
-    num_tags, num_letters = len(tags) + len(class_numbers), sum(map(len, tags))
+def _limit_tags(tags: Iterable[str], class_numbers: Sequence[int]) -> SampleTags:
+    """Trim tags and drop empty ones.
+
+    Raises:
+        ValueError: They are too many or too long.
+    """
+    trimmed = tuple(_replace_surrogates(tag.strip()) for tag in tags if tag.strip())
+    num_tags, num_letters = len(trimmed) + len(class_numbers), sum(map(len, trimmed))
     if num_tags > MAX_TAGS:
-        return SampleTags(error=f"there are {num_tags} tags, limit {MAX_TAGS}")
+        raise ValueError(f"holds {num_tags} tags, limit {MAX_TAGS}")
     if num_letters > MAX_TAG_LETTERS:
-        return SampleTags(error=f"the tags have {num_letters} letters, limit {MAX_TAG_LETTERS}")
-    return SampleTags(tags=tags, class_numbers=class_numbers)
+        raise ValueError(f"holds tags of {num_letters} letters, limit {MAX_TAG_LETTERS}")
+    return SampleTags(tags=trimmed, class_numbers=tuple(class_numbers))
 
 
 def _decode_text(member: str, payload: bytes) -> str:
@@ -180,15 +311,6 @@ def _decode_text(member: str, payload: bytes) -> str:
         return payload.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"'{member}' is not UTF-8: {error.reason} at byte {error.start}") from error
-
-
-def _split_tags(text: str) -> list[str]:
-    return re.split(r"[,;\r\n]", text)
-
-
-def _trim_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Trim tags and drop empty ones."""
-    return tuple(_replace_surrogates(tag.strip()) for tag in tags if tag.strip())
 
 
 def _replace_surrogates(text: str) -> str:

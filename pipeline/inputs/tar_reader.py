@@ -9,7 +9,14 @@ from enum import Enum
 from pipeline.errors import ShardError
 from pipeline.inputs.sample_tags import MAX_TAGS_BYTES
 from pipeline.inputs.tar.links import LinkTargets
-from pipeline.inputs.tar.names import IMAGE_SUFFIXES, TAG_SUFFIXES, classify_member, is_dotted_image, split_member_name
+from pipeline.inputs.tar.names import (
+    IMAGE_SUFFIXES,
+    TAG_SUFFIXES,
+    USED_SUFFIXES,
+    classify_member,
+    is_dotted_image,
+    split_member_name,
+)
 from pipeline.inputs.tar.spans import (
     OF_DOTTED_SAMPLE,
     OF_REPEATED_MEMBERS,
@@ -212,7 +219,7 @@ class _Grouping:
             sample.dotted.append((member.name, member.offset))
         if len(sample.names) < MAX_NAMED:
             sample.names.append(member.name)
-        if len(sample.suffixes) < MAX_SUFFIXES or suffix in (*IMAGE_SUFFIXES, *TAG_SUFFIXES):
+        if len(sample.suffixes) < MAX_SUFFIXES or suffix in USED_SUFFIXES:
             sample.suffixes.add(suffix)
         self._uncounted = (sample.span, role, member.offset, member.name)
         if role == Part.IN_ROW:

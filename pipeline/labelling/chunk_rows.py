@@ -36,6 +36,7 @@ SAMPLE = pa.struct(
         ("tags", pa.list_(pa.string())),
         ("class_numbers", pa.list_(pa.int64())),
         ("tags_error", pa.string()),
+        ("has_tags_row", pa.bool_()),
         ("download_error", pa.string()),
     ]
 )

@@ -227,12 +227,17 @@ class ChunkLabeler:
                 position, _reject(row, Reason.NO_IMAGE, sample.no_image_error or "the image is missing")
             )
         row["image_sha256"] = hashlib.sha256(sample.image).hexdigest()
+        if not sample.has_tags_row:
+            error = "the tags table has no row with this key"
+            return RejectedSample(position, _reject(row, Reason.NOT_IN_TAGS_TABLE, error))
         if sample.tags_error:
             return RejectedSample(position, _reject(row, Reason.BAD_TAGS, sample.tags_error))
-        matched = self._vocabulary.match(sample.tags, sample.class_numbers)
+        matched = self._vocabulary.match(
+            sample.tags, sample.class_numbers, first_number=self._config.inputs.first_class_number
+        )
         row |= {"tags_unknown": list(matched.unknown), "class_ids": list(matched.class_ids)}
         if not matched.class_ids:
-            error = "no tags" if not sample.tags else "none of its tags is in the vocabulary"
+            error = "no tags" if not (sample.tags or sample.class_numbers) else "none of its tags is in the vocabulary"
             return RejectedSample(position, _reject(row, Reason.NO_KNOWN_TAG, error))
         image = self._decode(sample.image)
         if isinstance(image, ImageRejection):

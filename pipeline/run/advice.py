@@ -11,6 +11,7 @@ FOR_REJECTED = {
     Reason.BAD_TAGS: "look at the tags of one sample, and name their field or column with --inputs.tags-field",
     Reason.NO_KNOWN_TAG: "compare the tags with the classes of the vocabulary and give them aliases there, or name "
     "another field or column with --inputs.tags-field",
+    Reason.NOT_IN_TAGS_TABLE: "compare the keys of the samples with those of --inputs.tags-table",
     Reason.DUPLICATE_KEY: "give every sample of a shard a key of its own",
     Reason.SPLIT_SAMPLE: "sort the members of the archive by name, as tar --sort=name does",
     Reason.DOTTED_NAME: "give --inputs.key last-dot if each of these images is a sample of its own",

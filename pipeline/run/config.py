@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +19,15 @@ FORMAT_VERSION = 3
 ADDED_LATER = MappingProxyType({"is_added_later": True})
 """Metadata of a field that was added to this format later. At its default it is omitted from descriptions, so that
 older runs keep their fingerprint."""
+
+FILLED_IN = MappingProxyType({"is_added_later": True, "is_filled_in": True})
+"""Metadata of such a field that a job fills in; the command line does not list it."""
+
+ZERO_BASED = "zero-based"
+ONE_BASED = "one-based"
+NAMES = "names"
+NAMES_PREFIX = "names:"
+"""Before the file of the names, which a job reads."""
 
 
 class KeyRule(StrEnum):
@@ -65,9 +75,9 @@ class InputConfig:
     __pydantic_config__ = STRICT
 
     tags_field: str = "tags"
-    """Field of a sample's `.json` member, or column of a Parquet file, that holds its tags: a list, or one string
-    with commas; a column may also hold class numbers from 0. A Parquet file without column tags may have txt or
-    caption."""
+    """Field of a sample's `.json` member, such as tags or meta.tags, or column of a Parquet file, that holds its tags:
+    a list, or one text with commas; for other forms see the options below. A Parquet file without column tags may have
+    txt, caption, or one column of Hugging Face's ClassLabel."""
     image_column: str | None = None
     """Parquet: column of the images, bytes or struct{bytes, path}. Default: image, else jpg, jpeg, png or webp."""
     key_column: str | None = None
@@ -85,14 +95,68 @@ class InputConfig:
     max_image_bytes: int = field(default=256 * 2**20, metadata=ADDED_LATER)
     """Encoded images with more bytes are rejected as too_large and never held in memory: 100 million pixels take about
     100 MB as a good JPEG, and 300 MB without any compression."""
+    tags_table: str | None = field(default=None, metadata=ADDED_LATER)
+    """URI of a table (.csv, .tsv, .jsonl or .parquet) with the tags of the samples, joined by key, in place of those
+    in the shards. Its tags are in the column of --inputs.tags-field."""
+    tags_table_key: str | None = field(default=None, metadata=ADDED_LATER)
+    """Column of that table with the keys of the samples, text or whole numbers. Default: key, else __key__."""
+    tags_table_etag: str | None = field(default=None, metadata=ADDED_LATER)
+    """Size and etag of that table; a job fills it in."""
+    class_numbers: str | None = field(default=None, metadata=ADDED_LATER)
+    """What numbers in place of tags mean: zero-based or one-based (places in the vocabulary), or names:FILE, a file of
+    their names: JSON or YAML, a list or a mapping from number to name, COCO's categories, or a name a line. Default:
+    numbers are refused, unless the shard itself names its classes."""
+    class_names: tuple[tuple[int, str], ...] | None = field(default=None, metadata=FILLED_IN)
+    """Class numbers and their names; a job fills it in from the file."""
+    multi_hot: bool = field(default=False, metadata=ADDED_LATER)
+    """Lists of zeros and ones, or of true and false, have a place for each class, in the order of class_numbers."""
+    min_score: float | None = field(default=None, metadata=ADDED_LATER)
+    """Of names with scores, as in {"cat": 0.9} or [{"name": "cat", "score": 0.9}], those of at least this score are
+    tags. Default: scores are refused."""
+    separators: str = field(default=",;", metadata=ADDED_LATER)
+    """Characters between the tags of one text, besides line breaks."""
+    hashtags: bool = field(default=False, metadata=ADDED_LATER)
+    """The tags of a text are its words after #."""
+
+    @property
+    def first_class_number(self) -> int:
+        """The number of the first class of the vocabulary."""
+        return int(self.class_numbers == ONE_BASED)
+
+    @cached_property
+    def class_name_by_number(self) -> Mapping[int, str] | None:
+        """The names of class numbers; None if their file was not given."""
+        return None if self.class_names is None else dict(self.class_names)
 
     def __post_init__(self) -> None:
+        self._check_tags()
         for name in ("max_chunk_samples", "max_chunk_bytes", "max_image_pixels", "max_image_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
-        for name in ("tags_field", "image_column", "key_column"):
+        for name in ("tags_field", "image_column", "key_column", "tags_table_key"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty; give the name of a column")
+
+    def _check_tags(self) -> None:
+        """Check the options of tags."""
+        kinds = (None, ZERO_BASED, ONE_BASED, NAMES)
+        if self.class_numbers not in kinds and not str(self.class_numbers).removeprefix(NAMES_PREFIX):
+            raise ValueError("class_numbers names no file; write names:FILE")
+        if self.class_numbers not in kinds and not str(self.class_numbers).startswith(NAMES_PREFIX):
+            raise ValueError(f"class_numbers must be zero-based, one-based or names:FILE, got '{self.class_numbers}'")
+        if (self.class_names is None) == (self.class_numbers == NAMES) and not self.multi_hot:
+            raise ValueError("need class_names with class_numbers 'names', and only then; write names:FILE")
+        if self.multi_hot and self.class_numbers is None:
+            raise ValueError(
+                "multi_hot needs the order of the classes; add --inputs.class-numbers zero-based for that of the "
+                "vocabulary, or names:FILE"
+            )
+        if self.min_score is not None and not math.isfinite(self.min_score):
+            raise ValueError(f"need a finite min_score, got {self.min_score}")
+        if any(letter.isalnum() for letter in self.separators):
+            raise ValueError(
+                f"separators are single characters such as '|,', no letters or digits; got '{self.separators}'"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     BAD_TAGS = "bad_tags"
     DOWNLOAD_FAILED = "download_failed"
     NO_KNOWN_TAG = "no_known_tag"
+    NOT_IN_TAGS_TABLE = "not_in_tags_table"
     DUPLICATE_KEY = "duplicate_key"
     SPLIT_SAMPLE = "split_sample"
     DOTTED_NAME = "dotted_name"
@@ -142,9 +143,11 @@ class Sample:
     """Why the sample is only a part of what its name stands for; empty if it is whole."""
     tags: tuple[str, ...] = ()
     class_numbers: tuple[int, ...] = ()
-    """Zero-based class numbers of a numeric `.cls` member."""
+    """Numbers in place of tags, as written: places in the vocabulary, from `InputConfig.first_class_number`."""
     tags_error: str = ""
     """Why the tags could not be read; empty if they could."""
+    has_tags_row: bool = True
+    """False if the run takes its tags from a table that has no row of this key."""
     download_error: str = ""
     """The downloader's own reason for a missing image; empty if it recorded none."""
     is_continuation: bool = False

@@ -76,12 +76,13 @@ class Vocabulary:
     def _ignored(self) -> frozenset[str]:
         return frozenset(normalise_tag(tag) for tag in self.ignored_tags)
 
-    def match(self, tags: Sequence[str], class_numbers: Sequence[int] = ()) -> MatchedTags:
+    def match(self, tags: Sequence[str], class_numbers: Sequence[int] = (), *, first_number: int = 0) -> MatchedTags:
         """Find the classes that tags name.
 
         Args:
             tags: As written; compared after `normalise_tag`.
-            class_numbers: Zero-based class numbers; one out of range is unknown, as `#7`.
+            class_numbers: Places of classes; one out of range is unknown, as `#7`.
+            first_number: Number of the first class.
         """
         class_ids: set[int] = set()
         unknown: dict[str, None] = {}
@@ -92,8 +93,8 @@ class Vocabulary:
             elif normalised and normalised not in self._ignored:
                 unknown[tag] = None
         for number in class_numbers:
-            if 0 <= number < len(self.classes):
-                class_ids.add(number + 1)
+            if 0 <= number - first_number < len(self.classes):
+                class_ids.add(number - first_number + 1)
             else:
                 unknown[f"#{number}"] = None
         return MatchedTags(tuple(sorted(class_ids)), tuple(unknown))

@@ -9,6 +9,7 @@ from pipeline.run.records import PassedOver
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 TAG_SUFFIXES = ("json", "txt", "cls")
+USED_SUFFIXES = frozenset({*IMAGE_SUFFIXES, *TAG_SUFFIXES})
 
 
 class MemberName(NamedTuple):

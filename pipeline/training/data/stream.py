@@ -132,7 +132,9 @@ def _read_usable_samples(
     for piece in read_chunks(shard, inputs):
         rows = []
         for sample in piece.samples if isinstance(piece, Chunk) else ():
-            class_ids = vocabulary.match(sample.tags, sample.class_numbers).class_ids
+            class_ids = vocabulary.match(
+                sample.tags, sample.class_numbers, first_number=inputs.first_class_number
+            ).class_ids
             if not find_unusable_reason(sample, class_ids):
                 rows.append(EncodedSample(key=sample.key, epoch=epoch, image=sample.image, class_ids=list(class_ids)))
         yield rows

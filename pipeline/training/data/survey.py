@@ -127,6 +127,8 @@ def find_unusable_reason(sample: Sample, class_ids: Sequence[int]) -> Reason | N
         return Reason.TOO_LARGE
     if sample.image is None:
         return Reason.NO_IMAGE
+    if not sample.has_tags_row:
+        return Reason.NOT_IN_TAGS_TABLE
     if sample.tags_error:
         return Reason.BAD_TAGS
     return None if class_ids else Reason.NO_KNOWN_TAG
@@ -196,7 +198,7 @@ def survey_shards(
                 num_truncated += piece.truncated_at is not None
                 continue
             for sample in piece.samples:
-                matched = vocabulary.match(sample.tags, sample.class_numbers)
+                matched = vocabulary.match(sample.tags, sample.class_numbers, first_number=inputs.first_class_number)
                 unknown_tags.update(matched.unknown)
                 reason = find_unusable_reason(sample, matched.class_ids)
                 if reason:

@@ -1,0 +1,30 @@
+"""Samples with the tags of a table."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+
+from pipeline.inputs.sample_tags import read_tag_cell
+from pipeline.inputs.tags_table.sorted_file import TagsTable, open_tags_table
+from pipeline.run.config import InputConfig
+from pipeline.run.records import Sample
+
+
+def join_tags(sample: Sample, config: InputConfig) -> Sample:
+    """Give a sample the tags of the table of its run; a run without a table keeps the tags of the shard.
+
+    The tags in the shard do not count beside a table. A key without a row has no tags.
+
+    Raises:
+        ShardError: The table is damaged, or changed since the run was started.
+        StorageError: The store failed.
+    """
+    return sample if config.tags_table is None else _join(sample, open_tags_table(config), config)
+
+
+def _join(sample: Sample, table: TagsTable, config: InputConfig) -> Sample:
+    cell: pa.Scalar | None = table.find(sample.key)
+    if cell is None:
+        return replace(sample, tags=(), class_numbers=(), tags_error="", has_tags_row=False)
+    found = read_tag_cell(config.tags_field, cell, config)
+    return replace(sample, tags=found.tags, class_numbers=found.class_numbers, tags_error=found.error)

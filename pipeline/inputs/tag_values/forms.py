@@ -1,0 +1,199 @@
+"""Forms in which tags are written, as plain values: text, lists, class numbers, scores, records, vectors."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from models.documents import show_value
+from pipeline.run.config import InputConfig
+
+MAX_CLASS_DIGITS = 9
+"""Maximum digits of a class number; a longer number names no class."""
+
+NAME_KEYS = (
+    *("name", "label", "tag", "category", "class", "class_name", "category_name", "label_name"),
+    *("category_id", "class_id", "label_id"),
+)
+"""Keys of a record that hold the tag, in the order in which they are searched; case does not matter."""
+SCORE_KEYS = ("score", "confidence", "probability", "prob")
+"""Keys of a record that hold its score."""
+
+CLASS_NUMBERS_ADVICE = (
+    "add --inputs.class-numbers zero-based or one-based if they are places in the vocabulary, or names:FILE for a file "
+    "of their names"
+)
+MIN_SCORE_ADVICE = "add --inputs.min-score 0.5, or another number, to take the names of at least that score"
+MULTI_HOT_ADVICE = (
+    "add --inputs.multi-hot if each place stands for a class, and --inputs.class-numbers for the order of the classes"
+)
+
+HASHTAG = re.compile(r"[#＃]([^\s#＃!-,./:-@\[-^`{-~、。，！？；：]+)")
+"""A word after a number sign, up to a space or punctuation; emoji, `-` and `_` belong to words."""
+
+Entry: TypeAlias = str | int
+"""A tag, or the number of a class as written."""
+
+
+def list_entries(value: Any, config: InputConfig) -> Iterator[Entry]:
+    """List the tags and class numbers of a value; tags are not trimmed.
+
+    Args:
+        value: As JSON has it.
+        config: How to read it.
+
+    Raises:
+        ValueError: The value has no meaning as tags, or needs an option; the message goes on from the name of a field.
+    """
+    if _is_missing(value):
+        return
+    if isinstance(value, str):
+        yield from _list_text_entries(value, config)
+    elif isinstance(value, Mapping):
+        yield from _list_mapping_entries(value, config)
+    elif isinstance(value, list):
+        yield from _list_list_entries(value, config)
+    else:
+        yield _read_number(value)
+
+
+def split_text(text: str, config: InputConfig) -> list[str]:
+    """Split text into tags at the separators and line breaks, or find its hashtags.
+
+    >>> split_text("cat, red dog;cow", InputConfig())
+    ['cat', ' red dog', 'cow']
+    >>> split_text("nice #dog!", InputConfig(hashtags=True))
+    ['dog']
+    """
+    if config.hashtags:
+        return HASHTAG.findall(text)
+    return re.split(f"[{re.escape(config.separators)}\r\n]", text)
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is null; pandas writes the null of a column of numbers as NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _list_text_entries(text: str, config: InputConfig) -> Iterator[Entry]:
+    if text.lstrip().startswith("[") and text.rstrip().endswith("]"):
+        try:
+            # A list that a table without lists keeps as text.
+            entries = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            if re.match(r"""\s*\[\s*['"]""", text):
+                raise ValueError(f"holds {show_value(text)}, a list as Python prints it; write it as JSON") from error
+        else:
+            yield from _list_list_entries(entries, config)
+            return
+    yield from split_text(text, config)
+
+
+def _list_list_entries(entries: Sequence[Any], config: InputConfig) -> Iterator[Entry]:
+    if config.multi_hot and entries and all(isinstance(entry, bool | int | float) for entry in entries):
+        yield from _list_vector_entries(entries, config)
+        return
+    if entries and all(isinstance(entry, bool) for entry in entries):
+        raise ValueError(f"holds {show_value(entries)}, a list of true and false; {MULTI_HOT_ADVICE}")
+    for entry in entries:
+        if isinstance(entry, str):
+            yield entry
+        elif isinstance(entry, Mapping):
+            yield from _list_record_entries(entry, config)
+        elif _is_missing(entry):
+            raise ValueError("holds a list with a null; write text or numbers, or leave it out")
+        elif isinstance(entry, list):
+            raise ValueError(f"holds a list in a list, {show_value(entry)}; write one list")
+        else:
+            yield _read_number(entry)
+
+
+def _read_number(value: Any) -> int:
+    """Read a class number; pandas writes whole numbers with gaps as floats."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    kind = "true or false" if isinstance(value, bool) else type(value).__name__
+    raise ValueError(f"holds {show_value(value)}, {kind}; need text, whole numbers, or a list of them")
+
+
+def _list_vector_entries(vector: Sequence[bool | float], config: InputConfig) -> Iterator[Entry]:
+    """List the classes of the places of a vector that are set, or have the least score."""
+    numbers = _list_places(len(vector), config)
+    is_score = config.min_score is not None and any(value not in (0, 1) for value in vector)
+    for number, value in zip(numbers, vector, strict=True):
+        if not (0 <= value <= 1 if is_score else value in (0, 1)):
+            advice = "need only 0 and 1" if config.min_score is not None else MIN_SCORE_ADVICE
+            raise ValueError(f"holds {show_value(value)} in a vector of --inputs.multi-hot; {advice}")
+        if value >= (config.min_score or 0) if is_score else value == 1:
+            yield number
+
+
+def _list_places(length: int, config: InputConfig) -> Sequence[int]:
+    """Class numbers of the places of a vector, ascending."""
+    if config.class_names is None:
+        return range(config.first_class_number, config.first_class_number + length)
+    if length != len(config.class_names):
+        raise ValueError(
+            f"holds a vector of length {length}, need {len(config.class_names)}, the number of classes of "
+            "--inputs.class-numbers"
+        )
+    return sorted(number for number, _ in config.class_names)
+
+
+def _list_mapping_entries(mapping: Mapping[str, Any], config: InputConfig) -> Iterator[Entry]:
+    """List the entries of a record, of columns of records, or of a mapping from names to scores."""
+    name_key = _find_key(mapping, NAME_KEYS)
+    if name_key is not None and isinstance(mapping[name_key], str | list):
+        yield from _list_record_entries(mapping, config)
+        return
+    score_key = _find_key(mapping, SCORE_KEYS)
+    if name_key is not None and score_key is not None and isinstance(mapping[name_key], int):
+        yield from _list_record_entries(mapping, config)
+        return
+    scores = {name: score for name, score in mapping.items() if not _is_missing(score)}
+    if all(isinstance(score, bool) for score in scores.values()):
+        yield from (name for name, is_true in scores.items() if is_true)
+    elif all(isinstance(score, int | float) and not isinstance(score, bool) for score in scores.values()):
+        yield from (name for name, score in scores.items() if _has_score(score, config))
+    else:
+        raise ValueError(
+            f"holds {show_value(dict(mapping))}; need scores by name, or a record with one of the keys "
+            f"{', '.join(NAME_KEYS[:5])}"
+        )
+
+
+def _list_record_entries(record: Mapping[str, Any], config: InputConfig) -> Iterator[Entry]:
+    """List the entries of a record, or of a mapping from the keys of records to lists of equal length."""
+    name_key, score_key = _find_key(record, NAME_KEYS), _find_key(record, SCORE_KEYS)
+    if name_key is None:
+        raise ValueError(
+            f"holds {show_value(dict(record))}, a record without name; need one of the keys {', '.join(NAME_KEYS[:5])}"
+        )
+    names = record[name_key]
+    scores = None if score_key is None else record[score_key]
+    if not isinstance(names, list):
+        names, scores = [names], None if score_key is None else [scores]
+    if scores is not None and not (isinstance(scores, list) and len(scores) == len(names)):
+        raise ValueError(f"holds {len(names)} names and {show_value(scores)} as '{score_key}'; need a score per name")
+    for place, name in enumerate(names):
+        if isinstance(name, list | Mapping) or _is_missing(name):
+            raise ValueError(f"holds {show_value(name)} as '{name_key}' of a record; need text or a whole number")
+        if scores is None or _has_score(scores[place], config):
+            yield name if isinstance(name, str) else _read_number(name)
+
+
+def _find_key(mapping: Mapping[str, Any], wanted: Iterable[str]) -> str | None:
+    """Find the first of the wanted keys that is there and not null."""
+    by_name = {str(key).casefold(): key for key, value in mapping.items() if not _is_missing(value)}
+    return next((by_name[name] for name in wanted if name in by_name), None)
+
+
+def _has_score(score: Any, config: InputConfig) -> bool:
+    if isinstance(score, bool) or not isinstance(score, int | float) or math.isnan(score):
+        raise ValueError(f"holds {show_value(score)} as a score; need a number")
+    if config.min_score is None:
+        raise ValueError(f"holds names with scores; {MIN_SCORE_ADVICE}")
+    return bool(score >= config.min_score)

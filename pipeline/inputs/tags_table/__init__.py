@@ -1,0 +1,1 @@
+"""A table of tags beside the shards, joined by key."""
