@@ -35,7 +35,9 @@ CHANGEABLE = (
 CHANGEABLE_TEXT = (
     "--inputs.max-image-pixels, --inputs.max-image-bytes, --inputs.tags-field, and the aliases of the vocabulary"
 )
-PERMANENT = frozenset({Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE, Reason.NO_IMAGE, Reason.DOWNLOAD_FAILED})
+PERMANENT = frozenset(
+    {Reason.DUPLICATE_KEY, Reason.NOT_IN_TAGS_TABLE, Reason.SPLIT_SAMPLE, Reason.NO_IMAGE, Reason.DOWNLOAD_FAILED}
+)
 """Reasons that lie in the shard: labelling again cannot change them, and a changed shard needs another run."""
 NUM_THREADS = 16
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pipeline.errors import LabellingError, ShardError, describe_exception, is_store_failure
 from pipeline.inputs.parquet_reader import read_parquet_samples
 from pipeline.inputs.sample_tags import find_json_download_error, read_tags
-from pipeline.inputs.tags_join import join_tags
+from pipeline.inputs.tag_join import join_tags
 from pipeline.inputs.tar_reader import ArchiveEnd, MemberGroup, read_groups
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, Sample, ShardEnd

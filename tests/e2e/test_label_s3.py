@@ -102,8 +102,9 @@ def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(
         # The heartbeat is written once a minute.
         assert puts.pop("driver.json") >= 1
         assert puts == {"run.json": 1, "parts": NUM_SHARDS * CHUNKS_PER_SHARD, "labels": NUM_SHARDS}
-        # For each of three plans one of labels/ and one of parts/, and two more to see that a folder is not there.
-        assert kinds["list"] <= 3 * 4
+        # For each of three plans one of labels/ and one of parts/, and two more to see that a folder is not there; and
+        # one to see that the run is new.
+        assert kinds["list"] <= 3 * 4 + 1
         # One for the parts of each shard, and one for the heartbeat.
         assert kinds["delete"] == NUM_SHARDS + 1
         network.requests.clear()

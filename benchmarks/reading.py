@@ -1,0 +1,110 @@
+"""Reading of shards on one core, beside other readers of the same files in the same run.
+
+    pip install webdataset
+    python -m benchmarks.reading
+
+Tar: our chunks beside webdataset and beside plain tarfile. Parquet: our chunks beside pyarrow's own batches. Each reader
+gets all bytes of images and tags; nobody decodes. Rounds alternate; the best of each counts.
+"""
+
+import io
+import json
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+
+from pipeline.inputs.chunks import read_chunks
+from pipeline.inputs.shards import list_shards
+from pipeline.run.config import InputConfig
+from pipeline.run.records import Chunk
+
+
+def main(num_samples: int = 4000, image_kb: int = 54, rounds: int = 5) -> None:
+    """Write both files and print the table.
+
+    Args:
+        num_samples: Samples of each file.
+        image_kb: Size of an image; web images are about 54 kB.
+        rounds: Repetitions of each reader.
+    """
+    rng = np.random.default_rng(0)
+    images = [rng.bytes(int(image_kb * 1000 * rng.uniform(0.5, 1.5))) for _ in range(num_samples)]
+    num_bytes = sum(map(len, images))
+    with tempfile.TemporaryDirectory() as folder:
+        tar, table = Path(folder, "shard.tar"), Path(folder, "shard.parquet")
+        _write_tar(tar, images)
+        keys = [f"{number:09d}" for number in range(num_samples)]
+        columns = {"key": keys, "image": images, "tags": [["dog", "cat"]] * num_samples}
+        pq.write_table(pa.table(columns), table, row_group_size=1000, compression="none")
+        readers: dict[str, Callable[[], int]] = {
+            "tar, tagmask": lambda: _read_ours(tar),
+            "tar, webdataset": lambda: _read_webdataset(tar),
+            "tar, tarfile": lambda: _read_tarfile(tar),
+            "Parquet, tagmask": lambda: _read_ours(table),
+            "Parquet, pyarrow": lambda: _read_pyarrow(table),
+        }
+        best = dict.fromkeys(readers, float("inf"))
+        for _ in range(rounds):
+            for name, read in readers.items():
+                start = time.process_time()
+                found = read()
+                best[name] = min(best[name], time.process_time() - start)
+                assert found == num_samples, f"{name}: {found} samples"
+    for name, seconds in best.items():
+        ours = best[f"{name.split(',')[0]}, tagmask"]
+        print(
+            f"{name:18} {num_bytes / seconds / 1e6:7.0f} MB/s {num_samples / seconds:8.0f} samples/s, "
+            f"tagmask's speed is {seconds / ours:.2f} of it"
+        )
+
+
+def _write_tar(path: Path, images: list[bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for number, image in enumerate(images):
+            for suffix, payload in (("jpg", image), ("json", json.dumps({"tags": ["dog", "cat"]}).encode())):
+                header = tarfile.TarInfo(f"{number:09d}.{suffix}")
+                header.size = len(payload)
+                archive.addfile(header, io.BytesIO(payload))
+
+
+def _read_ours(path: Path) -> int:
+    pieces = read_chunks(list_shards([str(path)])[0], InputConfig())
+    return sum(len(piece.samples) for piece in pieces if isinstance(piece, Chunk))
+
+
+def _read_webdataset(path: Path) -> int:
+    import webdataset
+
+    dataset = webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False)
+    return sum(bool(sample["jpg"] and json.loads(sample["json"])["tags"]) for sample in dataset)
+
+
+def _read_tarfile(path: Path) -> int:
+    number = 0
+    with tarfile.open(path, "r|") as archive:
+        for member in archive:
+            file = archive.extractfile(member)
+            assert file is not None
+            payload = file.read()
+            number += bool(member.name.endswith(".json") and json.loads(payload)["tags"])
+            archive.members = []  # type: ignore[attr-defined]
+    return number
+
+
+def _read_pyarrow(path: Path) -> int:
+    file = pq.ParquetFile(path, pre_buffer=False)
+    number = 0
+    for batch in file.iter_batches(256, columns=["key", "image", "tags"], use_threads=False):
+        number += sum(bool(row["image"] and row["tags"]) for row in batch.to_pylist())
+    return number
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
