@@ -223,7 +223,10 @@ def show_value(value: Any) -> str:
     >>> show_value({"a": [1, "ü"]})
     '{"a": [1, "ü"]}'
     """
-    text = json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)
+    except RecursionError:
+        text = f"a {type(value).__name__} that nests too deep"
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}.."
 
