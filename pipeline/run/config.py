@@ -14,7 +14,7 @@ from models.fusion import Fusion
 
 MIN_PATCHES = 196
 """Minimum token budget in patches, also for models that were trained on fewer: it resolves the objects of a photo."""
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Changes when the meaning of parts or manifests changes; runs of different versions do not mix."""
 ADDED_LATER = MappingProxyType({"is_added_later": True})
 """Metadata of a field that was added to this format later. At its default it is omitted from descriptions, so that
@@ -28,6 +28,15 @@ ONE_BASED = "one-based"
 NAMES = "names"
 NAMES_PREFIX = "names:"
 """Before the file of the names, which a job reads."""
+
+
+class KeyRule(StrEnum):
+    """Where the name of a tar's member is split into key and suffix."""
+
+    FIRST_DOT = "first-dot"
+    """`a/IMG_1.seg.png` is `seg.png` of `a/IMG_1`, as in WebDataset."""
+    LAST_DOT = "last-dot"
+    """`a/IMG_1.0.jpg` is `jpg` of `a/IMG_1.0`."""
 
 
 class Resolution(StrEnum):
@@ -74,6 +83,9 @@ class InputConfig:
     key_column: str | None = None
     """Parquet: column of the keys, text or whole numbers. Default: key or __key__ if it fits, else row numbers; a row
     whose key is null or empty also gets its row number."""
+    key: KeyRule = field(default=KeyRule.FIRST_DOT, metadata=ADDED_LATER)
+    """Tar: where the base name of a member splits into key and suffix. last-dot: for names with dots, such as
+    2020.01.05.jpg."""
     max_chunk_samples: int = 256
     """A chunk closes at this many samples."""
     max_chunk_bytes: int = 64 * 2**20

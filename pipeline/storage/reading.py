@@ -4,6 +4,8 @@ import io
 from contextlib import closing
 from typing import Any, Protocol, cast, runtime_checkable
 
+from fsspec.implementations.memory import MemoryFile
+
 from pipeline.errors import StorageError
 from pipeline.storage.filesystems import is_s3, open_filesystem
 from pipeline.storage.store_errors import translate_errors, translate_local_errors
@@ -104,7 +106,9 @@ def _open_to_read(uri: str, **options: Any) -> ByteStream:
                 return path.open("rb", buffering=2**20)
         filesystem, name = open_filesystem(uri)
         with translate_errors(uri):
-            return _RemoteStream(uri, filesystem.open(name, "rb", **options))
+            file = filesystem.open(name, "rb", **options)
+            # fsspec's store in memory gives all readers one file, with one position.
+            return _RemoteStream(uri, io.BytesIO(file.getvalue()) if isinstance(file, MemoryFile) else file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"'{uri}' does not exist") from error
 

@@ -22,12 +22,18 @@ from pipeline.commit.worker_reports import (
 from pipeline.kept_maps.chunk_rows import KEPT_SCHEMA
 from pipeline.labelling.chunk_rows import CHUNK_SCHEMA, SAMPLE
 from pipeline.run.counts import LabelCounts
-from pipeline.run.records import Sample, ShardEnd
+from pipeline.run.records import MemberCounts, PassedCount, PassedOver, Sample, ShardEnd
 
 NUMBERS = st.integers(0, 2**62)
 NAMES = st.text(min_size=1).filter(lambda text: text.isprintable())
-CHUNKS = st.builds(ChunkId, shard_name=NAMES, part=st.builds(PartName, chunk_index=NUMBERS, end_offset=NUMBERS))
-ENDS = st.builds(ShardEnd, num_chunks=NUMBERS, num_ignored_members=NUMBERS, truncated_at=st.none() | NUMBERS)
+MEMBERS = st.none() | st.builds(
+    MemberCounts,
+    num=NUMBERS,
+    passed_over=st.dictionaries(st.sampled_from(PassedOver), st.builds(PassedCount, num=NUMBERS, example=st.text())),
+)
+PARTS = st.builds(PartName, chunk_index=NUMBERS, end_offset=NUMBERS)
+CHUNKS = st.builds(ChunkId, shard_name=NAMES, part=PARTS, members=MEMBERS)
+ENDS = st.builds(ShardEnd, num_chunks=NUMBERS, truncated_at=st.none() | NUMBERS, members=MEMBERS)
 ENDINGS = st.builds(ShardEndReport, shard_name=NAMES, end=ENDS) | st.builds(
     ShardFailure, shard_name=NAMES, error=NAMES, is_store_error=st.booleans()
 )

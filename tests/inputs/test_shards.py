@@ -14,7 +14,7 @@ from pipeline.errors import ShardError
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import InputConfig
-from pipeline.run.records import Chunk, InputShard, ShardEnd
+from pipeline.run.records import Chunk, InputShard, MemberCounts, ShardEnd
 from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import put_atomic
 from tests.factories import make_parquet, make_tar
@@ -73,10 +73,10 @@ def test_resume_at_every_chunk_gives_the_same_later_chunks(
     chunks, end = read_all(payload, **limits)
     assert [chunk.index for chunk in chunks] == list(range(end.num_chunks))
     for chunk in chunks:
-        assert 1 <= len(chunk.samples) <= max_samples
+        assert chunk.samples
         later, later_end = read_all(payload, start_offset=chunk.end_offset, first_chunk=chunk.index + 1, **limits)
         assert later == chunks[chunk.index + 1 :]
-        assert (later_end.num_chunks, later_end.truncated_at) == (end.num_chunks, None)
+        assert later_end == end
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -98,7 +98,7 @@ def test_archive_truncated_anywhere_yields_its_complete_samples(tar_format: Any)
             later, later_end = read_all(payload[:size], **options)
             assert (later, later_end) == (chunks[chunk.index + 1 :], end)
     marked = read_all(payload[: last_mark + 512], **limits)
-    assert marked == (whole, ShardEnd(num_chunks=3, num_ignored_members=0))
+    assert (marked[0], marked[1].num_chunks, marked[1].truncated_at) == (whole, 3, None)
 
 
 def test_archive_with_a_broken_header_in_the_middle_reports_its_offset() -> None:
@@ -126,7 +126,7 @@ def test_file_that_is_not_an_archive_is_refused(payload: Any, message: str) -> N
 
 
 def test_empty_archive_has_no_chunks() -> None:
-    assert read_all(make_archive([])) == ([], ShardEnd(num_chunks=0, num_ignored_members=0))
+    assert read_all(make_archive([])) == ([], ShardEnd(num_chunks=0, members=MemberCounts()))
 
 
 def test_concatenated_archives_are_all_read() -> None:
@@ -137,8 +137,12 @@ def test_concatenated_archives_are_all_read() -> None:
 
 def test_members_to_ignore_are_counted_and_part_no_sample() -> None:
     members = [("._a.jpg", b""), ("a.jpg", b"i"), ("._a.json", b""), ("a.json", b'{"tags": []}'), ("README", b"")]
-    chunks, end = read_all(make_archive([*members, ("d/__meta__", b"")]))
-    assert end.num_ignored_members == 4
+    chunks, _ = read_all(make_archive([*members, ("d/__meta__", b"")]))
+    counts = chunks[0].members
+    assert (counts.num, {kind: tuple(count) for kind, count in counts.passed_over.items()}) == (
+        6,
+        {"hidden_file": (3, "._a.jpg"), "no_suffix": (1, "README")},
+    )
     assert [sample.key for chunk in chunks for sample in chunk.samples] == ["a"]
 
 
