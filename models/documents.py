@@ -21,6 +21,9 @@ MAX_SHOWN = 60
 MAX_COMPLAINTS = 3
 """Wrong fields that a message describes."""
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
 STRICT = ConfigDict(extra="forbid", strict=True)
 """`__pydantic_config__` of a dataclass that is read from a file: no other fields, no conversion of types."""
 
@@ -41,7 +44,7 @@ def parse_json(payload: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES, allow_non
         DocumentError: The payload is not JSON, or exceeds a bound.
     """
     try:
-        fields = json.loads(_decode_text(payload, max_bytes), object_pairs_hook=_make_mapping)
+        fields = json.loads(decode_text(payload, max_bytes), object_pairs_hook=_make_mapping)
     except DocumentError:
         raise
     except (ValueError, RecursionError) as error:
@@ -56,7 +59,7 @@ def parse_yaml(payload: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
     Raises:
         DocumentError: The payload is neither, or exceeds a bound.
     """
-    text = _decode_text(payload, max_bytes)
+    text = decode_text(payload, max_bytes)
     try:
         # Nearly all JSON is YAML. The exception is a surrogate pair, which JSON may write as two escapes.
         fields = json.loads(text, object_pairs_hook=_make_mapping)
@@ -66,6 +69,23 @@ def parse_yaml(payload: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
         fields = _load_yaml(text.replace("\t", " "))
     _check_values(fields, allow_non_finite=False)
     return fields
+
+
+def parse_json_or_yaml(payload: bytes, name: str, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
+    """Parse a file by the suffix of its name: `.json` is JSON, `.yaml` and `.yml` are YAML, others either.
+
+    Raises:
+        DocumentError: The payload cannot be parsed, or exceeds a bound; what starts like JSON is described as JSON.
+    """
+    suffix = name.rpartition(".")[2].lower()
+    if suffix == "json":
+        return parse_json(payload, max_bytes=max_bytes)
+    try:
+        return parse_yaml(payload, max_bytes=max_bytes)
+    except DocumentError:
+        if suffix not in ("yaml", "yml") and payload.lstrip(BYTE_ORDER_MARK + b" \t\r\n").startswith((b"{", b"[")):
+            parse_json(payload, max_bytes=max_bytes)
+        raise
 
 
 def _load_yaml(text: str) -> Any:
@@ -95,13 +115,20 @@ def check_fields(kind: Any, fields: Any) -> Any:
         raise DocumentError("; ".join(complaints[:MAX_COMPLAINTS]) + more) from error
 
 
-def _decode_text(payload: bytes, max_bytes: int) -> str:
+def decode_text(payload: bytes, max_bytes: int) -> str:
+    """Decode UTF-8, with or without a byte order mark.
+
+    Raises:
+        DocumentError: The payload is too large, or in another encoding.
+    """
     if len(payload) > max_bytes:
         raise DocumentError(f"it has {len(payload)} bytes, need at most {max_bytes}")
     try:
+        if payload.startswith(UTF16_MARKS) or payload[1:2] == b"\0" or payload[:1] == b"\0":
+            raise DocumentError("it is UTF-16; save it as UTF-8")
         return payload.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DocumentError(f"it is not UTF-8: {error.reason} at byte {error.start}") from error
+        raise DocumentError(f"it is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from error
 
 
 def _make_mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -143,14 +170,18 @@ class _BoundedLoader(yaml.SafeLoader):
         if self._num_aliased > MAX_ALIASED:
             raise DocumentError(f"its aliases stand for more than {MAX_ALIASED} values; write them out")
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Compose a mapping; check its keys before merges join it with others, which may repeat them."""
+        node = super().compose_mapping_node(anchor)
         seen = set()
-        for key, _ in getattr(node, "value", ()):
-            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if (key.tag, key.value) in seen:
                 line = key.start_mark.line + 1
                 raise DocumentError(f"line {line} has the key {show_value(key.value)} again; keep one of them")
-            seen.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key))
-        return super().construct_mapping(node, deep)
+            seen.add((key.tag, key.value))
+        return node
 
 
 def _check_values(fields: Any, *, allow_non_finite: bool) -> None:
@@ -192,7 +223,11 @@ def show_value(value: Any) -> str:
     >>> show_value({"a": [1, "ü"]})
     '{"a": [1, "ü"]}'
     """
-    text = json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)
+    except RecursionError:
+        text = f"a {type(value).__name__} that nests too deep"
+    text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}.."
 
 

@@ -24,6 +24,14 @@ class ShardError(LabellingError):
     """An input shard that cannot be listed or read."""
 
 
+class ColumnError(ShardError):
+    """A Parquet file without a column that is needed, or with one of another type."""
+
+
+class TagsError(LabellingError):
+    """Tags of a run that cannot be read as the configuration says."""
+
+
 class ChunkError(LabellingError):
     """A chunk of which no image can be labelled."""
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import fields as dataclass_fields
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import tyro
@@ -47,12 +48,12 @@ def parse(job_type: type[Job], usage: Usage, arguments: Sequence[str] | None, de
     words = list(sys.argv[1:] if arguments is None else arguments)
     refuse_passwords(words)
     words = [normalise_word(word) for word in rename_flags(words, usage.renamed)]
-    registry = None
+    shown: frozenset[str] | None = None
     description = usage.description or ""
     if HELP_ALL in words:
         words = [HELP_FLAGS[-1]]
     elif usage.basic is not None and any(word in HELP_FLAGS for word in words):
-        registry = _hide_all_but(usage.basic)
+        shown = usage.basic
         description += f"\nThese are the common options; {HELP_ALL} shows all.\n"
     parsed: Any = tyro.cli(
         job_type,
@@ -61,7 +62,7 @@ def parse(job_type: type[Job], usage: Usage, arguments: Sequence[str] | None, de
         args=words,
         default=default,
         config=(tyro.conf.EnumChoicesFromValues,),
-        registry=registry,
+        registry=_hide_fields(shown),
     )
     job: Job = parsed
     _check(job)
@@ -151,8 +152,8 @@ def normalise_word(word: str) -> str:
     return flag + equals + mark + normalise_uri(value.removeprefix("@"))
 
 
-def _hide_all_but(names: frozenset[str]) -> ConstructorRegistry:
-    """Make tyro list the named options alone, for `--help`; what is not listed could not be given."""
+def _hide_fields(shown: frozenset[str] | None) -> ConstructorRegistry:
+    """Make tyro omit the fields that a job fills in and, for `--help`, all but the named ones; none can be given."""
     registry = ConstructorRegistry()
     is_nested = False
 
@@ -165,7 +166,9 @@ def _hide_all_but(names: frozenset[str]) -> ConstructorRegistry:
         spec = ConstructorRegistry.get_struct_spec(info)
         is_nested = False
         assert isinstance(spec, StructConstructorSpec), "a dataclass has fields"
-        return replace(spec, fields=tuple(_hide_unless(item.name in names, item) for item in spec.fields))
+        filled_in = {item.name for item in dataclass_fields(info.type) if "is_filled_in" in item.metadata}
+        listed = {item.name for item in spec.fields if shown is None or item.name in shown} - filled_in
+        return replace(spec, fields=tuple(_hide_unless(item.name in listed, item) for item in spec.fields))
 
     return registry
 

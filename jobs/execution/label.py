@@ -16,10 +16,13 @@ from pipeline.commit.outcome import read_outcomes
 from pipeline.commit.plan import Plan
 from pipeline.commit.retry import RetryOrder, open_retry, parse_reasons
 from pipeline.driver.silence import WaitNotices
+from pipeline.inputs.first_look import look_at_tags
 from pipeline.inputs.patterns.first_bytes import require_archives
 from pipeline.inputs.shards import list_shards
+from pipeline.inputs.tag_join import settle_tags_table
 from pipeline.label import label_run, plan_label_run
 from pipeline.labelling.estimate import estimate_rest
+from pipeline.run.class_names import settle_inputs
 from pipeline.run.config import LabelConfig, MapKind, settle_config
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import RUN_FILE
@@ -74,14 +77,18 @@ def _open(job: LabelJob, patience: Patience) -> tuple[Run, RetryOrder | None]:
     reasons = parse_reasons(job.retry) if job.retry is not None else None
     vocabulary = patience.call(lambda: load_vocabulary(job.vocabulary))
     shards = patience.call(lambda: list_shards(job.shards, print_warning))
+    inputs = patience.call(lambda: settle_tags_table(settle_inputs(job.config.inputs, vocabulary)))
     # Shards of a run that has begun may have been lost since; the run goes on with the others.
     if not patience.call(lambda: exists(join_uri(job.out, RUN_FILE))):
         patience.call(lambda: require_archives(shards, print_warning))
+        for warning in patience.call(lambda: look_at_tags(shards, inputs, vocabulary)):
+            print_warning(warning)
     model, bundle, digest = patience.call(lambda: load_bundle(job.model))
     require_same_classes(bundle, vocabulary)
     if job.config.maps.kind == MapKind.PATCH_CAM and str(model.config.variant) == "v1":
         raise ValueError("this model (variant v1) has no patch CAM; give --maps.kind attention or fused")
-    config = _calibrate(job, settle_config(job.config, model.config.grid_side), digest, vocabulary)
+    config = settle_config(replace(job.config, inputs=inputs), model.config.grid_side)
+    config = _calibrate(job, config, digest, vocabulary)
     print_config({"model": job.model, "digest": digest, "out": job.out}, config)
     arguments: dict[str, Any] = {
         "out_uri": job.out,

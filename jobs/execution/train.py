@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 
 import ray.exceptions
 import ray.train
@@ -13,8 +14,11 @@ from jobs.command_line.console import EXIT_FAILED, EXIT_OK, print_config, print_
 from jobs.display.training import EventPrinter, print_surveys, warn
 from pipeline.bundles import load_bundle
 from pipeline.errors import TrainingError
+from pipeline.inputs.first_look import look_at_tags
 from pipeline.inputs.patterns.first_bytes import require_archives
 from pipeline.inputs.shards import list_shards
+from pipeline.inputs.tag_join import settle_tags_table
+from pipeline.run.class_names import settle_inputs
 from pipeline.run.vocabulary import load_vocabulary
 from pipeline.storage.listing import exists
 from pipeline.storage.uris import join_uri
@@ -74,9 +78,12 @@ def _open(job: TrainJob) -> tuple[TrainingRun, InitialModel]:
     vocabulary = load_vocabulary(job.vocabulary)
     train_shards = list_shards(job.shards, warn)
     validation_shards = list_shards(job.val_shards, warn) if job.val_shards else ()
+    config = replace(job.config, inputs=settle_tags_table(settle_inputs(job.config.inputs, vocabulary)))
     if not exists(join_uri(job.out, TRAIN_FILE)):
         for shards in (train_shards, validation_shards):
             require_archives(shards, warn)
+            for warning in look_at_tags(shards, config.inputs, vocabulary):
+                warn(warning)
     facts = {
         "recipe": job.recipe,
         "out": job.out,
@@ -86,12 +93,12 @@ def _open(job: TrainJob) -> tuple[TrainingRun, InitialModel]:
         "num_workers": job.count_workers()[1],
         "gpus_per_worker": job.gpus_per_worker,
     }
-    print_config(facts, job.config)
-    initial = build_initial_model(job.config.model, vocabulary.classes, job.config.rng_seed)
+    print_config(facts, config)
+    initial = build_initial_model(config.model, vocabulary.classes, config.rng_seed)
     print_lines(*initial.notes)
     run = open_training(
         out_uri=job.out,
-        config=job.config,
+        config=config,
         vocabulary=vocabulary,
         train_shards=train_shards,
         validation_shards=validation_shards,

@@ -235,7 +235,7 @@ class PageGuard(io.RawIOBase):
         """Position in bytes."""
         return self._stream.tell()
 
-    def read(self, size: int = -1, /) -> bytes | pa.Buffer:  # type: ignore[override]  # pyarrow takes any buffer
+    def read(self, size: int = -1, /) -> bytes | pa.Buffer:  # pyarrow takes any buffer
         """Read up to `size` bytes.
 
         Raises:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import ShardError, is_store_failure
+from pipeline.errors import ColumnError, ShardError, is_store_failure
 from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
 from pipeline.inputs.sample_tags import find_download_error, read_tag_cells
 from pipeline.inputs.tag_values.columns import (
@@ -232,7 +232,7 @@ def _choose_tags_column(shard: InputShard, schema: pa.Schema, config: InputConfi
     """Find the column of the tags.
 
     Raises:
-        ShardError: None fits, or none of its values can be read without an option.
+        ColumnError: None fits, or none of its values can be read without an option.
     """
     names: tuple[str, ...] = (config.tags_field,)
     if config.tags_field == TAGS_COLUMNS[0]:
@@ -241,7 +241,7 @@ def _choose_tags_column(shard: InputShard, schema: pa.Schema, config: InputConfi
             names = (labels[0],)
     found = _require_column(shard, schema, "--inputs.tags-field", names, holds_tags, TAGS_NEED)
     if needed := find_needed_option(schema.field(found).type, config, find_labels(schema, found)):
-        raise ShardError(f"shard '{shard.uri}': column '{found}' holds {needed}")
+        raise ColumnError(f"shard '{shard.uri}': column '{found}' holds {needed}")
     return found
 
 
@@ -256,19 +256,19 @@ def _require_column(
     """Find the first existing column of the candidates for an option.
 
     Raises:
-        ShardError: None exists, several have the same name, or its type is wrong.
+        ColumnError: None exists, several have the same name, or its type is wrong.
     """
     there = ", ".join(f"'{name}'" for name in schema.names[:MAX_COLUMNS_SHOWN]) or "none"
     advice = f"name one of its columns by {option}: {there}"
     found = next((name for name in names if name in schema.names), None)
     if found is None:
         wanted = " or ".join(f"'{name}'" for name in names)
-        raise ShardError(f"shard '{shard.uri}' has no column {wanted}; {advice}")
+        raise ColumnError(f"shard '{shard.uri}' has no column {wanted}; {advice}")
     if schema.names.count(found) > 1:
-        raise ShardError(f"shard '{shard.uri}' has several columns '{found}'; {advice}")
+        raise ColumnError(f"shard '{shard.uri}' has several columns '{found}'; {advice}")
     kind = schema.field(found).type
     if not holds(kind):
-        raise ShardError(f"shard '{shard.uri}': column '{found}' holds {kind}, need {need}; {advice}")
+        raise ColumnError(f"shard '{shard.uri}': column '{found}' holds {kind}, need {need}; {advice}")
     return found
 
 

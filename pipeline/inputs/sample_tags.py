@@ -17,7 +17,7 @@ from pipeline.inputs.tag_values.forms import (
     list_entries,
     split_text,
 )
-from pipeline.run.config import InputConfig
+from pipeline.run.config import ONE_BASED, ZERO_BASED, InputConfig
 
 LIST_SCALARS = (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar, pa.ListViewScalar, pa.LargeListViewScalar)
 NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.0*)?")
@@ -267,6 +267,8 @@ def _resolve_numbers(entries: Iterable[Entry], config: InputConfig) -> tuple[lis
             raise ValueError(f"holds the number {show_value(entry)}; {CLASS_NUMBERS_ADVICE}")
         elif config.class_name_by_number is not None:
             tags.append(config.class_name_by_number.get(entry, f"#{entry}"))
+        elif config.class_numbers not in (ZERO_BASED, ONE_BASED):
+            raise ValueError(f"holds a number, and the names of '{config.class_numbers}' were not read")
         elif len(str(abs(entry))) > MAX_CLASS_DIGITS:
             tags.append(f"#{entry}")
         else:

@@ -100,7 +100,7 @@ class InputConfig:
     in the shards. Its tags are in the column of --inputs.tags-field."""
     tags_table_key: str | None = field(default=None, metadata=ADDED_LATER)
     """Column of that table with the keys of the samples, text or whole numbers. Default: key, else __key__."""
-    tags_table_etag: str | None = field(default=None, metadata=ADDED_LATER)
+    tags_table_etag: str | None = field(default=None, metadata=FILLED_IN)
     """Size and etag of that table; a job fills it in."""
     class_numbers: str | None = field(default=None, metadata=ADDED_LATER)
     """What numbers in place of tags mean: zero-based or one-based (places in the vocabulary), or names:FILE, a file of
@@ -140,12 +140,14 @@ class InputConfig:
     def _check_tags(self) -> None:
         """Check the options of tags."""
         kinds = (None, ZERO_BASED, ONE_BASED, NAMES)
-        if self.class_numbers not in kinds and not str(self.class_numbers).removeprefix(NAMES_PREFIX):
+        if self.class_numbers == NAMES_PREFIX:
             raise ValueError("class_numbers names no file; write names:FILE")
         if self.class_numbers not in kinds and not str(self.class_numbers).startswith(NAMES_PREFIX):
             raise ValueError(f"class_numbers must be zero-based, one-based or names:FILE, got '{self.class_numbers}'")
-        if (self.class_names is None) == (self.class_numbers == NAMES) and not self.multi_hot:
-            raise ValueError("need class_names with class_numbers 'names', and only then; write names:FILE")
+        if self.class_numbers == NAMES and self.class_names is None:
+            raise ValueError("class_numbers names no file; write names:FILE")
+        if self.class_names is not None and self.class_numbers is None:
+            raise ValueError("class_names has no meaning without class_numbers; leave it out")
         if self.multi_hot and self.class_numbers is None:
             raise ValueError(
                 "multi_hot needs the order of the classes; add --inputs.class-numbers zero-based for that of the "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from models.documents import DocumentError, parse_yaml, show_value
+from models.documents import DocumentError, decode_text, parse_json_or_yaml, show_value
 from pipeline.errors import VocabularyError
 from pipeline.storage.reading import read_bytes
 
@@ -16,6 +16,14 @@ MAX_CLASSES = 254
 """Masks are uint8; 0 is background and 255 is ignored."""
 
 MAX_FILE_BYTES = 16 * 2**20
+
+BACKGROUND = "background"
+"""Normalised name of what no class may be called."""
+TEXT_SUFFIXES = ("txt", "names")
+"""Files with a class a line."""
+NOT_IN_LINES = frozenset(',;:|\t{}[]"#')
+"""Characters of files that are JSON, YAML or a table."""
+TABLE_SUFFIXES = ("csv", "tsv", "xlsx", "xls", "parquet")
 
 FILE_KEYS = ("classes", "aliases", "colours", "colors", "ignored_tags")
 
@@ -134,21 +142,43 @@ def normalise_tag(tag: str) -> str:
 
 
 def load_vocabulary(uri: str) -> Vocabulary:
-    """Read a vocabulary file, YAML or JSON.
+    """Read a vocabulary file: YAML or JSON, or text with a class a line.
 
     Raises:
         VocabularyError: It is missing or unusable; the message contains the file.
     """
     try:
-        fields = parse_yaml(read_bytes(uri), max_bytes=MAX_FILE_BYTES)
+        fields = _parse_file(read_bytes(uri), uri)
     except FileNotFoundError as error:
         raise VocabularyError(f"vocabulary '{uri}' does not exist; check the path") from error
     except DocumentError as error:
-        raise VocabularyError(f"vocabulary '{uri}' cannot be read: {error}; correct it") from error
+        raise VocabularyError(f"vocabulary '{uri}' cannot be read: {error}") from error
     try:
-        return parse_vocabulary(fields)
+        vocabulary = parse_vocabulary({"classes": fields} if isinstance(fields, list) else fields)
+        for name in vocabulary.classes:
+            if normalise_tag(name) == BACKGROUND:
+                raise VocabularyError(f"class {name!r} is not needed, as 0 is background in masks already; remove it")
     except VocabularyError as error:
         raise VocabularyError(f"vocabulary '{uri}': {error}") from error
+    return vocabulary
+
+
+def _parse_file(payload: bytes, uri: str) -> Any:
+    """Parse a file by its suffix.
+
+    Raises:
+        DocumentError: It is a table, or its text is neither JSON nor YAML nor a class a line.
+    """
+    suffix = uri.rpartition(".")[2].lower()
+    if suffix in TABLE_SUFFIXES:
+        raise DocumentError(
+            'it is a table; write its names as JSON, {"classes": ["cat", "dog"]}, or one a line into a .txt file'
+        )
+    if suffix in TEXT_SUFFIXES:
+        lines = [line.strip() for line in decode_text(payload, MAX_FILE_BYTES).splitlines()]
+        if not any(set(line) & NOT_IN_LINES for line in lines):
+            return [line for line in lines if line]
+    return parse_json_or_yaml(payload, uri, max_bytes=MAX_FILE_BYTES)
 
 
 def parse_vocabulary(fields: Any) -> Vocabulary:
@@ -158,7 +188,10 @@ def parse_vocabulary(fields: Any) -> Vocabulary:
         VocabularyError: A key is unknown or a value is wrong.
     """
     if not isinstance(fields, Mapping):
-        raise VocabularyError(f"need a mapping with the key 'classes', got {show_value(fields)}; see the README")
+        raise VocabularyError(
+            f"need a mapping with the key 'classes', got {show_value(fields)}; "
+            'write {"classes": ["cat", "dog"]}, or a class a line in a .txt file'
+        )
     _check_known(fields, FILE_KEYS, "key")
     classes = _parse_names(fields.get("classes"), "classes")
     _check_classes(classes)

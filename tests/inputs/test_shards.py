@@ -159,14 +159,14 @@ def test_first_image_wins() -> None:
 @pytest.mark.parametrize(
     ("members", "tags", "numbers", "error"),
     [
-        ({"json": b'{"tags": ["cat", 3, " "]}', "txt": b"dog"}, ("cat", "3"), (), ""),
+        ({"json": b'{"tags": ["cat", 3, " "]}', "txt": b"dog"}, ("cat",), (3,), ""),
         ({"json": b'{"tags": "cat, red dog"}'}, ("cat", "red dog"), (), ""),
         ({"json": b'{"tagz": []}', "txt": b"dog\ncow,pig\r\n"}, ("dog", "cow", "pig"), (), ""),
-        ({"json": b'{"tagz": []}'}, (), (), "no field 'tags'; its fields: 'tagz'"),
+        ({"json": b'{"tagz": []}'}, (), (), "no field 'tags' (--inputs.tags-field); its fields: 'tagz'"),
         ({"json": b"{"}, (), (), "'a.json' is not JSON"),
         ({"json": b"[1]"}, (), (), "holds a list"),
-        ({"json": b'{"tags": {"cat": 1}}'}, (), (), "is dict"),
-        ({"json": b'{"tags": [null]}'}, (), (), "holds a NoneType"),
+        ({"json": b'{"tags": {"cat": 1}}'}, (), (), "names with scores; add --inputs.min-score"),
+        ({"json": b'{"tags": [null]}'}, (), (), "holds a list with a null"),
         ({"json": b'{"tags": ["\\ud800"]}'}, ("?",), (), ""),
         ({"txt": b"\xff"}, (), (), "not UTF-8"),
         ({"cls": b"7\n"}, (), (7,), ""),
@@ -177,7 +177,10 @@ def test_first_image_wins() -> None:
 def test_tags_of_a_sample_come_from_json_then_txt_then_cls(
     members: dict[str, bytes], tags: tuple[str, ...], numbers: tuple[int, ...], error: str
 ) -> None:
-    (sample,) = read_samples([("a.jpg", b"i"), *((f"a.{suffix}", payload) for suffix, payload in members.items())])
+    (sample,) = read_samples(
+        [("a.jpg", b"i"), *((f"a.{suffix}", payload) for suffix, payload in members.items())],
+        class_numbers="zero-based",
+    )
     assert (sample.tags, sample.class_numbers) == (tags, numbers)
     assert error in sample.tags_error
     assert bool(error) == bool(sample.tags_error)

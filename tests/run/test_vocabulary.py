@@ -62,7 +62,7 @@ def test_unusable_vocabulary_is_refused_with_the_reason(tmp_path: Path, change: 
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["classes: [cat", "", "- cat", "\x00"])
+@pytest.mark.parametrize("text", ["classes: [cat", "", "cat", "- 1", "\x00"])
 def test_file_without_a_vocabulary_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "vocabulary.yaml"
     path.write_text(text)

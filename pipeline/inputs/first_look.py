@@ -1,0 +1,171 @@
+"""A first look at the tags of a run, before workers start: what cannot be read, and what no class matches."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from pipeline.errors import ColumnError, ShardError, TagsError
+from pipeline.inputs.chunks import read_chunks
+from pipeline.inputs.tags_table.sorted_file import open_tags_table
+from pipeline.run.config import InputConfig
+from pipeline.run.records import Chunk, InputShard, Sample
+from pipeline.run.vocabulary import Vocabulary, normalise_tag
+
+NUM_SAMPLES = 16
+MAX_BYTES = 8 * 2**20
+"""Bytes of images after which the first look ends."""
+MAX_SHOWN = 5
+SEPARATORS = ",;|，、；\t/"
+"""Characters that separate tags in collections; the default ones are among them."""
+MIN_VECTOR = 3
+"""Shorter lists of zeros and ones are class numbers."""
+
+
+def look_at_tags(
+    shards: Sequence[InputShard], config: InputConfig, vocabulary: Vocabulary, *, allow_nothing_labelled: bool = False
+) -> list[str]:
+    """Read the first samples of the first shard; return warnings about their tags.
+
+    A damaged shard is no concern of the first look: the run reports it, and labels the others.
+
+    Args:
+        shards: Shards with work.
+        config: Settings of the reader.
+        vocabulary: Classes that tags name.
+        allow_nothing_labelled: Warn where the tags of all samples are unreadable, in place of the error.
+
+    Raises:
+        ColumnError: The tags of the shard cannot be read with this configuration.
+        TagsError: The tags of none of the samples can.
+        StorageError: The store failed.
+    """
+    if not shards:
+        return []
+    try:
+        samples = _read_first_samples(shards[0], config)
+        warnings = _find_unmatchable(samples, vocabulary, config)
+        if error := _find_fault(shards[0], samples, config, len(vocabulary.classes)):
+            raise TagsError(error)
+    except (ColumnError, TagsError) as error:
+        if not allow_nothing_labelled:
+            raise
+        return [str(error)]
+    except ShardError:
+        return []
+    return warnings + _find_unknown(shards[0], samples, vocabulary, config)
+
+
+def suggest_separators(tags: Iterable[str], vocabulary: Vocabulary | None = None) -> str:
+    """Advise how to split tags that no class matches; empty if nothing suggests itself.
+
+    Args:
+        tags: Unknown tags, as written.
+        vocabulary: If given, spaces are advised where they would separate known tags.
+    """
+    tags = list(tags)
+    if any(tag.lstrip().startswith(("#", "＃")) and not tag.lstrip(" #＃").isdecimal() for tag in tags):
+        return "add --inputs.hashtags to read the words after #"
+    found = "".join(character for character in SEPARATORS if any(character in tag for tag in tags))
+    if found:
+        both = ",;" + found.replace(",", "").replace(";", "")
+        return f"add --inputs.separators '{both}' if {_name_characters(found)} separates tags"
+    words = {word for tag in tags for word in tag.split()}
+    if vocabulary is not None and vocabulary.match(sorted(words)).class_ids:
+        return "add --inputs.separators ' ' if spaces separate tags"
+    return ""
+
+
+def _name_characters(characters: str) -> str:
+    return " or ".join("a tab" if character == "\t" else f"'{character}'" for character in characters)
+
+
+def _read_first_samples(shard: InputShard, config: InputConfig) -> tuple[Sample, ...]:
+    small = replace(config, max_chunk_samples=NUM_SAMPLES, max_chunk_bytes=MAX_BYTES)
+    first = next(iter(read_chunks(shard, small)))
+    return first.samples if isinstance(first, Chunk) else ()
+
+
+def _find_fault(shard: InputShard, samples: Sequence[Sample], config: InputConfig, num_classes: int) -> str:
+    """Why no sample can get its right tags; empty if some can."""
+    if samples and not any(sample.has_tags_row for sample in samples):
+        return (
+            f"tags table '{config.tags_table}' has no row for any of the first {len(samples)} samples of shard "
+            f"'{shard.uri}'; their keys are such as '{samples[0].key}', those of the table such as "
+            f"'{open_tags_table(config).first_key}'; name the column of equal keys by --inputs.tags-table-key"
+        )
+    errors = [sample.tags_error for sample in samples if sample.tags_error]
+    if errors and len(errors) == len(samples):
+        count = "the first sample" if len(samples) == 1 else f"each of the first {len(samples)} samples"
+        return f"shard '{shard.uri}': tags of {count} cannot be read: {errors[0]}"
+    if config.class_numbers is None or config.multi_hot:
+        return ""
+    first_two = {str(config.first_class_number), "1", "0"}
+    if config.class_names is not None:
+        first_two = {name for number, name in config.class_names if number in (0, 1)} | {"#0", "#1"}
+    lists = [sample.tags or tuple(map(str, sample.class_numbers)) for sample in samples if not sample.tags_error]
+    lengths = {len(entries) for entries in lists}
+    is_vector = len(lengths) == 1 and min(lengths) >= MIN_VECTOR and all(set(entries) <= first_two for entries in lists)
+    if is_vector and (len(lists) > 1 or lengths == {num_classes}):
+        return (
+            f"shard '{shard.uri}': the lists of the first {len(lists)} samples are {lengths.pop()} zeros and ones "
+            "each, as vectors with a place for each class are; add --inputs.multi-hot"
+        )
+    return ""
+
+
+def _find_unmatchable(samples: Sequence[Sample], vocabulary: Vocabulary, config: InputConfig) -> list[str]:
+    """Warn of names that no text can contain as one tag, unless the samples have lists."""
+    separators = set(config.separators)
+    if config.hashtags or any(separators & set(tag) for sample in samples for tag in sample.tags):
+        return []
+    aliases = vocabulary.aliases or ((),) * len(vocabulary.classes)
+    found = []
+    for class_id, (name, names) in enumerate(zip(vocabulary.classes, aliases, strict=True), start=1):
+        for alias in (name, *names):
+            parts = [alias]
+            for separator in separators:
+                parts = [piece for part in parts for piece in part.split(separator)]
+            if len(parts) > 1 and vocabulary.match(parts) != ((class_id,), ()):
+                found.append(alias)
+    if not found:
+        return []
+    shown = ", ".join(f"'{alias}'" for alias in found[:MAX_SHOWN])
+    return [
+        f"{len(found)} names of the vocabulary contain a separator of tags, such as {shown}: they match tags in lists, "
+        "but not in text; set --inputs.separators to other characters if your tags are text"
+    ]
+
+
+def _find_unknown(
+    shard: InputShard, samples: Sequence[Sample], vocabulary: Vocabulary, config: InputConfig
+) -> list[str]:
+    """Warn if no sample has a known tag: the first tags as written, the nearest names, and how to split."""
+    unknown: dict[str, None] = {}
+    for sample in samples:
+        matched = vocabulary.match(sample.tags, sample.class_numbers, first_number=config.first_class_number)
+        if matched.class_ids:
+            return []
+        unknown |= dict.fromkeys(matched.unknown)
+    if not samples:
+        return []
+    place = f"the first {len(samples)} samples of shard '{shard.uri}'"
+    if not unknown:
+        return [
+            f"{place} have no tags; if tags are in another place, name it by --inputs.tags-field or --inputs.tags-table"
+        ]
+    shown = ", ".join(f"'{tag}'" for tag in list(unknown)[:MAX_SHOWN])
+    nearest = _find_nearest(unknown, vocabulary)
+    hint = f"; the nearest names are {', '.join(nearest)}" if nearest else ""
+    advice = suggest_separators(unknown, vocabulary) or "add the tags as aliases to the vocabulary if they name classes"
+    return [f"{place} have no known tag; they have {shown}{hint}; {advice}"]
+
+
+def _find_nearest(tags: Iterable[str], vocabulary: Vocabulary) -> list[str]:
+    """Class names and aliases that are spelled like a tag."""
+    aliases = [alias for names in vocabulary.aliases for alias in names]
+    by_name = {normalise_tag(name): name for name in (*aliases, *vocabulary.classes)}
+    found: dict[str, None] = {}
+    for tag in list(tags)[:NUM_SAMPLES]:
+        for name in difflib.get_close_matches(normalise_tag(tag)[:100], by_name, n=1, cutoff=0.6):
+            found[f"'{by_name[name]}'"] = None
+    return list(found)[:MAX_SHOWN]
