@@ -31,7 +31,7 @@ from pipeline.images.masks import encode_class_maps, encode_mask, voc_palette
 from pipeline.inputs.parquet_reader import count_parquet_rows
 from pipeline.inputs.tar_reader import ArchiveEnd, read_groups
 from pipeline.run.config import LabelConfig
-from pipeline.run.records import PART_SCHEMA, InputShard
+from pipeline.run.records import PART_SCHEMA, InputShard, MemberCounts
 from pipeline.run.run_file import open_run
 from pipeline.run.vocabulary import Vocabulary
 
@@ -171,6 +171,17 @@ def find_end_offset(shard: InputShard) -> int:
         return 512
 
 
+def count_members(shard: InputShard) -> MemberCounts | None:
+    """Count the members of a tar of which all are in rows; none if it cannot be read, None for a Parquet file."""
+    if shard.is_parquet:
+        return None
+    try:
+        with tarfile.open(shard.uri) as archive:
+            return MemberCounts(num=len(archive.getnames()))
+    except (tarfile.TarError, OSError, RecursionError):
+        return MemberCounts()
+
+
 def make_run(
     out_uri: str,
     classes: Sequence[str],
@@ -195,7 +206,8 @@ def make_run(
     for shard, rows in shards.items():
         part = PartName(chunk_index=0, end_offset=find_end_offset(shard))
         table = pa.Table.from_pylist(list(rows), schema=PART_SCHEMA)
-        commit_part(out_uri, shard.name, part, encode_part(table, run.fingerprint, shard.name, 0))
+        payload = encode_part(table, run.fingerprint, shard.name, 0, count_members(shard))
+        commit_part(out_uri, shard.name, part, payload)
         complete = CompleteShard(shard=shard, parts=(part,))
         seal_shard(complete, out_uri=out_uri, fingerprint=run.fingerprint, max_rejected_fraction=1.0)
     return [locate_manifest(out_uri, shard.name) for shard in shards]

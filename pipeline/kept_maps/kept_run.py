@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.commit.names import locate_manifest
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import ManifestError
-from pipeline.run.config import InputConfig, LabelConfig, PixelRefinement
+from pipeline.run.config import FORMAT_VERSION, InputConfig, LabelConfig, PixelRefinement
 from pipeline.run.records import RUN_FILE, InputShard
 from pipeline.run.run_file import MapSource, Run, parse_inputs, read_config, read_run
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
@@ -66,8 +66,15 @@ def open_kept_run(labels_uri: str) -> KeptRun:
                 InputShard(uri=item.uri, name=name, size_bytes=item.size_bytes, etag=item.etag)
                 for name, item in found.items()
             ),
+            format_version=_get_format_version(record),
         ),
     )
+
+
+def _get_format_version(record: Mapping[str, Any]) -> int:
+    """Version of the manifests of a run. Masks of kept maps have the rows of the run that kept them."""
+    source: Mapping[str, Any] = record.get("source", {})
+    return source.get("format_version", record.get("format_version", FORMAT_VERSION))
 
 
 def require_maps(labels_uri: str, record: Mapping[str, Any]) -> None:

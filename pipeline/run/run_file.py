@@ -35,6 +35,7 @@ MAX_RIVALS = 20
 class _Source(TypedDict):
     fingerprint: str
     manifests: list[RecordedInput]
+    format_version: NotRequired[int]
 
 
 class _Config(TypedDict):
@@ -68,6 +69,8 @@ class MapSource:
     """Its manifests as listed, each under the name of its shard."""
     patch_size: int | None = None
     """Patch size of the model that made the maps, in pixels; None if the masks need no images."""
+    format_version: int = FORMAT_VERSION
+    """Version of its manifests. Of older ones the rows follow older rules, and the footers lack fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,7 @@ def describe_identity(
     source: MapSource | None = None,
 ) -> dict[str, Any]:
     """Collect all inputs that determine the bytes of a run, as plain values."""
-    identity = {
+    identity: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model_digest": model_digest,
         "vocabulary": vocabulary.describe(),
@@ -108,6 +111,8 @@ def describe_identity(
         # By name and not by location: a moved run still has the same masks.
         named = [replace(manifest, uri=f"labels/{manifest.name}.parquet") for manifest in source.manifests]
         identity["source"] = {"fingerprint": source.fingerprint, "manifests": _describe_inputs(named)}
+        if source.format_version != FORMAT_VERSION:
+            identity["source"]["format_version"] = source.format_version
     return identity
 
 

@@ -66,6 +66,14 @@ def rewrite(manifest: Path, *, rows: Sequence[int] | None = None, footer: Mappin
     publish_manifest(str(manifest.parents[1]), manifest.stem, tables, stated | (footer or {}))
 
 
+def drop_members(manifest: Path, **footer: Any) -> None:
+    """Seal a manifest again without the members of its archive, and with other fields."""
+    table = pq.read_table(manifest)
+    stated = json.loads(table.schema.metadata[FOOTER_KEY])
+    del stated["members"]
+    publish_manifest(str(manifest.parents[1]), manifest.stem, [table] if table.num_rows else [], stated | footer)
+
+
 def change_cell(manifest: Path, row: int, **cells: Any) -> None:
     """Seal a manifest again with other cells in one row, so that its digest is right."""
     table = pq.read_table(manifest)

@@ -72,10 +72,12 @@ def test_truncated_input_is_a_warning_if_the_footer_states_it_and_else_an_imbala
     # The third header is cut, so more of b might have followed: only a is whole.
     path.write_bytes(path.read_bytes()[: 4 * 512 + 100])
     make_run(str(tmp_path / "out"), ["cat"], {shard: make_rows("a") for shard in list_shards([str(path)])})
+    members = {"num": 2, "passed_over": {"truncated": {"num": 1, "example": "b.jpg"}}}
+    rewrite(tmp_path / "out" / "labels" / "cut.parquet", footer={"members": members})
     silent = audit(tmp_path / "out")
     assert count_findings(silent) == {Check.WRONG_COUNTS: (1, 0)}
     truncated_at = int(get_examples(silent, Check.WRONG_COUNTS)[0].rpartition(" ")[2])
-    rewrite(tmp_path / "out" / "labels" / "cut.parquet", footer={"truncated_at": truncated_at})
+    rewrite(tmp_path / "out" / "labels" / "cut.parquet", footer={"truncated_at": truncated_at, "members": members})
     verdict = audit(tmp_path / "out")
     assert count_findings(verdict) == {Check.TRUNCATED_INPUT: (1, 0)}
     assert verdict.failed_checks == []

@@ -7,11 +7,24 @@ from typing import Any
 from PIL import Image
 
 from pipeline.audit.archives.image_headers import hide_avif_exif, read_header, read_orientation
-from pipeline.audit.archives.sample_walk import WalkedImage
-from pipeline.run.records import Status
+from pipeline.audit.archives.samples import WalkedImage, WalkedSample
+from pipeline.run.records import Reason, Status
 
+DOTTED_REASONS = (Reason.DOTTED_NAME, Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE)
+"""Reasons of rows whose names have more dots than one; of a repeated key, sealing replaces the reason."""
 FORMATS = ("GIF", "BMP", "TIFF", "AVIF")
 """Formats of which Pillow reads the header. Those with metadata that may fail Pillow are read by `read_header`."""
+
+
+def check_reason(row: Mapping[str, Any], sample: WalkedSample) -> Iterator[str]:
+    """Find reasons of a row that its sample contradicts."""
+    reason = row["reason"]
+    if sample.is_dotted and reason not in DOTTED_REASONS:
+        yield f"has the reason {reason!r}, its member needs 'dotted_name'"
+    elif reason == Reason.DOTTED_NAME and not sample.is_dotted:
+        yield "has the reason 'dotted_name', which its member does not have"
+    elif reason == Reason.NO_IMAGE and sample.image is not None:
+        yield "has the reason 'no_image', and its sample an image"
 
 
 def check_image(row: Mapping[str, Any], image: WalkedImage | None) -> Iterator[str]:

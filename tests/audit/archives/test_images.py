@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.audit.archives.images import check_image
-from pipeline.audit.archives.sample_walk import WalkedImage
+from pipeline.audit.archives.samples import WalkedImage
 from pipeline.images.decode import DecodedImage, decode_image
 from tests.images.encoded.test_avif import UNITS, write_avif
 from tests.images.encoded.test_parts import (

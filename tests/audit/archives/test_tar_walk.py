@@ -9,29 +9,38 @@ from typing import Any
 
 import pytest
 
-from pipeline.audit.archives.sample_walk import WalkedSample, WalkEnd, walk_parquet, walk_tar
+from pipeline.audit.archives.member_rules import DOTTED_IMAGE, KINDS, MemberRules
+from pipeline.audit.archives.parquet_walk import walk_parquet
+from pipeline.audit.archives.samples import WalkedSample
+from pipeline.audit.archives.tar_walk import WalkEnd, walk_tar
 from pipeline.errors import ShardError
 from pipeline.inputs.chunks import read_chunks
-from pipeline.inputs.tar_reader import ArchiveEnd, read_groups
-from pipeline.run.config import InputConfig
-from pipeline.run.records import InputShard
+from pipeline.inputs.tar_reader import ArchiveEnd, MemberGroup, read_groups
+from pipeline.run.config import InputConfig, KeyRule
+from pipeline.run.records import InputShard, MemberCounts, merge_members
 from tests.factories import make_parquet, make_photo
 
 NUM_ARCHIVES = 300
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
-STEMS = ("a", "b", "dir/c", "./d", "e.f", "dir.x/g", ".hidden", "__meta__", "ü" * 30, "long/" * 30 + "h", "i j", "")
-SUFFIXES = ("jpg", "JPG", "png", "json", "txt", "cls", "seg.png", "jpeg", "", "csv")
+STEMS = (
+    *("a", "b", "a", "b", "dir/c", "./d", "e.f", "e.g", "dir.x/g", ".hidden", "__meta__", "ü" * 30, "long/" * 30 + "h"),
+    *("i j", "", ".cache/k", "__MACOSX/l", "../m", "n/./o", "a.", "p..q"),
+)
+SUFFIXES = ("jpg", "JPG", "png", "json", "json", "txt", "cls", "seg.png", "0.jpg", "1.jpeg", "jpeg", "avif", "", "csv")
+TYPES = (*[tarfile.REGTYPE] * 9, *[tarfile.LNKTYPE] * 2, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE)
 
 
 def make_archive(rng: random.Random) -> bytes:
     """Make a tar of random members, with folders and links, which may be truncated or followed by other bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=rng.choice(FORMATS)) as archive:
-        for _ in range(rng.randrange(7)):
+        for _ in range(rng.randrange(8)):
             stem = rng.choice(STEMS)
-            for suffix in rng.sample(SUFFIXES, rng.randrange(1, 4)):
+            for suffix in rng.choices(SUFFIXES, k=rng.randrange(1, 5)):
                 header = tarfile.TarInfo(f"{stem}.{suffix}" if suffix else stem or "none")
-                header.type = rng.choice([tarfile.REGTYPE] * 8 + [tarfile.DIRTYPE, tarfile.SYMTYPE])
+                header.type = rng.choice(TYPES)
+                if header.type == tarfile.LNKTYPE:
+                    header.linkname = rng.choice(["nowhere.jpg", *archive.getnames()])[:90]
                 payload = rng.randbytes(rng.choice([0, 1, 511, 512, 513, 3000])) if header.isreg() else b""
                 header.size = len(payload)
                 archive.addfile(header, io.BytesIO(payload))
@@ -57,44 +66,61 @@ def damage(payload: bytes, rng: random.Random) -> Any:
     return payload
 
 
-def walk(payload: bytes) -> tuple[list[tuple[Any, Any, Any]], tuple[Any, Any]] | None:
-    """Keys with offsets and digests of images, and the end of the archive; None if it is not an archive."""
+Found = tuple[list[tuple[Any, Any, Any]], tuple[Any, Any], dict[str, Any]]
+
+
+def walk(payload: bytes, rules: MemberRules) -> Found | None:
+    """Keys with offsets and digests of images, the end of the archive, and its members; None if it is no archive."""
     try:
-        found = list(walk_tar(io.BytesIO(payload), lambda key: True))
+        found = list(walk_tar(io.BytesIO(payload), rules, lambda key: True))
     except tarfile.TarError:
         return None
     *samples, end = found
     assert isinstance(end, WalkEnd)
-    return [(one.key, one.offset, one.image and one.image.sha256) for one in samples], (end.offset, end.truncated_at)
+    assert end.members is not None
+    assert end.members.num == end.members.num_in_rows + end.members.num_passed_over
+    members = {name: end.members.to_dict()[name] for name in ("num", "passed_over")}
+    keys = [(one.key, one.offset, one.image and one.image.sha256) for one in samples if isinstance(one, WalkedSample)]
+    return keys, (end.offset, end.truncated_at), members
 
 
-def read(path: Path) -> tuple[list[tuple[Any, Any, Any]], tuple[Any, Any]] | None:
+def read(path: Path, rule: KeyRule) -> Found | None:
     """The same values from the reader of labelling."""
+    shard = InputShard(uri=str(path), name="a", size_bytes=0, etag="")
     try:
-        found = list(read_groups(InputShard(uri=str(path), name="a", size_bytes=0, etag=""), max_image_bytes=2**28))
+        *groups, end = read_groups(shard, max_image_bytes=2**28, key_rule=rule)
     except ShardError:
         return None
-    *groups, end = found
     assert isinstance(end, ArchiveEnd)
-    samples = [
-        (one.key, one.offset, None if one.image is None else hashlib.sha256(one.image).hexdigest()) for one in groups
-    ]
-    return samples, (end.offset, end.truncated_at)
+    samples = []
+    spans: list[MemberCounts | None] = []
+    for one in groups:
+        assert isinstance(one, MemberGroup)
+        samples.append((one.key, one.offset, None if one.image is None else hashlib.sha256(one.image).hexdigest()))
+        spans.append(one.members_before)
+    members = merge_members([*spans, end.members_before, end.members_after])
+    assert members is not None
+    return samples, (end.offset, end.truncated_at), members.describe()
 
 
-def test_walk_counts_what_the_reader_counts_in_whole_damaged_and_joined_archives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", list(KeyRule))
+def test_walk_counts_what_the_reader_counts_in_whole_damaged_and_joined_archives(tmp_path: Path, rule: KeyRule) -> None:
     rng = random.Random(4)
     path = tmp_path / "a.tar"
     num_samples = num_truncated = 0
+    kinds: set[str] = set()
     for number in range(NUM_ARCHIVES):
         payload = damage(make_archive(rng), rng)
         path.write_bytes(payload)
-        expected = read(path)
-        assert walk(payload) == expected, number
-        num_samples += len(expected[0]) if expected else 0
-        num_truncated += bool(expected and expected[1][1] is not None)
+        expected = read(path, rule)
+        assert walk(payload, MemberRules(is_last_dot=rule == KeyRule.LAST_DOT)) == expected, number
+        if expected:
+            num_samples += len(expected[0])
+            num_truncated += expected[1][1] is not None
+            kinds.update(expected[2]["passed_over"])
     assert num_samples > NUM_ARCHIVES
     assert num_truncated > NUM_ARCHIVES / 10
+    assert kinds == set(KINDS) - ({DOTTED_IMAGE} if rule == KeyRule.LAST_DOT else set())
 
 
 def test_walk_reads_no_image_that_is_not_wanted() -> None:
@@ -104,7 +130,7 @@ def test_walk_reads_no_image_that_is_not_wanted() -> None:
             header = tarfile.TarInfo(name)
             header.size = 3
             archive.addfile(header, io.BytesIO(b"xyz"))
-    first, second, _ = walk_tar(buffer, lambda key: key == "b")
+    first, second, _ = walk_tar(buffer, MemberRules(), lambda key: key == "b")
     assert first == WalkedSample(key="a", offset=0, has_image=True)
     assert second.image.sha256 == hashlib.sha256(b"xyz").hexdigest()
     assert second.has_tags
