@@ -9,8 +9,8 @@ in one local folder, because planning reads only their names, sizes and etags.
 import resource
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from pipeline.commit.names import locate_manifest
 from pipeline.commit.plan import plan_run
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import LabelConfig
+from pipeline.run.records import InputShard
 from pipeline.run.run_file import Run, open_run
 from pipeline.run.vocabulary import Vocabulary
 
@@ -57,7 +58,7 @@ def main() -> None:
         pattern = f"{inputs}/photos-{{000000..{job.num_shards - 1:06d}}}.tar"
         shards = measure(f"list {job.num_shards} shards by brace pattern", lambda: list_shards([pattern]))
 
-        def start() -> Run:
+        def start(shards: Sequence[InputShard] = shards, extend: bool = False) -> Run:
             return open_run(
                 out_uri=str(out),
                 model_uri="model",
@@ -65,10 +66,14 @@ def main() -> None:
                 vocabulary=Vocabulary(classes=("cat",)),
                 config=LabelConfig(),
                 shards=shards,
+                extend=extend,
             )
 
         run = measure("open the run (write run.json)", start)
         measure("open the run again (compare run.json)", start)
+        grown = [*shards, replace(shards[0], uri=f"{inputs}/new.tar", name="new")]
+        measure("extend the run by a shard", lambda: start(grown, extend=True))
+        measure("open the extended run again", lambda: start(grown))
         measure("plan, nothing done", lambda: plan_run(run))
         for shard in shards[::2]:
             Path(locate_manifest(str(out), shard.name)).touch()

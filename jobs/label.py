@@ -4,8 +4,8 @@
         --vocabulary vocabulary.json --model s3://bucket/model --out s3://bucket/masks
 
 Run the same command again to resume after any interruption: committed chunks are not labelled again, and a finished
-run has nothing to do. Exit code 0: every shard is published; 1: some shard is not; 2: the command or its inputs are
-wrong; 75: stopped by a signal, run the same command again.
+run has nothing to do. --extend adds new shards to the run. Exit code 0: every shard is published; 1: some shard is not;
+2: the command or its inputs are wrong; 75: stopped by a signal, run the same command again.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ from jobs.qualities import QUALITIES
 BASIC = frozenset(
     {
         *("shards", "vocabulary", "model", "out", "calibration", "workers", "gpus_per_worker", "batch_size", "limit"),
-        *("retry", "dry_run", "address", "endpoint_url", "quality", "tags_field", "image_column", "key_column"),
+        *("retry", "extend", "dry_run", "address", "endpoint_url", "quality"),
+        *("tags_field", "image_column", "key_column"),
         *("background_threshold", "foreground_threshold", "keep_maps"),
     }
 )

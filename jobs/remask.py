@@ -5,8 +5,8 @@
 
 The run in --labels must have been made with --maps.keep-maps. What is not given stays as it was there. Images are read
 again, from the shards that were labelled, where pixels refine the maps (--maps.pixel-refinement par, now or then); else
-neither images nor model are needed. Run the same command again to go on after any interruption. Exit codes are those of
-tagmask label.
+neither images nor model are needed. Run the same command again to go on after any interruption; with --extend it also
+takes the shards that were published since. Exit codes are those of tagmask label.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from jobs.command_line.parsing import Usage, parse
 BASIC = frozenset(
     {
         *("labels", "out", "calibration", "background_threshold", "foreground_threshold", "has_background"),
-        *("pixel_refinement", "limit", "dry_run", "address", "endpoint_url"),
+        *("pixel_refinement", "limit", "extend", "dry_run", "address", "endpoint_url"),
     }
 )
 RENAMED = {

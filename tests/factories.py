@@ -176,8 +176,13 @@ def make_run(
     classes: Sequence[str],
     shards: Mapping[InputShard, Sequence[Mapping[str, Any]]],
     config: LabelConfig | None = None,
+    *,
+    extend: bool = False,
 ) -> list[str]:
-    """Publish a labelling run without a model, from rows by shard; return the URIs of the manifests."""
+    """Publish a labelling run without a model, from rows by shard; return the URIs of the manifests.
+
+    With `extend` the shards are added to a run that stands.
+    """
     run = open_run(
         out_uri=out_uri,
         model_uri="model",
@@ -185,6 +190,7 @@ def make_run(
         vocabulary=Vocabulary(classes=tuple(classes)),
         config=config or LabelConfig(),
         shards=list(shards),
+        extend=extend,
     )
     for shard, rows in shards.items():
         part = PartName(chunk_index=0, end_offset=find_end_offset(shard))

@@ -51,7 +51,13 @@ def open_small_run(small_inputs: Path) -> Callable[..., Run]:
     """Open the run under an output folder, as the job does."""
 
     def open_it(
-        out_uri: str, check: bool = True, keep_maps: bool = False, inputs_uri: str | None = None, **inputs: Any
+        out_uri: str,
+        check: bool = True,
+        keep_maps: bool = False,
+        inputs_uri: str | None = None,
+        pattern: str = "photos-*.tar",
+        extend: bool = False,
+        **inputs: Any,
     ) -> Run:
         """Open the run; with `check=False` it is not compared with the run that the folder holds."""
         _, _, digest = load_bundle(str(small_inputs / "model"))
@@ -65,9 +71,9 @@ def open_small_run(small_inputs: Path) -> Callable[..., Run]:
                 views=ViewConfig(num_patches=16),
                 maps=MapConfig(keep_maps=keep_maps),
             ),
-            "shards": list_shards([f"{inputs_uri or small_inputs}/photos-*.tar"]),
+            "shards": list_shards([f"{inputs_uri or small_inputs}/{pattern}"]),
         }
-        return open_run(**arguments) if check else Run(**arguments, fingerprint="")
+        return open_run(**arguments, extend=extend) if check else Run(**arguments, fingerprint="")
 
     return open_it
 

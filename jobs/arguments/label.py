@@ -42,3 +42,15 @@ class LabelJob:
     quality: Literal["fast", "balanced", "best"] = "balanced"
     """Cost of better maps. Sets the defaults of the options below; see jobs/qualities.py."""
     config: Annotated[LabelConfig, tyro.conf.arg(name="")] = field(default_factory=QUALITIES["balanced"])
+
+    def check(self) -> None:
+        """Check options that exclude each other.
+
+        Raises:
+            ValueError: A retry is to add shards, too.
+        """
+        if self.retry is not None and self.run.extend:
+            raise ValueError(
+                "--retry labels rows of the shards that the run has, and --extend adds shards; run --extend first, "
+                "then --retry in a command of its own"
+            )

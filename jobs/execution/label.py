@@ -9,6 +9,7 @@ from jobs.cluster.actor_count import choose_gpus, choose_num_actors, describe_wa
 from jobs.cluster.connection import connect, find_address, use_endpoint
 from jobs.cluster.driving import drive, print_warning
 from jobs.command_line.console import EXIT_OK, format_bytes, print_config
+from jobs.display.extension import print_extension
 from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
 from pipeline.commit.plan import Plan
@@ -73,7 +74,11 @@ def _open(job: LabelJob, patience: Patience) -> tuple[Run, RetryOrder | None]:
         "shards": shards,
     }
     if reasons is None:
-        return patience.call(lambda: open_run(**arguments, writes=not job.run.dry_run)), None
+        is_dry, extend = job.run.dry_run, job.run.extend
+        run = patience.call(lambda: open_run(**arguments, writes=not is_dry, extend=extend))
+        if extend:
+            print_extension(run, len(shards), is_dry=is_dry)
+        return run, None
     return patience.call(lambda: open_retry(Run(**arguments, fingerprint=""), reasons))
 
 

@@ -7,6 +7,7 @@ from jobs.arguments.remask import RemaskJob
 from jobs.cluster.connection import connect, use_endpoint
 from jobs.cluster.driving import drive, print_warning
 from jobs.command_line.console import EXIT_OK, print_config
+from jobs.display.extension import print_extension
 from pipeline.commit.plan import Plan, plan_run
 from pipeline.driver.silence import WaitNotices
 from pipeline.kept_maps.kept_run import KeptRun, open_kept_run
@@ -24,8 +25,11 @@ def remask(job: RemaskJob) -> int:
     patience = Patience(limit_s=job.waits.store_outage_s, on_wait=WaitNotices(print_warning).note)
     kept = patience.call(lambda: open_kept_run(job.labels))
     maps = choose_maps(job, kept)
-    run = patience.call(lambda: open_remask(job.out, kept, maps, writes=not job.run.dry_run))
+    is_dry, extend = job.run.dry_run, job.run.extend
+    run = patience.call(lambda: open_remask(job.out, kept, maps, writes=not is_dry, extend=extend))
     print_config({"labels": job.labels, "digest": kept.model_digest, "out": job.out}, run.config)
+    if extend:
+        print_extension(run, len(kept.shards), is_dry=is_dry)
     if kept.num_unpublished:
         print_warning(f"{kept.num_unpublished} shards of '{job.labels}' are not published yet and are left out")
     plan = patience.call(lambda: plan_run(run, job.run.limit))

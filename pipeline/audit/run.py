@@ -1,32 +1,38 @@
-"""Checks of run.json against its own digests, and of the model against its digest in run.json."""
+"""Checks of run.json and its extensions against their digests, and of the model against its digest in run.json."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.audit.manifest_format import refuse_repeated
 from pipeline.audit.rows import RowRules, read_rules
 from pipeline.errors import ManifestError
 from pipeline.run.records import RUN_FILE, InputShard
-from pipeline.storage.listing import find_object
+from pipeline.storage.listing import find_object, list_folder
 from pipeline.storage.reading import open_stream, read_bytes
 from pipeline.storage.uris import get_local_path, join_uri
 
 IDENTITY_FIELDS = ("config", "format_version", "inputs", "model_digest", "source", "vocabulary")
 """Fields of the fingerprint; only runs that make masks of kept maps have a `source`."""
 OTHER_FIELDS = ("fingerprint", "library_version", "model_uri", "record_sha256")
+EXTENSIONS_FOLDER = "extensions"
+EXTENSION_FIELDS = ("fingerprint", "inputs", "library_version", "previous_sha256", "record_sha256")
+EXTENSION_NAME = re.compile(r"[0-9]{6}\.json")
 MODEL_FILES = ("model.json", "model.safetensors")
 PIECE_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """Content of run.json that an audit needs."""
+    """Content of run.json and its extensions that an audit needs."""
 
     fingerprint: str
     shards: tuple[InputShard, ...]
+    """Those of run.json, then those of each extension."""
     inputs: Mapping[str, Any]
     """Configuration of the inputs, with the columns of Parquet files."""
     rules: RowRules
@@ -34,10 +40,12 @@ class RunRecord:
     model_digest: str
     faults: tuple[str, ...]
     """Contradictions within run.json."""
+    extension_faults: tuple[str, ...] = ()
+    """Contradictions within its extensions, each with the name of the file."""
 
 
 def read_record(out_uri: str) -> RunRecord:
-    """Read run.json of an output folder and find its contradictions.
+    """Read run.json and the extensions of an output folder and find their contradictions.
 
     Raises:
         ManifestError: There is no run, or this version cannot read its run.json.
@@ -54,11 +62,18 @@ def read_record(out_uri: str) -> RunRecord:
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"'{uri}' is not the record of a run: {error}; was it edited?") from error
     try:
-        return _parse_record(fields)
+        record = _parse_record(fields)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ManifestError(
             f"'{uri}' cannot be understood: {error!r}; use the version of tagmask that wrote it"
         ) from error
+    shards, faults = list(record.shards), list[str]()
+    for found in _read_extensions(out_uri, fields):
+        faults += found.faults
+        shards += found.shards
+    if len(shards) > len(record.shards):
+        faults += _find_repeated(shards)
+    return replace(record, shards=tuple(shards), extension_faults=tuple(faults))
 
 
 def check_model(record: RunRecord) -> tuple[str, str]:
@@ -129,6 +144,67 @@ def _find_record_faults(fields: Mapping[str, Any]) -> Iterator[str]:
         yield f"its record_sha256 is {fields['record_sha256']!r}, that of its content {_hash_fields(recorded)}"
     if not isinstance(fields.get("library_version"), str):
         yield f"its library_version is {fields.get('library_version')!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Link:
+    """One file of the folder of extensions."""
+
+    shards: tuple[InputShard, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+def _read_extensions(out_uri: str, first: Mapping[str, Any]) -> Iterator[_Link]:
+    """Read the extensions in the order of their numbers, each compared with the record before it."""
+    before = _hash_fields({name: value for name, value in first.items() if name != "record_sha256"})
+    number = 0
+    for item in list_folder(join_uri(out_uri, EXTENSIONS_FOLDER)):
+        name = item.uri.rpartition("/")[2]
+        if not EXTENSION_NAME.fullmatch(name):
+            yield _Link(faults=(f"{name} is not the name of an extension",))
+            continue
+        if int(name[:6]) != number + 1:
+            yield _Link(faults=(f"{name} follows number {number}",))
+        number = int(name[:6])
+        try:
+            fields = json.loads(
+                read_bytes(item.uri), object_pairs_hook=refuse_repeated, parse_constant=_refuse_constant
+            )
+            stated = fields["record_sha256"]
+            shards = tuple(_parse_input(entry) for entry in fields["inputs"])
+            faults = tuple(f"{name}: {fault}" for fault in _find_extension_faults(fields, first, before))
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
+            yield _Link(faults=(f"{name} cannot be read: {error or type(error).__name__}",))
+            continue
+        before = stated
+        yield _Link(shards=shards, faults=faults)
+
+
+def _find_extension_faults(fields: Mapping[str, Any], first: Mapping[str, Any], before: str) -> Iterator[str]:
+    has_manifests = isinstance(first.get("source"), dict)
+    if (names := sorted(fields)) != sorted([*EXTENSION_FIELDS, *(["manifests"] if has_manifests else [])]):
+        yield f"it has the fields {names}"
+    digest = _hash_fields({name: value for name, value in fields.items() if name != "record_sha256"})
+    if fields["record_sha256"] != digest:
+        yield f"its record_sha256 is {fields['record_sha256']!r}, that of its content {digest}"
+    if fields["fingerprint"] != first["fingerprint"]:
+        yield f"its fingerprint is {fields['fingerprint']!r}, that of the run {first['fingerprint']!r}"
+    if fields["previous_sha256"] != before:
+        yield f"its previous_sha256 is {fields['previous_sha256']!r}, the digest of the record before it {before!r}"
+    if not isinstance(fields["library_version"], str):
+        yield f"its library_version is {fields['library_version']!r}"
+    if not fields["inputs"]:
+        yield "it adds no shard"
+    if has_manifests and len(manifests := fields["manifests"]) != len(fields["inputs"]):
+        yield f"it adds {len(fields['inputs'])} shards and {len(manifests)} manifests"
+
+
+def _find_repeated(shards: Sequence[InputShard]) -> Iterator[str]:
+    """Find shards of equal URIs or names; a record without extensions is covered by its fingerprint."""
+    for kind, values in (("URI", [s.uri for s in shards]), ("name", [s.name.casefold() for s in shards])):
+        if len(set(values)) < len(values):
+            value, times = Counter(values).most_common(1)[0]
+            yield f"{times} shards have the {kind} {value!r}"
 
 
 def _hash_fields(fields: Mapping[str, Any]) -> str:

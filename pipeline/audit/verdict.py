@@ -19,6 +19,8 @@ class Check(StrEnum):
 
     CHANGED_RUN = "run.json changed"
     """Its fingerprint or checksum is not that of its content."""
+    CHANGED_EXTENSION = "extension changed"
+    """A file in extensions/ is edited, missing, foreign or of another run."""
     OTHER_MODEL = "another model"
     """The model that run.json names has another digest."""
     SHARD_NOT_BEGUN = "shard not begun"

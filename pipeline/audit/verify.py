@@ -84,6 +84,7 @@ def list_run(out_uri: str) -> RunListing:
     foreign = manifest_uris - {item.manifest_uri for item in published}
     verdict = _judge_listing(out_uri, shards, {item.shard.name for item in published}, foreign)
     problems = [Problem(Check.CHANGED_RUN, 0, fault) for fault in record.faults]
+    problems += [Problem(Check.CHANGED_EXTENSION, 0, fault) for fault in record.extension_faults]
     verdict = verdict.merge(judge_shard(-1, problems, is_input=False))
     return RunListing(record=record, published=published, verdict=verdict)
 

@@ -23,7 +23,7 @@ from pipeline.commit.seal import CompleteShard
 from pipeline.errors import ManifestError, RunConflictError
 from pipeline.run.fingerprint import compute_fingerprint
 from pipeline.run.records import InputShard, Reason, Status
-from pipeline.run.run_file import Run, describe_identity, list_differences, read_run
+from pipeline.run.run_file import Run, describe_identity, list_differences, parse_inputs, read_run
 from pipeline.storage.writing import delete
 
 CHANGEABLE = (
@@ -82,16 +82,23 @@ def open_retry(run: Run, reasons: Sequence[str]) -> tuple[Run, RetryOrder]:
     """
     existing = read_run(run.out_uri)
     wanted = describe_identity(run.config, run.vocabulary, run.model_digest, run.shards)
-    order = RetryOrder(
-        reasons=tuple(reasons), id=compute_fingerprint({"identity": wanted, "reasons": list(reasons)})[:16]
-    )
+    first_inputs = existing["inputs"][: existing["num_first_inputs"]]
+    # Of the first inputs alone: a retry stays the same one when the run is extended.
+    ordered = {"identity": wanted | {"inputs": first_inputs}, "reasons": list(reasons)}
+    order = RetryOrder(reasons=tuple(reasons), id=compute_fingerprint(ordered)[:16])
     for path in CHANGEABLE:
         _copy(path, existing, wanted)
     if differences := list_differences(existing, wanted):
         raise RunConflictError(
             f"'{run.out_uri}' holds another run: {'; '.join(differences)}; a retry may only change {CHANGEABLE_TEXT}"
         )
-    return replace(run, fingerprint=existing["fingerprint"], parts_folder=f"retries/{order.id}"), order
+    return replace(
+        run,
+        shards=parse_inputs(existing["inputs"]),
+        fingerprint=existing["fingerprint"],
+        parts_folder=f"retries/{order.id}",
+        num_before=len(existing["inputs"]),
+    ), order
 
 
 def plan_retry(run: Run, order: RetryOrder, limit: int | None = None) -> Plan:

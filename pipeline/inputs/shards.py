@@ -1,6 +1,5 @@
 """Input shards that patterns match, in a stable order."""
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -21,6 +20,7 @@ from pipeline.inputs.patterns.folders import (
     require_uncompressed,
 )
 from pipeline.inputs.patterns.list_files import read_patterns
+from pipeline.run.fingerprint import hash_uri
 from pipeline.run.records import PARQUET_SUFFIX, InputShard
 from pipeline.storage.listing import StoredObject, find_object, glob_objects, list_folder, require_bucket
 from pipeline.storage.uris import get_local_path, identify_place, list_schemes, normalise_uri
@@ -84,7 +84,7 @@ def _make_shards(items: Sequence[StoredObject]) -> tuple[InputShard, ...]:
     # Some file systems ignore case.
     times = Counter(shard.name.casefold() for shard in shards)
     return tuple(
-        replace(shard, name=f"{shard.name}-{_hash_uri(shard.uri)}") if times[shard.name.casefold()] > 1 else shard
+        replace(shard, name=f"{shard.name}-{hash_uri(shard.uri)}") if times[shard.name.casefold()] > 1 else shard
         for shard in shards
     )
 
@@ -185,9 +185,5 @@ def _make_shard_name(uri: str) -> str:
     """
     name = re.sub(r"[^\w.\-]", "_", uri.rpartition("/")[2].removesuffix(TAR_SUFFIX).removesuffix(PARQUET_SUFFIX))
     if len(name.encode()) > MAX_NAME_BYTES or not name.strip("."):
-        name = f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{_hash_uri(uri)}"
+        name = f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{hash_uri(uri)}"
     return f"_{name[1:]}" if name.startswith(".") else name
-
-
-def _hash_uri(uri: str) -> str:
-    return hashlib.sha256(uri.encode(errors="surrogateescape")).hexdigest()[:8]

@@ -9,7 +9,7 @@ from pipeline.commit.plan import ShardWork
 from pipeline.errors import ManifestError
 from pipeline.run.config import InputConfig, LabelConfig, PixelRefinement
 from pipeline.run.records import RUN_FILE, InputShard
-from pipeline.run.run_file import MapSource, Run, read_config, read_run
+from pipeline.run.run_file import MapSource, Run, parse_inputs, read_config, read_run
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
 from pipeline.storage.listing import list_folder
 from pipeline.storage.uris import join_uri
@@ -40,9 +40,7 @@ def open_kept_run(labels_uri: str) -> KeptRun:
     require_maps(labels_uri, record)
     config = read_config(labels_uri, record)
     try:
-        shards = [
-            InputShard(uri=uri, name=name, size_bytes=size, etag=etag) for uri, name, size, etag in record["inputs"]
-        ]
+        shards = parse_inputs(record["inputs"])
         model_uri, model_digest = record["model_uri"], record["model_digest"]
     except (KeyError, TypeError, ValueError) as error:
         uri = join_uri(labels_uri, RUN_FILE)

@@ -9,17 +9,18 @@ from pipeline.run.config import LabelConfig, MapConfig, PixelRefinement
 from pipeline.run.run_file import Run, open_run
 
 
-def open_remask(out_uri: str, kept: KeptRun, maps: MapConfig, *, writes: bool = True) -> Run:
+def open_remask(out_uri: str, kept: KeptRun, maps: MapConfig, *, writes: bool = True, extend: bool = False) -> Run:
     """Open a run that makes new masks from the kept maps of another run. A second call resumes it.
 
-    Its shards are those whose manifests existed at its start. Its manifests name the images as inputs, as those of the
-    first run do, so every reader of a labelling run can read it.
+    Its shards are those whose manifests existed at its start, and those of its extensions. Its manifests name the
+    images as inputs, as those of the first run do, so every reader of a labelling run can read it.
 
     Args:
         out_uri: Output folder.
         kept: The run with the maps.
         maps: Settings of the new masks. The settings that made the maps are those of `kept`.
         writes: Whether the folder may be created.
+        extend: True to add the shards that were published since its start.
 
     Raises:
         ValueError: The output is the source, or there are scales for another number of classes.
@@ -38,6 +39,7 @@ def open_remask(out_uri: str, kept: KeptRun, maps: MapConfig, *, writes: bool = 
         shards=kept.shards,
         source=replace(kept.source, patch_size=find_patch_size(kept, config)),
         writes=writes,
+        extend=extend,
     )
 
 

@@ -16,6 +16,11 @@ def compute_fingerprint(fields: dict[str, Any]) -> str:
     return hashlib.sha256(to_canonical_json(fields).encode()).hexdigest()
 
 
+def hash_uri(uri: str) -> str:
+    """Compute a short hash of a URI, as 8 hexadecimal digits, to tell shards of one name apart."""
+    return hashlib.sha256(uri.encode(errors="surrogateescape")).hexdigest()[:8]
+
+
 def get_library_version() -> str:
     """Version of this library; `unknown` in a checkout that is not installed."""
     try:

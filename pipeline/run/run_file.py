@@ -1,15 +1,25 @@
-"""The identity of a labelling run: `run.json`, created once and never changed."""
+"""The identity of a labelling run: `run.json`, created once and never changed, and the shards added later."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, NotRequired
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NotRequired
 
-from pydantic import Field
 from typing_extensions import TypedDict
 
 from models.documents import DocumentError, check_fields, parse_json
 from pipeline.errors import ManifestError, RunConflictError, VocabularyError
 from pipeline.run.config import FORMAT_VERSION, LabelConfig, describe_config, name_unset, parse_config
+from pipeline.run.extensions import (
+    MAX_RUN_BYTES,
+    Growth,
+    RecordedInput,
+    create_extension,
+    find_copy,
+    list_input_differences,
+    merge_inputs,
+    name_added,
+    read_growth,
+)
 from pipeline.run.fingerprint import compute_fingerprint, get_library_version, list_changes, to_canonical_json
 from pipeline.run.records import RUN_FILE, InputShard
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
@@ -18,17 +28,13 @@ from pipeline.storage.reading import read_bytes
 from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import create_if_absent
 
-MAX_RUN_BYTES = 2**31
-"""Maximum size of a run.json; 10 million shards take less."""
-_Size = Annotated[int, Field(ge=0)]
-_FolderName = Annotated[str, Field(pattern=r"^[^/\x00]+$")]
-_Input = tuple[str, _FolderName, _Size, str]
-"""URI, name, size in bytes and etag, as of `_describe_inputs`."""
+MAX_RIVALS = 20
+"""Extensions of other drivers that may appear while one is made."""
 
 
 class _Source(TypedDict):
     fingerprint: str
-    manifests: list[_Input]
+    manifests: list[RecordedInput]
 
 
 class _Config(TypedDict):
@@ -41,7 +47,7 @@ class RunRecord(TypedDict):
     """Fields of a run.json that all versions share."""
 
     fingerprint: str
-    inputs: list[_Input]
+    inputs: list[RecordedInput]
     vocabulary: dict[str, Any]
     format_version: NotRequired[int]
     config: NotRequired[_Config]
@@ -79,6 +85,8 @@ class Run:
     """Folder of the committed parts, below the output folder."""
     source: MapSource | None = None
     """Source of the class maps; None: the model and the images of the shards."""
+    num_before: int = field(default=0, compare=False)
+    """Number of shards that the run had before it was opened; 0 for a new run."""
 
 
 def describe_identity(
@@ -117,8 +125,11 @@ def open_run(
     shards: Sequence[InputShard],
     source: MapSource | None = None,
     writes: bool = True,
+    extend: bool = False,
 ) -> Run:
     """Start a run in an empty output folder, or resume the same run.
+
+    A run is the same if its settings and its set of shards are. It keeps the order and the names of its record.
 
     Args:
         out_uri: Output folder.
@@ -128,19 +139,30 @@ def open_run(
         config: Settings of the run.
         shards: The inputs.
         source: Source of the class maps; None: the model and the inputs.
-        writes: False to check only; no run is started.
+        writes: False to check only; no run is started, and none extended.
+        extend: True to add the shards that a run does not have yet. Those that it has and `shards` lacks stay.
 
     Raises:
         ValueError: The number of class scales is not the number of classes.
         RunConflictError: The folder belongs to another run; the message contains the differences.
+        ManifestError: The record of the run or of an extension cannot be read.
     """
     scales = config.maps.class_scales
     if scales is not None and len(scales) != len(vocabulary.classes):
         raise ValueError(f"need one of class_scales for each of {len(vocabulary.classes)} classes, got {len(scales)}")
     identity = describe_identity(config, vocabulary, model_digest, shards, source)
-    fingerprint = compute_fingerprint(identity)
+    run = Run(
+        out_uri=out_uri,
+        model_uri=model_uri,
+        model_digest=model_digest,
+        vocabulary=vocabulary,
+        config=config,
+        shards=tuple(shards),
+        fingerprint=compute_fingerprint(identity),
+        source=source,
+    )
     record = identity | {
-        "fingerprint": fingerprint,
+        "fingerprint": run.fingerprint,
         "model_uri": model_uri,
         "library_version": get_library_version(),
     }
@@ -148,31 +170,108 @@ def open_run(
     record["record_sha256"] = compute_fingerprint(record)
     uri = join_uri(out_uri, RUN_FILE)
     is_new = create_if_absent(uri, to_canonical_json(record).encode()) if writes else not exists(uri)
-    if not is_new:
-        existing = read_run(out_uri)
-        if existing["fingerprint"] != fingerprint:
-            differences = "; ".join(list_differences(existing, identity))
+    return run if is_new else _resume(run, identity, extend=extend, writes=writes)
+
+
+def _resume(run: Run, identity: dict[str, Any], *, extend: bool, writes: bool) -> Run:
+    """Take the shards of a run from its record, and add the new ones to it if it may be extended.
+
+    Raises:
+        RunConflictError: The record is that of another run, or has other shards and may not be extended.
+        ManifestError: The record cannot be read.
+    """
+    first = _read_run_file(run.out_uri)
+    num_before = None
+    for _ in range(MAX_RIVALS):
+        growth = read_growth(run.out_uri, first)
+        existing = _add_growth(first, growth)
+        added = _compare(run, first, existing, identity, extend=extend)
+        num_before = len(existing["inputs"]) if num_before is None else num_before
+        if not added.inputs or not writes or create_extension(run.out_uri, first, growth, added):
+            inputs = [*existing["inputs"], *added.inputs]
+            return replace(run, shards=parse_inputs(inputs), fingerprint=first["fingerprint"], num_before=num_before)
+    raise RunConflictError(f"other drivers keep adding shards to '{run.out_uri}'; run the same command again")
+
+
+def _compare(
+    run: Run, first: dict[str, Any], existing: dict[str, Any], identity: dict[str, Any], *, extend: bool
+) -> Growth:
+    """Compare a run with its run.json (`first`) and with its whole record (`existing`).
+
+    Returns:
+        Inputs to add; none unless it may be extended.
+
+    Raises:
+        RunConflictError: It is another run, or has other shards and may not be extended.
+    """
+    present, unknown = merge_inputs(existing["inputs"], identity["inputs"])
+    kept = identity | {"inputs": present}
+    manifests: list[Any] = []
+    if identity.get("source") and existing.get("source"):
+        of_source, manifests = merge_inputs(existing["source"]["manifests"], identity["source"]["manifests"])
+        kept["source"] = identity["source"] | {"manifests": of_source}
+    differences = list_differences(existing, kept)
+    if not differences:
+        _require_allowed(run, present, unknown, identity["inputs"], extend=extend)
+    elif not extend:
+        differences = list_differences(existing, identity)
+    expected = identity | {name: first[name] for name in ("inputs", "source") if name in first}
+    is_same = run.fingerprint == first["fingerprint"] or compute_fingerprint(expected) == first["fingerprint"]
+    if not differences and not is_same:
+        differences = ["the fingerprint of run.json is not that of its content, so it was edited"]
+    if differences:
+        raise RunConflictError(
+            f"'{run.out_uri}' holds another run: {'; '.join(differences)}; give the same command as before, or "
+            "another --out"
+        )
+    return Growth(inputs=name_added(present, unknown), manifests=manifests)
+
+
+def _require_allowed(
+    run: Run, recorded: list[Any], unknown: list[Any], listed: list[list[Any]], *, extend: bool
+) -> None:
+    """Check that the listed shards of a run are those of its record, or may differ from them.
+
+    Raises:
+        RunConflictError: They may not.
+    """
+    if unknown and not extend:
+        raise RunConflictError(
+            f"the run in '{run.out_uri}' has {len(recorded)} shards and lacks {len(unknown)} that this command lists, "
+            f"such as '{unknown[0][0]}'; add --extend to take them into the run, or give another --out"
+        )
+    if gone := len(recorded) + len(unknown) - len(listed):
+        differences = "; ".join(list_input_differences(recorded, listed))
+        # Masks of kept maps are made of all published shards, so there a missing one is gone.
+        if run.source is not None:
+            raise RunConflictError(f"'{run.out_uri}' holds another run: {differences}; give another --out")
+        if not extend:
             raise RunConflictError(
-                f"'{out_uri}' holds another run: {differences}; give the same command as before, or another --out"
+                f"the run in '{run.out_uri}' has {len(recorded)} shards, of which this command lacks {gone}: "
+                f"{differences}; name them as before, add --extend to keep them unnamed, or give another --out"
             )
-    return Run(
-        out_uri=out_uri,
-        model_uri=model_uri,
-        model_digest=model_digest,
-        vocabulary=vocabulary,
-        config=config,
-        shards=tuple(shards),
-        fingerprint=fingerprint,
-        source=source,
-    )
+    if copy := find_copy(recorded, unknown, listed):
+        raise RunConflictError(
+            f"shard '{copy[0]}' has the file name, size and etag of '{copy[1]}' of the run, so --extend would label "
+            "its images twice; name it as before, or name both if both belong to the run"
+        )
 
 
 def read_run(out_uri: str) -> dict[str, Any]:
     """Read the run record of an output folder.
 
+    Returns:
+        Content of run.json, its `inputs` (and the manifests of its source) with those of all extensions. In addition
+        `num_first_inputs`, the number of inputs that run.json itself lists.
+
     Raises:
-        ManifestError: It is missing or cannot be read.
+        ManifestError: It or an extension is missing or cannot be read.
     """
+    first = _read_run_file(out_uri)
+    return _add_growth(first, read_growth(out_uri, first)) | {"num_first_inputs": len(first["inputs"])}
+
+
+def _read_run_file(out_uri: str) -> dict[str, Any]:
     uri = join_uri(out_uri, RUN_FILE)
     try:
         record: dict[str, Any] = parse_json(read_bytes(uri), max_bytes=MAX_RUN_BYTES)
@@ -183,6 +282,20 @@ def read_run(out_uri: str) -> dict[str, Any]:
     except (DocumentError, VocabularyError) as error:
         raise ManifestError(f"'{uri}' is not the record of a run: {error}; was it edited?") from error
     return record
+
+
+def _add_growth(record: dict[str, Any], growth: Growth) -> dict[str, Any]:
+    if not growth.inputs:
+        return record
+    grown = record | {"inputs": record["inputs"] + growth.inputs}
+    if growth.manifests:
+        grown["source"] = record["source"] | {"manifests": record["source"]["manifests"] + growth.manifests}
+    return grown
+
+
+def parse_inputs(inputs: Sequence[Sequence[Any]]) -> tuple[InputShard, ...]:
+    """Convert the recorded inputs of a run to shards."""
+    return tuple(InputShard(uri=uri, name=name, size_bytes=size, etag=etag) for uri, name, size, etag in inputs)
 
 
 def read_config(out_uri: str, record: Mapping[str, Any]) -> LabelConfig:
@@ -210,7 +323,7 @@ def list_differences(existing: dict[str, Any], wanted: dict[str, Any]) -> list[s
         before, after = (_name_unset_fields(record.get(name)) for record in (existing, wanted))
         differences += list_changes(before, after, f"{name}.")
     differences += _list_source_differences(existing.get("source"), wanted.get("source"))
-    return differences + _list_input_differences(existing["inputs"], wanted["inputs"])
+    return differences + list_input_differences(existing["inputs"], wanted["inputs"])
 
 
 def _list_source_differences(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:
@@ -219,29 +332,11 @@ def _list_source_differences(before: dict[str, Any] | None, after: dict[str, Any
         return [] if was == now else [f"its masks are made of {was}, these of {now}"]
     if before["fingerprint"] != after["fingerprint"]:
         return ["the kept maps are those of another run"]
-    return _list_input_differences(before["manifests"], after["manifests"])
+    return list_input_differences(before["manifests"], after["manifests"])
 
 
 def _name_unset_fields(entry: Any) -> Any:
     return name_unset(entry) if isinstance(entry, dict) else entry
-
-
-def _list_input_differences(before: list[list[Any]], after: list[list[Any]], most: int = 5) -> list[str]:
-    old, new = ({entry[0]: entry[1:] for entry in entries} for entries in (before, after))
-    changed = [
-        f"shard '{uri}' changed (was {old[uri][1]} bytes, etag {old[uri][2]}; "
-        f"is {new[uri][1]} bytes, etag {new[uri][2]})"
-        for uri in old
-        if uri in new and old[uri] != new[uri]
-    ]
-    gone = [f"shard '{uri}' is no longer among the inputs" for uri in old if uri not in new]
-    added = [f"shard '{uri}' was not among the inputs" for uri in new if uri not in old]
-    differences = changed + gone + added
-    if not differences and before != after:
-        differences = ["the inputs stand in another order"]
-    if len(differences) > most:
-        differences = [*differences[:most], f"and {len(differences) - most} more shards"]
-    return differences
 
 
 def describe_shard(shard: InputShard) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,13 @@ def read_everything(out_uri: Any) -> None:
     list_run(out_uri)
 
 
+def read_extended(out_uri: str) -> None:
+    """Read a run with an extension as an audit does, which reports any damage, and as the jobs that resume it do."""
+    faults = list_run(out_uri).record.extension_faults
+    assert all(fault.startswith("000001.json") for fault in faults)
+    read_run(out_uri)
+
+
 def use_vocabulary(uri: Any) -> None:
     """Read a vocabulary and describe it as a run does."""
     vocabulary = load_vocabulary(uri)
@@ -136,6 +144,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = LabelConfig(maps=MapConfig(keep_maps=True))
     row = make_labelled_row("k", torch.ones(16, 16).numpy(), (1,), torch.ones(1, 2, 2).numpy())
     make_run(str(folder / "run"), ("cat", "dog"), {SHARDS[0]: [row]}, config)
+    for shard in (SHARDS[0], replace(SHARDS[0], uri="b.tar", name="b")):
+        make_run(str(folder / "grown"), ("cat", "dog"), {shard: [row]}, config, extend=True)
     save_bundle(str(folder / "model"), *make_overflowing_model())
     calibration = Calibration(
         background_threshold=0.3,
@@ -163,6 +173,15 @@ CASES = {
     "weights": ("model/model.safetensors", damage_weights, lambda folder: use_bundle(f"{folder}/model"), BundleError),
     "run values": ("run/run.json", damage_values, lambda folder: read_everything(f"{folder}/run"), ManifestError),
     "run bytes": ("run/run.json", damage_bytes, lambda folder: read_everything(f"{folder}/run"), ManifestError),
+    **{
+        f"extension {kind}": (
+            "grown/extensions/000001.json",
+            damage,
+            lambda folder: read_extended(f"{folder}/grown"),
+            ManifestError,
+        )
+        for kind, damage in (("values", damage_values), ("bytes", damage_bytes))
+    },
     **{
         f"{name} {kind}": (name, damage, lambda folder, name=name, use=use: use(f"{folder}/{name}"), error)
         for name, use, error in (
