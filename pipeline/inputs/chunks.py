@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from pipeline.errors import LabellingError, ShardError, describe_exception, is_store_failure
 from pipeline.inputs.parquet_reader import read_parquet_samples
+from pipeline.inputs.path_reader import read_index_samples
 from pipeline.inputs.sample_tags import find_json_download_error, read_tags
 from pipeline.inputs.tar_reader import ArchiveEnd, MemberGroup, read_groups
 from pipeline.run.config import InputConfig
@@ -50,7 +51,8 @@ def _read_samples(shard: InputShard, config: InputConfig, start: int) -> Iterato
             yield group.offset, group if isinstance(group, ArchiveEnd) else _make_tar_sample(group, config)
         return
     number = start - 1
-    for number, sample in read_parquet_samples(shard, config, start):
+    read = read_index_samples if shard.is_index else read_parquet_samples
+    for number, sample in read(shard, config, start):
         yield number, sample
     yield number + 1, ArchiveEnd(offset=number + 1, num_ignored_members=0, truncated_at=None)
 
