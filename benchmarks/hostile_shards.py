@@ -45,7 +45,7 @@ PARQUET_OPTIONS: dict[str, dict] = {
     "delta": {"use_dictionary": False, "column_encoding": {"tags.list.element": "DELTA_BYTE_ARRAY"}},
     "checksum": {"write_page_checksum": True},
 }
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 KINDS = (*(f"tar-{name}" for name in TAR_FORMATS), *(f"parquet-{name}" for name in PARQUET_OPTIONS), "images")
 
 

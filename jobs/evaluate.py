@@ -6,7 +6,10 @@ Per class: IoU, precision, recall, boundary F-score, and IoU at the best of all 
 correlation with the true IoU, and the IoU of the tenths where it is lowest and highest.
 
 The best threshold is found with the truth in hand, so its mIoU is what a perfect choice would give, and no
-claim about new images. Exit code 0: scored; 2: the command or its inputs are wrong.
+claim about new images. A true mask that cannot be used is named, counted and left out.
+
+Exit code 0: scored; 1: no true mask can be used, or more than --max-bad-truth-fraction of them cannot; 2: the command
+or its inputs are wrong.
 """
 
 from collections.abc import Sequence

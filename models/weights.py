@@ -1,8 +1,7 @@
-"""Weights of a model: reading files, checking keys, shapes and finiteness, loading."""
+"""Weights of a model: checking keys, shapes and finiteness, loading. Foreign files are read by `checkpoints/`."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -44,28 +43,6 @@ def decode_weights(payload: bytes) -> dict[str, Tensor]:
         raise CheckpointError(
             f"the weights are not a safetensors file: {type(error).__name__}: {error}; copy the file again"
         ) from error
-
-
-def load_state_dict_file(path: Path) -> dict[str, Tensor]:
-    """Load the tensors of a `.safetensors` or `.pth` file; no code of the file is executed.
-
-    Raises:
-        CheckpointError: The file cannot be read, or has no state dict.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"'{path}' does not exist; check the path of the checkpoint")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises any error of its unpickler: EOFError, UnpicklingError, KeyError ...
-        raise CheckpointError(f"'{path}' cannot be read as a checkpoint: {error}") from error
-    weights = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
-    ):
-        raise CheckpointError(f"'{path}' has no state dict, neither alone nor under 'model'")
-    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
 
 
 def load_weights(model: nn.Module, weights: StateDict, *, unused: Sequence[str], name: str) -> None:

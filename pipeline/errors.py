@@ -68,6 +68,10 @@ class ManifestError(LabellingError):
     """An output file whose content does not match its name."""
 
 
+class TruthError(LabellingError):
+    """A true mask that cannot be compared with its image; the others can."""
+
+
 class RejectionLimitError(LabellingError):
     """A shard with too many rejected rows to be published."""
 

@@ -28,7 +28,7 @@ FLOORS = (
     {"errors"},
     {"storage"},
     {"run", "workers"},
-    {"inputs/patterns"},
+    {"inputs/patterns", "inputs/tags_table", "images/encoded"},
     {"inputs", "images", "commit", "training", "bundles"},
     {"audit/parquet", "audit/archives", "training/data", "collections"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
@@ -45,6 +45,8 @@ WITHOUT_TORCH = {
     "inputs",
     "inputs/patterns",
     "collections",
+    "inputs/tags_table",
+    "images/encoded",
     "commit",
     "driver",
     "audit/parquet",
@@ -57,13 +59,15 @@ WITHOUT_RAY = {
     "inputs",
     "inputs/patterns",
     "collections",
+    "inputs/tags_table",
     "images",
+    "images/encoded",
     "commit",
     "evaluation",
     "audit/parquet",
     "audit/archives",
 }
-WITHOUT_STORAGE = {"images", "workers"}
+WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10
 MAX_LINES = 400
 

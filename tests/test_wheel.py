@@ -91,4 +91,5 @@ def test_installed_command_runs_beside_folders_that_have_the_names_of_its_packag
 
 def test_version_of_the_project_is_the_newest_of_the_changelog() -> None:
     headings = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")]
-    assert headings[0].startswith(f"## [{PROJECT['project']['version']}]")
+    released = [line for line in headings if "unreleased" not in line.lower()]
+    assert released[0].startswith(f"## [{PROJECT['project']['version']}]")

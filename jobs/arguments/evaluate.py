@@ -22,4 +22,18 @@ class EvaluateJob:
     """Also make a page of it, with charts and pictures of the best and the worst masks, in this file or URI."""
     num_threads: int = 4
     """Manifests that are read at the same time."""
+    max_bad_truth_fraction: float = 0.05
+    """Share of the true masks that may be unusable (unreadable, of another size, with unknown classes); above it the
+    scores are printed, and the exit code is 1."""
     store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
+
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: One is out of range.
+        """
+        if self.num_threads < 1:
+            raise ValueError(f"need --num-threads >= 1, got {self.num_threads}")
+        if not 0 <= self.max_bad_truth_fraction <= 1:
+            raise ValueError(f"need --max-bad-truth-fraction from 0 to 1, got {self.max_bad_truth_fraction}")

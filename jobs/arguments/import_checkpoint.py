@@ -19,13 +19,17 @@ class ImportJob:
     """Turn a checkpoint in the MCTformer authors' format into a model bundle."""
 
     checkpoint: Path
-    """A .pth file with the state dict, alone or under the key `model`. Only tensors are loaded from it."""
+    """A local file of torch.save or safetensors with the state dict, under any wrappers. Only tensors are loaded from
+    it."""
     variant: Literal["v1", "v2", "plus"]
     """v1, v2 or plus: which of the authors' models it is."""
     vocabulary: str
     """Vocabulary file: its classes, in its order, are the classes of the model."""
     out: str
     """Folder or URI of the bundle."""
+    key: str | None = None
+    """Which weights to take where the checkpoint has several, such as model_ema; default: plain ones before averaged
+    ones."""
     input_mean: tuple[float, float, float] = IMAGENET_MEAN
     """Mean of the inputs per channel, for pixels in [0, 1]."""
     input_std: tuple[float, float, float] = IMAGENET_STD

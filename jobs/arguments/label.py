@@ -36,6 +36,8 @@ class LabelJob:
     retry: str | None = None
     """Label again what a finished run rejected: 'rejected', or 'rejected:too_large,crashed' for some reasons. The
     limit that rejected them may be raised in the same command; everything else stays as it was."""
+    allow_nothing_labelled: bool = False
+    """Exit with 0 also if no image of a shard is labelled: right for shards of few images, or of rare classes."""
     run: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
     cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
     store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)

@@ -10,24 +10,29 @@ import ray.exceptions
 from jobs.cluster.head_watch import watch_head
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
 from jobs.display.progress import ProgressPrinter
+from pipeline.commit.outcome import Outcome
 from pipeline.driver.stop import Stop
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks
 from pipeline.errors import WaveError
-from pipeline.run.records import Reason
+from pipeline.run.advice import FOR_PASSED_OVER, FOR_REJECTED
+from pipeline.run.records import MemberCounts, Reason
 from pipeline.run.run_file import Run
 from pipeline.workers.ray_failures import describe_ray_failure
 
 GO_ON = "what is committed stays, run the same command again"
 
 
-def drive(run: Run, run_steps: Callable[[Hooks], RunSummary], *, grace_s: float) -> int:
+def drive(
+    run: Run, run_steps: Callable[[Hooks], RunSummary], *, grace_s: float, allows_nothing_labelled: bool = True
+) -> int:
     """Complete a run, show its progress, handle signals, and return the exit code. Needs a connected Ray.
 
     Args:
         run: The run to label or remask.
         run_steps: Calls `label_run` or `remask_run` with the hooks.
         grace_s: Grace period after a signal, in seconds.
+        allows_nothing_labelled: Whether a shard of which no image is labelled is a success.
     """
     printer = ProgressPrinter()
     try:
@@ -39,7 +44,7 @@ def drive(run: Run, run_steps: Callable[[Hooks], RunSummary], *, grace_s: float)
     except ray.exceptions.RayError as error:
         print(f"error: {describe_ray_failure(error)}; {GO_ON}", file=sys.stderr)
         return EXIT_FAILED
-    return conclude(run.out_uri, summary)
+    return conclude(run.out_uri, summary, allows_nothing_labelled=allows_nothing_labelled)
 
 
 def _describe_loss(run: Run, printer: ProgressPrinter) -> str:
@@ -77,8 +82,14 @@ def print_warning(warning: str) -> None:
     print_lines(f"warning: {warning}", to_stderr=True)
 
 
-def conclude(out_uri: str, summary: RunSummary) -> int:
-    """Print what an invocation did and what remains; return the exit code."""
+def conclude(out_uri: str, summary: RunSummary, *, allows_nothing_labelled: bool = True) -> int:
+    """Print what an invocation did and what remains; return the exit code.
+
+    Args:
+        out_uri: Output folder of the run.
+        summary: Of the invocation.
+        allows_nothing_labelled: Whether a shard of which no image is labelled is a success.
+    """
     counts = summary.counts
     print(
         f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images "
@@ -86,8 +97,7 @@ def conclude(out_uri: str, summary: RunSummary) -> int:
     )
     for reason, number in sorted(counts.rejected_by_reason.items()):
         print(f"  rejected, {reason}: {number}")
-    if counts.num_read and counts.rejected_by_reason.get(Reason.NO_KNOWN_TAG, 0) == counts.num_read:
-        print("warning: no image had a known tag; check the vocabulary and --inputs.tags-field", file=sys.stderr)
+    print_passed_over(summary.outcome.members)
     for _, damage in sorted(summary.truncated_shards.items()):
         print_warning(damage)
     for name, error in sorted(summary.failed_shards.items()):
@@ -102,4 +112,30 @@ def conclude(out_uri: str, summary: RunSummary) -> int:
         )
         return EXIT_FAILED
     print(f"masks and statistics: {out_uri.rstrip('/')}/labels/*.parquet")
-    return EXIT_OK
+    return warn_of_nothing_labelled(summary.outcome, allows_nothing_labelled=allows_nothing_labelled)
+
+
+def print_passed_over(members: MemberCounts | None) -> None:
+    """Print how many members of the archives are in no row, by kind, with what to do."""
+    for kind, (num, example) in sorted((members or MemberCounts()).passed_over.items()):
+        advice = f"; {FOR_PASSED_OVER[kind]}" if kind in FOR_PASSED_OVER else ""
+        print_lines(f"  passed over, {kind}: {num} members such as '{example}'{advice}")
+
+
+def warn_of_nothing_labelled(outcome: Outcome, *, allows_nothing_labelled: bool) -> int:
+    """Warn of shards of which no image is labelled; return the exit code."""
+    if not outcome.num_unlabelled:
+        return EXIT_OK
+    names = ", ".join(f"'{name}'" for name in outcome.unlabelled)
+    shards = f"shard {names}" if outcome.num_unlabelled == 1 else f"{outcome.num_unlabelled} shards such as {names}"
+    reasons = sorted(outcome.reasons.items(), key=lambda item: -item[1])
+    rejected = ", ".join(f"{reason} {num} times" for reason, num in reasons) or "without any sample"
+    lines = [f"no image of {shards} is labelled: {rejected}"]
+    if outcome.first_rows:
+        lines.append(f"its first samples: {', '.join(outcome.first_rows)}")
+    lines += [f"for {reason}: {FOR_REJECTED[Reason(reason)]}" for reason, _ in reasons[:3]]
+    if not allows_nothing_labelled:
+        lines.append("if this is right, --allow-nothing-labelled makes it a success")
+    for line in lines:
+        print_warning(line)
+    return EXIT_OK if allows_nothing_labelled else EXIT_FAILED

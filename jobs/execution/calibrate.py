@@ -10,7 +10,8 @@ import numpy as np
 from jobs.arguments.calibrate import CalibrateJob
 from jobs.cluster.connection import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
-from pipeline.errors import LabellingError
+from pipeline.errors import LabellingError, TruthError
+from pipeline.evaluation.evaluate import MAX_COMPLAINTS
 from pipeline.evaluation.sampling import take_evenly
 from pipeline.evaluation.truth import open_truth
 from pipeline.kept_maps.kept_run import KeptRun, open_kept_run
@@ -74,7 +75,7 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
     find_truth = None if job.truth is None else open_truth(job.truth)
     patch_size = find_patch_size(kept, kept.config)
     pairs = list(zip(kept.source.manifests, kept.shards, strict=True))
-    most = sys.maxsize
+    most, bad = sys.maxsize, list[TruthError]()
     if find_truth is None:
         pairs = take_evenly(pairs, job.max_images)
         most = -(-job.max_images // len(pairs))
@@ -84,13 +85,20 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
         source = None
         if patch_size is not None:
             source = ImageSource(shard=shard, config=kept.config, patch_size=patch_size)
-        return read_samples(manifest.uri, find_truth, len(kept.vocabulary.classes), most, source)
+        return read_samples(manifest.uri, find_truth, len(kept.vocabulary.classes), most, source, bad.append)
 
     samples: list[MapSample] = []
     with ThreadPoolExecutor(job.num_threads) as threads:
         for number, found in enumerate(threads.map(read, pairs), start=1):
             samples += found
             print_lines(f"{number}/{len(pairs)} manifests, {len(samples)} images", to_stderr=True)
+    if bad:
+        some = "; ".join(str(error) for error in bad[:MAX_COMPLAINTS])
+        more = f"; and {len(bad) - MAX_COMPLAINTS} more" if len(bad) > MAX_COMPLAINTS else ""
+        print_lines(
+            f"warning: {len(bad)} true masks cannot be used and are left out: {some}{more}",
+            to_stderr=True,
+        )
     if not samples:
         lack = "labelled image" if job.truth is None else f"labelled image with a true mask in '{job.truth}'"
         raise LabellingError(f"'{job.labels}' has no {lack}; nothing can be calibrated on it")

@@ -9,11 +9,12 @@ import numpy as np
 
 from jobs.arguments.evaluate import EvaluateJob
 from jobs.cluster.connection import use_endpoint
-from jobs.command_line.console import EXIT_OK, print_lines
+from jobs.command_line.console import EXIT_FAILED, EXIT_OK, print_lines
 from pipeline.commit.manifests import list_manifests
 from pipeline.errors import LabellingError
 from pipeline.evaluation.boundaries import score_boundaries
-from pipeline.evaluation.evaluate import ManifestScores, evaluate_manifest
+from pipeline.evaluation.evaluate import MAX_COMPLAINTS, ManifestScores, evaluate_manifest
+from pipeline.evaluation.findings import list_findings
 from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
 from pipeline.evaluation.scores import (
     NUM_THRESHOLDS,
@@ -24,7 +25,13 @@ from pipeline.evaluation.scores import (
     score_masks,
 )
 from pipeline.evaluation.truth import FindTruth, open_truth
-from pipeline.reports.evaluation_report import find_best, make_rank_table, make_score_table, render_evaluation
+from pipeline.reports.evaluation_report import (
+    find_best,
+    make_image_table,
+    make_rank_table,
+    make_score_table,
+    render_evaluation,
+)
 from pipeline.reports.page import Table
 from pipeline.run.run_file import read_config, read_run
 from pipeline.storage.writing import put_atomic
@@ -36,25 +43,29 @@ def evaluate(job: EvaluateJob) -> int:
     run = read_run(job.labels)
     class_names = list(run["vocabulary"]["classes"])
     class_scales = read_config(job.labels, run).maps.class_scales
-    find_truth = open_truth(job.truth)
-    counts, images = score_run(job, find_truth, len(class_names), class_scales)
-    if not counts.num_images:
-        raise LabellingError(
-            f"no labelled image has a true mask in '{job.truth}' ({counts.num_without_truth} have none); "
-            "name the masks by the keys of the manifests"
-        )
-    if not counts.confusion.any():
-        raise LabellingError(f"the truth in '{job.truth}' ignores every pixel (255); give masks with class ids")
+    true_masks = open_truth(job.truth)
+    counts, images, complaints = score_run(job, true_masks, len(class_names), class_scales)
+    if not counts.num_images and counts.num_bad_truth:
+        print_lines(f"error: {show_complaints(counts, complaints)}; none is left to score", to_stderr=True)
+        return EXIT_FAILED
+    _require_pixels(job, counts)
     used = score_masks(counts)
     curve = [] if counts.num_without_maps else score_curve(counts)
-    print_scores(counts, class_names, used, curve)
+    unused = true_masks.list_unused()
+    remarks = list_findings(counts, class_names)
+    remarks += [show_complaints(counts, complaints)] if complaints else []
+    print_lines(*(f"warning: {remark}" for remark in remarks), to_stderr=True)
+    print_scores(counts, class_names, used, curve, unused)
     print_trust(images)
     if job.json:
         plain = describe_scores(counts, class_names, used, curve) | describe_trust(images)
+        plain |= {"num_truth_without_image": len(unused), "bad_truth": complaints, "warnings": remarks}
         put_atomic(job.json, json.dumps(plain, indent=1).encode())
     if job.html:
-        put_atomic(job.html, render_evaluation(job.labels, counts, images, used, curve, find_truth).encode())
-    return EXIT_OK
+        tables = [make_image_table(counts, unused, remarks)]
+        page = render_evaluation(job.labels, counts, images, used, curve, true_masks, tables)
+        put_atomic(job.html, page.encode())
+    return _judge(job, counts)
 
 
 def score_run(
@@ -62,17 +73,53 @@ def score_run(
 ) -> ManifestScores:
     """Count all manifests of a run, and score its images; the curve is over maps weighed by its `class_scales`."""
     uris = list_manifests(job.labels)
-    total, images = make_empty_counts(num_classes), []
+    total, images, complaints = make_empty_counts(num_classes), list[ScoredImage](), list[str]()
     with ThreadPoolExecutor(job.num_threads) as threads:
         scored = threads.map(lambda uri: evaluate_manifest(uri, find_truth, num_classes, class_scales), uris)
         for number, scores in enumerate(scored, start=1):
             total = total.merge(scores.counts)
             images += scores.images
+            complaints += scores.complaints[: MAX_COMPLAINTS - len(complaints)]
             print_lines(f"{number}/{len(uris)} manifests, {total.num_images} images", to_stderr=True)
-    return ManifestScores(total, images)
+    return ManifestScores(total, images, complaints)
 
 
-def print_scores(counts: EvaluationCounts, class_names: list[str], used: Scores, curve: list[Scores]) -> None:
+def show_complaints(counts: EvaluationCounts, complaints: Sequence[str]) -> str:
+    """One line for the true masks that cannot be used: how many, and what is wrong with the first of them."""
+    num_more = counts.num_bad_truth - len(complaints)
+    more = f"; and {num_more} more" if num_more else ""
+    return (
+        f"{counts.num_bad_truth} of {counts.num_images + counts.num_bad_truth} true masks cannot be used and are left "
+        f"out: {'; '.join(complaints)}{more}"
+    )
+
+
+def _require_pixels(job: EvaluateJob, counts: EvaluationCounts) -> None:
+    if not counts.num_images:
+        raise LabellingError(
+            f"no labelled image has a true mask in '{job.truth}' ({counts.num_without_truth} have none); "
+            "name the masks by the keys of the manifests"
+        )
+    if not counts.confusion.any():
+        raise LabellingError(f"the truth in '{job.truth}' ignores every pixel (255); give masks with class ids")
+
+
+def _judge(job: EvaluateJob, counts: EvaluationCounts) -> int:
+    """Exit code by the share of the true masks that cannot be used."""
+    num_truth = counts.num_images + counts.num_bad_truth
+    if counts.num_bad_truth <= job.max_bad_truth_fraction * num_truth:
+        return EXIT_OK
+    print_lines(
+        f"error: {counts.num_bad_truth} of {num_truth} true masks cannot be used, more than "
+        f"{job.max_bad_truth_fraction:.1%}; mend them or raise --max-bad-truth-fraction",
+        to_stderr=True,
+    )
+    return EXIT_FAILED
+
+
+def print_scores(
+    counts: EvaluationCounts, class_names: list[str], used: Scores, curve: list[Scores], unused: Sequence[str]
+) -> None:
     """Print a table: a line a class, columns for the masks as they are and one for the best threshold."""
     print_table(make_score_table(counts, class_names, used, curve))
     best = find_best(curve)
@@ -81,7 +128,10 @@ def print_scores(counts: EvaluationCounts, class_names: list[str], used: Scores,
     )
     print_lines(
         f"{counts.num_images} images; {counts.num_without_truth} more without truth, {counts.num_rejected} rejected"
+        + (f", {counts.num_bad_truth} with a true mask that cannot be used" if counts.num_bad_truth else "")
     )
+    if unused:
+        print_lines(f"{len(unused)} true masks belong to no image of this run, such as '{unused[0]}'")
     left_out = [name for name, iou in zip(["background", *class_names], used.iou, strict=True) if np.isnan(iou)]
     if left_out:
         print_lines(f"not in the mean, for they are in no mask and no truth: {', '.join(left_out)}")
@@ -149,6 +199,10 @@ def describe_scores(
         "num_images": counts.num_images,
         "num_without_truth": counts.num_without_truth,
         "num_rejected": counts.num_rejected,
+        "num_bad_truth": counts.num_bad_truth,
+        "num_tagged": counts.num_tagged,
+        "num_tagged_without_true_class": counts.num_tagged_without_class,
+        "num_tagged_with_other_true_classes": counts.num_tagged_other_class,
         "confusion": counts.confusion.tolist(),
     }
 

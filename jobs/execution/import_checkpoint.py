@@ -19,6 +19,8 @@ def import_checkpoint(job: ImportJob) -> int:
         class_names=vocabulary.classes,
         input_mean=job.input_mean,
         input_std=job.input_std,
+        key=job.key,
+        report=print_lines,
     )
     digest = save_bundle(job.out, model, bundle)
     num_weights = sum(parameter.numel() for parameter in model.parameters())

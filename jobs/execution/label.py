@@ -8,12 +8,13 @@ from typing import Any
 from jobs.arguments.label import LabelJob
 from jobs.cluster.actor_count import choose_gpus, choose_num_actors, describe_wait, measure_cluster
 from jobs.cluster.connection import connect, find_address, use_endpoint
-from jobs.cluster.driving import drive, print_warning
+from jobs.cluster.driving import drive, print_passed_over, print_warning, warn_of_nothing_labelled
 from jobs.command_line.console import EXIT_OK, format_bytes, print_config, print_lines
 from jobs.display.extension import print_extension
 from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
 from pipeline.collections.discover import IndexPlace, find_inputs
+from pipeline.commit.outcome import read_outcomes
 from pipeline.commit.plan import Plan
 from pipeline.commit.retry import RetryOrder, open_retry, parse_reasons
 from pipeline.driver.silence import WaitNotices
@@ -29,6 +30,9 @@ from pipeline.storage.listing import exists
 from pipeline.storage.outage import Patience
 from pipeline.storage.uris import join_uri
 from pipeline.thresholds.calibration import MASK_FIELDS, describe_maps, use_calibration
+
+MAX_FOOTERS = 1000
+"""Shards of a finished run whose footers are read for its totals."""
 
 
 def label(job: LabelJob) -> int:
@@ -49,14 +53,28 @@ def _label(job: LabelJob, patience: Patience, scratch: str | None) -> int:
         return EXIT_OK
     if not plan.work and not plan.leftover_parts:
         print(f"nothing to do: every shard is {'labelled again' if job.retry else 'published'} under {job.out}")
-        return EXIT_OK
+        return patience.call(lambda: _conclude_published(run, plan, job))
     connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
     options = _choose_options(job)
     return drive(
         run,
         lambda hooks: label_run(run, options, retry=retry, limit=job.run.limit, hooks=hooks),
         grace_s=job.run.grace_s,
+        allows_nothing_labelled=job.allow_nothing_labelled,
     )
+
+
+def _conclude_published(run: Run, plan: Plan, job: LabelJob) -> int:
+    """Print the totals of a finished run; return the exit code."""
+    if not 0 < len(plan.sealed) <= MAX_FOOTERS:
+        return EXIT_OK
+    outcome = read_outcomes(run.out_uri, [shard.name for shard in plan.sealed])
+    counts = outcome.counts
+    print(f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images")
+    print_passed_over(outcome.members)
+    if counts.num_labelled:
+        return EXIT_OK
+    return warn_of_nothing_labelled(outcome, allows_nothing_labelled=job.allow_nothing_labelled)
 
 
 def _open(job: LabelJob, patience: Patience, scratch: str | None) -> tuple[Run, RetryOrder | None]:

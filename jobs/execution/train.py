@@ -94,6 +94,7 @@ def _open(job: TrainJob) -> tuple[TrainingRun, InitialModel]:
     }
     print_config(facts, job.config)
     initial = build_initial_model(job.config.model, vocabulary.classes, job.config.rng_seed)
+    print_lines(*initial.notes)
     run = open_training(
         out_uri=job.out,
         config=job.config,

@@ -9,6 +9,7 @@ import ray.exceptions
 from jobs.arguments.verify import VerifyJob
 from jobs.cluster.connection import connect, use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK
+from pipeline.audit.archives.member_counts import MemberCounts
 from pipeline.audit.verdict import CONTENT_CHECKS, WARNINGS, Check, Finding, Verdict
 from pipeline.audit.verify import FOOTERS, FULL, judge_model, list_run, verify_run
 from pipeline.printable import escape_controls
@@ -105,6 +106,7 @@ def print_totals(verdict: Verdict, job: VerifyJob, obstacle: str) -> None:
     print(f"  labelled: {counts.num_labelled}")
     for reason, number in sorted(counts.rejected_by_reason.items()):
         print(f"  rejected, {escape_controls(reason) or 'without a known reason'}: {number}")
+    print_members(verdict.members)
     if obstacle:
         print(f"the model was not held against its digest: {escape_controls(obstacle)}")
     if job.sample < 1 and not job.footers_only:
@@ -115,3 +117,19 @@ def print_totals(verdict: Verdict, job: VerifyJob, obstacle: str) -> None:
         print("the footers balance; rows and inputs were not read, leave out --footers-only to compare them")
     else:
         print("the books balance: every sample of every input is a row, once and in order")
+
+
+def print_members(members: MemberCounts) -> None:
+    """Print how many members the archives have, and what was passed over, by kind with an example."""
+    if members.num:
+        print(
+            f"{members.num} members of archives: {members.num_in_rows} in rows, {members.num_passed_over} passed over"
+        )
+    for kind, entry in members.passed_over.items():
+        print(f"  passed over: {entry.num} {escape_controls(kind)}, such as '{escape_controls(entry.example)}'")
+    if members.num_unrecorded:
+        print(
+            f"the run has format version 2, which does not record the members that were passed over: those of "
+            f"{members.num_unrecorded} shards "
+            + ("were counted by this audit alone" if members.num else "are not known, leave out --footers-only")
+        )

@@ -1,10 +1,11 @@
 """Checks of the footer of a manifest against its run, its input and its row groups."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.audit.archives.member_checks import MEMBERS_FIELD, find_form_faults
 from pipeline.audit.manifest_format import FOOTER_FIELDS, OPTIONAL_FOOTER_FIELDS
 from pipeline.audit.parquet.layout import Layout
 from pipeline.audit.rows import SHA256
@@ -21,8 +22,17 @@ def check_identity(shard: InputShard, fingerprint: str, footer: Mapping[str, Any
         yield Problem(Check.OTHER_INPUT, 0, f"{shard.name}: made from {footer.get('shard')}")
 
 
-def check_footer(shard: InputShard, footer: Mapping[str, Any], layout: Layout) -> Iterator[Problem]:
-    """Check that a footer is consistent with itself and with its row groups."""
+def check_footer(
+    shard: InputShard, footer: Mapping[str, Any], layout: Layout, *, has_members: bool
+) -> Iterator[Problem]:
+    """Check that a footer is consistent with itself and with its row groups.
+
+    Args:
+        shard: The input.
+        footer: Of the manifest.
+        layout: Of the manifest.
+        has_members: True if footers of this run and kind of input count the members of the archive.
+    """
     name, counts, num_rows = shard.name, parse_counts(footer), layout.footer["num_rows"]
     if counts is None:
         yield Problem(Check.WRONG_COUNTS, 0, f"{name}: its footer has the counts {footer.get('counts')}")
@@ -31,7 +41,8 @@ def check_footer(shard: InputShard, footer: Mapping[str, Any], layout: Layout) -
     elif counts.num_bytes != shard.size_bytes:
         text = f"{name}: its footer states {counts.num_bytes} bytes, its input has {shard.size_bytes}"
         yield Problem(Check.WRONG_COUNTS, 0, text)
-    yield from (Problem(Check.WRONG_FOOTER, 0, f"{name}: {fault}") for fault in _find_footer_faults(footer, layout))
+    faults = _find_footer_faults(footer, layout, (MEMBERS_FIELD,) if has_members else ())
+    yield from (Problem(Check.WRONG_FOOTER, 0, f"{name}: {fault}") for fault in faults)
     if footer.get("truncated_at") is not None:
         yield Problem(Check.TRUNCATED_INPUT, 0, f"{name}: at byte {footer['truncated_at']}")
 
@@ -47,11 +58,14 @@ def parse_counts(footer: Mapping[str, Any]) -> LabelCounts | None:
     return counts if is_whole else None
 
 
-def _find_footer_faults(footer: Mapping[str, Any], layout: Layout) -> Iterator[str]:
-    if missing := [field for field in FOOTER_FIELDS if field not in footer]:
+def _find_footer_faults(footer: Mapping[str, Any], layout: Layout, also_needed: Sequence[str]) -> Iterator[str]:
+    needed = (*FOOTER_FIELDS, *also_needed)
+    if missing := [field for field in needed if field not in footer]:
         yield f"it lacks {missing}"
-    if unknown := sorted(footer.keys() - {*FOOTER_FIELDS, *OPTIONAL_FOOTER_FIELDS}):
+    if unknown := sorted(footer.keys() - {*needed, *OPTIONAL_FOOTER_FIELDS}):
         yield f"it has the fields {unknown}"
+    elif MEMBERS_FIELD in footer:
+        yield from find_form_faults(footer)
     truncated_at = footer.get("truncated_at")
     if not isinstance(truncated_at, int | None) or isinstance(truncated_at, bool):
         yield f"it states truncated_at {truncated_at!r}"

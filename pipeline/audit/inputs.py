@@ -8,9 +8,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.audit.archives.images import check_image
-from pipeline.audit.archives.sample_walk import WalkedSample, WalkEnd, walk_parquet, walk_tar
+from pipeline.audit.archives.images import check_image, check_reason
+from pipeline.audit.archives.member_checks import check_members, parse_members
+from pipeline.audit.archives.parquet_walk import walk_parquet
+from pipeline.audit.archives.samples import WalkedSample
+from pipeline.audit.archives.tar_walk import WalkEnd, walk_tar
 from pipeline.audit.keys import compare_keys
+from pipeline.audit.run import RunRecord
 from pipeline.audit.verdict import Check, Problem
 from pipeline.run.records import PARQUET_SUFFIX, InputShard
 from pipeline.storage.listing import UNKNOWN_ETAG, find_object
@@ -22,16 +26,16 @@ KEY_ROWS = 1024
 class InputReader:
     """Samples of an input in order, up to its end or to the first unreadable byte."""
 
-    def __init__(self, shard: InputShard, inputs: Mapping[str, Any], wants_image: Callable[[str], bool] | None) -> None:
+    def __init__(self, shard: InputShard, record: RunRecord, wants_image: Callable[[str], bool] | None) -> None:
         """Open the input.
 
         Args:
             shard: As it was listed by the run.
-            inputs: Configuration of the inputs.
+            record: Of the run, for the configuration of the inputs.
             wants_image: True for the keys of samples whose images are read; None: no image is read.
         """
         self._shard = shard
-        self._inputs = inputs
+        self._record = record
         self._stream: ByteStream | None = None
         self._walk: Iterator[WalkedSample | WalkEnd] = iter(())
         self.problem: Problem | None = None
@@ -50,7 +54,7 @@ class InputReader:
 
     def list_keys(self) -> list[str] | None:
         """Keys of the whole input, read again; None if it cannot be read."""
-        with_keys = InputReader(self._shard, self._inputs, None)
+        with_keys = InputReader(self._shard, self._record, None)
         keys = []
         while sample := with_keys.read():
             keys.append(sample.key)
@@ -76,10 +80,10 @@ class InputReader:
             return
         if shard.uri.lower().endswith(PARQUET_SUFFIX):
             self._stream = open_random(shard.uri)
-            self._walk = walk_parquet(self._stream, self._inputs, wants_image)
+            self._walk = walk_parquet(self._stream, self._record.inputs, wants_image)
         else:
             self._stream = open_stream(shard.uri)
-            self._walk = walk_tar(self._stream, wants_image or (lambda key: False))
+            self._walk = walk_tar(self._stream, self._record.members, wants_image or (lambda key: False))
 
     def _guard(self, act: Callable[[], Any]) -> Any:
         try:
@@ -116,7 +120,7 @@ def compare_rows(
         if starts.get(number, sample.offset) != sample.offset:
             text = f"its footer states that a chunk starts at {starts[number]}, in the input at {sample.offset}"
             yield Problem(Check.WRONG_FOOTER, 0, f"{where}: {text}")
-        yield from _check_image(row, sample, where)
+        yield from _check_sample(row, sample, where)
     else:
         if reader.read() is None:
             yield from _check_end(shard, reader, footer, starts.get(number + 1))
@@ -136,8 +140,10 @@ def compare_rows(
     yield from _check_end(shard, reader, footer, None)
 
 
-def _check_image(row: Mapping[str, Any], sample: WalkedSample, where: str) -> Iterator[Problem]:
-    """Check the image of a sample against its row, if it was read."""
+def _check_sample(row: Mapping[str, Any], sample: WalkedSample, where: str) -> Iterator[Problem]:
+    """Check a sample against its row, and its image if it was read."""
+    if fault := next(check_reason(row, sample), None):
+        yield Problem(Check.INCONSISTENT_ROWS, 1, f"{where} {fault}")
     if sample.image is None and sample.has_image:
         return
     if fault := next(check_image(row, sample.image), None):
@@ -173,3 +179,6 @@ def _check_end(
     elif end_offset is not None and end_offset != reader.end.offset:
         text = f"its footer states that the last chunk ends at {end_offset}, in the input at {reader.end.offset}"
         yield Problem(Check.WRONG_FOOTER, 0, f"{shard.name}: {text}")
+    members = parse_members(footer)
+    if members is not None and reader.end.members is not None:
+        yield from check_members(shard.name, members, reader.end.members)

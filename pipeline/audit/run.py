@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.audit.archives.member_rules import MemberRules, read_member_rules
 from pipeline.audit.manifest_format import refuse_repeated
 from pipeline.audit.rows import RowRules, read_rules
 from pipeline.errors import ManifestError
@@ -36,6 +37,8 @@ class RunRecord:
     inputs: Mapping[str, Any]
     """Configuration of the inputs, with the columns of Parquet files."""
     rules: RowRules
+    members: MemberRules
+    """Which members of a tar are samples."""
     model_uri: str
     model_digest: str
     faults: tuple[str, ...]
@@ -119,6 +122,7 @@ def _parse_record(fields: Mapping[str, Any]) -> RunRecord:
         shards=shards,
         inputs=inputs,
         rules=read_rules(fields),
+        members=read_member_rules(fields.get("format_version"), inputs),
         model_uri=fields["model_uri"],
         model_digest=fields["model_digest"],
         faults=faults,

@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.audit.archives.member_checks import parse_members
+from pipeline.audit.archives.member_counts import MemberCounts
 from pipeline.audit.footers import check_footer, check_identity, parse_counts
 from pipeline.audit.inputs import InputReader, compare_rows
 from pipeline.audit.manifest_format import parse_footer, require_format
@@ -45,6 +47,8 @@ class PublishedShard:
     manifest_uri: str
     fingerprint: str
     """Of the run that is audited."""
+    has_members: bool
+    """True if its footer counts the members of its archive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,9 @@ class _ShardAudit:
         try:
             with closing(open_stream(self._item.manifest_uri)) as stream:
                 layout, footer = self._read_footer(stream)
-                return self._tally.judge(counts=self._check_footer(layout, footer))
+                counts = self._check_footer(layout, footer)
+                members = parse_members(footer, self._item.position) if counts else None
+                return self._tally.judge(counts=counts, members=self._mark_unrecorded(members))
         except Exception as error:  # noqa: BLE001 (an exception for one manifest must not end the audit of the others)
             return self._judge_failure(error)
 
@@ -99,7 +105,7 @@ class _ShardAudit:
                 file = pq.ParquetFile(stream, page_checksum_verification=True)
                 rows = self._read_rows(stream, layout, file, footer, rules)
                 chooses = rules.chooses if rules.sample_fraction > 0 else None
-                reader = InputReader(self._item.shard, rules.record.inputs, chooses)
+                reader = InputReader(self._item.shard, rules.record, chooses)
                 with closing(reader):
                     for problem in compare_rows(self._item.shard, reader, rows, file, footer):
                         self._tally.add(problem)
@@ -109,7 +115,16 @@ class _ShardAudit:
         stated, found = footer["counts"], counts.to_dict() | {"num_bytes": self._item.shard.size_bytes}
         if json.dumps(stated, sort_keys=True) != json.dumps(found, sort_keys=True) and parse_counts(footer) is not None:
             self._add_problem(Check.WRONG_COUNTS, f"its footer counts {stated}, its rows are {found}")
-        return self._tally.judge(counts=counts)
+        members = reader.end.members if reader.end else None
+        return self._tally.judge(
+            counts=counts, members=self._mark_unrecorded(members.at(self._item.position) if members else None)
+        )
+
+    def _mark_unrecorded(self, members: MemberCounts | None) -> MemberCounts | None:
+        """Counts of the members, marked if the footer lacks them as it is of an old format."""
+        if self._item.has_members or self._item.shard.is_parquet:
+            return members
+        return (members or MemberCounts()).merge(MemberCounts(num_unrecorded=1))
 
     def _read_footer(self, stream: ByteStream) -> tuple[Layout, dict[str, Any]]:
         layout = read_layout(stream, self._item.manifest_uri)
@@ -120,7 +135,7 @@ class _ShardAudit:
         problems = list(check_identity(self._item.shard, self._item.fingerprint, footer))
         if not problems:
             require_format(layout, self._item.manifest_uri)
-        for problem in problems or check_footer(self._item.shard, footer, layout):
+        for problem in problems or check_footer(self._item.shard, footer, layout, has_members=self._item.has_members):
             self._tally.add(problem)
         return None if problems else parse_counts(footer) or LabelCounts()
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from pipeline.audit.archives.member_counts import MemberCounts
 from pipeline.printable import escape_controls
 from pipeline.run.counts import LabelCounts
 
@@ -50,6 +51,10 @@ class Check(StrEnum):
     """More rows of a key than samples in the input."""
     UNKNOWN_ROWS = "row unknown"
     """A row whose key the input does not have."""
+    UNACCOUNTED_MEMBERS = "members not accounted for"
+    """Members of the archive that are neither in a row nor in the counts of what was passed over; or more of these."""
+    MISCOUNTED_MEMBERS = "passed over wrongly"
+    """The footer counts other members under a kind than the archive has, or names another as the first."""
     MISPLACED_ROWS = "row out of order"
     """Smallest number of rows whose move restores the order of the input."""
     MISNUMBERED_ROWS = "row misnumbered"
@@ -75,6 +80,7 @@ CONTENT_CHECKS = frozenset(
     {
         *(Check.INPUT_GONE, Check.INPUT_CHANGED, Check.INPUT_UNREADABLE),
         *(Check.MISSING_ROWS, Check.DOUBLED_ROWS, Check.UNKNOWN_ROWS, Check.MISPLACED_ROWS),
+        *(Check.UNACCOUNTED_MEMBERS, Check.MISCOUNTED_MEMBERS),
         *(Check.MISNUMBERED_ROWS, Check.INCONSISTENT_ROWS, Check.CHANGED_ROWS, Check.WRONG_STATISTICS),
         *(Check.WRONG_MASKS, Check.WRONG_IMAGES, Check.OTHER_MODEL),
     }
@@ -128,6 +134,8 @@ class Verdict:
     """Those of them with a manifest of this run."""
     counts: LabelCounts = field(default_factory=LabelCounts)
     """Of the published shards: counted rows, or the counts of the footers."""
+    members: MemberCounts = field(default_factory=MemberCounts)
+    """Of their archives: counted members, or the counts of the footers."""
     findings: Mapping[Check, Finding] = field(default_factory=dict)
     """Failed checks only."""
 
@@ -142,6 +150,7 @@ class Verdict:
             num_shards=self.num_shards + other.num_shards,
             num_published=self.num_published + other.num_published,
             counts=self.counts.merge(other.counts),
+            members=self.members.merge(other.members),
             findings={
                 check: self.findings.get(check, Finding()).merge(other.findings.get(check, Finding()))
                 for check in sorted({*self.findings, *other.findings})
@@ -155,6 +164,7 @@ class Verdict:
             "num_shards": self.num_shards,
             "num_published": self.num_published,
             "counts": self.counts.to_dict(),
+            "members": self.members.to_dict(),
             "findings": {
                 str(check): {
                     "num_shards": finding.num_shards,
@@ -189,17 +199,21 @@ class Tally:
             shown = escape_controls(text[:MAX_EXAMPLE_CHARS]) + (" ..." if len(text) > MAX_EXAMPLE_CHARS else "")
             examples.append(Example(self._position, shown))
 
-    def judge(self, *, counts: LabelCounts | None = None, is_input: bool = True) -> Verdict:
+    def judge(
+        self, *, counts: LabelCounts | None = None, members: MemberCounts | None = None, is_input: bool = True
+    ) -> Verdict:
         """Verdict on the shard.
 
         Args:
             counts: Of the rows of the shard; None without a manifest of this run.
+            members: Of its archive; None if they are not known.
             is_input: False for a file of no input.
         """
         return Verdict(
             num_shards=int(is_input),
             num_published=int(counts is not None),
             counts=counts or LabelCounts(),
+            members=members or MemberCounts(),
             findings={
                 check: Finding(num_shards=1, num_rows=num_rows, examples=tuple(self._examples[check]))
                 for check, num_rows in self._num_rows.items()

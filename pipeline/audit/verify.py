@@ -77,7 +77,13 @@ def list_run(out_uri: str) -> RunListing:
     shards = record.shards
     manifest_uris = {item.uri for item in list_folder(join_uri(out_uri, MANIFESTS_FOLDER))}
     published = tuple(
-        PublishedShard(position=position, shard=shard, manifest_uri=uri, fingerprint=record.fingerprint)
+        PublishedShard(
+            position=position,
+            shard=shard,
+            manifest_uri=uri,
+            fingerprint=record.fingerprint,
+            has_members=not record.members.is_old and not shard.is_parquet,
+        )
         for position, shard in enumerate(shards)
         if (uri := locate_manifest(out_uri, shard.name)) in manifest_uris
     )

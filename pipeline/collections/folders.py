@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pipeline.collections.rows import Findings, IndexRow, Listing, NamedImage, PathFollower
 from pipeline.collections.tables import CSV_SUFFIXES, GZIP_SUFFIX, TEXT_SUFFIXES, has_paths, read_table, strip_suffix
 from pipeline.errors import ShardError
-from pipeline.inputs.patterns.folders import OUTPUT_FOLDERS, PassedOver
+from pipeline.inputs.patterns.folders import OUTPUT_FOLDERS, PassedOverFiles
 from pipeline.run.config import InputConfig
 from pipeline.run.records import PARQUET_SUFFIX, RUN_FILE
 from pipeline.storage.scanning import scan_folder
@@ -32,7 +32,7 @@ class Folder(NamedTuple):
     """Relative paths of tables, sorted."""
     parquets: list[str]
     others: Listing
-    passed_over: PassedOver
+    passed_over: PassedOverFiles
 
 
 def scan_images(folder_uri: str) -> Folder | None:
@@ -41,7 +41,7 @@ def scan_images(folder_uri: str) -> Folder | None:
     Raises:
         OSError: The store failed.
     """
-    passed_over = PassedOver()
+    passed_over = PassedOverFiles()
     folder = Folder(folder_uri, {}, [], [], {}, passed_over)
     for file in scan_folder(folder_uri, passed_over.add_broken_link):
         suffix = file.name.rpartition(".")[2].lower()

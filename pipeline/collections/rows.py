@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pipeline.errors import ShardError
 from pipeline.inputs.allowed_places import ABSOLUTE_URI, is_allowed, is_web_uri, suggest_place
 from pipeline.inputs.parquet_reader import MAX_KEY_LETTERS
-from pipeline.inputs.patterns.folders import PassedOver
+from pipeline.inputs.patterns.folders import PassedOverFiles
 from pipeline.run.config import InputConfig
 from pipeline.storage.listing import find_object
 from pipeline.storage.scanning import scan_folder
@@ -55,11 +55,11 @@ class Findings:
 
     num_rows: int = 0
     num_with_tags: int = 0
-    passed_over: PassedOver = field(default_factory=PassedOver)
+    passed_over: PassedOverFiles = field(default_factory=PassedOverFiles)
     """Files that are in no row."""
-    missing: PassedOver = field(default_factory=PassedOver)
+    missing: PassedOverFiles = field(default_factory=PassedOverFiles)
     """Rows without an image, by reason."""
-    refused: PassedOver = field(default_factory=PassedOver)
+    refused: PassedOverFiles = field(default_factory=PassedOverFiles)
     """Paths that lead to places which the command line does not allow, by place."""
     notes: list[str] = field(default_factory=list)
     """Choices that were made, as sentences."""

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.commit.encoding import encode_parquet, parse_footer
 from pipeline.commit.names import locate_manifest
 from pipeline.errors import ManifestError
-from pipeline.run.records import MANIFEST_SCHEMA
+from pipeline.run.records import MANIFEST_SCHEMA, MemberCounts
 from pipeline.storage.listing import list_folder
 from pipeline.storage.reading import ByteStream, open_stream, read_bytes
 from pipeline.storage.uris import join_uri
@@ -86,6 +86,20 @@ def _parse_manifest(uri: str, source: ByteStream) -> Manifest:
     except (pa.ArrowInvalid, KeyError, ValueError) as error:
         raise ManifestError(f"'{uri}' is not a manifest of this project: {error}; label the shard again") from error
     return Manifest(uri=uri, footer=footer, file=file)
+
+
+def read_members(manifest: Manifest) -> MemberCounts | None:
+    """The counts of the members of an archive; None for Parquet inputs and in manifests of older versions.
+
+    Raises:
+        ManifestError: The footer holds something else.
+    """
+    if "members" not in manifest.footer:
+        return None
+    try:
+        return MemberCounts.parse(manifest.footer["members"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ManifestError(f"'{manifest.uri}' holds no counts of members: {error!r}; label the shard again") from error
 
 
 DIGEST_ROWS = 64

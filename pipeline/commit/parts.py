@@ -7,8 +7,8 @@ Neither this module nor its imports need PyTorch, so tasks that seal start fast.
 """
 
 import io
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,16 +18,19 @@ from pipeline.commit.names import PARTS_FOLDER, PartName, locate_part
 from pipeline.commit.worker_reports import ChunkId, ChunkReport
 from pipeline.errors import ManifestError
 from pipeline.run.counts import LabelCounts
-from pipeline.run.records import PART_SCHEMA, Status
+from pipeline.run.records import PART_SCHEMA, MemberCounts, Status
 from pipeline.run.run_file import Run
 from pipeline.storage.reading import read_bytes
 from pipeline.storage.writing import put_atomic
 
 
-def encode_part(rows: pa.Table, fingerprint: str, shard_name: str, chunk_index: int) -> bytes:
-    """Encode the rows of a chunk as the bytes of its part."""
+def encode_part(
+    rows: pa.Table, fingerprint: str, shard_name: str, chunk_index: int, members: MemberCounts | None = None
+) -> bytes:
+    """Encode the rows of a chunk, and the counts of its members, as the bytes of its part."""
     footer = {"fingerprint": fingerprint, "shard": shard_name, "chunk": chunk_index, "num_rows": rows.num_rows}
-    return encode_parquet([rows], PART_SCHEMA, footer)
+    counted = {} if members is None else {"members": members.describe()}
+    return encode_parquet([rows], PART_SCHEMA, footer | counted)
 
 
 def commit_part(out_uri: str, shard_name: str, part: PartName, payload: bytes, folder: str = PARTS_FOLDER) -> None:
@@ -46,7 +49,7 @@ def commit_chunk(rows: pa.Table, chunk: ChunkId, run: Run) -> ChunkReport:
         chunk: Chunk of the rows.
         run: Run of the chunk.
     """
-    payload = encode_part(rows, run.fingerprint, chunk.shard_name, chunk.part.chunk_index)
+    payload = encode_part(rows, run.fingerprint, chunk.shard_name, chunk.part.chunk_index, chunk.members)
     commit_part(run.out_uri, chunk.shard_name, chunk.part, payload, run.parts_folder)
     return ChunkReport(chunk=chunk, counts=count_rows([rows]))
 
@@ -87,7 +90,17 @@ def count_rows(tables: Iterable[pa.Table], num_bytes: int = 0) -> LabelCounts:
     )
 
 
-def read_part(out_uri: str, fingerprint: str, shard_name: str, part: PartName, folder: str = PARTS_FOLDER) -> pa.Table:
+class PartContent(NamedTuple):
+    """Content of a part."""
+
+    rows: pa.Table
+    members: MemberCounts | None
+    """Members of the archive in the span of its chunk; None if they were not counted."""
+
+
+def read_part(
+    out_uri: str, fingerprint: str, shard_name: str, part: PartName, folder: str = PARTS_FOLDER
+) -> PartContent:
     """Read one part.
 
     Raises:
@@ -102,12 +115,20 @@ def read_part(out_uri: str, fingerprint: str, shard_name: str, part: PartName, f
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise ManifestError(f"part '{uri}' is damaged: {reason}; delete it and run again") from error
+    members = _parse_members(footer, uri)
     wanted = {
         "fingerprint": fingerprint,
         "shard": shard_name,
         "chunk": part.chunk_index,
         "num_rows": table.num_rows,
-    }
+    } | ({} if members is None else {"members": members.describe()})
     if footer != wanted:
         raise ManifestError(f"'{uri}' has the footer {footer}, expected {wanted}; delete it and run again")
-    return table
+    return PartContent(table, members)
+
+
+def _parse_members(footer: Mapping[str, Any], uri: str) -> MemberCounts | None:
+    try:
+        return MemberCounts.parse(footer["members"]) if "members" in footer else None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ManifestError(f"'{uri}' holds no counts of members: {error!r}; delete it and run again") from error

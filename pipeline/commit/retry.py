@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline.commit.manifests import Manifest, open_manifest, publish_manifest, stream_manifest
 from pipeline.commit.names import PartName, list_part_names, locate_manifest, locate_part
+from pipeline.commit.outcome import Outcome, read_outcome
 from pipeline.commit.parts import count_rows, read_part
 from pipeline.commit.plan import Plan, ShardWork
 from pipeline.commit.seal import CompleteShard
@@ -128,7 +129,7 @@ def plan_retry(run: Run, order: RetryOrder, limit: int | None = None) -> Plan:
     )
 
 
-def replace_manifest(complete: CompleteShard, *, out_uri: str, fingerprint: str, order: RetryOrder) -> None:
+def replace_manifest(complete: CompleteShard, *, out_uri: str, fingerprint: str, order: RetryOrder) -> Outcome:
     """Put the rows of a retry into the manifest of their shard, then delete their parts.
 
     A second call changes nothing. It is no error if another driver of the same retry has deleted the parts.
@@ -142,6 +143,8 @@ def replace_manifest(complete: CompleteShard, *, out_uri: str, fingerprint: str,
     except FileNotFoundError as error:
         if not _records_retry(open_manifest(locate_manifest(out_uri, shard.name)), order):
             raise ManifestError(f"shard '{shard.name}': {error}; run the same command again") from error
+    with stream_manifest(locate_manifest(out_uri, shard.name)) as manifest:
+        return read_outcome(manifest, shard.name)
 
 
 def _replace_manifest(
@@ -160,7 +163,7 @@ def _replace_manifest(
             if wanted:
                 part = by_chunk[chunk_index]
                 redone.append(part)
-                fresh = read_part(out_uri, fingerprint, shard.name, part, folder)
+                fresh = read_part(out_uri, fingerprint, shard.name, part, folder).rows
                 rows = _replace_rows(rows, wanted, fresh, locate_part(out_uri, shard.name, part, folder))
             tables.append(rows)
         counts = count_rows(tables, num_bytes=shard.size_bytes)

@@ -8,15 +8,17 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipeline.commit.manifests import publish_manifest
+from pipeline.commit.manifests import open_manifest, publish_manifest
 from pipeline.commit.names import PartName, locate_manifest, locate_part
-from pipeline.commit.parts import count_rows, read_footer, read_part
+from pipeline.commit.outcome import Outcome, describe_outcome, read_outcome
+from pipeline.commit.parts import PartContent, count_rows, read_part
+from pipeline.commit.repeated_keys import SampleCounts, count_samples, reject_repeated_keys
 from pipeline.errors import LabellingError, ManifestError, RejectionLimitError, describe_exception, is_store_failure
+from pipeline.run.advice import FOR_REJECTED
 from pipeline.run.counts import LabelCounts
 from pipeline.run.fingerprint import get_library_version
-from pipeline.run.records import MANIFEST_SCHEMA, PART_SCHEMA, InputShard, Reason, Status
+from pipeline.run.records import MANIFEST_SCHEMA, InputShard, MemberCounts, Reason, merge_members
 from pipeline.run.run_file import describe_shard
-from pipeline.storage.reading import read_bytes
 from pipeline.storage.writing import delete
 from pipeline.workers.pulse import Reporting
 
@@ -32,13 +34,15 @@ class CompleteShard:
     parts: tuple[PartName, ...]
     truncated_at: int | None = None
     """Byte at which the archive is truncated; None: it is complete."""
+    members_after: MemberCounts | None = None
+    """Members of the archive behind the last chunk; None if they are not counted."""
 
 
-Publish = Callable[[CompleteShard], object]
+Publish = Callable[[CompleteShard], Outcome]
 """Publishes a complete shard. A second call writes the same bytes."""
 
 
-def seal_shard(complete: CompleteShard, *, out_uri: str, fingerprint: str, max_rejected_fraction: float) -> LabelCounts:
+def seal_shard(complete: CompleteShard, *, out_uri: str, fingerprint: str, max_rejected_fraction: float) -> Outcome:
     """Turn all parts of a shard into its manifest, then delete them.
 
     A second seal writes the same bytes. A crash between the put and the deletion leaves parts behind, which the next
@@ -50,7 +54,7 @@ def seal_shard(complete: CompleteShard, *, out_uri: str, fingerprint: str, max_r
     """
     shard, parts = complete.shard, sorted(complete.parts)
     try:
-        tables = _read_parts(out_uri, fingerprint, shard.name, parts)
+        contents = _read_parts(out_uri, fingerprint, shard.name, parts)
     except FileNotFoundError as error:
         sealed = _find_sealed(out_uri, fingerprint, shard)
         if sealed is None:
@@ -59,11 +63,14 @@ def seal_shard(complete: CompleteShard, *, out_uri: str, fingerprint: str, max_r
             ) from error
         delete([locate_part(out_uri, shard.name, part) for part in parts])
         return sealed
+    tables = [content.rows for content in contents]
+    members = merge_members([*(content.members for content in contents), complete.members_after])
     chunks = [[table.num_rows, part.end_offset] for table, part in zip(tables, parts, strict=True)]
-    tables = _number_rows(_reject_repeated_keys(tables))
+    tables = _number_rows(reject_repeated_keys(tables))
     counts = count_rows(tables, num_bytes=shard.size_bytes)
     _require_balance(shard.name, counts, expected=sum(table.num_rows for table in tables))
-    _require_few_rejections(shard.name, counts, tables, max_rejected_fraction)
+    samples = count_samples(tables)
+    _require_few_rejections(shard.name, samples, tables, max_rejected_fraction)
     footer = {
         "fingerprint": fingerprint,
         "shard": describe_shard(shard),
@@ -71,10 +78,10 @@ def seal_shard(complete: CompleteShard, *, out_uri: str, fingerprint: str, max_r
         "counts": counts.to_dict(),
         "chunks": chunks,
         "library_version": get_library_version(),
-    }
+    } | ({} if members is None else {"members": members.describe()})
     publish_manifest(out_uri, shard.name, tables, footer)
     delete([locate_part(out_uri, shard.name, part) for part in parts])
-    return counts
+    return describe_outcome(shard.name, tables, counts, members, samples.rejected_by_reason)
 
 
 class Refusal(NamedTuple):
@@ -85,76 +92,40 @@ class Refusal(NamedTuple):
     """Whether a store failed, so that another try may succeed."""
 
 
-def publish_shard(publish: Publish, complete: CompleteShard, reporting: Reporting) -> Refusal | None:
-    """Publish a shard in a task; None if it is published. A refusal is a return value and does not fail the task.
+def publish_shard(publish: Publish, complete: CompleteShard, reporting: Reporting) -> Outcome | Refusal:
+    """Publish a shard in a task. A refusal is a return value and does not fail the task.
 
     Waits out an outage of the store.
     """
     name = complete.shard.name
     with closing(reporting.open()) as pulse, pulse.busy(f"sealing '{name}'", SEAL_TIMEOUT_S) as patience:
         try:
-            patience.call(partial(publish, complete))
+            outcome = patience.call(partial(publish, complete))
         except (LabellingError, OSError) as error:
             return Refusal(str(error), is_store_failure(error))
         except Exception as error:  # noqa: BLE001 (of any type: it concerns this shard, and no other may wait for it)
             return Refusal(f"shard '{name}' cannot be sealed: {describe_exception(error)}", False)
-    return None
+    return outcome
 
 
-def _find_sealed(out_uri: str, fingerprint: str, shard: InputShard) -> LabelCounts | None:
-    """The counts in the manifest of a shard; None if this run has not published it."""
-    uri = locate_manifest(out_uri, shard.name)
+def _find_sealed(out_uri: str, fingerprint: str, shard: InputShard) -> Outcome | None:
+    """What the manifest of a shard holds; None if this run has not published it."""
     try:
-        footer = read_footer(read_bytes(uri), uri)
+        manifest = open_manifest(locate_manifest(out_uri, shard.name))
     except FileNotFoundError:
         return None
+    footer = manifest.footer
     is_ours = footer.get("fingerprint") == fingerprint and footer.get("shard") == describe_shard(shard)
-    return LabelCounts.from_dict(footer["counts"]) if is_ours else None
+    return read_outcome(manifest, shard.name) if is_ours else None
 
 
-def _read_parts(out_uri: str, fingerprint: str, shard_name: str, parts: Sequence[PartName]) -> list[pa.Table]:
+def _read_parts(out_uri: str, fingerprint: str, shard_name: str, parts: Sequence[PartName]) -> list[PartContent]:
     if [part.chunk_index for part in parts] != list(range(len(parts))):
         raise ManifestError(
             f"shard '{shard_name}': chunks {[part.chunk_index for part in parts]} are not 0 to {len(parts) - 1}, "
             "each once; run the same command again"
         )
     return [read_part(out_uri, fingerprint, shard_name, part) for part in parts]
-
-
-def _reject_repeated_keys(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """Reject every row whose key an earlier row of the shard has.
-
-    Done here and not by the reader: a resumed reader has not seen the earlier keys, and a part must be a function of
-    its chunk alone.
-    """
-    seen: set[str] = set()
-    checked = []
-    for table in tables:
-        keys = table["key"].to_pylist()
-        repeated = []
-        for row, key in enumerate(keys):
-            if key in seen:
-                repeated.append(row)
-            seen.add(key)
-        checked.append(_replace_rows(table, repeated) if repeated else table)
-    return checked
-
-
-def _replace_rows(table: pa.Table, repeated: Sequence[int]) -> pa.Table:
-    rows = table.to_pylist()
-    for index in repeated:
-        row = rows[index]
-        # A remasked row comes from a manifest and has passed this check before.
-        is_fragment = row["reason"] in (Reason.NO_IMAGE, Reason.SPLIT_SAMPLE)
-        kept = {name: row[name] for name in ("key", "width", "height", "exif_orientation", "image_sha256")}
-        rows[index] = kept | {
-            "status": str(Status.REJECTED),
-            "reason": str(Reason.SPLIT_SAMPLE if is_fragment else Reason.DUPLICATE_KEY),
-            "error": "members of this key stand apart in the shard; sort its members by name"
-            if is_fragment
-            else "an earlier sample of this shard has the same key; only that one is labelled",
-        }
-    return pa.Table.from_pylist(rows, schema=PART_SCHEMA)
 
 
 def _number_rows(tables: Sequence[pa.Table]) -> list[pa.Table]:
@@ -176,13 +147,13 @@ def _require_balance(shard_name: str, counts: LabelCounts, expected: int) -> Non
 
 
 def _require_few_rejections(
-    shard_name: str, counts: LabelCounts, tables: Sequence[pa.Table], max_rejected_fraction: float
+    shard_name: str, samples: SampleCounts, tables: Sequence[pa.Table], max_rejected_fraction: float
 ) -> None:
     # Missing tags and dead links are properties of a collection, not damage.
     harmless = (Reason.NO_KNOWN_TAG, Reason.DOWNLOAD_FAILED)
-    damaged = {reason: num for reason, num in counts.rejected_by_reason.items() if reason not in harmless}
+    damaged = {reason: num for reason, num in samples.rejected_by_reason.items() if reason not in harmless}
     num_damaged = sum(damaged.values())
-    if num_damaged <= max_rejected_fraction * counts.num_read:
+    if num_damaged <= max_rejected_fraction * samples.num:
         return
     most = max(damaged, key=lambda reason: damaged[reason])
     first = next(
@@ -192,6 +163,7 @@ def _require_few_rejections(
         if reason == most
     )
     raise RejectionLimitError(
-        f"shard '{shard_name}': rejected {num_damaged} of {counts.num_read} rows, limit {max_rejected_fraction:.0%}, "
-        f"mostly {most}, first '{first}'; look at its parts, then repair the shard or raise --max-rejected-fraction"
+        f"shard '{shard_name}': rejected {num_damaged} of {samples.num} rows, limit {max_rejected_fraction:.0%}, "
+        f"mostly {most}, first '{first}'; {FOR_REJECTED.get(Reason(most), 'look at its parts')}, or raise "
+        "--max-rejected-fraction"
     )

@@ -4,6 +4,7 @@ A report is a table of one row. Rows of readers start with the same columns, fol
 shard passes through the workers unchanged.
 """
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.commit.names import PartName
 from pipeline.run.counts import LabelCounts
-from pipeline.run.records import ShardEnd
+from pipeline.run.records import MemberCounts, ShardEnd
 
 HEAD = (
     ("shard_name", pa.string()),
@@ -19,8 +20,8 @@ HEAD = (
     ("end_offset", pa.int64()),
     ("is_end", pa.bool_()),
     ("num_chunks", pa.int64()),
-    ("num_ignored_members", pa.int64()),
     ("truncated_at", pa.int64()),
+    ("members", pa.string()),
     ("error", pa.string()),
     ("is_store_error", pa.bool_()),
 )
@@ -35,6 +36,8 @@ class ChunkId:
 
     shard_name: str
     part: PartName
+    members: MemberCounts | None = None
+    """Members of the archive in the span of the chunk; None if they are not counted."""
 
     def __str__(self) -> str:
         return f"{self.shard_name}/{self.part.chunk_index:06d}"
@@ -83,17 +86,28 @@ def make_row(head: ChunkId | Report, schema: pa.Schema = REPORT_SCHEMA, **payloa
 def _to_fields(head: ChunkId | Report) -> dict[str, Any]:
     match head:
         case ChunkId():
-            return {"shard_name": head.shard_name, **asdict(head.part), "is_end": False}
+            members = _encode_members(head.members)
+            return {"shard_name": head.shard_name, **asdict(head.part), "is_end": False, "members": members}
         case ChunkReport():
             rejected = list(head.counts.rejected_by_reason.items())
             return _to_fields(head.chunk) | {"num_labelled": head.counts.num_labelled, "rejected": rejected}
         case ShardEndReport():
-            return {"shard_name": head.shard_name, "is_end": True, **asdict(head.end)}
+            end = head.end
+            fields = {"num_chunks": end.num_chunks, "truncated_at": end.truncated_at}
+            return fields | {
+                "shard_name": head.shard_name,
+                "is_end": True,
+                "members": _encode_members(end.members),
+            }
         case ShardFailure():
             # A file name may contain bytes that are not UTF-8; an Arrow string cannot.
             error = head.error.encode("utf-8", "backslashreplace").decode()
             is_store_error = head.is_store_error
             return {"shard_name": head.shard_name, "is_end": True, "error": error, "is_store_error": is_store_error}
+
+
+def _encode_members(members: MemberCounts | None) -> str | None:
+    return None if members is None else json.dumps(members.describe())
 
 
 def read_head(row: pa.Table) -> ChunkId | ShardEndReport | ShardFailure | None:
@@ -108,10 +122,12 @@ def read_head(row: pa.Table) -> ChunkId | ShardEndReport | ShardFailure | None:
     name = fields["shard_name"]
     if fields["error"]:
         return ShardFailure(shard_name=name, error=fields["error"], is_store_error=bool(fields["is_store_error"]))
+    members = MemberCounts.parse(json.loads(fields["members"])) if fields["members"] else None
     if fields["is_end"]:
-        end = {key: fields[key] for key in ("num_chunks", "num_ignored_members", "truncated_at")}
-        return ShardEndReport(shard_name=name, end=ShardEnd(**end))
-    return ChunkId(shard_name=name, part=PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"]))
+        end = ShardEnd(num_chunks=fields["num_chunks"], truncated_at=fields["truncated_at"], members=members)
+        return ShardEndReport(shard_name=name, end=end)
+    part = PartName(chunk_index=fields["chunk_index"], end_offset=fields["end_offset"])
+    return ChunkId(shard_name=name, part=part, members=members)
 
 
 def read_report(row: pa.Table) -> Report | None:

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from pipeline.commit.names import PartName
+from pipeline.commit.outcome import Outcome
 from pipeline.commit.plan import Plan, ShardWork
 from pipeline.commit.seal import CompleteShard, Publish, Refusal, publish_shard
 from pipeline.commit.worker_reports import ChunkReport, Report, ShardEndReport, ShardFailure
@@ -57,11 +58,13 @@ class Ledger:
     """Error of each shard whose store failed; the next wave may succeed."""
     truncated_shards: dict[str, str] = field(default_factory=dict)
     """For each truncated shard: where it ends, and how much of it was not read."""
+    outcome: Outcome = field(default_factory=Outcome)
+    """What became of the shards that are published."""
     _parts: dict[str, set[PartName]] = field(default_factory=dict)
     _ends: dict[str, ShardEnd] = field(default_factory=dict)
     _shards: dict[str, InputShard] = field(default_factory=dict)
     _offsets: dict[str, int] = field(default_factory=dict)
-    _seals: dict[Future[Refusal | None], str] = field(default_factory=dict)
+    _seals: dict[Future[Outcome | Refusal], str] = field(default_factory=dict)
     _complete: deque[CompleteShard] = field(default_factory=deque)
     """Shards that wait to be sealed."""
     _num_bytes_done: int = 0
@@ -129,7 +132,9 @@ class Ledger:
         shard = self._shards[name]
         if end.truncated_at is not None:
             self.truncated_shards[name] = _describe_truncation(shard, parts, end.truncated_at)
-        self._complete.append(CompleteShard(shard=shard, parts=parts, truncated_at=end.truncated_at))
+        self._complete.append(
+            CompleteShard(shard=shard, parts=parts, truncated_at=end.truncated_at, members_after=end.members)
+        )
         self._submit_seals()
 
     def _submit_seals(self) -> None:
@@ -146,16 +151,17 @@ class Ledger:
         for seal in ended:
             name = self._seals.pop(seal)
             try:
-                refusal = seal.result()
+                sealed = seal.result()
             except ray.exceptions.RayError as failure:
                 # The parts remain: the next wave finds the shard unsealed and seals it.
                 logger.warning("sealing shard '%s' failed, it is tried again: %s", name, describe_ray_failure(failure))
                 continue
-            if refusal is None:
-                self.num_sealed += 1
-                self._advance(name, self._shards[name].size_bytes)
+            if isinstance(sealed, Refusal):
+                self._enter_failure(name, sealed.error, sealed.is_store_error)
             else:
-                self._enter_failure(name, refusal.error, refusal.is_store_error)
+                self.num_sealed += 1
+                self.outcome = self.outcome.merge(sealed)
+                self._advance(name, self._shards[name].size_bytes)
         self._submit_seals()
         return len(ended)
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pipeline.commit.outcome import Outcome
 from pipeline.commit.plan import Plan, ShardWork
 from pipeline.driver.ledger import Ledger
 from pipeline.driver.silence import WaveEnd
@@ -31,6 +32,8 @@ class RunSummary:
     was_stopped: bool
     num_shards_left: int
     elapsed_s: float
+    outcome: Outcome = field(default_factory=Outcome)
+    """What became of the shards that this invocation published."""
 
 
 @dataclass(kw_only=True)
@@ -44,6 +47,7 @@ class Totals:
     num_shards_left: int = 0
     failed_shards: dict[str, str] = field(default_factory=dict)
     truncated_shards: dict[str, str] = field(default_factory=dict)
+    outcome: Outcome = field(default_factory=Outcome)
     _num_reads: Counter[str] = field(default_factory=Counter)
     """Waves in which the store of a shard failed."""
     _num_idle_waves: int = 0
@@ -58,6 +62,7 @@ class Totals:
         self.counts = ledger.counts
         self.num_chunks += ledger.num_chunks
         self.num_sealed += ledger.num_sealed
+        self.outcome = self.outcome.merge(ledger.outcome)
         self.num_shards_left -= ledger.num_sealed
         self.failed_shards |= ledger.failed_shards
         self.truncated_shards |= ledger.truncated_shards
@@ -99,4 +104,5 @@ class Totals:
             was_stopped=was_stopped and self.num_shards_left > 0,
             num_shards_left=self.num_shards_left,
             elapsed_s=time.monotonic() - self.started_s,
+            outcome=self.outcome,
         )

@@ -2,7 +2,8 @@
 
 rows of a manifest + true masks by key -> counts at the thresholds of the run and at all others, IoU of each image
 
-A rejected sample has no mask and is not scored; the number of rejected samples is counted.
+A rejected sample has no mask and is not scored; the number of rejected samples is counted. So is that of the true masks
+that cannot be used, and the first of them are described.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 
 from pipeline.commit.manifests import open_manifest
+from pipeline.errors import TruthError
 from pipeline.evaluation.boundaries import count_boundaries
 from pipeline.evaluation.quality_ranks import IMAGE_COLUMNS, ScoredImage, score_image
 from pipeline.evaluation.scores import EvaluationCounts, count_best, count_pixels, make_empty_counts
@@ -21,7 +23,7 @@ from pipeline.evaluation.truth import FindTruth, decode_truth
 from pipeline.images.masks import decode_class_maps, decode_mask
 from pipeline.images.orientation import place_on_stored_pixels, turn_size
 from pipeline.images.pixel_maps import enlarge_maps, take_class_scales
-from pipeline.run.records import Status
+from pipeline.run.records import IGNORE_LABEL, Status
 
 COLUMNS = (
     *("key", "index", "status", "exif_orientation", "class_ids", "doubtful_class_ids", "mask", "class_maps", "classes"),
@@ -29,11 +31,17 @@ COLUMNS = (
 )
 
 
+MAX_COMPLAINTS = 3
+"""Unusable true masks that are described; the others are counted."""
+
+
 class ManifestScores(NamedTuple):
-    """Counts and scored images of one manifest."""
+    """Counts and scored images of one manifest, or of several."""
 
     counts: EvaluationCounts
     images: list[ScoredImage]
+    complaints: list[str]
+    """What is wrong with the first `MAX_COMPLAINTS` true masks that cannot be used."""
 
 
 def evaluate_manifest(
@@ -48,23 +56,31 @@ def evaluate_manifest(
         class_scales: Of the run, for the curve over thresholds.
 
     Raises:
-        LabellingError: A true mask cannot be read, differs in size from its image, or has classes that the run lacks.
+        LabellingError: Several true masks fit one key. A true mask that cannot be used is counted and no error.
     """
-    counts, images = make_empty_counts(num_classes), []
+    counts = make_empty_counts(num_classes)
+    images: list[ScoredImage] = []
+    complaints: list[str] = []
     for row in open_manifest(uri).iterate_rows(COLUMNS):
-        if row["status"] != Status.LABELLED:
-            counts = replace(counts, num_rejected=counts.num_rejected + 1)
+        is_labelled = row["status"] == Status.LABELLED
+        try:
+            # Of a rejected sample, too: its true mask is one with an image.
+            payload = find_truth(row["key"])
+            if not is_labelled or payload is None:
+                name = "num_without_truth" if is_labelled else "num_rejected"
+                counts = replace(counts, **{name: getattr(counts, name) + 1})
+                continue
+            mask = decode_mask(row["mask"]["bytes"])
+            truth = decode_truth(payload, row["key"], mask.shape, num_classes)
+        except TruthError as error:
+            name = "num_bad_truth" if is_labelled else "num_rejected"
+            counts = replace(counts, **{name: getattr(counts, name) + 1})
+            complaints += [str(error)] if is_labelled and len(complaints) < MAX_COMPLAINTS else []
             continue
-        payload = find_truth(row["key"])
-        if payload is None:
-            counts = replace(counts, num_without_truth=counts.num_without_truth + 1)
-            continue
-        mask = decode_mask(row["mask"]["bytes"])
-        truth = decode_truth(payload, row["key"], mask.shape, num_classes)
         counts = counts.merge(_count_image(row, truth, mask, num_classes, class_scales))
         image = score_image(row, uri, truth, mask, num_classes)
         images += [] if image is None else [image]
-    return ManifestScores(counts, images)
+    return ManifestScores(counts, images, complaints)
 
 
 def _count_image(
@@ -76,6 +92,8 @@ def _count_image(
 ) -> EvaluationCounts:
     counts = make_empty_counts(num_classes)
     has_maps = row["class_maps"] is not None
+    values = set(np.unique(truth).tolist())
+    classes, tags = values - {0, IGNORE_LABEL}, set(row["class_ids"])
     return replace(
         counts,
         confusion=count_pixels(truth, mask, num_classes),
@@ -83,6 +101,10 @@ def _count_image(
         boundaries=count_boundaries(truth, mask, num_classes),
         num_images=1,
         num_without_maps=0 if has_maps else 1,
+        num_tagged=int(bool(tags)),
+        num_tagged_without_class=int(bool(tags) and not classes),
+        num_tagged_binary=int(bool(tags) and values == {0, IGNORE_LABEL}),
+        num_tagged_other_class=int(bool(tags and classes) and not tags & classes),
     )
 
 

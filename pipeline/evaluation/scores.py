@@ -31,21 +31,24 @@ class EvaluationCounts:
     boundaries: Int[np.ndarray, "c 4"]
     """Pixels on and near edges, by class; columns are described at `boundaries.NUM_COUNTS`."""
     num_images: int = 0
+    """Labelled images with a usable true mask."""
     num_without_truth: int = 0
     num_rejected: int = 0
     num_without_maps: int = 0
+    num_bad_truth: int = 0
+    """Labelled images whose true mask cannot be used."""
+    num_tagged: int = 0
+    """Scored images with tags of the vocabulary."""
+    num_tagged_without_class: int = 0
+    """Those whose true mask has no class."""
+    num_tagged_binary: int = 0
+    """Those of the latter whose true mask has both 0 and 255."""
+    num_tagged_other_class: int = 0
+    """Tagged images whose true mask has classes, but none of the tags."""
 
     def merge(self, other: "EvaluationCounts") -> "EvaluationCounts":
         """Sum of two counts."""
-        return EvaluationCounts(
-            confusion=self.confusion + other.confusion,
-            histogram=self.histogram + other.histogram,
-            boundaries=self.boundaries + other.boundaries,
-            num_images=self.num_images + other.num_images,
-            num_without_truth=self.num_without_truth + other.num_without_truth,
-            num_rejected=self.num_rejected + other.num_rejected,
-            num_without_maps=self.num_without_maps + other.num_without_maps,
-        )
+        return EvaluationCounts(**{name: value + vars(other)[name] for name, value in vars(self).items()})
 
 
 class Scores(NamedTuple):

@@ -2,14 +2,14 @@
 
 import io
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
 from jaxtyping import UInt8
 
-from pipeline.errors import LabellingError, ManifestError
+from pipeline.errors import LabellingError, ManifestError, TruthError
 from pipeline.images.masks import decode_mask
 from pipeline.run.records import IGNORE_LABEL
 from pipeline.storage.listing import list_objects
@@ -18,6 +18,50 @@ from pipeline.storage.uris import get_local_path, join_uri
 
 FindTruth = Callable[[str], bytes | None]
 """Encoded true mask of a key; None if there is none."""
+
+SUFFIX = ".png"
+MAX_LISTED = 6
+"""Values of pixels that a message contains at most."""
+MANY_VALUES = 8
+"""Unknown values of one mask from which on they are grey levels rather than classes."""
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+"""Colour types of PNG. Source: the PNG specification, third edition, 11.2.1."""
+
+
+class TrueMasks:
+    """True masks by key; remembers which of them some key asked for."""
+
+    def __init__(self, members: Mapping[str, Callable[[], bytes]]) -> None:
+        """Make a collection of readers by path without suffix."""
+        self._members = members
+        self._used: set[str] = set()
+        self._by_base_name: dict[str, list[str]] = {}
+        for name in members:
+            self._by_base_name.setdefault(PurePosixPath(name).name, []).append(name)
+
+    def __call__(self, key: str) -> bytes | None:
+        """Encoded true mask of a key; None if there is none.
+
+        Raises:
+            LabellingError: Several masks have the base name of the key.
+            TruthError: The file is gone or cannot be opened.
+        """
+        names = [key] if key in self._members else self._by_base_name.get(PurePosixPath(key).name, [])
+        if len(names) > 1:
+            raise LabellingError(f"true masks '{names[0]}' and '{names[1]}' both fit the key '{key}'; keep one of them")
+        if not names:
+            return None
+        self._used.add(names[0])
+        try:
+            return self._members[names[0]]()
+        except (FileNotFoundError, PermissionError) as error:
+            reason = "it does not exist any more" if isinstance(error, FileNotFoundError) else "permission denied"
+            raise TruthError(f"true mask of '{key}' cannot be opened: {reason}; restore the file") from error
+
+    def list_unused(self) -> list[str]:
+        """List the masks, by path without suffix, that no key has asked for so far."""
+        return [name for name in self._members if name not in self._used]
 
 
 def decode_truth(payload: bytes, key: str, shape: tuple[int, ...], num_classes: int) -> UInt8[np.ndarray, "h w"]:
@@ -30,34 +74,55 @@ def decode_truth(payload: bytes, key: str, shape: tuple[int, ...], num_classes: 
         num_classes: Of the run, without the background.
 
     Raises:
-        LabellingError: It cannot be read, its size differs from `shape`, or it has classes that the run lacks.
+        TruthError: It cannot be read, its size differs from `shape`, or it has classes that the run lacks.
     """
     try:
         truth = decode_mask(payload)
     except ManifestError as error:
-        raise LabellingError(f"true mask of '{key}' cannot be read: {error}") from error
+        raise TruthError(f"true mask of '{key}' {_describe_file(payload)}") from error
     if truth.shape != shape:
-        raise LabellingError(
+        raise TruthError(
             f"true mask of '{key}' is {truth.shape[1]} x {truth.shape[0]} pixels, its image "
             f"{shape[1]} x {shape[0]}; true masks need the size of the stored pixels, before any EXIF rotation"
         )
     unknown = [int(value) for value in np.unique(truth) if value > num_classes and value != IGNORE_LABEL]
     if unknown:
-        raise LabellingError(
-            f"true mask of '{key}' has classes {unknown}, the run has 0 to {num_classes} (255 is ignored); "
-            "use masks with the class ids of the vocabulary"
-        )
+        raise TruthError(f"true mask of '{key}' {_describe_values(unknown, num_classes)}")
     return truth
 
 
-def open_truth(truth_uri: str) -> FindTruth:
+def _describe_file(payload: bytes) -> str:
+    """Describe what a file is instead of a map of indices, and what to do."""
+    wanted = "a palette PNG or a grey one of 8 bits whose pixels are class ids"
+    if not payload:
+        return "is an empty file; copy it again"
+    if not payload.startswith(_PNG_START):
+        return f"cannot be read: it is no PNG and begins with {payload[:8]!r}; give {wanted}"
+    num_bits, colour_type = payload[24:25], payload[25:26]
+    kind = _COLOUR_TYPES.get(colour_type[0]) if colour_type else None
+    if kind in ("RGB", "RGBA", "grey with alpha"):
+        return f"is a picture in {kind} and not a map of class ids; turn its colours into class ids, as {wanted}"
+    if kind == "grey" and num_bits != b"\x08":
+        return f"is a grey PNG of {num_bits[0]} bits, whose values are not class ids; give {wanted}"
+    return "cannot be read: the PNG is damaged; copy it again"
+
+
+def _describe_values(unknown: Sequence[int], num_classes: int) -> str:
+    """Describe values of pixels that are not classes of the run, and what to do."""
+    some = ", ".join(map(str, unknown[:MAX_LISTED])) + (f" .. {unknown[-1]}" if len(unknown) > MAX_LISTED else "")
+    known = f"the run has 0 to {num_classes} (255 is ignored)"
+    if len(unknown) >= MANY_VALUES:
+        return (
+            f"has {len(unknown)} values that are no classes ({some}), {known}; it looks like grey levels, use masks "
+            "whose pixels are class ids of the vocabulary"
+        )
+    return f"has classes [{some}], {known}; use masks with the class ids of the vocabulary"
+
+
+def open_truth(truth_uri: str) -> TrueMasks:
     """Open a collection of true masks: a folder of PNGs, or a tar of them.
 
     The mask of a sample is the one whose path without suffix is the key, else the one with the key's base name.
-
-    Returns:
-        A function from key to PNG, or None. It raises a LabellingError if several PNGs have the base name of the key,
-        such as masks of classes and of objects in sibling folders.
 
     Raises:
         LabellingError: There are no PNGs.
@@ -65,24 +130,14 @@ def open_truth(truth_uri: str) -> FindTruth:
     members = dict(_list_tar(truth_uri)) if truth_uri.endswith(".tar") else dict(_list_folder(truth_uri))
     if not members:
         raise LabellingError(f"'{truth_uri}' holds no PNGs; pass a folder or a tar of true masks, one per key")
-    by_base_name: dict[str, list[str]] = {}
-    for name in members:
-        by_base_name.setdefault(PurePosixPath(name).name, []).append(name)
-
-    def find(key: str) -> bytes | None:
-        names = [key] if key in members else by_base_name.get(PurePosixPath(key).name, [])
-        if len(names) > 1:
-            raise LabellingError(f"true masks '{names[0]}' and '{names[1]}' both fit the key '{key}'; keep one of them")
-        return members[names[0]]() if names else None
-
-    return find
+    return TrueMasks(members)
 
 
 def _list_folder(truth_uri: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
     prefix = join_uri(truth_uri, "")
     for item in list_objects(truth_uri):
-        if item.uri.endswith(".png"):
-            name = item.uri.removeprefix(prefix).removeprefix("/").removesuffix(".png")
+        if item.uri.lower().endswith(SUFFIX):
+            name = item.uri.removeprefix(prefix).removeprefix("/")[: -len(SUFFIX)]
             yield name, partial(read_bytes, item.uri)
 
 
@@ -92,8 +147,8 @@ def _list_tar(truth_uri: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
     try:
         with tarfile.open(path, fileobj=payload) as archive:
             for member in archive:
-                file = archive.extractfile(member) if member.name.endswith(".png") else None
+                file = archive.extractfile(member) if member.name.lower().endswith(SUFFIX) else None
                 if file is not None:
-                    yield member.name.removesuffix(".png"), partial(bytes, file.read())
+                    yield member.name[: -len(SUFFIX)], partial(bytes, file.read())
     except tarfile.ReadError as error:
         raise LabellingError(f"'{truth_uri}' is no readable tar: {error}; pass a folder or a tar of PNGs") from error

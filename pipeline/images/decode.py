@@ -8,18 +8,23 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, features
 
-from pipeline.images.bounds import find_excess, find_scan_excess
+from pipeline.images.colour_profiles import convert_to_srgb
+from pipeline.images.encoded.bounds import find_coded_excess, find_excess, find_scan_excess
+from pipeline.images.encoded.exif import read_exif_orientation
+from pipeline.images.encoded.kinds import name_foreign, name_readable
+from pipeline.images.encoded.parts import find_preview, keep_needed_parts
 from pipeline.images.orientation import ORIENTATIONS, turn_size, turn_upright
 from pipeline.run.records import Reason
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Formats of members named jpg, png or webp in practice. Pillow reads more, some of which run other programs."""
 
 UNREADABLE_ERRORS = (
@@ -35,6 +40,8 @@ UNREADABLE_ERRORS = (
     IndexError,
     KeyError,
     TypeError,
+    # An animation whose clock stands.
+    ZeroDivisionError,
     # Broken compressed text, such as a colour profile.
     zlib.error,
 )
@@ -70,7 +77,8 @@ def decode_image(
     """Decode an image to upright RGB.
 
     Transparent pixels are blended with white. 16-bit and floating point values are scaled to 8 bits. Of an animation
-    the first frame is decoded.
+    the first frame is decoded. Pixels with a colour profile are converted to sRGB. Parts that pixels do not need, such
+    as text and profiles, fail no image if they are damaged or large.
 
     Args:
         payload: The encoded image.
@@ -80,17 +88,26 @@ def decode_image(
     """
     try:
         if excess := find_excess(payload):
-            return ImageRejection(reason=Reason.TOO_LARGE, error=f"the image takes too long to decode: {excess}")
-        image = open_image(payload, IMAGE_FORMATS)
+            return _reject_as_slow(excess)
+        needed = keep_needed_parts(payload)
+        # Parts behind a damaged length come to light here.
+        if needed is not payload and (excess := find_excess(needed)):
+            return _reject_as_slow(excess)
+        if preview := find_preview(payload):
+            return ImageRejection(reason=Reason.UNDECODABLE, error=_describe_foreign(preview))
+        image = open_image(needed, IMAGE_FORMATS)
         width, height = image.size
         if width * height > max_pixels:
             error = f"{width} x {height} pixels are {width * height}, limit {max_pixels}"
             return ImageRejection(reason=Reason.TOO_LARGE, error=error)
-        if excess := find_scan_excess(payload, width * height, max_pixels):
-            return ImageRejection(reason=Reason.TOO_LARGE, error=f"the image takes too long to decode: {excess}")
-        return _decode(image, min_short_side_px)
+        excess = find_scan_excess(needed, width * height, max_pixels) or find_coded_excess(needed, max_pixels)
+        return _reject_as_slow(excess) if excess else _decode(image, min_short_side_px)
     except UNREADABLE_ERRORS as error:
         return ImageRejection(reason=Reason.UNDECODABLE, error=_describe(error, payload))
+
+
+def _reject_as_slow(excess: str) -> ImageRejection:
+    return ImageRejection(reason=Reason.TOO_LARGE, error=f"the image takes too long to decode: {excess}")
 
 
 def open_image(payload: bytes, formats: Sequence[str]) -> Image.Image:
@@ -101,11 +118,29 @@ def open_image(payload: bytes, formats: Sequence[str]) -> Image.Image:
     """
     # Pillow's limit of pixels holds for the whole process and warns from half of it on. Callers check the size.
     Image.MAX_IMAGE_PIXELS = None
-    return Image.open(io.BytesIO(payload), formats=list(formats))
+    with _avif_errors():
+        return Image.open(io.BytesIO(payload), formats=list(formats))
+
+
+@contextmanager
+def _avif_errors() -> Iterator[None]:
+    """Raise damage of an AVIF, for which Pillow raises RuntimeError, as OSError; lack of memory as MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error)
+        if "Out of memory" in said or "allocation failed" in said:
+            raise MemoryError(said) from error
+        if not said.startswith(("Failed to decode", "Conversion from YUV failed")):
+            raise
+        raise OSError(said) from error
 
 
 def _decode(image: Image.Image, min_short_side_px: int | None) -> DecodedImage:
     width, height = image.size
+    # Pillow takes the orientation from XMP if EXIF has none; browsers do not.
+    for name in ("xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
     if image.format == "TIFF":
         # Pillow turns a TIFF upright while loading it, and then drops the orientation.
         orientation = _read_orientation(image)
@@ -130,23 +165,31 @@ def _decode(image: Image.Image, min_short_side_px: int | None) -> DecodedImage:
 def _read_orientation(image: Image.Image) -> int:
     """Read the EXIF orientation; 1 for broken EXIF, which does not reject an image."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # Pillow turns a TIFF by its own reading. Of other EXIF it reads nothing behind a damaged entry.
+        if image.format == "TIFF":
+            found = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return found if isinstance(found, int) and found in ORIENTATIONS else 1
     except UNREADABLE_ERRORS:
         return 1
-    return orientation if isinstance(orientation, int) and orientation in ORIENTATIONS else 1
+    exif = image.info.get("exif")
+    return read_exif_orientation(exif) if isinstance(exif, bytes) else 1
 
 
 def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    image.load()
+    with _avif_errors():
+        image.load()
     if image.mode.startswith("I") or image.mode == "F":
         return _scale_deep_grey(image)
+    profile = image.info.get("icc_profile")
     if image.has_transparency_data:
         # Pillow converts premultiplied grey (La) only to plain grey (LA).
         straight = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         canvas = Image.new("RGB", straight.size, "white")
         canvas.paste(straight, mask=straight)
-        return np.asarray(canvas)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        return np.asarray(convert_to_srgb(canvas, profile))
+    # The profile of a palette is that of its colours; inks have one of their own.
+    pixels = convert_to_srgb(image.convert("RGB") if image.mode == "P" else image, profile)
+    return np.asarray(pixels if pixels.mode == "RGB" else pixels.convert("RGB"))
 
 
 def _scale_deep_grey(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
@@ -172,7 +215,22 @@ def _describe(error: BaseException, payload: bytes) -> str:
     """Reason why an image cannot be decoded: equal text for equal bytes."""
     if not payload:
         return "the image has no bytes"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return f"no readable image of the formats {', '.join(IMAGE_FORMATS)}; it begins with {payload[:8].hex(' ')}"
-    said = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "it", str(error)).strip().rstrip(".")
-    return f"cannot be decoded: {said or type(error).__name__}"
+    if kind := name_foreign(payload):
+        return _describe_foreign(kind)
+    readable = name_readable(payload)
+    if readable == "AVIF" and not features.check("avif"):
+        return "the image is an AVIF, which this Pillow cannot read; install a Pillow with AVIF, or convert the image"
+    if not isinstance(error, Image.UnidentifiedImageError):
+        said = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "it", str(error)).strip().rstrip(".")
+        return f"cannot be decoded: {said or type(error).__name__}"
+    if readable:
+        return f"cannot be decoded: the header of this {readable} is damaged or truncated"
+    return f"no readable image of the formats {_list_formats()}; it begins with {payload[:8].hex(' ')}"
+
+
+def _describe_foreign(kind: str) -> str:
+    return f"not an image that can be read but {kind}; the formats are {_list_formats()}"
+
+
+def _list_formats() -> str:
+    return f"{', '.join(IMAGE_FORMATS[:-1])} and {IMAGE_FORMATS[-1]}"

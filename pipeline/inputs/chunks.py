@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from pipeline.errors import LabellingError, ShardError, describe_exception, is_store_failure
 from pipeline.inputs.parquet_reader import read_parquet_samples
 from pipeline.inputs.path_reader import read_index_samples
 from pipeline.inputs.sample_tags import find_json_download_error, read_tags
+from pipeline.inputs.tar.names import TAG_SUFFIXES
 from pipeline.inputs.tar_reader import ArchiveEnd, MemberGroup, read_groups
 from pipeline.run.config import InputConfig
-from pipeline.run.records import Chunk, InputShard, Sample, ShardEnd
+from pipeline.run.records import Chunk, InputShard, MemberCounts, Sample, ShardEnd, merge_members
 from pipeline.storage.listing import (
     UNKNOWN_ETAG,
     StoredObject,
@@ -24,8 +26,8 @@ def read_chunks(
 
     Restarted at the `end_offset` of chunk k, with `first_chunk=k + 1`, it yields the same later chunks. So
     `is_continuation` only covers keys repeated within a chunk; sealing finds keys that are repeated in another chunk.
-    Of several images of one key the first is used. Ignored members are hidden files, `__..__`, names without a suffix,
-    and all but regular files.
+    Of several images of one key the first is used. Members of a tar that are in no sample are counted by
+    `records.PassedOver`, in the chunk that contains their header.
 
     Raises:
         ShardError: The shard does not exist, is neither a tar archive nor a Parquet file that fits the configuration,
@@ -44,17 +46,31 @@ def read_chunks(
         ) from error
 
 
-def _read_samples(shard: InputShard, config: InputConfig, start: int) -> Iterator[tuple[int, Sample | ArchiveEnd]]:
-    """Read the samples of a shard from an offset, each with its own offset, then the end."""
+class _Item(NamedTuple):
+    """A sample on its way into a chunk."""
+
+    offset: int
+    sample: Sample
+    is_start: bool = True
+    """Whether a chunk may start with it."""
+    members_before: MemberCounts | None = None
+
+
+def _read_samples(shard: InputShard, config: InputConfig, start: int) -> Iterator[_Item | ArchiveEnd]:
+    """Read the samples of a shard from an offset, then the end."""
     if not shard.is_parquet:
-        for group in read_groups(shard, start, max_image_bytes=config.max_image_bytes):
-            yield group.offset, group if isinstance(group, ArchiveEnd) else _make_tar_sample(group, config)
+        for group in read_groups(shard, start, max_image_bytes=config.max_image_bytes, key_rule=config.key):
+            if isinstance(group, ArchiveEnd):
+                yield group
+            else:
+                sample = _make_tar_sample(group, config)
+                yield _Item(group.offset, sample, group.is_start, group.members_before)
         return
     number = start - 1
     read = read_index_samples if shard.is_index else read_parquet_samples
     for number, sample in read(shard, config, start):
-        yield number, sample
-    yield number + 1, ArchiveEnd(offset=number + 1, num_ignored_members=0, truncated_at=None)
+        yield _Item(number, sample)
+    yield ArchiveEnd(offset=number + 1, truncated_at=None, members_before=None, members_after=None)
 
 
 def require_unchanged(shard: InputShard) -> None:
@@ -82,15 +98,19 @@ def describe_change(shard: InputShard, found: StoredObject) -> str:
 
 def _make_tar_sample(group: MemberGroup, config: InputConfig) -> Sample:
     found = read_tags(group.key, group.tag_payloads, config.tags_field, group.oversized_tags)
+    has_tags = bool(found.tags or found.class_numbers)
+    broken = next((group.broken_tags[name] for name in TAG_SUFFIXES if name in group.broken_tags), "")
     return Sample(
         key=group.key,
         image=group.image,
         image_name=group.image_name,
         image_bytes=group.image_bytes,
         image_error=group.image_error,
+        no_image_error=group.no_image_error,
+        dotted_name_error=group.dotted_name_error,
         tags=found.tags,
         class_numbers=found.class_numbers,
-        tags_error=found.error,
+        tags_error=found.error if has_tags or not broken else broken,
         download_error="" if group.image_name else find_json_download_error(group.tag_payloads.get("json")),
     )
 
@@ -129,19 +149,22 @@ def read_missing_chunks(
 def _chunk_samples(
     shard: InputShard, config: InputConfig, start_offset: int, first_chunk: int
 ) -> Iterator[Chunk | ShardEnd]:
-    index, num_bytes, num_ignored = first_chunk, 0, 0
+    index, num_bytes = first_chunk, 0
     samples: list[Sample] = []
     keys: set[str] = set()
-    for offset, item in _read_samples(shard, config, start_offset):
+    members: MemberCounts | None = None
+    for item in _read_samples(shard, config, start_offset):
+        members = merge_members([members, item.members_before])
         is_full = len(samples) >= config.max_chunk_samples or num_bytes >= config.max_chunk_bytes
-        if samples and (is_full or isinstance(item, ArchiveEnd)):
-            yield Chunk(index=index, end_offset=offset, samples=tuple(samples))
-            index, num_bytes, samples, keys = index + 1, 0, [], set()
+        if samples and (isinstance(item, ArchiveEnd) or (is_full and item.is_start)):
+            yield Chunk(index=index, end_offset=item.offset, samples=tuple(samples), members=members)
+            index, num_bytes, samples, keys, members = index + 1, 0, [], set(), None
         if isinstance(item, ArchiveEnd):
-            num_ignored = item.num_ignored_members
-            yield ShardEnd(num_chunks=index, num_ignored_members=num_ignored, truncated_at=item.truncated_at)
+            members = merge_members([members, item.members_after])
+            yield ShardEnd(num_chunks=index, truncated_at=item.truncated_at, members=members)
             return
-        samples.append(replace(item, is_continuation=True) if item.key in keys else item)
-        keys.add(item.key)
+        sample = item.sample
+        samples.append(replace(sample, is_continuation=True) if sample.key in keys else sample)
+        keys.add(sample.key)
         # Includes images above the limit: the boundaries of chunks must not depend on the limit.
-        num_bytes += item.image_bytes
+        num_bytes += sample.image_bytes

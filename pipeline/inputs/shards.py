@@ -14,7 +14,7 @@ from pipeline.inputs.patterns.folders import (
     HIDDEN,
     STATISTICS_SUFFIX,
     TAR_SUFFIX,
-    PassedOver,
+    PassedOverFiles,
     is_hidden_match,
     list_folder_shards,
     require_uncompressed,
@@ -55,7 +55,7 @@ def list_shards(patterns: Sequence[str], on_warning: Callable[[str], None] = _ig
     for pattern in read_patterns(patterns):
         if not pattern.text.strip():
             raise ShardError("a pattern of shards is empty; name an archive, a folder or a pattern")
-        passed_over = PassedOver()
+        passed_over = PassedOverFiles()
         try:
             text = _make_absolute(normalise_uri(pattern.text))
             for item in _expand_pattern(text, passed_over):
@@ -95,7 +95,7 @@ def _make_absolute(pattern: str) -> str:
     return pattern if path is None or "://" in pattern else os.path.abspath(path.expanduser())  # noqa: PTH100 (keeps links)
 
 
-def _expand_pattern(pattern: str, passed_over: PassedOver) -> list[StoredObject]:
+def _expand_pattern(pattern: str, passed_over: PassedOverFiles) -> list[StoredObject]:
     """List the files that one pattern matches; count those that are passed over.
 
     Raises:
@@ -119,7 +119,7 @@ def _expand_pattern(pattern: str, passed_over: PassedOver) -> list[StoredObject]
     return shards
 
 
-def _match_globs(pattern: str, names: Sequence[str], passed_over: PassedOver) -> list[StoredObject]:
+def _match_globs(pattern: str, names: Sequence[str], passed_over: PassedOverFiles) -> list[StoredObject]:
     """List the files that globs match, without hidden ones."""
     found: dict[str, StoredObject] = {}
     hidden: dict[str, StoredObject] = {}

@@ -1,54 +1,70 @@
 """Tar archives as sequences of samples: adjacent members with the same key, as in WebDataset."""
 
-import os
-import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from enum import Enum
 
 from pipeline.errors import ShardError
 from pipeline.inputs.sample_tags import MAX_TAGS_BYTES
-from pipeline.run.records import InputShard, describe_oversized_image
-from pipeline.storage.reading import ByteStream, open_stream
+from pipeline.inputs.tar.links import LinkTargets
+from pipeline.inputs.tar.names import IMAGE_SUFFIXES, TAG_SUFFIXES, classify_member, is_dotted_image, split_member_name
+from pipeline.inputs.tar.spans import (
+    OF_DOTTED_SAMPLE,
+    OF_REPEATED_MEMBERS,
+    OF_SAMPLE,
+    OF_TRUNCATED_SAMPLE,
+    Part,
+    Role,
+    Span,
+)
+from pipeline.inputs.tar.stream import BrokenArchiveError, HostileHeaderError, TarStream, read_members, require_tar
+from pipeline.run.config import KeyRule
+from pipeline.run.records import InputShard, MemberCounts, PassedOver, describe_oversized_image
+from pipeline.storage.reading import open_stream
 
-BLOCK_BYTES = tarfile.BLOCKSIZE
-SKIP_BYTES = 2**20
-MIN_JUMP_BYTES = 64 * 2**20
-"""Shorter gaps are read and discarded, as the store reads ahead anyway; longer gaps are skipped by a seek."""
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
-TAG_SUFFIXES = frozenset({"json", "txt", "cls"})
-
-MAX_HEADER_BYTES = 2**18
-"""Maximum size of the headers of one member, including chained ones: `tarfile` holds them in memory. Long names take
-a few kilobytes, extended attributes up to 64."""
-MAX_DIGITS = 255
-"""Maximum digits in a row in extended headers, as many as in a file name: `tarfile` takes quadratic time for them."""
-_LONG_NUMBER = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
+MAX_SUFFIXES = 1000
+"""Suffixes of a sample that are remembered; images and tags always are."""
+MAX_DOTTED = 1000
+"""Members such as `IMG_1.0.jpg` after which a sample without a plain image ends: their names are held in memory."""
+MAX_NAMED = 5
+"""Members of a sample without an image that its error names."""
 
 
 @dataclass(kw_only=True)
 class MemberGroup:
-    """Adjacent members with the same key. Of repeated suffixes and of several images the first counts."""
+    """Members of one row. Of repeated suffixes and of several images the first counts."""
 
     key: str
     offset: int
     """Byte offset of the first member's headers in the archive."""
     image: bytes | None = None
     image_name: str = ""
+    """Suffix of the image's member, also if it was not read."""
     image_bytes: int = 0
-    """Size of the image's member, also if it was not read."""
+    """Size of the image, also if it was not read."""
     image_error: str = ""
     """Why an existing image was not read; empty if it was read."""
+    no_image_error: str = ""
+    """Why there is no image; empty if there is one."""
+    dotted_name_error: str = ""
+    """Why this is one of several images of a name with dots; empty if it is not."""
     tag_payloads: dict[str, bytes] = field(default_factory=dict)
     """Contents of the members that may contain tags, by suffix."""
     oversized_tags: dict[str, int] = field(default_factory=dict)
     """Sizes of such members above the limit, in bytes, by suffix."""
+    broken_tags: dict[str, str] = field(default_factory=dict)
+    """Why such members have no content, by suffix."""
+    is_start: bool = True
+    """Whether a reading may start at its offset and give the same rows and counts."""
+    members_before: MemberCounts = field(default_factory=MemberCounts)
+    """All members from the offset of the previous group, or from the start of the reading, to this one's."""
 
     @property
     def is_complete(self) -> bool:
         """Whether there is a member for the image and one for the tags."""
-        return bool(self.image_name and (self.tag_payloads or self.oversized_tags))
+        return bool(self.image_name and (self.tag_payloads or self.oversized_tags or self.broken_tags))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,112 +73,19 @@ class ArchiveEnd:
 
     offset: int
     """Byte offset after the last sample, where a read can resume."""
-    num_ignored_members: int
     truncated_at: int | None
-
-
-def split_member_name(name: str) -> tuple[str, str] | None:
-    """Split a member's name into key and suffix at the first dot of its base name; None for names to ignore.
-
-    >>> split_member_name("dogs/IMG_1.seg.PNG")
-    ('dogs/IMG_1', 'seg.png')
-    >>> split_member_name("dogs/._IMG_1.jpg") is None
-    True
-    """
-    folder, slash, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    is_meta = base.startswith("__") and base.endswith("__")
-    if not stem or not suffix or is_meta:
-        return None
-    return folder + slash + stem, suffix.lower()
-
-
-class _BrokenArchiveError(Exception):
-    """An archive that is truncated or damaged at an offset."""
-
-    def __init__(self, offset: int, *, is_inside_sample: bool) -> None:
-        """Keep the byte offset of the damage, and whether it is inside a member."""
-        super().__init__(f"archive is truncated at byte {offset}")
-        self.offset = offset
-        self.is_inside_sample = is_inside_sample
-
-
-class _HostileHeaderError(Exception):
-    """A header beyond the limits; the message contains the reason."""
-
-
-class _TarStream:
-    """Forward-only stream for `tarfile`, with positions relative to the archive."""
-
-    def __init__(self, stream: ByteStream, position: int) -> None:
-        self._stream = stream
-        self._position = position
-        self._pending = b""
-        self.last_read = b""
-        self.is_at_end = False
-        self.end_mark_offset = position
-        self._num_header_bytes = 0
-
-    def begin_headers(self) -> None:
-        """Start to count the bytes of another member's headers."""
-        self._num_header_bytes = 0
-
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, size: int) -> bytes:
-        """Read for `tarfile`, which only reads headers, of the sizes that they claim.
-
-        Raises:
-            _HostileHeaderError: The headers are too large or contain too long a number.
-        """
-        self._num_header_bytes += size
-        if self._num_header_bytes > MAX_HEADER_BYTES:
-            raise _HostileHeaderError(
-                f"the headers of a member before byte {self._position + size} take more than {MAX_HEADER_BYTES} bytes"
-            )
-        block = self.take(size)
-        if size > BLOCK_BYTES and _LONG_NUMBER.search(block):
-            raise _HostileHeaderError(
-                f"a header before byte {self._position} holds more than {MAX_DIGITS} digits in a row"
-            )
-        return block
-
-    def take(self, size: int) -> bytes:
-        """Read `size` bytes; fewer only at the end of the stream."""
-        pieces = [self._pending[:size]]
-        self._pending = self._pending[size:]
-        missing = size - len(pieces[0])
-        while missing > 0 and (piece := self._stream.read(min(missing, 64 * SKIP_BYTES))):
-            pieces.append(piece)
-            missing -= len(piece)
-        self.is_at_end = missing > 0
-        self.last_read = b"".join(pieces)
-        self._position += len(self.last_read)
-        return self.last_read
-
-    def seek(self, position: int) -> None:
-        if position < self._position:
-            raise tarfile.ReadError("a header points back")
-        if position - self._position > MIN_JUMP_BYTES:
-            # Not beyond the end: the offset of a truncation is reported.
-            self._position = self._stream.seek(min(position, self._stream.seek(0, os.SEEK_END)))
-            self._pending = b""
-        while self._position < position and self.take(min(SKIP_BYTES, position - self._position)):
-            pass
-
-    def peek_block(self) -> bytes:
-        block = self.take(BLOCK_BYTES)
-        self._pending = block + self._pending
-        self._position -= len(block)
-        return block
-
-    def close(self) -> None:
-        self._stream.close()
+    members_before: MemberCounts | None
+    """All members from the offset of the last group, or from the start of the reading, to this end."""
+    members_after: MemberCounts | None
+    """All members behind it: those of a truncated sample."""
 
 
 def read_groups(
-    shard: InputShard, start_offset: int = 0, *, max_image_bytes: int
+    shard: InputShard,
+    start_offset: int = 0,
+    *,
+    max_image_bytes: int,
+    key_rule: KeyRule = KeyRule.FIRST_DOT,
 ) -> Iterator[MemberGroup | ArchiveEnd]:
     """Read the samples of an archive in order, then how it ended.
 
@@ -176,144 +99,219 @@ def read_groups(
         byte_stream = open_stream(shard.uri, start_offset)
     except FileNotFoundError as error:
         raise ShardError(f"shard '{shard.uri}' does not exist; it was there when it was listed") from error
-    with closing(_TarStream(byte_stream, start_offset)) as stream:
+    with (
+        closing(TarStream(byte_stream, start_offset)) as stream,
+        closing(LinkTargets(shard.uri)) as links,
+    ):
         if start_offset == 0:
-            _require_tar(shard, stream.peek_block())
+            require_tar(shard, stream.peek_block())
         try:
-            yield from _group_members(stream, max_image_bytes)
-        except _HostileHeaderError as error:
+            yield from _Grouping(stream, links, max_image_bytes, key_rule).run()
+        except HostileHeaderError as error:
             raise ShardError(f"shard '{shard.uri}' cannot be read: {error}; write it again or leave it out") from error
 
 
-def _require_tar(shard: InputShard, block: bytes) -> None:
-    """Check the first block of a shard."""
-    if block.startswith(b"\x1f\x8b"):
-        reason, advice = "it is compressed with gzip", "decompress it, as images do not shrink"
-    elif not block:
-        reason, advice = "it is empty", "copy it again or leave it out"
-    elif len(block) == BLOCK_BYTES and not block.strip(b"\0"):
-        return
-    else:
+class _Start(Enum):
+    """Whether a member starts another sample."""
+
+    NONE = "none"
+    SAMPLE = "sample"
+    TENTATIVE = "tentative"
+
+
+@dataclass(kw_only=True)
+class _OpenSample:
+    """A sample whose members are being read."""
+
+    group: MemberGroup
+    is_tentative: bool
+    """Whether it starts with a repeated member, and is a sample only if it gets an image."""
+    suffixes: set[str] = field(default_factory=set)
+    names: list[str] = field(default_factory=list)
+    """Its first members, for messages."""
+    dotted: list[tuple[str, int]] = field(default_factory=list)
+    """Names and offsets of members such as `IMG_1.0.jpg`."""
+    lead: Span = field(default_factory=Span)
+    """Members before the first one of these."""
+    rest: Span = field(default_factory=Span)
+
+    @property
+    def has_image(self) -> bool:
+        return bool(self.group.image_name)
+
+    @property
+    def span(self) -> Span:
+        """Where the next member counts."""
+        return self.rest if self.dotted else self.lead
+
+
+class _Grouping:
+    """Groups the members of an archive, from any offset of a group on."""
+
+    def __init__(self, stream: TarStream, links: LinkTargets, max_image_bytes: int, key_rule: KeyRule) -> None:
+        self._stream = stream
+        self._links = links
+        self._max_image_bytes = max_image_bytes
+        self._key_rule = key_rule
+        self._sample: _OpenSample | None = None
+        self._before = Span()
+        self._uncounted: tuple[Span, Role, int, str] | None = None
+        """The last member: it counts once it is known to be whole."""
+
+    def run(self) -> Iterator[MemberGroup | ArchiveEnd]:
+        """Yield the groups of the archive, then its end."""
+        truncated_at, after = None, Span()
         try:
-            tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
-        except tarfile.HeaderError as error:
-            reason, advice = str(error), "copy it again or leave it out"
-        else:
+            for member in read_members(self._stream):
+                self._count_last()
+                yield from self._enter(member)
+            self._count_last()
+            end_offset = self._stream.end_mark_offset
+        except BrokenArchiveError as error:
+            truncated_at = end_offset = error.offset
+            if error.offset >= self._stream.next_header:
+                self._count_last()
+            # Truncated between two members: the last sample may be incomplete.
+            sample = self._sample
+            if sample is not None and (error.is_inside_sample or not sample.group.is_complete):
+                end_offset, self._sample = sample.group.offset, None
+                after.take(sample.lead, OF_TRUNCATED_SAMPLE)
+                after.take(sample.rest, OF_TRUNCATED_SAMPLE)
+        yield from self._close()
+        yield ArchiveEnd(
+            offset=end_offset,
+            truncated_at=truncated_at,
+            members_before=self._before.freeze(),
+            members_after=after.freeze(),
+        )
+
+    def _count_last(self) -> None:
+        if self._uncounted is not None:
+            span, role, offset, name = self._uncounted
+            span.add(role, offset, name)
+            self._uncounted = None
+
+    def _enter(self, member: tarfile.TarInfo) -> Iterator[MemberGroup]:
+        """Enter a member; yield the groups that end before it."""
+        found = classify_member(member, self._key_rule)
+        if isinstance(found, PassedOver) or not member.islnk():
+            self._links.note(member)
+        if isinstance(found, PassedOver):
+            span = self._before if self._sample is None else self._sample.span
+            self._uncounted = (span, found, member.offset, member.name)
             return
-    raise ShardError(f"shard '{shard.uri}' is no tar archive: {reason}; {advice}")
+        key, suffix = found
+        sample = self._sample
+        if sample is None or (start := _find_start(sample, key, suffix)) != _Start.NONE:
+            is_tentative = sample is not None and start == _Start.TENTATIVE
+            yield from self._close()
+            group = MemberGroup(key=key, offset=member.offset)
+            self._sample = sample = _OpenSample(group=group, is_tentative=is_tentative)
+        role = self._choose_role(sample, suffix)
+        if role == Part.DOTTED:
+            sample.dotted.append((member.name, member.offset))
+        if len(sample.names) < MAX_NAMED:
+            sample.names.append(member.name)
+        if len(sample.suffixes) < MAX_SUFFIXES or suffix in (*IMAGE_SUFFIXES, *TAG_SUFFIXES):
+            sample.suffixes.add(suffix)
+        self._uncounted = (sample.span, role, member.offset, member.name)
+        if role == Part.IN_ROW:
+            self._read_payload(sample, member, suffix)
 
+    def _choose_role(self, sample: _OpenSample, suffix: str) -> Role:
+        if suffix in IMAGE_SUFFIXES:
+            return PassedOver.SECOND_IMAGE if sample.has_image else Part.IN_ROW
+        if self._is_dotted(suffix):
+            return Part.DOTTED
+        if suffix in sample.suffixes:
+            return PassedOver.SECOND_MEMBER
+        return Part.IN_ROW if suffix in TAG_SUFFIXES else PassedOver.UNUSED_SUFFIX
 
-def _group_members(stream: _TarStream, max_image_bytes: int) -> Iterator[MemberGroup | ArchiveEnd]:
-    group: MemberGroup | None = None
-    num_ignored = 0
-    end_offset, truncated_at = stream.tell(), None
-    try:
-        for member in _read_members(stream):
-            names = split_member_name(member.name) if _is_plain_file(member) else None
-            if names is None:
-                num_ignored += 1
-                continue
-            key, suffix = names
-            if group is None or key != group.key:
-                if group is not None:
-                    yield group
-                group = MemberGroup(key=key, offset=member.offset)
-            _read_member_payload(stream, member, suffix, group, max_image_bytes)
-        end_offset = stream.end_mark_offset
-    except _BrokenArchiveError as error:
-        truncated_at = end_offset = error.offset
-        # Truncated between two members: the last sample may be incomplete.
-        if group is not None and (error.is_inside_sample or not group.is_complete):
-            end_offset, group = group.offset, None
-    if group is not None:
-        yield group
-    yield ArchiveEnd(offset=end_offset, num_ignored_members=num_ignored, truncated_at=truncated_at)
+    def _is_dotted(self, suffix: str) -> bool:
+        return self._key_rule == KeyRule.FIRST_DOT and is_dotted_image(suffix)
 
-
-def _is_plain_file(member: tarfile.TarInfo) -> bool:
-    return member.isreg() and not member.issparse()
-
-
-def _read_member_payload(
-    stream: _TarStream, member: tarfile.TarInfo, suffix: str, group: MemberGroup, max_image_bytes: int
-) -> None:
-    """Read an image or tags into their group; skip other members."""
-    is_image = suffix in IMAGE_SUFFIXES and not group.image_name
-    if not is_image and (suffix not in TAG_SUFFIXES or suffix in group.tag_payloads or suffix in group.oversized_tags):
-        return
-    if is_image:
-        group.image_name = suffix
-        group.image_bytes = member.size
-    limit = max_image_bytes if is_image else MAX_TAGS_BYTES
-    if member.size > limit:
-        if is_image:
-            group.image_error = describe_oversized_image(member.size, limit)
+    def _close(self) -> Iterator[MemberGroup]:
+        """Yield the groups of the current sample, of which no further member comes."""
+        sample, self._sample = self._sample, None
+        if sample is None:
+            return
+        if sample.is_tentative and not sample.has_image:
+            self._before.take(sample.lead, OF_REPEATED_MEMBERS)
+            self._before.take(sample.rest, OF_REPEATED_MEMBERS)
+        elif sample.dotted and not sample.has_image:
+            self._before.take(sample.lead, OF_DOTTED_SAMPLE)
+            yield from self._close_dotted(sample)
         else:
-            group.oversized_tags[suffix] = member.size
-        return
-    payload = stream.take(member.size)
-    if len(payload) < member.size:
-        raise _BrokenArchiveError(stream.tell(), is_inside_sample=True)
-    if is_image:
-        group.image = payload
-    else:
-        group.tag_payloads[suffix] = payload
+            sample.group.members_before = self._before.freeze()
+            self._before = Span()
+            self._before.take(sample.lead, OF_SAMPLE)
+            self._before.take(sample.rest, OF_SAMPLE)
+            if not sample.has_image:
+                sample.group.no_image_error = _describe_members(sample)
+            yield sample.group
 
+    def _close_dotted(self, sample: _OpenSample) -> Iterator[MemberGroup]:
+        for place, (name, offset) in enumerate(sample.dotted):
+            split = split_member_name(name, KeyRule.LAST_DOT)
+            assert not isinstance(split, PassedOver)
+            group = MemberGroup(
+                key=split.key,
+                offset=offset,
+                image_name=split.suffix,
+                dotted_name_error=f"'{name}' has several dots and belongs to sample '{sample.group.key}', which has no "
+                "image; if it is a sample of its own, give --inputs.key last-dot",
+                is_start=place == 0,
+            )
+            if group.is_start:
+                group.members_before = self._before.freeze()
+                self._before = Span()
+                self._before.take(sample.rest, OF_DOTTED_SAMPLE)
+            yield group
 
-def _read_members(stream: _TarStream) -> Iterator[tarfile.TarInfo]:
-    """Read the members of an archive, and of further archives appended after its end marks.
-
-    After the last one the stream holds the offset of the end marks.
-
-    Raises:
-        _BrokenArchiveError: A header is not valid, or the stream ends without an end mark.
-        _HostileHeaderError: A header is beyond the limits.
-    """
-    archive: tarfile.TarFile | None = None
-    while True:
-        start = archive.offset if archive is not None else stream.tell()
-        stream.begin_headers()
-        try:
-            if archive is None:
-                archive = tarfile.TarFile(fileobj=stream, encoding="utf-8", errors="backslashreplace")  # type: ignore[arg-type]
-                member = archive.firstmember  # type: ignore[attr-defined]
-                archive.firstmember = None  # type: ignore[attr-defined]
+    def _read_payload(self, sample: _OpenSample, member: tarfile.TarInfo, suffix: str) -> None:
+        """Read an image or tags into their group."""
+        group, is_image = sample.group, suffix in IMAGE_SUFFIXES
+        target = self._links.find(member) if member.islnk() else None
+        if member.islnk() and target is None:
+            error = (
+                f"'{member.name}' is a hard link to '{member.linkname}', which is not in the archive before it; "
+                "pack the archive with both, or with --hard-dereference"
+            )
+            if is_image:
+                group.image_name, group.no_image_error = suffix, error
             else:
-                member = archive.next()
-        except (tarfile.TarError, ValueError, OverflowError) as error:
-            # After a truncated payload tarfile finds no data; other invalid headers count from their start.
-            offset = stream.tell() if stream.is_at_end else start
-            raise _BrokenArchiveError(offset, is_inside_sample=stream.is_at_end) from error
-        if member is not None and member.size < 0:
-            raise _BrokenArchiveError(start, is_inside_sample=False)
-        if member is not None:
-            # tarfile keeps every header for random access; a shard may have a million of them.
-            archive.members = []  # type: ignore[attr-defined]
-            yield member
-        elif not _skip_end_marks(stream, start):
+                group.broken_tags[suffix] = error
             return
+        size = member.size if target is None else target.size
+        if is_image:
+            group.image_name, group.image_bytes = suffix, size
+        limit = self._max_image_bytes if is_image else MAX_TAGS_BYTES
+        if size > limit:
+            if is_image:
+                group.image_error = describe_oversized_image(size, limit)
+            else:
+                group.oversized_tags[suffix] = size
+            return
+        payload = self._stream.take(size) if target is None else self._links.read(target)
+        if len(payload) < size:
+            raise BrokenArchiveError(self._stream.tell(), is_inside_sample=True)
+        if is_image:
+            group.image = payload
         else:
-            archive = None
+            group.tag_payloads[suffix] = payload
 
 
-def _skip_end_marks(stream: _TarStream, start: int) -> bool:
-    """Skip the end marks; return whether another archive follows.
+def _find_start(sample: _OpenSample, key: str, suffix: str) -> _Start:
+    """Whether a member starts another sample than the current one."""
+    is_full = len(sample.dotted) >= MAX_DOTTED and not sample.has_image
+    if key != sample.group.key or is_full:
+        return _Start.SAMPLE
+    if suffix not in sample.suffixes or not sample.has_image:
+        return _Start.NONE
+    return _Start.SAMPLE if suffix in IMAGE_SUFFIXES else _Start.TENTATIVE
 
-    Raises:
-        _BrokenArchiveError: There are no end marks at `start`, or they are not followed by an archive or the end of the
-            file: a hole in a file looks like end marks.
-    """
-    if len(stream.last_read) < BLOCK_BYTES:
-        raise _BrokenArchiveError(stream.tell(), is_inside_sample=False)
-    if stream.last_read.strip(b"\0"):
-        raise _BrokenArchiveError(start, is_inside_sample=False)
-    stream.end_mark_offset = start
-    while (block := stream.peek_block()) and not block.strip(b"\0"):
-        stream.take(len(block))
-    try:
-        tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
-    except tarfile.HeaderError as error:
-        if block:
-            raise _BrokenArchiveError(start, is_inside_sample=False) from error
-        return False
-    return True
+
+def _describe_members(sample: _OpenSample) -> str:
+    names = ", ".join(f"'{name}'" for name in sample.names)
+    more = ", ..." if len(sample.names) == MAX_NAMED else ""
+    return f"no image among the members of this key: {names}{more}; images are {', '.join(IMAGE_SUFFIXES)}"

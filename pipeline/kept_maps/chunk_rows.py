@@ -9,7 +9,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from pipeline.commit.manifests import Manifest, stream_manifest
+from pipeline.commit.manifests import Manifest, read_members, stream_manifest
 from pipeline.commit.names import PartName
 from pipeline.commit.plan import ShardWork
 from pipeline.commit.worker_reports import HEAD, ChunkId, ShardEndReport, ShardFailure, make_row
@@ -118,7 +118,9 @@ def _read_shard(
             chunk = ChunkId(shard_name=name, part=PartName(chunk_index=index, end_offset=chunks[index][1]))
             yield make_row(chunk, KEPT_SCHEMA, rows=encode_rows(rows), images=of_chunk)
         truncated_at = manifest.footer["truncated_at"]
-    end = ShardEnd(num_chunks=len(chunks), num_ignored_members=0, truncated_at=truncated_at)
+        members = read_members(manifest)
+    # Parts of new masks have no counts: those of the whole shard are known.
+    end = ShardEnd(num_chunks=len(chunks), truncated_at=truncated_at, members=members)
     yield make_row(ShardEndReport(shard_name=name, end=end), KEPT_SCHEMA)
 
 

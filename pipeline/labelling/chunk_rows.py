@@ -32,6 +32,8 @@ SAMPLE = pa.struct(
         ("image_bytes", pa.int64()),
         ("image_error", pa.string()),
         ("image_reason", pa.string()),
+        ("no_image_error", pa.string()),
+        ("dotted_name_error", pa.string()),
         ("tags", pa.list_(pa.string())),
         ("class_numbers", pa.list_(pa.int64())),
         ("tags_error", pa.string()),
@@ -97,7 +99,8 @@ def to_row(shard_name: str, piece: Chunk | ShardEnd) -> pa.Table:
     """Turn a chunk, or the end of a shard, into a table of one row."""
     if isinstance(piece, ShardEnd):
         return make_row(ShardEndReport(shard_name=shard_name, end=piece), CHUNK_SCHEMA)
-    chunk = ChunkId(shard_name=shard_name, part=PartName(chunk_index=piece.index, end_offset=piece.end_offset))
+    part = PartName(chunk_index=piece.index, end_offset=piece.end_offset)
+    chunk = ChunkId(shard_name=shard_name, part=part, members=piece.members)
     samples = [{name: getattr(sample, name) for name in SAMPLE.names} for sample in piece.samples]
     return make_row(chunk, CHUNK_SCHEMA, samples=samples)
 

@@ -216,6 +216,8 @@ class ChunkLabeler:
         """Check and decode a sample, which comes with its place in the chunk."""
         position, sample = numbered
         row: dict[str, Any] = {"key": sample.key}
+        if sample.dotted_name_error:
+            return RejectedSample(position, _reject(row, Reason.DOTTED_NAME, sample.dotted_name_error))
         if sample.download_error:
             return RejectedSample(position, _reject(row, Reason.DOWNLOAD_FAILED, sample.download_error))
         if sample.image_error:
@@ -224,7 +226,7 @@ class ChunkLabeler:
             )
         if sample.image is None:
             return RejectedSample(
-                position, _reject(row, Reason.NO_IMAGE, "no jpg, jpeg, png or webp member with this key")
+                position, _reject(row, Reason.NO_IMAGE, sample.no_image_error or "the image is missing")
             )
         row["image_sha256"] = hashlib.sha256(sample.image).hexdigest()
         if sample.tags_error:

@@ -44,6 +44,31 @@ def make_score_table(
     )
 
 
+def make_image_table(counts: EvaluationCounts, unused: Sequence[str], remarks: Sequence[str]) -> Table:
+    """Table of the images and true masks that are scored, and of those that are not.
+
+    Args:
+        counts: Of all manifests.
+        unused: True masks that belong to no image.
+        remarks: Lines about what looks wrong.
+    """
+    rows = {
+        "images, scored": counts.num_images,
+        "images without a true mask": counts.num_without_truth,
+        "images whose true mask cannot be used": counts.num_bad_truth,
+        "rejected samples": counts.num_rejected,
+        "true masks without an image": len(unused),
+        "scored images with tags whose true mask has no class": counts.num_tagged_without_class,
+        "scored images with tags whose true mask has other classes": counts.num_tagged_other_class,
+    }
+    return Table(
+        title="Images and true masks",
+        header=("what", "number"),
+        rows=tuple((name, str(number)) for name, number in rows.items()),
+        note=". ".join(remark[:1].upper() + remark[1:] for remark in remarks),
+    )
+
+
 def make_rank_table(images: Sequence[ScoredImage]) -> Table:
     """Table with a row for each column of the manifest: its rank correlation with the true IoU."""
     ranked = sorted(
@@ -74,6 +99,7 @@ def render_evaluation(
     used: Scores,
     curve: Sequence[Scores],
     find_truth: FindTruth,
+    first_tables: Sequence[Table] = (),
 ) -> str:
     """Render the page of an evaluation.
 
@@ -84,6 +110,7 @@ def render_evaluation(
         used: Scores of the masks.
         curve: Scores by threshold; empty without kept maps.
         find_truth: From key to encoded true mask, or None.
+        first_tables: Shown above the scores.
     """
     run = read_run(labels_uri)
     vocabulary = parse_vocabulary(run["vocabulary"])
@@ -94,7 +121,7 @@ def render_evaluation(
         f"The worst of {len(ordered)} masks": _make_gallery(ordered[:num], inputs, vocabulary, find_truth),
         "The best": _make_gallery(ordered[::-1][:num], inputs, vocabulary, find_truth),
     }
-    tables = [make_score_table(counts, vocabulary.classes, used, curve)]
+    tables = [*first_tables, make_score_table(counts, vocabulary.classes, used, curve)]
     ranks = make_rank_table(images)
     return render_page(
         title=f"{labels_uri} against the truth",

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from pipeline.commit.manifests import Manifest
-from pipeline.errors import ShardError
+from pipeline.errors import ShardError, TruthError
 from pipeline.evaluation.truth import FindTruth, decode_truth
 from pipeline.images.decode import DecodedImage, decode_image
 from pipeline.images.masks import decode_class_maps, decode_mask
@@ -102,12 +102,17 @@ def _make_example(
         for name, class_map in zip(names, _enlarge_maps(decode_class_maps(row["class_maps"]), size), strict=True):
             pictures.append(_embed_picture(f"map: {name}", _colour_map(rgb, class_map)))
     pictures.append(_embed_picture("mask", _overlay_mask(rgb, _resize_mask(mask, size), palette)))
-    payload = find_truth(row["key"]) if find_truth else None
     note = "the input shard is gone or has changed: no photo" if photo is None else ""
-    if payload is not None:
-        truth = turn_upright(decode_truth(payload, row["key"], stored.shape, len(vocabulary.classes)), orientation)
-        pictures.append(_embed_picture("truth", _overlay_mask(rgb, _resize_mask(truth, size), palette)))
-        note = f"{note} mean IoU with the truth {_compute_mean_iou(mask, truth):.2f}"
+    if find_truth is not None:
+        try:
+            payload = find_truth(row["key"])
+            if payload is not None:
+                truth = decode_truth(payload, row["key"], stored.shape, len(vocabulary.classes))
+                upright = turn_upright(truth, orientation)
+                pictures.append(_embed_picture("truth", _overlay_mask(rgb, _resize_mask(upright, size), palette)))
+                note = f"{note} mean IoU with the truth {_compute_mean_iou(mask, upright):.2f}"
+        except TruthError as error:
+            note = f"{note} {error}"
     unknown = row["tags_unknown"]
     tags = ", ".join(names) + (f" (unknown: {', '.join(unknown)})" if unknown else "")
     return Example(key=row["key"], tags=tags, note=note.strip(), pictures=tuple(pictures))

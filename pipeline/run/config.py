@@ -13,11 +13,20 @@ from models.fusion import Fusion
 
 MIN_PATCHES = 196
 """Minimum token budget in patches, also for models that were trained on fewer: it resolves the objects of a photo."""
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Changes when the meaning of parts or manifests changes; runs of different versions do not mix."""
 ADDED_LATER = MappingProxyType({"is_added_later": True})
 """Metadata of a field that was added to this format later. At its default it is omitted from descriptions, so that
 older runs keep their fingerprint."""
+
+
+class KeyRule(StrEnum):
+    """Where the name of a tar's member is split into key and suffix."""
+
+    FIRST_DOT = "first-dot"
+    """`a/IMG_1.seg.png` is `seg.png` of `a/IMG_1`, as in WebDataset."""
+    LAST_DOT = "last-dot"
+    """`a/IMG_1.0.jpg` is `jpg` of `a/IMG_1.0`."""
 
 
 class Resolution(StrEnum):
@@ -69,6 +78,9 @@ class InputConfig:
     allow_url: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
     """Tables: places outside the image root that paths and URLs in the data may name, each as scheme and host, with a
     folder if wanted: https://images.example.com, s3://bucket/photos, file:///data. Default: none."""
+    key: KeyRule = field(default=KeyRule.FIRST_DOT, metadata=ADDED_LATER)
+    """Tar: where the base name of a member splits into key and suffix. last-dot: for names with dots, such as
+    2020.01.05.jpg."""
     max_chunk_samples: int = 256
     """A chunk closes at this many samples."""
     max_chunk_bytes: int = 64 * 2**20

@@ -1,7 +1,10 @@
 """Records that flow between the steps: samples, chunks, and the Arrow schemas of parts and manifests."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import reduce
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -29,11 +32,78 @@ class Reason(StrEnum):
     NO_KNOWN_TAG = "no_known_tag"
     DUPLICATE_KEY = "duplicate_key"
     SPLIT_SAMPLE = "split_sample"
+    DOTTED_NAME = "dotted_name"
     CRASHED = "crashed"
     OUT_OF_MEMORY = "out_of_memory"
     NOT_FINITE = "not_finite"
     NOT_FOUND = "not_found"
     CHANGED = "changed"
+
+
+class PassedOver(StrEnum):
+    """Why a member of an archive is in no row."""
+
+    DIRECTORY = "directory"
+    SYMBOLIC_LINK = "symbolic_link"
+    SPECIAL_FILE = "special_file"
+    IN_HIDDEN_FOLDER = "in_hidden_folder"
+    HIDDEN_FILE = "hidden_file"
+    NO_SUFFIX = "no_suffix"
+    SECOND_IMAGE = "second_image"
+    SECOND_MEMBER = "second_member"
+    DOTTED_IMAGE = "dotted_image"
+    UNUSED_SUFFIX = "unused_suffix"
+    TRUNCATED = "truncated"
+
+
+class PassedCount(NamedTuple):
+    """Members that were passed over for one reason."""
+
+    num: int
+    example: str
+    """Name of the first one, cut to `MAX_EXAMPLE_LETTERS`."""
+
+
+MAX_EXAMPLE_LETTERS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberCounts:
+    """Numbers of members of an archive, or of a span of it."""
+
+    num: int = 0
+    """All members, in rows or not."""
+    passed_over: Mapping[PassedOver, PassedCount] = field(default_factory=dict, hash=False)
+    """Members that are in no row, by kind; without kinds that do not occur."""
+
+    def merge(self, later: "MemberCounts") -> "MemberCounts":
+        """Add the counts of a later span, in any grouping; the first example stays."""
+        passed = dict(self.passed_over)
+        for kind, count in later.passed_over.items():
+            before = passed.get(kind, PassedCount(0, count.example))
+            passed[kind] = PassedCount(before.num + count.num, before.example)
+        return MemberCounts(num=self.num + later.num, passed_over=passed)
+
+    def describe(self) -> dict[str, Any]:
+        """Convert the counts to plain values for JSON."""
+        passed = {str(kind): count._asdict() for kind, count in sorted(self.passed_over.items())}
+        return {"num": self.num, "passed_over": passed}
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> "MemberCounts":
+        """Parse counts from the plain values of `describe`.
+
+        Raises:
+            KeyError, TypeError, ValueError: They are other values.
+        """
+        passed = {PassedOver(kind): PassedCount(**count) for kind, count in fields["passed_over"].items()}
+        return cls(num=fields["num"], passed_over=passed)
+
+
+def merge_members(counts: Iterable[MemberCounts | None]) -> MemberCounts | None:
+    """Add the counts of spans, in their order; None if none has any."""
+    known = [one for one in counts if one is not None]
+    return reduce(MemberCounts.merge, known) if known else None
 
 
 class Status(StrEnum):
@@ -80,6 +150,10 @@ class Sample:
     """Why an image was not read: it is too large, or not where it should be; empty if it was read."""
     image_reason: str = ""
     """Reason that belongs to `image_error`; empty for too_large."""
+    no_image_error: str = ""
+    """Why there is no image: what the sample has in its place; empty if that is not known."""
+    dotted_name_error: str = ""
+    """Why the sample is only a part of what its name stands for; empty if it is whole."""
     tags: tuple[str, ...] = ()
     class_numbers: tuple[int, ...] = ()
     """Zero-based class numbers of a numeric `.cls` member."""
@@ -104,6 +178,8 @@ class Chunk:
     end_offset: int
     """Where the next sample starts: bytes of a tar, rows of a Parquet file."""
     samples: tuple[Sample, ...]
+    members: MemberCounts | None = None
+    """Members of the archive from the end of the previous chunk to the end of this one; None for Parquet files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +187,10 @@ class ShardEnd:
     """What is known of a shard once its last sample was read. Follows the last chunk."""
 
     num_chunks: int
-    num_ignored_members: int
-    """Members of this pass that belong to no sample: hidden files, names without a suffix."""
     truncated_at: int | None = None
     """Byte at which the archive is truncated; None if it is complete."""
+    members: MemberCounts | None = None
+    """Members of the archive behind the last chunk; None for Parquet files."""
 
 
 CLASS_STATS = pa.struct(

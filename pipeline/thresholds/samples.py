@@ -1,7 +1,7 @@
 """Samples of kept maps and truth, at a grid of pixels of each image: small enough to try many thresholds in memory."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pipeline.commit.manifests import Manifest, stream_manifest
+from pipeline.errors import TruthError
 from pipeline.evaluation.sampling import take_evenly
 from pipeline.evaluation.truth import FindTruth, decode_truth
 from pipeline.images.orientation import turn_upright
@@ -47,7 +48,12 @@ class MapSample:
 
 
 def read_samples(
-    manifest_uri: str, find_truth: FindTruth | None, num_classes: int, most: int, source: ImageSource | None = None
+    manifest_uri: str,
+    find_truth: FindTruth | None,
+    num_classes: int,
+    most: int,
+    source: ImageSource | None = None,
+    on_bad_truth: Callable[[TruthError], None] | None = None,
 ) -> list[MapSample]:
     """Sample the labelled images of a manifest.
 
@@ -58,15 +64,18 @@ def read_samples(
         num_classes: Of the run, without the background.
         most: Largest number of images, which are taken at equal distances.
         source: Of the images; None: pixels do not refine the maps.
+        on_bad_truth: Called with what is wrong with a true mask that cannot be used, whose image is left out; None:
+            raised.
 
     Raises:
         ManifestError: A labelled row has no maps.
         ShardError: Pixels refine the maps, and the labelled images cannot be read.
-        LabellingError: A true mask does not match its image or the run.
+        TruthError: A true mask does not match its image or the run.
     """
+    complain = _raise if on_bad_truth is None else on_bad_truth
     with stream_manifest(manifest_uri) as manifest:
         rows = [row for row in manifest.iterate_rows(_COLUMNS) if row["status"] == Status.LABELLED]
-        pairs = [(row, None if find_truth is None else find_truth(row["key"])) for row in rows]
+        pairs = list(_pair_with_truth(rows, find_truth, num_classes, complain))
         wanted = take_evenly([pair for pair in pairs if find_truth is None or pair[1] is not None], most)
         if source is None:
             return [_sample_row(row, None, truth, num_classes, _PLAIN, None) for row, truth in wanted]
@@ -75,6 +84,30 @@ def read_samples(
             _sample_row(row, image, truth, num_classes, source.config, source.patch_size)
             for (row, truth), image in zip(wanted, images, strict=True)
         ]
+
+
+def _raise(error: TruthError) -> None:
+    raise error
+
+
+def _pair_with_truth(
+    rows: Sequence[Mapping[str, Any]],
+    find_truth: FindTruth | None,
+    num_classes: int,
+    complain: Callable[[TruthError], None],
+) -> Iterator[tuple[Mapping[str, Any], bytes | None]]:
+    """Pair rows with their encoded true masks, without the rows whose true mask cannot be used."""
+    for row in rows:
+        payload = None
+        if find_truth is not None:
+            try:
+                payload = find_truth(row["key"])
+                if payload is not None:
+                    decode_truth(payload, row["key"], (row["height"], row["width"]), num_classes)
+            except TruthError as error:
+                complain(error)
+                continue
+        yield row, payload
 
 
 def _read_images(manifest: Manifest, source: ImageSource, wanted: Sequence[int]) -> Iterator[bytes | None]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-from pipeline.run.config import InputConfig, describe_fields
+from pipeline.run.config import ADDED_LATER, InputConfig, describe_fields
 
 
 class TagLoss(StrEnum):
@@ -40,6 +40,9 @@ class ModelConfig:
     """timm name of a plain ViT, such as vit_tiny_patch16_224 or deit_small_patch16_224; empty: the sizes below."""
     backbone_weights: str = "pretrained"
     """Of the named backbone: a .safetensors or .pth file, `pretrained` to download timm's, `none` for random ones."""
+    backbone_key: str = field(default="", metadata=ADDED_LATER)
+    """Which weights of the file to take where it has several, such as teacher; empty: plain ones before averaged
+    ones."""
     patch_size: int = 16
     """Side of a patch, in pixels. This and the next four sizes are used without a named backbone only."""
     width: int = 192

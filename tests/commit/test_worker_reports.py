@@ -27,7 +27,7 @@ from pipeline.run.records import Sample, ShardEnd
 NUMBERS = st.integers(0, 2**62)
 NAMES = st.text(min_size=1).filter(lambda text: text.isprintable())
 CHUNKS = st.builds(ChunkId, shard_name=NAMES, part=st.builds(PartName, chunk_index=NUMBERS, end_offset=NUMBERS))
-ENDS = st.builds(ShardEnd, num_chunks=NUMBERS, num_ignored_members=NUMBERS, truncated_at=st.none() | NUMBERS)
+ENDS = st.builds(ShardEnd, num_chunks=NUMBERS, truncated_at=st.none() | NUMBERS)
 ENDINGS = st.builds(ShardEndReport, shard_name=NAMES, end=ENDS) | st.builds(
     ShardFailure, shard_name=NAMES, error=NAMES, is_store_error=st.booleans()
 )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.commit.names import PartName
+from pipeline.commit.outcome import Outcome
 from pipeline.commit.plan import plan_run
 from pipeline.commit.worker_reports import ChunkId, ChunkReport, ShardEndReport
 from pipeline.driver.ledger import Ledger
@@ -24,7 +25,7 @@ def make_ledger(out: Path, suffix: str) -> Any:
         started_s=0.0,
         counts=LabelCounts(),
         submit=SerialCluster().submit,
-        publish=lambda complete: None,
+        publish=lambda complete: Outcome(),
     )
 
 
@@ -35,7 +36,7 @@ CHUNK = ChunkReport(
 
 
 def make_end(truncated_at: Any = None) -> Any:
-    return ShardEndReport(shard_name="a", end=ShardEnd(num_chunks=1, num_ignored_members=0, truncated_at=truncated_at))
+    return ShardEndReport(shard_name="a", end=ShardEnd(num_chunks=1, truncated_at=truncated_at))
 
 
 @pytest.mark.parametrize(("suffix", "num_bytes_done"), [("tar", 2048), ("parquet", 0)])

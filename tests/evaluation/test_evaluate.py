@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -242,3 +243,97 @@ def test_job_on_bad_input_prints_one_line_and_exits_with_2(
         printed = capsys.readouterr().err.splitlines()
         assert [line.startswith("error: ") for line in printed] == [False] * (len(printed) - 1) + [True]
         assert message in printed[-1]
+
+
+def write_run(folder: Path, truths: Mapping[str, Any], tags: Any = (1,)) -> list[str]:
+    """Publish an image for each key and write its true mask, unless that is None; return the flags of the job."""
+    rows = [make_labelled_row(key, np.ones((4, 6)), list(tags)) for key in truths]
+    make_run(str(folder / "run"), CLASSES, {SHARD: rows})
+    for key, truth in truths.items():
+        payload = truth if isinstance(truth, bytes) else make_mask_png(np.broadcast_to(truth, (4, 6)))
+        put_atomic(join_uri(str(folder), "truth", f"{key}.png"), payload)
+    return ["--labels", f"{folder}/run", "--truth", f"{folder}/truth"]
+
+
+def test_job_with_few_unusable_truths_scores_the_others_and_warns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = np.array([0, 1, 1, 1, 0, 0], np.uint8)
+    flags = write_run(tmp_path, {f"a{number:02d}": row for number in range(30)} | {"bad": b"no png at all"})
+    assert main([*flags, "--json", f"{tmp_path}/s.json", "--html", f"{tmp_path}/s.html"]) == 0
+    printed = capsys.readouterr()
+    warning = next(line for line in printed.err.splitlines() if line.startswith("warning: "))
+    assert "1 of 31 true masks cannot be used and are left out: true mask of 'bad' cannot be read: it is no" in warning
+    assert "30 images; 0 more without truth, 0 rejected, 1 with a true mask that cannot be used" in printed.out
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert (scores["num_images"], scores["num_bad_truth"]) == (30, 1)
+    assert "true mask of 'bad'" in scores["bad_truth"][0]
+    page = (tmp_path / "s.html").read_text()
+    assert "images whose true mask cannot be used" in page
+    assert "true mask of &#39;bad&#39;" in page
+
+
+def test_job_with_many_or_only_unusable_truths_exits_with_1_and_names_the_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = write_run(tmp_path / "many", {"a": np.uint8(1), "b": np.uint8(9), "c": b""})
+    assert main(flags) == 1
+    printed = capsys.readouterr()
+    assert "2 of 3 true masks cannot be used, more than 5.0%; mend them or raise --max-bad-truth-fr" in printed.err
+    assert "1 images" in printed.out
+    assert main([*flags, "--max-bad-truth-fraction", "0.7"]) == 0
+    flags = write_run(tmp_path / "all", {f"a{number}": np.uint8(9) for number in range(8)})
+    capsys.readouterr()
+    assert main(flags) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: 8 of 8 true masks cannot be used")
+    assert "and 5 more; none is left to score" in error
+
+
+def test_job_on_binary_truth_warns_that_no_class_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    binary = np.array([0, 255, 255, 255, 0, 0], np.uint8)
+    assert main(write_run(tmp_path, {f"a{number}": binary for number in range(3)})) == 0
+    warning = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: "))
+    assert "no class was found in any of the 3 true masks of images that carry tags" in warning
+    assert "3 hold only 0 and 255" in warning
+    assert "such as 1 for 'cat'" in warning
+
+
+def test_job_on_truth_of_other_classes_than_the_tags_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(write_run(tmp_path / "other", {f"a{number}": np.uint8(2) for number in range(3)})) == 0
+    assert "3 of 3 true masks hold classes, but none that their image is tagged with" in capsys.readouterr().err
+    assert main(write_run(tmp_path / "empty", {"a": np.uint8(1), "b": np.uint8(0), "c": np.uint8(0)})) == 0
+    assert "no class was found in 2 of 3 true masks of images that carry tags" in capsys.readouterr().err
+    mixed = {"a": np.uint8(1), "b": np.uint8(1), "c": np.uint8(2), "d": np.uint8(0)}
+    assert main(write_run(tmp_path / "mixed", mixed)) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_job_on_images_without_tags_does_not_warn_of_truth_without_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(write_run(tmp_path, {"a": np.uint8(0)}, tags=())) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_job_counts_images_without_truth_and_truth_without_an_image(
+    published: tuple[Path, Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _, _ = published
+    (folder / "truth" / "photo1.png").unlink()
+    for key in ("stranger1", "stranger2", "broken"):
+        put_atomic(str(folder / "truth" / f"{key}.png"), make_mask_png(np.ones((4, 4))))
+    flags = ["--labels", f"{folder}/run", "--truth", f"{folder}/truth", "--json", f"{folder}/scores.json"]
+    assert main(flags) == 0
+    printed = capsys.readouterr().out
+    assert "3 images; 1 more without truth, 1 rejected" in printed
+    # The rejected sample `broken` is one of the run.
+    assert "2 true masks belong to no image of this run, such as 'stranger" in printed
+    scores = json.loads((folder / "scores.json").read_text())
+    assert (scores["num_without_truth"], scores["num_truth_without_image"]) == (1, 2)
+
+
+@pytest.mark.parametrize("words", [("--max-bad-truth-fraction", "1.5"), ("--num-threads", "0")])
+def test_job_with_an_option_out_of_range_is_refused(words: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--labels", "l", "--truth", "t", *words]) == 2
+    assert f"need {words[0]}" in capsys.readouterr().err

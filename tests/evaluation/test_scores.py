@@ -44,6 +44,11 @@ def counts_strategy(side: int = 3) -> Any:
         num_without_truth=number,
         num_rejected=number,
         num_without_maps=number,
+        num_bad_truth=number,
+        num_tagged=number,
+        num_tagged_without_class=number,
+        num_tagged_binary=number,
+        num_tagged_other_class=number,
     )
 
 

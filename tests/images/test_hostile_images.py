@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.images.bounds import MAX_SCANNED_PIXELS, MAX_SCANS, find_excess, find_scan_excess
 from pipeline.images.decode import DecodedImage, decode_image
+from pipeline.images.encoded.bounds import MAX_SCANNED_PIXELS, MAX_SCANS, find_excess, find_scan_excess
 from pipeline.run.records import Reason
 from tests.factories import make_photo
 from tests.hostile_files import (

@@ -93,7 +93,7 @@ def test_resume_at_every_chunk_gives_the_same_later_chunks(
     path = make_bulk(tmp_path_factory.mktemp("bulk") / "a.parquet", num_rows, row_group_size)
     limits = {"max_chunk_samples": max_samples, "max_chunk_bytes": max_bytes}
     chunks, end = read_pieces(path, **limits)
-    assert end == ShardEnd(num_chunks=len(chunks), num_ignored_members=0)
+    assert end == ShardEnd(num_chunks=len(chunks))
     assert [sample.key for chunk in chunks for sample in chunk.samples] == [f"{row:09d}" for row in range(num_rows)]
     num_read = 0
     for index, chunk in enumerate(chunks):
@@ -289,7 +289,7 @@ def test_file_without_rows_has_no_chunks(tmp_path: Path) -> None:
     columns = {"image": pa.array([], pa.binary()), "tags": pa.array([], pa.string())}
     assert read_pieces(make_parquet(tmp_path / "a.parquet", columns)) == (
         [],
-        ShardEnd(num_chunks=0, num_ignored_members=0),
+        ShardEnd(num_chunks=0),
     )
 
 

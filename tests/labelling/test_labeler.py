@@ -100,7 +100,7 @@ def test_every_variant_labels_at_every_resolution(variant: Any, resolution: Any)
 @pytest.mark.parametrize(
     ("sample", "reason", "message"),
     [
-        (Sample(key="k", tags=("cat",)), "no_image", "no jpg"),
+        (Sample(key="k", tags=("cat",)), "no_image", "missing"),
         (Sample(key="k", image=b"broken", image_name="jpg", tags=("cat",)), "undecodable", ""),
         (Sample(key="k", image=make_photo(0), tags=("sunset",)), "no_known_tag", "none of its tags"),
         (Sample(key="k", image=make_photo(0)), "no_known_tag", "no tags"),

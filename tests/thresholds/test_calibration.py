@@ -125,6 +125,19 @@ def test_fit_finds_the_thresholds_that_made_the_truth(
     assert after["curve"][at]["mean_iou"] == pytest.approx(after["masks"]["mean_iou"], abs=0.03)
 
 
+def test_fit_leaves_out_true_masks_that_cannot_be_used_and_names_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_collection(tmp_path)
+    put_atomic(f"{tmp_path}/truth/photo3.png", b"no picture")
+    put_atomic(f"{tmp_path}/truth/photo7.png", make_mask_png(np.full((40, 50), 9)))
+    found = load_calibration(calibrate(tmp_path, "--truth", f"{tmp_path}/truth"))
+    assert (found.figures["num_fitted"], found.figures["num_held_out"]) == (23, 23)
+    printed = capsys.readouterr().err
+    assert "2 true masks cannot be used and are left out: true mask of 'photo3'" in printed
+    assert "true mask of 'photo7' has classes [9]" in printed
+
+
 def test_one_threshold_for_all_is_fitted_on_demand(collection: Path) -> None:
     found = load_calibration(calibrate(collection, "--truth", f"{collection}/truth", "--no-by-class"))
     assert found.class_scales is None

@@ -4,12 +4,27 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import Image
 
-from pipeline.audit.archives.sample_walk import WalkedImage
-from pipeline.run.records import Status
+from pipeline.audit.archives.image_headers import hide_avif_exif, read_header, read_orientation
+from pipeline.audit.archives.samples import WalkedImage, WalkedSample
+from pipeline.run.records import Reason, Status
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+DOTTED_REASONS = (Reason.DOTTED_NAME, Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE)
+"""Reasons of rows whose names have more dots than one; of a repeated key, sealing replaces the reason."""
+FORMATS = ("GIF", "BMP", "TIFF", "AVIF")
+"""Formats of which Pillow reads the header. Those with metadata that may fail Pillow are read by `read_header`."""
+
+
+def check_reason(row: Mapping[str, Any], sample: WalkedSample) -> Iterator[str]:
+    """Find reasons of a row that its sample contradicts."""
+    reason = row["reason"]
+    if sample.is_dotted and reason not in DOTTED_REASONS:
+        yield f"has the reason {reason!r}, its member needs 'dotted_name'"
+    elif reason == Reason.DOTTED_NAME and not sample.is_dotted:
+        yield "has the reason 'dotted_name', which its member does not have"
+    elif reason == Reason.NO_IMAGE and sample.image is not None:
+        yield "has the reason 'no_image', and its sample an image"
 
 
 def check_image(row: Mapping[str, Any], image: WalkedImage | None) -> Iterator[str]:
@@ -52,20 +67,10 @@ def _check_size(row: Mapping[str, Any], image: WalkedImage) -> Iterator[str]:
 
 def _measure_image(payload: bytes, is_whole: bool) -> tuple[int, int, int | None]:
     """Stored width and height, and the EXIF orientation; None if it follows the kept bytes of the file."""
+    header = read_header(payload, is_whole)
+    if header is not None:
+        return header.width, header.height, header.orientation
     # The limit of Pillow is not used: the header alone is read.
     Image.MAX_IMAGE_PIXELS = None
-    with Image.open(io.BytesIO(payload), formats=FORMATS) as image:
-        width, height = image.size
-        try:
-            # For a PNG this decodes the image, since EXIF may follow its pixels.
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        except Exception:  # noqa: BLE001 (broken EXIF has no orientation; Pillow raises any exception for it)
-            if not is_whole:
-                return width, height, None
-            orientation = 1
-        if not isinstance(orientation, int) or not 1 <= orientation <= 8:
-            orientation = 1
-        if image.format == "TIFF" and orientation >= 5:
-            # Pillow reports the size after turning.
-            width, height = height, width
-        return width, height, orientation
+    with Image.open(io.BytesIO(hide_avif_exif(payload)), formats=FORMATS) as image:
+        return *image.size, read_orientation(image.info.get("exif", b""))

@@ -59,14 +59,14 @@ def read_layout(stream: ByteStream, uri: str) -> Layout:
         ManifestError: The file is not a Parquet file of our writer.
     """
     num_bytes = stream.seek(0, 2)
-    tail = _read_at(stream, max(0, num_bytes - TAIL_BYTES), min(num_bytes, TAIL_BYTES))
+    tail = read_at(stream, max(0, num_bytes - TAIL_BYTES), min(num_bytes, TAIL_BYTES))
     footer_bytes = int.from_bytes(tail[-8:-4], "little")
     footer_offset = num_bytes - 8 - footer_bytes
     try:
         if tail[-4:] != MAGIC or footer_offset < len(MAGIC) or footer_bytes > MAX_FOOTER_BYTES:
             raise ThriftError(f"its last bytes {tail[-8:].hex(' ')} are not the end of a Parquet file")
         if footer_bytes + 8 > len(tail):
-            tail = _read_at(stream, footer_offset, footer_bytes + 8)
+            tail = read_at(stream, footer_offset, footer_bytes + 8)
         start = len(tail) - 8 - footer_bytes
         footer, end = decode_struct(tail, start, len(tail) - 8, FILE_META_DATA, "FileMetaData")
         if end != len(tail) - 8:
@@ -90,7 +90,7 @@ def require_pages(stream: ByteStream, layout: Layout, group_index: int, uri: str
     for place, chunk in enumerate(layout.groups[group_index]["columns"]):
         column = chunk["meta_data"]
         try:
-            payload = _read_at(stream, _get_start(column), column["total_compressed_size"])
+            payload = read_at(stream, _get_start(column), column["total_compressed_size"])
             found.append(_check_pages(payload, column))
         except ThriftError as error:
             name = b".".join(column["path_in_schema"]).decode(errors="backslashreplace")
@@ -112,7 +112,12 @@ def require_head(stream: ByteStream, uri: str) -> None:
         raise ManifestError(f"'{uri}' is damaged: it does not begin as Parquet files do; label the shard again")
 
 
-def _read_at(stream: ByteStream, offset: int, size: int) -> bytes:
+def read_at(stream: ByteStream, offset: int, size: int) -> bytes:
+    """Read bytes of a file.
+
+    Raises:
+        ThriftError: The file ends before.
+    """
     stream.seek(offset)
     pieces = []
     missing = size

@@ -25,9 +25,13 @@ class Kind(IntEnum):
     I16 = 4
     I32 = 5
     I64 = 6
+    DOUBLE = 7
     BINARY = 8
     LIST = 9
+    SET = 10
+    MAP = 11
     STRUCT = 12
+    UUID = 13
 
 
 NUM_BITS: dict[int, int] = {Kind.I16: 16, Kind.I32: 32, Kind.I64: 64}

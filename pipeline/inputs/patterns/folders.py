@@ -24,7 +24,7 @@ MAX_KINDS = 6
 """Maximum kinds of passed-over files that a message lists."""
 
 
-class PassedOver:
+class PassedOverFiles:
     """Counts of files that are no shards, by kind, each with its first example."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class PassedOver:
     def describe(self) -> str:
         """Counts and examples in one line.
 
-        >>> passed_over = PassedOver()
+        >>> passed_over = PassedOverFiles()
         >>> passed_over.add_other("data/a.json"); passed_over.add_other("data/b.json")
         >>> passed_over.describe()
         "2 files (*.json: 2, such as 'data/a.json')"
@@ -74,7 +74,7 @@ class PassedOver:
         return f"{len(self)} {'file' if len(self) == 1 else 'files'} ({'; '.join(shown)})"
 
 
-def list_folder_shards(folder_uri: str, passed_over: PassedOver) -> list[StoredObject]:
+def list_folder_shards(folder_uri: str, passed_over: PassedOverFiles) -> list[StoredObject]:
     """List the tars below a folder, or its Parquet files if it has none; count all other files.
 
     A name below the folder that begins with `.` or `_` is hidden, with all that is below it, as in Hive and Spark. A
@@ -111,7 +111,7 @@ def list_folder_shards(folder_uri: str, passed_over: PassedOver) -> list[StoredO
     return shards
 
 
-def _drop_outputs(items: Sequence[StoredObject], passed_over: PassedOver) -> Iterator[StoredObject]:
+def _drop_outputs(items: Sequence[StoredObject], passed_over: PassedOverFiles) -> Iterator[StoredObject]:
     """Drop the outputs of runs: an output folder may be below the inputs, or be their folder."""
     runs = [item.uri.removesuffix(RUN_FILE) for item in items if item.uri.endswith(f"/{RUN_FILE}")]
     outputs = tuple(run + folder for run in runs for folder in OUTPUT_FOLDERS)
@@ -122,7 +122,7 @@ def _drop_outputs(items: Sequence[StoredObject], passed_over: PassedOver) -> Ite
             yield item
 
 
-def _refuse_folder(folder_uri: str, items: Sequence[StoredObject], passed_over: PassedOver) -> None:
+def _refuse_folder(folder_uri: str, items: Sequence[StoredObject], passed_over: PassedOverFiles) -> None:
     """Explain why a folder contains no shard.
 
     Raises:

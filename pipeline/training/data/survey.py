@@ -119,6 +119,8 @@ def find_unusable_reason(sample: Sample, class_ids: Sequence[int]) -> Reason | N
     """Reason why a sample cannot be trained on; None if it can."""
     if sample.is_continuation:
         return Reason.SPLIT_SAMPLE
+    if sample.dotted_name_error:
+        return Reason.DOTTED_NAME
     if sample.download_error:
         return Reason.DOWNLOAD_FAILED
     if sample.image_error:

@@ -8,6 +8,7 @@ import torch
 
 from models.importers import load_backbone_weights, load_timm_backbone
 from models.mctformer import MCTformer, MCTformerConfig, Variant
+from models.weights import CheckpointError
 from pipeline.training.config import ModelConfig
 from pipeline.training.seeds import derive_seed
 
@@ -23,13 +24,15 @@ class InitialModel(NamedTuple):
     network: MCTformer
     input_mean: tuple[float, float, float]
     input_std: tuple[float, float, float]
+    notes: tuple[str, ...] = ()
+    """Lines for the user on the weights that the backbone starts from."""
 
 
 def build_initial_model(config: ModelConfig, class_names: Sequence[str], rng_seed: int) -> InitialModel:
     """Build the network: weights of the backbone where there is one, all others random.
 
     Raises:
-        CheckpointError: timm has no such backbone, or its weights do not fit.
+        CheckpointError: timm has no such backbone, or its weights cannot be read, do not fit or are not finite.
         ValueError: The image size is not a multiple of the backbone's patch size.
     """
     if not config.backbone:
@@ -42,15 +45,19 @@ def build_initial_model(config: ModelConfig, class_names: Sequence[str], rng_see
         config.backbone,
         pretrained=config.backbone_weights == DOWNLOADED,
         weights_path=Path(config.backbone_weights) if is_file else None,
+        key=config.backbone_key or None,
     )
     if config.image_size % backbone.patch_size:
         raise ValueError(f"need an image_size divisible by {backbone.patch_size}, got {config.image_size}")
     sizes = {name: getattr(backbone, name) for name in ("patch_size", "width", "depth", "num_heads", "mlp_ratio")}
     network = _make_network(config, sizes, len(class_names), rng_seed)
     if config.backbone_weights != RANDOM:
-        load_backbone_weights(network, backbone.weights)
+        try:
+            load_backbone_weights(network, backbone.weights)
+        except CheckpointError as error:
+            raise CheckpointError(f"weights '{config.backbone_weights}' of '{config.backbone}': {error}") from error
     spread_tokens(network, config.token_spread, rng_seed)
-    return InitialModel(network, backbone.input_mean, backbone.input_std)
+    return InitialModel(network, backbone.input_mean, backbone.input_std, backbone.notes)
 
 
 def spread_tokens(network: MCTformer, spread: float, rng_seed: int) -> None:

@@ -7,6 +7,8 @@ what encoders and cameras write. Broken images are left to the decoder.
 import re
 import struct
 
+from pipeline.images.encoded.boxes import is_avif, read_avif
+
 MAX_SCANS = 100
 """Scans of a JPEG; a progressive JPEG has ten, one of a tool that minimises file size some dozens."""
 MAX_SCANNED_PIXELS = 1_500_000_000
@@ -24,6 +26,15 @@ MAX_TIFF_VALUES = 1_000_000
 """Values of one entry, such as offsets of strips: Pillow makes a Python object of each."""
 MAX_RUN_LENGTH_BYTES = 16 * 2**20
 """Size of a BMP in run lengths, which Pillow decodes in Python."""
+
+MAX_AVIF_ITEMS = 10_000
+"""Images, tiles and metadata of an AVIF, of which a grid has some dozens. Time and memory grow with their square."""
+MAX_CODED_PIXELS = 1_000_000_000
+"""Pixels of all coded frames of an AVIF, at 10 to 30 ns each; a photo has one frame, and one of its transparency."""
+USUAL_CODED_FRAMES = 10
+"""Coded frames of the largest image allowed: a higher limit on pixels raises that on coded pixels."""
+MIN_FRAME_PIXELS = 10_000
+"""Smaller coded frames take as long."""
 
 _PNG, _GIF = b"\x89PNG\r\n\x1a\n", (b"GIF87a", b"GIF89a")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -46,6 +57,8 @@ def find_excess(payload: bytes) -> str:
         return _find_gif_excess(payload)
     if payload.startswith(_TIFF):
         return _find_tiff_excess(payload)
+    if is_avif(payload):
+        return _find_avif_excess(payload)
     if payload[:2] == b"BM" and payload[30:31] in (b"\x01", b"\x02") and len(payload) > MAX_RUN_LENGTH_BYTES:
         return f"a BMP in run lengths of {len(payload)} bytes, limit {MAX_RUN_LENGTH_BYTES}"
     return ""
@@ -64,6 +77,44 @@ def find_scan_excess(payload: bytes, num_pixels: int, max_pixels: int) -> str:
     if num_scans * num_pixels <= limit:
         return ""
     return f"{num_scans} scans of {num_pixels} pixels, limit {limit} in all"
+
+
+def find_coded_excess(payload: bytes, max_pixels: int) -> str:
+    """Coded pixels of an AVIF above the limit, as text; empty if they are within it, and for other formats.
+
+    The size in the header of the file does not limit them: coded images state theirs again, and tiles, hidden frames
+    and layers repeat them.
+
+    Args:
+        payload: The encoded image.
+        max_pixels: Limit on the pixels of an image.
+    """
+    if not is_avif(payload):
+        return ""
+    try:
+        coded = read_avif(payload).coded
+    except ValueError:
+        return ""
+    limit = max(MAX_CODED_PIXELS, USUAL_CODED_FRAMES * max_pixels)
+    num_frames = sum(number for number, _ in coded)
+    largest = max((size for _, size in coded), default=0)
+    if largest > max_pixels:
+        return f"a coded frame of {largest} pixels, limit {max_pixels}"
+    num_pixels = sum(number * max(MIN_FRAME_PIXELS, size) for number, size in coded)
+    return "" if num_pixels <= limit else f"{num_frames} coded frames with {num_pixels} pixels, limit {limit} in all"
+
+
+def _find_avif_excess(payload: bytes) -> str:
+    try:
+        structure = read_avif(payload)
+    except ValueError as error:
+        return str(error) if str(error).startswith("more than") else ""
+    if structure.num_items > MAX_AVIF_ITEMS:
+        return f"{structure.num_items} items, limit {MAX_AVIF_ITEMS}"
+    limit = 4 * len(payload) + MAX_SEGMENTS
+    if structure.num_item_bytes > limit:
+        return f"items of {structure.num_item_bytes} bytes, limit {limit}"
+    return ""
 
 
 def _find_jpeg_excess(payload: bytes) -> str:

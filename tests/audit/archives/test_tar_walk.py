@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from pipeline.audit.archives.sample_walk import WalkedSample, WalkEnd, walk_parquet, walk_tar
+
 from pipeline.errors import ShardError
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.tar_reader import ArchiveEnd, read_groups

@@ -1,0 +1,87 @@
+"""Rows of a Parquet file as an audit counts them: keys in order and digests of images."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.audit.archives.samples import WalkedImage, WalkedSample
+from pipeline.audit.archives.tar_walk import WalkEnd
+from pipeline.audit.parquet.row_groups import count_group_rows
+from pipeline.storage.reading import ByteStream
+
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
+KEY_COLUMNS = ("key", "__key__")
+BATCH_ROWS = 16
+BUFFER_BYTES = 8 * 2**20
+
+
+def walk_parquet(
+    stream: ByteStream, inputs: Mapping[str, Any], wants_image: Callable[[str], bool] | None
+) -> Iterator[WalkedSample | WalkEnd]:
+    """Walk through the rows of a Parquet file.
+
+    Args:
+        stream: Of the file.
+        inputs: Configuration of the inputs, with names of columns or None.
+        wants_image: True for the keys of rows whose images are read; None: no image is read.
+
+    Raises:
+        ValueError: It lacks these columns. For a damaged file Arrow raises its own exceptions.
+    """
+    num_rows = count_group_rows(stream)
+    file = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+    image_name, key_name = _choose_columns(file.schema_arrow, inputs)
+    columns = [name for name in (image_name if wants_image else None, key_name) if name is not None]
+    row = 0
+    # Without a column to read, the footer counts the rows.
+    for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False) if columns else ():
+        for place in range(batch.num_rows):
+            given = _read_text(batch.column(key_name)[place]) if key_name else None
+            sample = WalkedSample(key=given or f"{row:09d}", offset=row)
+            sample.has_image = True
+            if wants_image is not None and wants_image(sample.key):
+                sample.image = _read_image(batch.column(image_name), place)
+                sample.has_image = sample.image is not None
+            yield sample
+            row += 1
+    if not columns:
+        yield from (WalkedSample(key=f"{row:09d}", offset=row, has_image=True) for row in range(num_rows))
+    elif row != num_rows:
+        raise ValueError(f"it ends at row {row}, the row groups of its footer have {num_rows}")
+    yield WalkEnd(offset=num_rows, truncated_at=None)
+
+
+def _choose_columns(schema: pa.Schema, inputs: Mapping[str, Any]) -> tuple[str, str | None]:
+    images = [inputs["image_column"]] if inputs.get("image_column") else IMAGE_COLUMNS
+    image = next((name for name in images if name in schema.names), None)
+    if image is None:
+        raise ValueError(f"it has none of the columns {list(images)}")
+    if inputs.get("key_column"):
+        return image, inputs["key_column"]
+    fitting = (name for name in KEY_COLUMNS if schema.names.count(name) == 1 and _holds_key(schema.field(name).type))
+    return image, next(fitting, None)
+
+
+def _holds_key(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return str(kind) in ("string", "large_string", "string_view", "null") or pa.types.is_integer(kind)
+
+
+def _read_text(cell: pa.Scalar) -> str | None:
+    try:
+        value = cell.as_py()
+    except UnicodeDecodeError:
+        return None
+    return None if value is None else str(value)
+
+
+def _read_image(images: pa.Array, place: int) -> WalkedImage | None:
+    cell = images.slice(place, 1)
+    payload = (pc.struct_field(cell, "bytes") if pa.types.is_struct(cell.type) else cell)[0].as_py()
+    if payload is None:
+        return None
+    return WalkedImage(sha256=hashlib.sha256(payload).hexdigest(), head=payload, is_whole=True)

@@ -1,0 +1,27 @@
+"""The orientation in a block of EXIF of which other entries may be damaged."""
+
+import struct
+
+_ORIENTATION = 0x0112
+_SHORT, _LONG = 3, 4
+_PREFIX = b"Exif\0\0"
+
+
+def read_exif_orientation(exif: bytes) -> int:
+    """Read the orientation, 1 to 8; 1, as stored, if there is no valid one."""
+    while exif.startswith(_PREFIX):
+        exif = exif[len(_PREFIX) :]
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "L", exif, 4)
+        (num_entries,) = struct.unpack_from(order + "H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * num_entries, 12):
+            tag, kind, number = struct.unpack_from(order + "HHL", exif, place)
+            if tag == _ORIENTATION and kind in (_SHORT, _LONG) and number == 1:
+                (orientation,) = struct.unpack_from(order + ("H" if kind == _SHORT else "L"), exif, place + 8)
+                return orientation if 1 <= orientation <= 8 else 1
+    except struct.error:
+        return 1
+    return 1

@@ -1,0 +1,60 @@
+"""Names of a tar's members: which belong to a sample, and which part each plays."""
+
+import tarfile
+from typing import NamedTuple
+
+from pipeline.inputs.tar.links import is_plain_file
+from pipeline.run.config import KeyRule
+from pipeline.run.records import PassedOver
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+TAG_SUFFIXES = ("json", "txt", "cls")
+
+
+class MemberName(NamedTuple):
+    """Name of a member that belongs to a sample."""
+
+    key: str
+    suffix: str
+    """In lower case."""
+
+
+def classify_member(member: tarfile.TarInfo, rule: KeyRule) -> MemberName | PassedOver:
+    """Split the name of a file or hard link; the kind of a member that belongs to no sample."""
+    if member.isdir():
+        return PassedOver.DIRECTORY
+    if member.issym():
+        return PassedOver.SYMBOLIC_LINK
+    if not member.islnk() and not is_plain_file(member):
+        return PassedOver.SPECIAL_FILE
+    return split_member_name(member.name, rule)
+
+
+def split_member_name(name: str, rule: KeyRule = KeyRule.FIRST_DOT) -> MemberName | PassedOver:
+    """Split the name of a file into key and suffix; the kind of a name that belongs to no sample.
+
+    >>> split_member_name("dogs/IMG_1.seg.PNG")
+    MemberName(key='dogs/IMG_1', suffix='seg.png')
+    >>> split_member_name("dogs/IMG_1.seg.PNG", KeyRule.LAST_DOT)
+    MemberName(key='dogs/IMG_1.seg', suffix='png')
+    >>> str(split_member_name("dogs/._IMG_1.jpg"))
+    'hidden_file'
+    """
+    folder, slash, base = name.rpartition("/")
+    if any(_is_hidden_folder(part) for part in folder.split("/")):
+        return PassedOver.IN_HIDDEN_FOLDER
+    if base.startswith(".") or (base.startswith("__") and base.endswith("__")):
+        return PassedOver.HIDDEN_FILE
+    stem, _, suffix = base.partition(".") if rule == KeyRule.FIRST_DOT else base.rpartition(".")
+    if not stem or not suffix:
+        return PassedOver.NO_SUFFIX
+    return MemberName(folder + slash + stem, suffix.lower())
+
+
+def _is_hidden_folder(name: str) -> bool:
+    return name == "__MACOSX" or (name.startswith(".") and name not in (".", ".."))
+
+
+def is_dotted_image(suffix: str) -> bool:
+    """Whether a suffix has several parts and the last one is that of an image, as in `IMG_1.0.jpg`."""
+    return suffix.rpartition(".")[2] in IMAGE_SUFFIXES and "." in suffix
