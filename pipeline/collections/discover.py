@@ -31,8 +31,9 @@ OPTIONS = ("tags_field", "image_column", "key_column", "image_root", "allow_url"
 
 
 class _Kind(StrEnum):
-    FOLDER = "a folder of images"
-    TABLE = "a table of paths"
+    FOLDER = "folder of images"
+    TABLE = "table of paths"
+    BARE_PARQUET = "Parquet file of paths, without bytes of images,"
 
 
 class _Source(NamedTuple):
@@ -97,7 +98,7 @@ def find_inputs(
     if plain:
         other = next(found for found in sources if found)[0]
         raise ShardError(
-            f"'{other.uri}' is {other.kind}, and '{plain[0]}' is not; label shards and collections under two --out"
+            f"'{other.uri}' is a {other.kind} and '{plain[0]}' is not; label shards and collections under two --out"
         )
     findings = Findings()
     folder_uri = index.scratch_uri or index.uri
@@ -157,7 +158,7 @@ def _recognise_parquets(uris: Sequence[str], config: InputConfig) -> list[_Sourc
     except ShardError:
         # A damaged file is a shard's failure, told by its reader.
         return []
-    return [_Source(_Kind.TABLE, uri) for uri in uris] if is_table else []
+    return [_Source(_Kind.BARE_PARQUET, uri) for uri in uris] if is_table else []
 
 
 def _recognise_folder(uri: str, config: InputConfig) -> list[_Source]:

@@ -119,8 +119,9 @@ def _count_bytes(row: dict[str, Any]) -> int:
 def _fetch(row: dict[str, Any], config: InputConfig) -> _Fetched:
     """Fetch the image of a row."""
     uri, size, limit = row["uri"], row["size_bytes"], config.max_image_bytes
-    if row["problem"] is not None:
+    if uri is None:
         return _Fetched(reason=Reason.NOT_FOUND, error=row["problem"])
+    # An image that was missing when the collection was listed may have been put back since.
     if size is not None and size > limit:
         return _Fetched(reason=Reason.TOO_LARGE, error=describe_oversized_image(size, limit))
     try:
