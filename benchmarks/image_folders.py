@@ -3,8 +3,8 @@
     python -m benchmarks.image_folders list --folder /tmp/million
     python -m benchmarks.image_folders read --folder /tmp/small [--store s3://bucket/small]
 
-`list` writes the files first if the folder is empty: names in 1,000 sub-folders with one byte each, and metadata.csv with
-file_name and tags. `read` reads 5,000 images of 100 kB as the labelling job reads them: an index shard (images fetched
+`list` writes the files first if the folder is empty: one byte each, 1,000 a sub-folder, and metadata.csv with file_name
+and tags. `read` reads 5,000 images of 100 kB as the labelling job reads them: an index shard (images fetched
 ahead by threads), and the same samples as a tar.
 """
 

@@ -114,7 +114,8 @@ def _follow_metadata(
 ) -> Iterator[IndexRow]:
     """Follow the tables of Hugging Face's imagefolder, each for its own folder."""
     places = Counter(posixpath.dirname(name) for name in metadata)
-    if twice := next((place for place, number in places.items() if number > 1), None):
+    twice = next((place for place, number in places.items() if number > 1), None)
+    if twice is not None:
         both = [name for name in metadata if posixpath.dirname(name) == twice]
         raise ShardError(f"folder '{folder.uri}' holds '{both[0]}' and '{both[1]}'; keep one of them")
     follower = PathFollower(folder.uri, config, findings, folder.images | folder.others)

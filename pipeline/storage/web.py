@@ -17,7 +17,6 @@ TOTAL_TIMEOUT_S = 300.0
 PIECE_BYTES = 2**18
 MAX_ATTEMPTS = 3
 PAUSE_S = 0.5
-"""Pause before the second attempt; twice as long before the third."""
 OVERLOADED = frozenset({429, 503})
 """Status codes by which a server asks to wait."""
 
@@ -39,13 +38,14 @@ class OversizedFileError(Exception):
         self.num_bytes = num_bytes
 
 
-def read_web_file(url: str, max_bytes: int, is_allowed: Callable[[str], bool]) -> bytes:
+def read_web_file(url: str, max_bytes: int, is_allowed: Callable[[str], bool], *, pause_s: float = PAUSE_S) -> bytes:
     """Read a file of a web server.
 
     Args:
         url: http or https.
         max_bytes: Reading stops above this size.
         is_allowed: Whether a redirect to an address may be followed.
+        pause_s: Pause before the second attempt; twice as long before the third.
 
     Raises:
         WebFileError: The server has no such file, refuses it, redirects elsewhere, or sends it in part only.
@@ -59,7 +59,7 @@ def read_web_file(url: str, max_bytes: int, is_allowed: Callable[[str], bool]) -
             is_final = isinstance(error, WebFileError) and not isinstance(error, _PassingError)
             if is_final or attempt == MAX_ATTEMPTS - 1:
                 raise
-        time.sleep(PAUSE_S * 2**attempt)
+        time.sleep(pause_s * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
 
 
