@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pipeline.audit.archives.images import check_image, check_reason
 from pipeline.audit.archives.member_checks import check_members, parse_members
 from pipeline.audit.archives.parquet_walk import walk_parquet
+from pipeline.audit.archives.path_walk import walk_index
 from pipeline.audit.archives.samples import WalkedSample
 from pipeline.audit.archives.tar_walk import WalkEnd, walk_tar
 from pipeline.audit.keys import compare_keys
@@ -21,6 +22,8 @@ from pipeline.storage.listing import UNKNOWN_ETAG, find_object
 from pipeline.storage.reading import ByteStream, open_random, open_stream
 
 KEY_ROWS = 1024
+MAX_IMAGE_BYTES = 256 * 2**20
+"""Default of a run's limit of encoded images, which its record omits."""
 
 
 class InputReader:
@@ -78,7 +81,10 @@ class InputReader:
             text = f"was {was[0]} bytes, etag {was[1]}; is {now[0]} bytes, etag {now[1]}"
             self.problem = Problem(Check.INPUT_CHANGED, 0, f"{shard.uri}: {text}")
             return
-        if shard.uri.lower().endswith(PARQUET_SUFFIX):
+        if shard.is_index:
+            limit = self._record.inputs.get("max_image_bytes", MAX_IMAGE_BYTES)
+            self._walk = walk_index(shard.uri, limit, wants_image)
+        elif shard.uri.lower().endswith(PARQUET_SUFFIX):
             self._stream = open_random(shard.uri)
             self._walk = walk_parquet(self._stream, self._record.inputs, wants_image)
         else:
