@@ -18,7 +18,7 @@ from pipeline.run.config import InputConfig
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 REPOSITORY = "https://github.com/tagmask/tagmask/blob/main/"
-FOREIGN_FLAGS = {"--working-dir"}
+FOREIGN_FLAGS = {"--working-dir", "--dereference"}
 """Of `ray job submit`."""
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

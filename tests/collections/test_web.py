@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import cast
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.collections.forms import PHOTOS, find, read_samples
 
 class _Server(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        other = f"http://localhost:{self.server.server_address[1]}/a.jpg"
+        other = f"http://localhost:{cast(tuple[str, int], self.server.server_address)[1]}/a.jpg"
         status, headers, body = {
             "/a.jpg": (200, {}, PHOTOS["a"]),
             "/b%20c.jpg": (200, {}, PHOTOS["b"]),
