@@ -122,7 +122,9 @@ def print_totals(verdict: Verdict, job: VerifyJob, obstacle: str) -> None:
 def print_members(members: MemberCounts) -> None:
     """Print how many members the archives have, and what was passed over, by kind with an example."""
     if members.num:
-        print(f"{members.num} members of archives: {members.num_in_rows} in rows, {members.num_passed_over} passed over")
+        print(
+            f"{members.num} members of archives: {members.num_in_rows} in rows, {members.num_passed_over} passed over"
+        )
     for kind, entry in members.passed_over.items():
         print(f"  passed over: {entry.num} {escape_controls(kind)}, such as '{escape_controls(entry.example)}'")
     if members.num_unrecorded:

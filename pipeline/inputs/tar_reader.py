@@ -222,6 +222,9 @@ class _Grouping:
         if len(sample.suffixes) < MAX_SUFFIXES or suffix in USED_SUFFIXES:
             sample.suffixes.add(suffix)
         self._uncounted = (sample.span, role, member.offset, member.name)
+        if role != Part.IN_ROW and member.islnk():
+            # Its content is not read, and a later link may still lead to it.
+            self._links.note(member)
         if role == Part.IN_ROW:
             self._read_payload(sample, member, suffix)
 
