@@ -25,7 +25,16 @@ import tyro
 
 from pipeline.audit.verify import list_run
 from pipeline.errors import ManifestError
-from tests.mutations import Output, is_harmless, is_same_content, label_photos, mutate_bytes, mutate_values
+from tests.mutations import (
+    Output,
+    is_harmless,
+    is_same_content,
+    label_photos,
+    mutate_bytes,
+    mutate_members,
+    mutate_values,
+    replace_footer,
+)
 
 READERS = ("pyarrow", "duckdb", "polars")
 
@@ -123,6 +132,15 @@ def damage_values(output: Output, num_mutants: int, rng: random.Random, *, has_d
     return outcomes
 
 
+def damage_members(output: Output, num_mutants: int, rng: random.Random) -> Counter[str]:
+    """Audit manifests whose footers count other members."""
+    outcomes: Counter[str] = Counter()
+    for _ in range(num_mutants):
+        mutant = replace_footer(output.manifest, lambda footer: mutate_members(footer, rng))
+        outcomes[judge(output.list_findings(mutant), is_same=False, is_harmless=False)] += 1
+    return outcomes
+
+
 def drop_digest(footer: dict[str, Any]) -> dict[str, Any]:
     """Footer without the digest of the rows."""
     return {name: value for name, value in footer.items() if name != "rows_sha256"}
@@ -165,6 +183,7 @@ def main(job: Benchmark) -> None:
             "manifest: bytes": damage_bytes(output, half, rng, seen),
             "manifest: values": damage_values(output, half, rng, has_digest=True),
             "manifest: values, no digest": damage_values(output, half, rng, has_digest=False),
+            "manifest: members": damage_members(output, half, rng),
             "run.json: bytes": damage_record(output, job.num_record_mutants, rng),
         }
     columns = ("unchanged", "harmless by rule", "named", "missed", "unchanged, and named")

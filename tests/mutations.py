@@ -51,12 +51,16 @@ class Output:
 
 
 def label_photos(folder: Path) -> Output:
-    """Label twelve photos in chunks of five: some of two classes, some without a known tag, one undecodable."""
+    """Label twelve photos in chunks of five: some of two classes, some without a known tag, one undecodable.
+
+    Their archive has members of three other kinds.
+    """
     tags = [["cat"], ["cat", "dog"], ["dog"], ["sunset"]]
     samples = {
         f"photo{i}": {"jpg": make_photo(i), "json": json.dumps({"tags": tags[i % 4]}).encode()} for i in range(12)
     }
     samples["photo5"]["jpg"] = b"broken"
+    samples |= {"photo1": samples["photo1"] | {"png": b"", "csv": b""}, ".hidden": {"jpg": b""}, ".more": {"jpg": b""}}
     make_tar(folder / "photos.tar", samples)
     save_small_model(str(folder / "model"))
     maps = MapConfig(keep_maps=True, background_threshold=0.3, foreground_threshold=0.5)
@@ -185,6 +189,50 @@ def mutate_values(
             continue
         is_changed = repr([table.to_pylist() for table in changed]) != repr(before)
         return Mutant(kind=kind, payload=written, is_changed=is_changed)
+
+
+def mutate_members(footer: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """Change the members that a footer counts: a number, a kind, an example, or drop any of it."""
+    changed = copy.deepcopy(footer)
+    members = changed["members"]
+    kind = rng.choice(sorted(members["passed_over"]))
+    entry = members["passed_over"][kind]
+    step = rng.choice([-1, 1, 1000])
+    match rng.choice(["field", "num", "kind num", "both", "rename", "drop", "add", "example", "move"]):
+        case "field":
+            del changed["members"]
+        case "num":
+            members["num"] += step
+        case "kind num":
+            entry["num"] += step
+        case "both":
+            members["num"] += step
+            entry["num"] += step
+        case "rename":
+            members["passed_over"][rng.choice(["truncated", "second_member", "", "folder"])] = entry
+            del members["passed_over"][kind]
+        case "drop":
+            del members["passed_over"][kind]
+            members["num"] -= rng.choice([0, entry["num"]])
+        case "add":
+            members["passed_over"]["directory"] = {"num": 1, "example": "a"}
+            members["num"] += rng.choice([0, 1])
+        case "example":
+            entry["example"] = rng.choice(["", "x", entry["example"] + "x", None])
+        case "move":
+            other = rng.choice(sorted(members["passed_over"].keys() - {kind}))
+            members["passed_over"][other]["num"] += 1
+            entry["num"] -= 1
+    return changed
+
+
+def replace_footer(payload: bytes, edit_footer: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
+    """Write a manifest again with another footer and the same rows."""
+    file = pq.ParquetFile(io.BytesIO(payload))
+    footer = json.dumps(edit_footer(json.loads(file.schema_arrow.metadata[FOOTER_KEY])), sort_keys=True)
+    schema = MANIFEST_SCHEMA.with_metadata({FOOTER_KEY: footer})
+    groups = [file.read_row_group(index).cast(schema) for index in range(file.num_row_groups)]
+    return write_groups(groups, schema, footer)
 
 
 def write_groups(groups: Sequence[pa.Table], schema: pa.Schema, footer: str) -> bytes:

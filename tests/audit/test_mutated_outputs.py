@@ -22,12 +22,15 @@ from tests.mutations import (
     is_same_content,
     label_photos,
     mutate_bytes,
+    mutate_members,
     mutate_values,
+    replace_footer,
 )
 
 NUM_BYTE_MUTANTS = 100
 NUM_FOOTER_MUTANTS = 50
 NUM_VALUE_MUTANTS = 50
+NUM_MEMBER_MUTANTS = 40
 NUM_RECORD_MUTANTS = 500
 
 
@@ -84,6 +87,17 @@ def test_every_other_value_in_valid_parquet_is_named(output: Output) -> None:
         mutant = mutate_values(output.manifest, rng)
         if bool(output.list_findings(mutant.payload)) != mutant.is_changed:
             missed.append((number, mutant.kind))
+    assert missed == []
+
+
+def test_every_other_count_of_members_is_named(output: Output) -> None:
+    assert output.list_findings(replace_footer(output.manifest, dict)) == []
+    rng = random.Random(17)
+    missed = []
+    for number in range(NUM_MEMBER_MUTANTS):
+        mutant = replace_footer(output.manifest, lambda footer: mutate_members(footer, rng))
+        if not output.list_findings(mutant):
+            missed.append(number)
     assert missed == []
 
 

@@ -163,3 +163,18 @@ def test_walk_counts_what_the_reader_counts_in_a_parquet_file(tmp_path: Path, co
     with path.open("rb") as stream:
         *samples, _ = walk_parquet(stream, named, None)
     assert [one.key for one in samples] == [key for key, _ in expected]
+
+
+def test_link_to_a_link_that_is_in_no_row_has_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, target in (("x.jpg", ""), ("a.jpg", "x.jpg"), ("a.png", "a.jpg"), ("b.jpg", "a.png"), ("c.jpg", "d")):
+            header = tarfile.TarInfo(name)
+            header.type, header.linkname = (tarfile.LNKTYPE, target) if target else (tarfile.REGTYPE, "")
+            header.size = 0 if target else 3
+            archive.addfile(header, io.BytesIO(b"xyz"))
+    digest = hashlib.sha256(b"xyz").hexdigest()
+    found = walk(path.read_bytes(), MemberRules())
+    assert found is not None
+    assert [(key, sha256) for key, _, sha256 in found[0]] == [("x", digest), ("a", digest), ("b", digest), ("c", None)]
+    assert read(path, KeyRule.FIRST_DOT) == found
