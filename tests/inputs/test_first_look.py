@@ -32,7 +32,7 @@ def look(tmp_path: Path, values: list[Any], vocabulary: Vocabulary = ANIMALS, **
     ],
 )
 def test_tags_that_no_sample_has_readable_are_refused(
-    tmp_path: Path, values: list[Any], options: dict[str, str], message: str
+    tmp_path: Path, values: list[Any], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(TagsError, match=message):
         look(tmp_path, values, **options)

@@ -16,8 +16,8 @@ from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk
 from tests.factories import make_tar
 
-ZERO = {"class_numbers": "zero-based"}
-NAMES = {"class_numbers": "names", "class_names": ((1, "person"), (17, "cat"), (90, "toothbrush"))}
+ZERO: dict[str, Any] = {"class_numbers": "zero-based"}
+NAMES: dict[str, Any] = {"class_numbers": "names", "class_names": ((1, "person"), (17, "cat"), (90, "toothbrush"))}
 TEXTS = pa.list_(pa.string())
 RECORDS = pa.list_(pa.struct([("name", pa.string()), ("score", pa.float64())]))
 
@@ -156,12 +156,12 @@ OLD_LABEL = {"num_classes": 3, "names": ["dog", "cat", "person"], "names_file": 
 )  # fmt: skip
 @pytest.mark.parametrize("options", [{}, ZERO])
 def test_classes_of_hugging_face_are_named_by_the_footer(
-    tmp_path: Path, feature: Any, values: list[Any], tags: list[tuple[str, ...]], options: dict[str, str]
+    tmp_path: Path, feature: Any, values: list[Any], tags: list[tuple[str, ...]], options: dict[str, Any]
 ) -> None:
     described = {"info": {"features": {"image": {"_type": "Image"}, "labels": feature}}}
     table = pa.table({"image": [b"i"] * len(values), "labels": values})
     pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(described)}), tmp_path / "a.parquet")
-    named = {} if isinstance(values[0], int | list) else {"tags_field": "labels"}
+    named: dict[str, Any] = {} if isinstance(values[0], int | list) else {"tags_field": "labels"}
     first = next(iter(read_chunks(list_shards([str(tmp_path / "a.parquet")])[0], InputConfig(**options, **named))))
     assert isinstance(first, Chunk)
     assert [(sample.tags, sample.class_numbers, sample.tags_error) for sample in first.samples] == [
