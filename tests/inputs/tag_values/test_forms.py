@@ -16,8 +16,8 @@ from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk
 from tests.factories import make_tar
 
-ZERO = {"class_numbers": "zero-based"}
-NAMES = {"class_numbers": "names", "class_names": ((1, "person"), (17, "cat"), (90, "toothbrush"))}
+ZERO: dict[str, Any] = {"class_numbers": "zero-based"}
+NAMES: dict[str, Any] = {"class_numbers": "names", "class_names": ((1, "person"), (17, "cat"), (90, "toothbrush"))}
 TEXTS = pa.list_(pa.string())
 RECORDS = pa.list_(pa.struct([("name", pa.string()), ("score", pa.float64())]))
 
