@@ -133,6 +133,4 @@ def _get_peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    tyro.cli(
-        Annotated[ListJob, tyro.conf.subcommand("list")] | Annotated[ReadJob, tyro.conf.subcommand("read")]  # type: ignore[arg-type]
-    ).run()
+    tyro.cli(Annotated[ListJob, tyro.conf.subcommand("list")] | Annotated[ReadJob, tyro.conf.subcommand("read")]).run()

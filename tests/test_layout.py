@@ -27,8 +27,9 @@ FLOORS = (
     {"printable"},
     {"errors"},
     {"storage"},
+    {"storage/bulk"},
     {"run", "workers"},
-    {"inputs/patterns", "inputs/tags_table", "inputs/tag_values", "images/encoded"},
+    {"inputs/patterns", "inputs/tar", "inputs/tags_table", "inputs/tag_values", "images/encoded"},
     {"inputs", "images", "commit", "training", "bundles"},
     {"audit/parquet", "audit/archives", "training/data", "collections"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
@@ -40,10 +41,12 @@ FLOORS = (
 
 WITHOUT_TORCH = {
     "storage",
+    "storage/bulk",
     "run",
     "workers",
     "inputs",
     "inputs/patterns",
+    "inputs/tar",
     "collections",
     "inputs/tags_table",
     "inputs/tag_values",
@@ -56,9 +59,11 @@ WITHOUT_TORCH = {
 }
 WITHOUT_RAY = {
     "storage",
+    "storage/bulk",
     "run",
     "inputs",
     "inputs/patterns",
+    "inputs/tar",
     "collections",
     "inputs/tags_table",
     "inputs/tag_values",

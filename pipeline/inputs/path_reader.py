@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import PathError, ShardError
 from pipeline.inputs.allowed_places import is_allowed, is_web_uri
-from pipeline.inputs.sample_tags import SampleTags, read_tags
+from pipeline.inputs.sample_tags import SampleTags, read_tag_value
 from pipeline.run.config import InputConfig
 from pipeline.run.records import InputShard, Reason, Sample, describe_oversized_image
+from pipeline.storage.bulk.web import OversizedFileError, WebFileError, read_web_file
 from pipeline.storage.listing import find_object
 from pipeline.storage.reading import read_bytes
-from pipeline.storage.web import OversizedFileError, WebFileError, read_web_file
 
 INDEX_MARK = b"tagmask_index"
 """Key of the schema metadata of an index shard; its value is the version of the format."""
@@ -173,11 +173,9 @@ def _make_sample(row: dict[str, Any], fetched: _Fetched, config: InputConfig) ->
 
 
 def _read_row_tags(row: dict[str, Any], config: InputConfig) -> SampleTags:
-    """Read the tags of a row as those of the same value in a `.json` member."""
-    if row["tags"] in (None, "null"):
-        return SampleTags()
-    member = f"{{{json.dumps(config.tags_field)}: {row['tags']}}}"
-    return read_tags(row["key"], {"json": member.encode()}, config.tags_field)
+    """Read the tags of a row as the same value in any other format."""
+    value = None if row["tags"] is None else json.loads(row["tags"])
+    return read_tag_value(f"the tags of '{row['path']}'", value, config)
 
 
 def _get_suffix(path: str) -> str:
