@@ -9,8 +9,8 @@ bottom up; a folder imports only from those above it:
     workers/          worker processes: heartbeats, hangs, deaths, retries
     inputs/patterns/  what the patterns of --shards name: list files, folders, kinds of files
     inputs/tags_table/  a table of tags beside the shards, sorted by key
-    inputs/tag_values/  what a value means as tags: text, numbers, scores, vectors
-    inputs/tar/       names of the members of tars
+    inputs/tag_values/  what the values of tag fields and columns mean
+    inputs/tar/       bytes, names, hard links and counts of the members of a tar
     inputs/           archives -> chunks of samples; a new input format goes here
     images/encoded/   one encoded image byte by byte: limits, parts that pixels need, names of what is no image
     images/           one image, arrays in and out: decode, views, class maps, masks, statistics; a new refinement of

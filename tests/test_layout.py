@@ -29,7 +29,7 @@ FLOORS = (
     {"storage"},
     {"storage/bulk"},
     {"run", "workers"},
-    {"inputs/patterns", "inputs/tar", "inputs/tags_table", "inputs/tag_values", "images/encoded"},
+    {"inputs/patterns", "inputs/tags_table", "inputs/tag_values", "inputs/tar", "images/encoded"},
     {"inputs", "images", "commit", "training", "bundles"},
     {"audit/parquet", "audit/archives", "training/data", "collections"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},

@@ -173,9 +173,9 @@ def _make_sample(row: dict[str, Any], fetched: _Fetched, config: InputConfig) ->
 
 
 def _read_row_tags(row: dict[str, Any], config: InputConfig) -> SampleTags:
-    """Read the tags of a row as the same value in any other format."""
+    """Read the tags of a row, which the index keeps as JSON."""
     value = None if row["tags"] is None else json.loads(row["tags"])
-    return read_tag_value(f"the tags of '{row['path']}'", value, config)
+    return read_tag_value(f"'{row['key']}': '{config.tags_field}'", value, config)
 
 
 def _get_suffix(path: str) -> str:

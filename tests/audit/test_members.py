@@ -145,7 +145,7 @@ def rename_kind(kind: str, other: str) -> dict[str, Any]:
         (
             drop_kind("no_suffix"),
             {Check.UNACCOUNTED_MEMBERS, Check.MISCOUNTED_MEMBERS},
-            "6 members in rows and 10 passed over by its footer are 16, the archive has 17; perhaps 'README' is missing",
+            "10 passed over by its footer are 16, the archive has 17; perhaps 'README' is missing",
         ),
         (
             edit_kind("unused_suffix", num=3),
