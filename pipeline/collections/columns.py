@@ -20,7 +20,8 @@ class Columns(NamedTuple):
     """Names of columns."""
 
     path: str
-    tags: str
+    tags: str | None
+    """None if a table beside the images holds the tags."""
     key: str | None
 
 
@@ -47,7 +48,7 @@ def choose_columns(table: str, names: Sequence[str], config: InputConfig) -> Col
         )
     tags_names = TAGS_COLUMNS if config.tags_field == TAGS_COLUMNS[0] else (config.tags_field,)
     tags = next((name for name in tags_names if name in names), None)
-    if tags is None:
+    if tags is None and config.tags_table is None:
         raise ShardError(
             f"table '{table}' has no column '{config.tags_field}'; "
             f"name the column of tags by --inputs.tags-field: {there}"

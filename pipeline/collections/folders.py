@@ -11,7 +11,7 @@ from pipeline.errors import ShardError
 from pipeline.inputs.patterns.folders import OUTPUT_FOLDERS, PassedOverFiles
 from pipeline.run.config import InputConfig
 from pipeline.run.records import PARQUET_SUFFIX, RUN_FILE
-from pipeline.storage.scanning import scan_folder
+from pipeline.storage.bulk.scanning import scan_folder
 from pipeline.storage.uris import join_uri
 
 IMAGE_SUFFIXES = frozenset(
@@ -137,6 +137,8 @@ def _require_class_folders(folder: Folder, config: InputConfig) -> None:
             f"folder '{folder.uri}' holds images and a table of paths, '{tables[0]}', which is not named metadata; "
             f"name the table instead, as --shards {join_uri(folder.uri, tables[0])}"
         )
+    if config.tags_table is not None:
+        return
     stems = {name.rpartition(".")[0] for name in folder.images}
     sidecars = [
         name

@@ -58,7 +58,7 @@ def read_parquet_table(uri: str, config: InputConfig) -> Iterator[NamedImage]:
             raise ShardError(
                 f"table '{uri}': column '{columns.path}' holds {schema.field(columns.path).type}, need paths as text"
             )
-        class_names = _find_class_names(schema, columns.tags)
+        class_names = _find_class_names(schema, columns.tags) if columns.tags else None
         wanted = list(dict.fromkeys(filter(None, columns)))
         number = 0
         for group in range(file.num_row_groups):
@@ -68,7 +68,7 @@ def read_parquet_table(uri: str, config: InputConfig) -> Iterator[NamedImage]:
                 if pa.types.is_struct(paths.type):
                     paths = pc.struct_field(paths, "path")
                 keys = batch.column(columns.key).to_pylist() if columns.key else [None] * batch.num_rows
-                tags = batch.column(columns.tags).to_pylist()
+                tags = batch.column(columns.tags).to_pylist() if columns.tags else [None] * batch.num_rows
                 for path, key, value in zip(paths.to_pylist(), keys, tags, strict=True):
                     yield NamedImage(
                         f"{uri}, row {number}",

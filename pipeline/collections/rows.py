@@ -14,8 +14,8 @@ from pipeline.inputs.allowed_places import ABSOLUTE_URI, is_allowed, is_web_uri,
 from pipeline.inputs.parquet_reader import MAX_KEY_LETTERS
 from pipeline.inputs.patterns.folders import PassedOverFiles
 from pipeline.run.config import InputConfig
+from pipeline.storage.bulk.scanning import scan_folder
 from pipeline.storage.listing import find_object
-from pipeline.storage.scanning import scan_folder
 from pipeline.storage.uris import get_local_path, join_uri, normalise_uri
 
 MAX_LOOKUPS = 1000

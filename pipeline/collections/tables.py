@@ -98,7 +98,9 @@ def _make_row(where: str, record: Mapping[str, Any], columns: Columns) -> NamedI
     key = record.get(columns.key) if columns.key else None
     if path is not None and not isinstance(path, str):
         raise ShardError(f"{where}: '{columns.path}' holds a {type(path).__name__}, need a path as text")
-    return NamedImage(where, path, None if key is None else str(key), record.get(columns.tags))
+    return NamedImage(
+        where, path, None if key is None else str(key), record.get(columns.tags) if columns.tags else None
+    )
 
 
 def _read_csv(uri: str, lines: io.TextIOWrapper, config: InputConfig) -> Iterator[NamedImage]:
@@ -107,7 +109,8 @@ def _read_csv(uri: str, lines: io.TextIOWrapper, config: InputConfig) -> Iterato
     if not names:
         return
     columns = choose_columns(uri, names, config)
-    path, tags = names.index(columns.path), names.index(columns.tags)
+    path = names.index(columns.path)
+    tags = names.index(columns.tags) if columns.tags else None
     key = names.index(columns.key) if columns.key else None
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     csv.field_size_limit(MAX_CELL_LETTERS)
@@ -130,7 +133,7 @@ def _read_csv(uri: str, lines: io.TextIOWrapper, config: InputConfig) -> Iterato
                 f"{uri}, line {line}",
                 cells[path].strip() or None,
                 None if key is None else cells[key],
-                read_text_cell(cells[tags]),
+                None if tags is None else read_text_cell(cells[tags]),
             )
         line = reader.line_num + 2
 

@@ -20,9 +20,9 @@ from pipeline.inputs.allowed_places import is_allowed, is_web_uri
 from pipeline.inputs.sample_tags import SampleTags, read_tag_value
 from pipeline.run.config import InputConfig
 from pipeline.run.records import InputShard, Reason, Sample, describe_oversized_image
+from pipeline.storage.bulk.web import OversizedFileError, WebFileError, read_web_file
 from pipeline.storage.listing import find_object
 from pipeline.storage.reading import read_bytes
-from pipeline.storage.web import OversizedFileError, WebFileError, read_web_file
 
 INDEX_MARK = b"tagmask_index"
 """Key of the schema metadata of an index shard; its value is the version of the format."""

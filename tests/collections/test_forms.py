@@ -146,3 +146,13 @@ def test_numbers_of_a_class_label_are_read_as_names(tmp_path: Path) -> None:
     inputs = {"tags_field": "label"}
     shards, _ = find(tmp_path / "photos/list.parquet", tmp_path / "index", **inputs)
     assert [sample.tags for sample in read_samples(shards, **inputs)] == [("cat",), ("dog",), ()]
+
+
+def test_photos_need_no_tags_beside_a_table_of_tags(tmp_path: Path) -> None:
+    write_photos(tmp_path / "flat")
+    inputs = {"tags_table": str(tmp_path / "tags.csv")}
+    shards, _ = find(tmp_path / "flat", tmp_path / "index", **inputs)
+    assert [sample.key for sample in read_samples(shards)] == [f"{key}.jpg" for key in PHOTOS]
+    (tmp_path / "flat/list.csv").write_text("file_name\na.jpg\n")
+    shards, _ = find(tmp_path / "flat/list.csv", tmp_path / "index", **inputs)
+    assert [sample.image for sample in read_samples(shards)] == [PHOTOS["a"]]

@@ -4,19 +4,19 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import cast
 
 import pytest
 
 from pipeline.errors import StorageError
 from pipeline.run.records import Reason
-from pipeline.storage.web import OversizedFileError, WebFileError, read_web_file
+from pipeline.storage.bulk.web import OversizedFileError, WebFileError, read_web_file
 from tests.collections.forms import PHOTOS, find, read_samples
 
 
 class _Server(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        other = f"http://localhost:{cast(tuple[str, int], self.server.server_address)[1]}/a.jpg"
+        assert isinstance(self.server, ThreadingHTTPServer)
+        other = f"http://localhost:{self.server.server_port}/a.jpg"
         status, headers, body = {
             "/a.jpg": (200, {}, PHOTOS["a"]),
             "/b%20c.jpg": (200, {}, PHOTOS["b"]),
@@ -43,7 +43,7 @@ def server() -> Iterator[str]:
     running = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
     thread = Thread(target=running.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{running.server_address[1]}"
+    yield f"http://127.0.0.1:{running.server_port}"
     running.shutdown()
     thread.join()
     running.server_close()

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from pipeline.audit.archives.samples import WalkedImage, WalkedSample
 from pipeline.audit.archives.tar_walk import WalkEnd
 from pipeline.errors import PathError
+from pipeline.storage.bulk.web import OversizedFileError, WebFileError, read_web_file
 from pipeline.storage.reading import read_bytes
-from pipeline.storage.web import OversizedFileError, WebFileError, read_web_file
 
 COLUMNS = ("key", "uri", "problem")
 
