@@ -18,6 +18,7 @@ from pipeline.driver.silence import WaitNotices
 from pipeline.inputs.first_look import look_at_tags
 from pipeline.inputs.patterns.first_bytes import require_archives
 from pipeline.inputs.shards import list_shards
+from pipeline.inputs.tag_join import settle_tags_table
 from pipeline.label import label_run, plan_label_run
 from pipeline.labelling.estimate import estimate_rest
 from pipeline.run.class_names import settle_inputs
@@ -58,7 +59,7 @@ def _open(job: LabelJob, patience: Patience) -> tuple[Run, RetryOrder | None]:
     reasons = parse_reasons(job.retry) if job.retry is not None else None
     vocabulary = patience.call(lambda: load_vocabulary(job.vocabulary))
     shards = patience.call(lambda: list_shards(job.shards, print_warning))
-    inputs = patience.call(lambda: settle_inputs(job.config.inputs, vocabulary))
+    inputs = patience.call(lambda: settle_tags_table(settle_inputs(job.config.inputs, vocabulary)))
     # Shards of a run that has begun may have been lost since; the run goes on with the others.
     if not patience.call(lambda: exists(join_uri(job.out, RUN_FILE))):
         patience.call(lambda: require_archives(shards, print_warning))

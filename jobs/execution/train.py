@@ -17,6 +17,7 @@ from pipeline.errors import TrainingError
 from pipeline.inputs.first_look import look_at_tags
 from pipeline.inputs.patterns.first_bytes import require_archives
 from pipeline.inputs.shards import list_shards
+from pipeline.inputs.tag_join import settle_tags_table
 from pipeline.run.class_names import settle_inputs
 from pipeline.run.vocabulary import load_vocabulary
 from pipeline.storage.listing import exists
@@ -51,6 +52,8 @@ def train(job: TrainJob) -> int:
     num_images = surveys["train"].num_usable
     num_steps = -(-num_images // job.config.optimizer.batch_size)
     num_epochs = job.config.optimizer.epochs
+    for warning in run.drop_damaged():
+        warn(warning)
     num_done, num_seen = run.read_place()
     within = f" and {num_seen} images of the next" if num_seen else ""
     start = f"resuming after epoch {num_done}{within}" if num_done or num_seen else "starting"
@@ -75,7 +78,7 @@ def _open(job: TrainJob) -> tuple[TrainingRun, InitialModel]:
     vocabulary = load_vocabulary(job.vocabulary)
     train_shards = list_shards(job.shards, warn)
     validation_shards = list_shards(job.val_shards, warn) if job.val_shards else ()
-    config = replace(job.config, inputs=settle_inputs(job.config.inputs, vocabulary))
+    config = replace(job.config, inputs=settle_tags_table(settle_inputs(job.config.inputs, vocabulary)))
     if not exists(join_uri(job.out, TRAIN_FILE)):
         for shards in (train_shards, validation_shards):
             require_archives(shards, warn)

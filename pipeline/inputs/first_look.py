@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pipeline.errors import ColumnError, ShardError, TagsError
 from pipeline.inputs.chunks import read_chunks
+from pipeline.inputs.tags_table.sorted_file import open_tags_table
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, Sample
 from pipeline.run.vocabulary import Vocabulary, normalise_tag
@@ -86,6 +87,12 @@ def _read_first_samples(shard: InputShard, config: InputConfig) -> tuple[Sample,
 
 def _find_fault(shard: InputShard, samples: Sequence[Sample], config: InputConfig, num_classes: int) -> str:
     """Why no sample can get its right tags; empty if some can."""
+    if samples and not any(sample.has_tags_row for sample in samples):
+        return (
+            f"tags table '{config.tags_table}' has no row for any of the first {len(samples)} samples of shard "
+            f"'{shard.uri}'; their keys are such as '{samples[0].key}', those of the table such as "
+            f"'{open_tags_table(config).first_key}'; name the column of equal keys by --inputs.tags-table-key"
+        )
     errors = [sample.tags_error for sample in samples if sample.tags_error]
     if errors and len(errors) == len(samples):
         count = "the first sample" if len(samples) == 1 else f"each of the first {len(samples)} samples"

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ColumnError, ShardError, is_store_failure
 from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
-from pipeline.inputs.sample_tags import find_download_error, read_tag_cell
+from pipeline.inputs.sample_tags import find_download_error, read_tag_cells
 from pipeline.inputs.tag_values.columns import (
     TAGS_NEED,
     find_labels,
@@ -130,8 +130,7 @@ def _read_rows(
         stream.expect(file, group, names)
         num_rows = _choose_batch_rows(file.metadata.row_group(group))
         for batch in file.iter_batches(num_rows, row_groups=[group], columns=names, use_threads=False):
-            for place in range(max(start_row - row, 0), batch.num_rows):
-                yield row + place, _make_row_sample(batch, place, row + place, columns, config)
+            yield from _make_samples(batch, max(start_row - row, 0), row, columns, config)
             row += batch.num_rows
         if row != stop_row:
             raise _make_file_error(shard, f"it ends at row {row}, its footer claims more")
@@ -147,32 +146,40 @@ def _make_file_error(shard: InputShard, reason: str) -> ShardError:
     return ShardError(f"shard '{shard.uri}' is no readable Parquet file: {reason}; copy it again or leave it out")
 
 
-def _make_row_sample(batch: pa.RecordBatch, place: int, row: int, columns: _Columns, config: InputConfig) -> Sample:
+def _make_samples(
+    batch: pa.RecordBatch, start: int, first_row: int, columns: _Columns, config: InputConfig
+) -> Iterator[tuple[int, Sample]]:
+    """Make the samples of a batch, from a place in it, each with its row number."""
     images = batch.column(columns.image)
     if pa.types.is_struct(images.type):
         images = pc.struct_field(images, "bytes")
-    num_bytes = _count_image_bytes(images[place])
-    limit = config.max_image_bytes
-    image_error = describe_oversized_image(num_bytes, limit) if num_bytes > limit else ""
-    image = None if image_error else images[place].as_py()
-    found = read_tag_cell(columns.tags, batch.column(columns.tags)[place], config, columns.labels)
-    key = _read_cell(batch, place, columns.key)
-    outcome = {
-        "status": _read_cell(batch, place, columns.status),
-        "error_message": _read_cell(batch, place, columns.error_message),
-    }
-    has_image = image is not None or bool(image_error)
-    return Sample(
-        key=f"{row:09d}" if key in (None, "") else _require_short_key(str(key), row),
-        image=image,
-        image_name=columns.image if has_image else "",
-        image_bytes=num_bytes,
-        image_error=image_error,
-        tags=found.tags,
-        class_numbers=found.class_numbers,
-        tags_error=found.error,
-        download_error="" if has_image else find_download_error(outcome),
+    tags = read_tag_cells(columns.tags, batch.column(columns.tags), config, columns.labels)
+    keys, statuses, messages = (
+        None if name is None else batch.column(name) for name in (columns.key, columns.status, columns.error_message)
     )
+    limit = config.max_image_bytes
+    for place in range(batch.num_rows):
+        found = next(tags)
+        if place < start:
+            continue
+        row, cell, key = first_row + place, images[place], _read_cell(keys, place)
+        num_bytes = _count_image_bytes(cell)
+        image_error = describe_oversized_image(num_bytes, limit) if num_bytes > limit else ""
+        image = None if image_error else cell.as_py()
+        has_image = image is not None or bool(image_error)
+        outcome = {"status": _read_cell(statuses, place), "error_message": _read_cell(messages, place)}
+        sample = Sample(
+            key=f"{row:09d}" if key in (None, "") else _require_short_key(str(key), row),
+            image=image,
+            image_name=columns.image if has_image else "",
+            image_bytes=num_bytes,
+            image_error=image_error,
+            tags=found.tags,
+            class_numbers=found.class_numbers,
+            tags_error=found.error,
+            download_error="" if has_image else find_download_error(outcome),
+        )
+        yield row, sample
 
 
 def _count_image_bytes(cell: pa.Scalar) -> int:
@@ -189,12 +196,12 @@ def _require_short_key(key: str, row: int) -> str:
     return key
 
 
-def _read_cell(batch: pa.RecordBatch, place: int, column: str | None) -> Any:
+def _read_cell(cells: pa.Array | None, place: int) -> Any:
     """Read a cell; None if the column is missing, or the cell is null or not UTF-8."""
-    if column is None:
+    if cells is None:
         return None
     try:
-        return batch.column(column)[place].as_py()
+        return cells[place].as_py()
     except UnicodeDecodeError:
         return None
 

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ MAX_FIELDS_SHOWN = 10
 
 MAX_TAGS_BYTES = 4 * 2**20
 """Maximum size of a member or cell that is read; those of crawlers take some kilobytes."""
+SMALL_COLUMN_BYTES = 2**15
+"""Size of a column of a batch whose cells are converted together."""
 MAX_TAGS = 10_000
 """Maximum number of tags of a sample: all are matched and kept in its row."""
 MAX_TAG_LETTERS = 2**18
@@ -174,6 +177,22 @@ def read_tag_cell(column: str, cell: pa.Scalar, config: InputConfig, labels: Seq
     except KeyError as error:
         return SampleTags(error=_replace_surrogates(f"column '{column}' holds a map with a key twice: {error}"))
     return read_tag_value(f"column '{column}'", value, config, labels)
+
+
+def read_tag_cells(
+    column: str, cells: pa.Array, config: InputConfig, labels: Sequence[str] | None = None
+) -> Iterator[SampleTags]:
+    """Read the tags of each cell of a column; arguments are those of `read_tag_cell`."""
+    values: list[Any] | None = None
+    # So few bytes exceed no limit.
+    if cells.nbytes <= SMALL_COLUMN_BYTES:
+        with suppress(UnicodeDecodeError, KeyError):
+            values = cells.to_pylist(maps_as_pydicts="strict")
+    if values is None:
+        yield from (read_tag_cell(column, cell, config, labels) for cell in cells)
+    else:
+        where = f"column '{column}'"
+        yield from (read_tag_value(where, value, config, labels) for value in values)
 
 
 def _describe_excess(cell: pa.Scalar) -> str:

@@ -5,9 +5,23 @@ from dataclasses import replace
 import pyarrow as pa
 
 from pipeline.inputs.sample_tags import read_tag_cell
-from pipeline.inputs.tags_table.sorted_file import TagsTable, open_tags_table
+from pipeline.inputs.tags_table.sorted_file import TagsTable, describe_table_version, open_tags_table
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Sample
+
+
+def settle_tags_table(config: InputConfig) -> InputConfig:
+    """Give a configuration the version of its tags table, and check that the table can be used.
+
+    Raises:
+        ShardError: The table is missing, damaged, or has a key twice.
+        StorageError: The store failed.
+    """
+    if config.tags_table is None:
+        return config
+    settled = replace(config, tags_table_etag=describe_table_version(config.tags_table))
+    open_tags_table(settled)
+    return settled
 
 
 def join_tags(sample: Sample, config: InputConfig) -> Sample:

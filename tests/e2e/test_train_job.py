@@ -23,8 +23,8 @@ from PIL import Image
 from jobs.train import main
 from pipeline.bundles import load_bundle
 from pipeline.errors import TrainingError
+from pipeline.training.driver.checkpoints import read_place
 from pipeline.training.driver.log import EVENTS_FILE, read_records
-from pipeline.training.driver.run import read_place
 from tests.e2e.conftest import SESSION_MARK
 from tests.factories import make_tar
 

@@ -35,7 +35,8 @@ class TagsTable:
         self._first_keys = [batch.column(0)[0].as_py() for batch in self._batches]
         self.num_rows = sum(batch.num_rows for batch in self._batches)
         """Number of rows; each has another key."""
-        self.schema: pa.Schema = self._file.schema
+        self.first_key: str = self._first_keys[0]
+        """The first key in order."""
 
     def find(self, key: str) -> pa.Scalar | None:
         """The tags of a key as written; None if the table has no row of this key."""

@@ -7,12 +7,9 @@
 <out>/bundle/                    the trained model; the run is finished once it exists
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from typing_extensions import TypedDict
 
 from models.documents import DocumentError, check_fields, parse_json, show_value
 from pipeline.errors import RunConflictError, TrainingError
@@ -26,6 +23,7 @@ from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import create_if_absent, put_atomic
 from pipeline.training.config import TrainConfig, describe_train_config
 from pipeline.training.data.survey import Survey, SurveyFields
+from pipeline.training.driver.checkpoints import SNAPSHOT_FILE, drop_damaged, read_place
 from pipeline.training.worker.state import CHECKPOINT_FOLDER
 
 TRAIN_FILE = "train.json"
@@ -33,18 +31,6 @@ SURVEY_FILE = "survey.json"
 BUNDLE_FOLDER = "bundle"
 MAX_CHANGES = 8
 """Changed fields that a message names at most."""
-SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
-"""Ray Train's record of the checkpoints; names the one that it resumes from."""
-
-
-class _Checkpoint(TypedDict):
-    checkpoint_dir_name: str
-
-
-class _Snapshot(TypedDict):
-    """The part of Ray Train's record that is read."""
-
-    latest_checkpoint_result: _Checkpoint | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +60,10 @@ class TrainingRun:
     def read_place(self) -> tuple[int, int]:
         """Position of the newest checkpoint: finished epochs, and images of the next one."""
         return read_place(self.out_uri)
+
+    def drop_damaged(self) -> list[str]:
+        """Pass over damaged checkpoints; see `pipeline.training.driver.checkpoints.drop_damaged`."""
+        return drop_damaged(self.out_uri)
 
 
 def open_training(
@@ -157,33 +147,6 @@ def _list_run_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str
 
 def _describe_shards(shards: Sequence[InputShard]) -> dict[str, str]:
     return {shard.uri: f"{shard.size_bytes} bytes, etag {shard.etag}" for shard in shards}
-
-
-def read_place(out_uri: str) -> tuple[int, int]:
-    """Position of the checkpoint that Ray Train resumes from: finished epochs, and images of the next one.
-
-    Returns:
-        (0, 0) without a checkpoint.
-
-    Raises:
-        TrainingError: Ray Train's record of the checkpoints is damaged or has another format.
-    """
-    uri = join_uri(out_uri, CHECKPOINT_FOLDER, SNAPSHOT_FILE)
-    try:
-        # Ray Train's record contains metrics, which may be NaN.
-        fields = parse_json(read_bytes(uri), allow_non_finite=True)
-        latest = check_fields(_Snapshot, fields)["latest_checkpoint_result"]
-    except FileNotFoundError:
-        return 0, 0
-    except DocumentError as error:
-        raise TrainingError(f"'{uri}' is not Ray Train's record of checkpoints: {error}; use another --out") from error
-    if latest is None:
-        return 0, 0
-    name = latest["checkpoint_dir_name"]
-    match = re.fullmatch(r"epoch-(\d{1,9})(?:-(\d{1,18}))?", name)
-    if match is None:
-        raise TrainingError(f"'{uri}' names the checkpoint '{name}' of another program; use another --out")
-    return int(match[1]), int(match[2] or 0)
 
 
 def read_surveys(run: TrainingRun) -> dict[str, Survey] | None:

@@ -1,23 +1,29 @@
 """Ray Train: starts the workers, replaces lost ones, and resumes from the newest checkpoint."""
 
+import logging
+
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig
 from ray.train.torch import TorchTrainer
 
 from pipeline.storage.arrow_filesystem import open_for_ray
+from pipeline.training.driver.checkpoints import drop_damaged, read_place
 from pipeline.training.driver.resources import make_scaling
-from pipeline.training.driver.run import read_place
 from pipeline.training.worker.loop import LoopSettings, train_on_worker
 from pipeline.training.worker.state import CHECKPOINT_FOLDER
+
+logger = logging.getLogger(__name__)
 
 
 def run_workers(out_uri: str, settings: LoopSettings) -> Result:
     """Train on all workers to the end of the run.
 
     Ray Train counts the failures since the start of a run. In a long run on nodes that come and go the count always
-    reaches its limit. Training therefore starts again if checkpoints were added since the last start.
+    reaches its limit. Training therefore starts again if checkpoints were added since the last start,
+    or if the workers failed on a damaged checkpoint and another one is whole.
 
     Raises:
+        TrainingError: All checkpoints are damaged.
         ray.train.TrainingFailedError: Workers failed `max_failures` times without a new checkpoint.
     """
     while True:
@@ -25,7 +31,10 @@ def run_workers(out_uri: str, settings: LoopSettings) -> Result:
         try:
             return _make_trainer(out_uri, settings).fit()
         except ray.train.TrainingFailedError:
-            if read_place(out_uri) <= place:
+            warnings = drop_damaged(out_uri)
+            for warning in warnings:
+                logger.warning(warning)
+            if not warnings and read_place(out_uri) <= place:
                 raise
 
 

@@ -3,24 +3,32 @@
 The random numbers of a step (dropped paths, erased rectangles) are seeded by (rng_seed, epoch, position of the step in
 the epoch, rank). A checkpoint therefore needs no random state: a step draws the same numbers in a run that was
 interrupted before it.
+
+Ray Train's `Checkpoint.as_directory` is not used to read. Workers of one node share its temporary folder: a late one
+truncates and rewrites the file that an earlier one is reading.
 """
 
+import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import ray.train
 import torch
 from torch import Tensor
 
+from pipeline.errors import TrainingError
 from pipeline.training.data.epoch_order import EpochPlan
 from pipeline.training.events import EpochRecord, StepRecord
 
 CHECKPOINT_FOLDER = "checkpoints"
 STATE_FILE = "state.pt"
+COPY_BYTES = 1 << 24
+"""Bytes that are copied at a time."""
 
 
 @dataclass
@@ -125,10 +133,53 @@ def write_state(state: TrainingState) -> Iterator[ray.train.Checkpoint]:
 
 
 def load_state(checkpoint: ray.train.Checkpoint, device: torch.device | str) -> TrainingState:
-    """Load the state of a checkpoint."""
-    with checkpoint.as_directory() as folder:
-        fields = torch.load(Path(folder) / STATE_FILE, map_location=device, weights_only=True)
+    """Load the state of a checkpoint.
+
+    Raises:
+        TrainingError: The state file is missing, truncated or altered.
+    """
+    with tempfile.TemporaryFile() as file:
+        if damage := copy_state(checkpoint, file):
+            name = PurePosixPath(checkpoint.path).name
+            raise TrainingError(f"checkpoint '{name}' is damaged: {damage}; run the same command again to pass it over")
+        fields = torch.load(file, map_location=device, weights_only=True)
     return TrainingState(**fields | {"progress": Progress.restore(fields["progress"])})
+
+
+def copy_state(checkpoint: ray.train.Checkpoint, file: BinaryIO) -> str | None:
+    """Copy the state file of a checkpoint to an empty file of the caller, and check it.
+
+    Returns:
+        What is wrong with it; None if it is whole.
+    """
+    assert checkpoint.filesystem is not None, "Ray Train chooses one"
+    try:
+        with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{STATE_FILE}") as stream:
+            shutil.copyfileobj(stream, file, COPY_BYTES)
+    except FileNotFoundError:
+        return f"{STATE_FILE} is missing"
+    file.seek(0)
+    damage = _find_damage(file)
+    file.seek(0)
+    return damage
+
+
+def _find_damage(file: BinaryIO) -> str | None:
+    # PyTorch writes a zip archive with checksums, and does not compare them when it reads. Python compares them, and
+    # ignores some fields that PyTorch needs. PyTorch reads no content of an entry with the attributes of a folder.
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entry = archive.testzip() or next(
+                (entry.filename for entry in archive.infolist() if entry.external_attr), None
+            )
+        if entry is not None:
+            return f"{STATE_FILE} is altered at {entry}"
+        file.seek(0)
+        torch.load(file, map_location="meta", weights_only=True)
+    except Exception as error:  # noqa: BLE001 (damage raises BadZipFile, EOFError, OSError, ..., by its position)
+        reason = str(error).partition(". ")[0]
+        return f"{STATE_FILE} is truncated or altered ({reason})"
+    return None
 
 
 def name_checkpoint(num_epochs: int, num_images: int = 0) -> str:

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import ShardError
+from pipeline.commit.manifests import list_manifests, open_manifest
+from pipeline.errors import ShardError, TagsError
 from pipeline.inputs.chunks import read_chunks
+from pipeline.inputs.first_look import look_at_tags
 from pipeline.inputs.shards import list_shards
+from pipeline.inputs.tag_join import settle_tags_table
 from pipeline.inputs.tags_table.sorted_file import GROUP_ROWS, describe_table_version, open_tags_table, sort_table
+from pipeline.label import label_run
 from pipeline.run.config import InputConfig
-from pipeline.run.records import Chunk, Sample
+from pipeline.run.records import Chunk, Reason, Sample
+from pipeline.run.run_file import Run
+from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.writing import put_atomic
 from tests.factories import make_parquet, make_photo, make_tar
+from tests.fakes import SerialCluster
+from tests.small_run import OPTIONS
 
 TAGS: Mapping[str, str] = {"a": "dog, cat", "b/2": "dog", "c": "", "é": "cat", "zz": "person"}
 
@@ -172,3 +181,34 @@ def test_sorted_rows_are_in_the_order_of_their_keys(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(write_csv(TAGS))
     keys = [key for batch in sort_table(str(tmp_path / "t.csv"), None, "tags") for key in batch.column(0).to_pylist()]
     assert keys == sorted(TAGS)
+
+
+def test_settled_configuration_has_the_version_of_its_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(write_csv(TAGS))
+    config = InputConfig(tags_table=str(path))
+    assert settle_tags_table(config) == use_table(str(path))
+    assert settle_tags_table(InputConfig()) == InputConfig()
+
+
+def test_first_look_refuses_a_table_of_other_keys(tmp_path: Path, shard: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(write_csv({"a.jpg": "dog", "b/2.jpg": "cat"}))
+    shards, config = list_shards([str(shard)]), use_table(str(path))
+    with pytest.raises(TagsError, match=r"keys are such as 'b/2', those of the table such as 'a\.jpg'"):
+        look_at_tags(shards, config, Vocabulary(classes=("cat", "dog")))
+    assert look_at_tags(shards, config, Vocabulary(classes=("cat",)), allow_nothing_labelled=True)
+
+
+def test_rows_of_a_run_have_the_classes_of_the_table(tmp_path: Path, open_small_run: Callable[..., Run]) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(write_csv({"s0-0": "dog", "s0-1": "sunset", "s1-4": "cat, dog", "other": "dog"}))
+    run = open_small_run(str(tmp_path / "out"), tags_table=str(path), tags_table_etag=describe_table_version(str(path)))
+    label_run(run, OPTIONS, cluster=SerialCluster())
+    rows = [row for uri in list_manifests(run.out_uri) for row in open_manifest(uri).iterate_rows()]
+    assert {row["key"]: row["class_ids"] for row in rows if row["status"] == "labelled"} == {
+        "s0-0": [2],
+        "s1-4": [1, 2],
+    }
+    reasons = Counter(row["reason"] for row in rows)
+    assert reasons == {None: 2, Reason.NO_KNOWN_TAG: 1, Reason.NOT_IN_TAGS_TABLE: 7}

@@ -13,7 +13,8 @@ from pipeline.storage.writing import put_atomic
 from pipeline.train import is_finished
 from pipeline.training.config import ModelConfig, TrainConfig
 from pipeline.training.data.survey import Survey
-from pipeline.training.driver.run import SNAPSHOT_FILE, TRAIN_FILE, claim, open_training, read_surveys, write_surveys
+from pipeline.training.driver.checkpoints import SNAPSHOT_FILE
+from pipeline.training.driver.run import TRAIN_FILE, claim, open_training, read_surveys, write_surveys
 from pipeline.training.worker.state import CHECKPOINT_FOLDER
 
 TINY = ModelConfig(image_size=32, patch_size=16, width=48, depth=2, num_heads=3)
