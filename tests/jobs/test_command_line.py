@@ -34,12 +34,13 @@ VERIFY = ("--labels", "l")
 
 
 def list_options(job_type: Any) -> Iterator[Any]:
-    """List the fields that are options, those of groups too, as name and type."""
+    """List the fields that are options, those of groups too, as name and type; not what a job fills in."""
+    filled_in = {field.name for field in dataclasses.fields(job_type) if "is_filled_in" in field.metadata}
     for name, hint in get_type_hints(job_type, include_extras=True).items():
         kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
         if dataclasses.is_dataclass(kind):
             yield from list_options(kind)
-        else:
+        elif name not in filled_in:
             yield name, kind
 
 
