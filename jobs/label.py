@@ -21,7 +21,7 @@ BASIC = frozenset(
     {
         *("shards", "vocabulary", "model", "out", "calibration", "workers", "gpus_per_worker", "batch_size", "limit"),
         *("retry", "extend", "dry_run", "address", "endpoint_url", "quality"),
-        *("tags_field", "image_column", "key_column"),
+        *("tags_field", "image_column", "key_column", "image_root", "allow_url"),
         *("background_threshold", "foreground_threshold", "keep_maps"),
     }
 )

@@ -30,7 +30,7 @@ BASIC = frozenset(
     {
         *("recipe", "shards", "vocabulary", "out", "val_shards", "workers", "gpus_per_worker", "address"),
         *("endpoint_url", "variant", "backbone", "backbone_weights", "image_size", "epochs", "batch_size", "base_lr"),
-        *("tags_field", "image_column", "key_column", "rng_seed"),
+        *("tags_field", "image_column", "key_column", "image_root", "allow_url", "rng_seed"),
     }
 )
 RENAMED = {"--num-workers": "--workers"}

@@ -5,15 +5,18 @@ bottom up; a folder imports only from those above it:
 
     storage/          the only access to bytes: list, read, put atomically, wait out an outage
     run/              what a run is: configuration, identity, vocabulary, records, counts
+    storage/bulk/     many small files: streams of listings, files of web servers
     workers/          worker processes: heartbeats, hangs, deaths, retries
     inputs/patterns/  what the patterns of --shards name: list files, folders, kinds of files
     inputs/tags_table/  a table of tags beside the shards, sorted by key
-    inputs/tag_values/  what a value means as tags: text, numbers, scores, vectors
+    inputs/tag_values/  what the values of tag fields and columns mean
+    inputs/tar/       bytes, names, hard links and counts of the members of a tar
     inputs/           archives -> chunks of samples; a new input format goes here
     images/encoded/   one encoded image byte by byte: limits, parts that pixels need, names of what is no image
     images/           one image, arrays in and out: decode, views, class maps, masks, statistics; a new refinement of
                       maps goes here
     commit/           the commit protocol: plan, parts, seals, manifests
+    collections/      folders of images, tables and COCO files -> index shards
     labelling/        the worker side of labelling: a chunk in, a committed part out
     kept_maps/        the worker side of new masks from kept class maps
     driver/           the driver process: waves, counts, silence, stops; decides what to do next

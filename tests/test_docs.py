@@ -18,8 +18,8 @@ from pipeline.run.config import InputConfig
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 REPOSITORY = "https://github.com/tagmask/tagmask/blob/main/"
-FOREIGN_FLAGS = {"--working-dir"}
-"""Of `ray job submit`."""
+FOREIGN_FLAGS = {"--working-dir", "--sort", "--dereference"}
+"""Of `ray job submit` and of tar."""
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")

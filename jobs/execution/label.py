@@ -2,30 +2,31 @@
 
 import os
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from jobs.arguments.label import LabelJob
 from jobs.cluster.actor_count import choose_gpus, choose_num_actors, describe_wait, measure_cluster
 from jobs.cluster.connection import connect, find_address, use_endpoint
 from jobs.cluster.driving import drive, print_passed_over, print_warning, warn_of_nothing_labelled
-from jobs.command_line.console import EXIT_OK, format_bytes, print_config
+from jobs.command_line.console import EXIT_OK, format_bytes, print_config, print_lines
 from jobs.display.extension import print_extension
 from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
+from pipeline.collections.discover import IndexPlace, find_inputs
 from pipeline.commit.outcome import read_outcomes
 from pipeline.commit.plan import Plan
 from pipeline.commit.retry import RetryOrder, open_retry, parse_reasons
 from pipeline.driver.silence import WaitNotices
 from pipeline.inputs.first_look import look_at_tags
 from pipeline.inputs.patterns.first_bytes import require_archives
-from pipeline.inputs.shards import list_shards
 from pipeline.inputs.tag_join import settle_tags_table
 from pipeline.label import label_run, plan_label_run
 from pipeline.labelling.estimate import estimate_rest
 from pipeline.run.class_names import settle_inputs
 from pipeline.run.config import LabelConfig, MapKind, settle_config
 from pipeline.run.options import LabelOptions
-from pipeline.run.records import RUN_FILE
+from pipeline.run.records import INDEX_FOLDER, RUN_FILE
 from pipeline.run.run_file import Run, open_run
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary
 from pipeline.storage.listing import exists
@@ -41,7 +42,13 @@ def label(job: LabelJob) -> int:
     """Label and return the exit code."""
     use_endpoint(job.store.endpoint_url)
     patience = Patience(limit_s=job.execution.store_outage_s, on_wait=WaitNotices(print_warning).note)
-    run, retry = _open(job, patience)
+    # A dry run writes nothing below the output.
+    with TemporaryDirectory() as scratch:
+        return _label(job, patience, scratch if job.run.dry_run else None)
+
+
+def _label(job: LabelJob, patience: Patience, scratch: str | None) -> int:
+    run, retry = _open(job, patience, scratch)
     plan = patience.call(lambda: plan_label_run(run, retry, job.run.limit))
     _print_plan(plan, job)
     if job.run.dry_run:
@@ -73,13 +80,19 @@ def _conclude_published(run: Run, plan: Plan, job: LabelJob) -> int:
     return warn_of_nothing_labelled(outcome, allows_nothing_labelled=job.allow_nothing_labelled)
 
 
-def _open(job: LabelJob, patience: Patience) -> tuple[Run, RetryOrder | None]:
+def _open(job: LabelJob, patience: Patience, scratch: str | None) -> tuple[Run, RetryOrder | None]:
     reasons = parse_reasons(job.retry) if job.retry is not None else None
     vocabulary = patience.call(lambda: load_vocabulary(job.vocabulary))
-    shards = patience.call(lambda: list_shards(job.shards, print_warning))
     inputs = patience.call(lambda: settle_tags_table(settle_inputs(job.config.inputs, vocabulary)))
+    is_begun = patience.call(lambda: exists(join_uri(job.out, RUN_FILE)))
+    index = IndexPlace(join_uri(job.out, INDEX_FOLDER), is_begun=is_begun, scratch_uri=scratch)
+    shards = patience.call(lambda: find_inputs(job.shards, inputs, index, print_lines, print_warning))
+    if job.run.extend and is_begun and any(shard.is_index for shard in shards):
+        raise ValueError(
+            "--extend adds shards, not the images of a folder or table; label new images under a new --out"
+        )
     # Shards of a run that has begun may have been lost since; the run goes on with the others.
-    if not patience.call(lambda: exists(join_uri(job.out, RUN_FILE))):
+    if not is_begun:
         patience.call(lambda: require_archives(shards, print_warning))
         for warning in patience.call(lambda: look_at_tags(shards, inputs, vocabulary)):
             print_warning(warning)

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 import ray.exceptions
@@ -13,12 +14,13 @@ from jobs.cluster.connection import connect, use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, print_config, print_lines
 from jobs.display.training import EventPrinter, print_surveys, warn
 from pipeline.bundles import load_bundle
+from pipeline.collections.discover import IndexPlace, find_inputs
 from pipeline.errors import TrainingError
 from pipeline.inputs.first_look import look_at_tags
 from pipeline.inputs.patterns.first_bytes import require_archives
-from pipeline.inputs.shards import list_shards
 from pipeline.inputs.tag_join import settle_tags_table
 from pipeline.run.class_names import settle_inputs
+from pipeline.run.records import INDEX_FOLDER, InputShard
 from pipeline.run.vocabulary import load_vocabulary
 from pipeline.storage.listing import exists
 from pipeline.storage.uris import join_uri
@@ -76,10 +78,16 @@ def train(job: TrainJob) -> int:
 def _open(job: TrainJob) -> tuple[TrainingRun, InitialModel]:
     """Read the inputs and check them all before the output folder gets an identity that a mistake would keep."""
     vocabulary = load_vocabulary(job.vocabulary)
-    train_shards = list_shards(job.shards, warn)
-    validation_shards = list_shards(job.val_shards, warn) if job.val_shards else ()
     config = replace(job.config, inputs=settle_tags_table(settle_inputs(job.config.inputs, vocabulary)))
-    if not exists(join_uri(job.out, TRAIN_FILE)):
+    is_begun = exists(join_uri(job.out, TRAIN_FILE))
+
+    def find(patterns: Sequence[str], folder: str) -> tuple[InputShard, ...]:
+        index = IndexPlace(join_uri(job.out, INDEX_FOLDER, folder), is_begun=is_begun)
+        return find_inputs(patterns, config.inputs, index, print_lines, warn)
+
+    train_shards = find(job.shards, "train")
+    validation_shards = find(job.val_shards, "validation") if job.val_shards else ()
+    if not is_begun:
         for shards in (train_shards, validation_shards):
             require_archives(shards, warn)
             for warning in look_at_tags(shards, config.inputs, vocabulary):

@@ -9,8 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.audit.archives.images import check_image, check_reason
-from pipeline.audit.archives.member_checks import check_members, parse_members
+from pipeline.audit.archives.member_checks import parse_members
+from pipeline.audit.archives.member_counts import MemberCounts, PassedOver
 from pipeline.audit.archives.parquet_walk import walk_parquet
+from pipeline.audit.archives.path_walk import walk_index
 from pipeline.audit.archives.samples import WalkedSample
 from pipeline.audit.archives.tar_walk import WalkEnd, walk_tar
 from pipeline.audit.keys import compare_keys
@@ -21,6 +23,8 @@ from pipeline.storage.listing import UNKNOWN_ETAG, find_object
 from pipeline.storage.reading import ByteStream, open_random, open_stream
 
 KEY_ROWS = 1024
+MAX_IMAGE_BYTES = 256 * 2**20
+"""Default of a run's limit of encoded images, which its record omits."""
 
 
 class InputReader:
@@ -78,7 +82,10 @@ class InputReader:
             text = f"was {was[0]} bytes, etag {was[1]}; is {now[0]} bytes, etag {now[1]}"
             self.problem = Problem(Check.INPUT_CHANGED, 0, f"{shard.uri}: {text}")
             return
-        if shard.uri.lower().endswith(PARQUET_SUFFIX):
+        if shard.is_index:
+            limit = self._record.inputs.get("max_image_bytes", MAX_IMAGE_BYTES)
+            self._walk = walk_index(shard.uri, limit, wants_image)
+        elif shard.uri.lower().endswith(PARQUET_SUFFIX):
             self._stream = open_random(shard.uri)
             self._walk = walk_parquet(self._stream, self._record.inputs, wants_image)
         else:
@@ -182,3 +189,49 @@ def _check_end(
     members = parse_members(footer)
     if members is not None and reader.end.members is not None:
         yield from check_members(shard.name, members, reader.end.members)
+
+
+def check_members(shard_name: str, stated: MemberCounts, found: MemberCounts) -> Iterator[Problem]:
+    """Compare the members that a footer counts with those of the archive.
+
+    Args:
+        shard_name: Shown in the examples.
+        stated: By the footer.
+        found: By the audit: all of them without any rule, and by kind.
+    """
+    if found.num != found.num_in_rows + found.num_passed_over:
+        raise AssertionError(f"the audit counts {found.num} members and books {found}")
+    if stated.num != found.num:
+        text = f"its footer counts {stated.num} members, the archive has {found.num}"
+        yield Problem(Check.UNACCOUNTED_MEMBERS, 0, f"{shard_name}: {text}")
+    if (num := found.num_in_rows + stated.num_passed_over) != found.num:
+        text = (
+            f"{found.num_in_rows} members in rows and {stated.num_passed_over} passed over by its footer are {num}, "
+            f"the archive has {found.num}{_name_first(stated, found)}"
+        )
+        yield Problem(Check.UNACCOUNTED_MEMBERS, 0, f"{shard_name}: {text}")
+    for kind in sorted({*stated.passed_over, *found.passed_over}):
+        if fault := _compare_kind(stated.passed_over.get(kind), found.passed_over.get(kind)):
+            yield Problem(Check.MISCOUNTED_MEMBERS, 0, f"{shard_name}: {kind}: {fault}")
+
+
+def _compare_kind(stated: PassedOver | None, found: PassedOver | None) -> str:
+    """Difference between the members passed over under one kind; empty if there is none."""
+    num_stated, num_found = (entry.num if entry else 0 for entry in (stated, found))
+    if num_stated != num_found:
+        example = found or stated
+        assert example is not None
+        return f"its footer counts {num_stated}, the archive has {num_found}, such as '{example.example}'"
+    if stated and found and stated.example != found.example:
+        return f"its footer names '{stated.example}', the first in the archive is '{found.example}'"
+    return ""
+
+
+def _name_first(stated: MemberCounts, found: MemberCounts) -> str:
+    """First member of the kinds of which the footer counts too few."""
+    lost = [
+        entry
+        for kind, entry in found.passed_over.items()
+        if kind not in stated.passed_over or stated.passed_over[kind].num < entry.num
+    ]
+    return f"; perhaps '{min(lost).example}' is missing" if lost else ""

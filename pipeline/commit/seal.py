@@ -150,7 +150,7 @@ def _require_few_rejections(
     shard_name: str, samples: SampleCounts, tables: Sequence[pa.Table], max_rejected_fraction: float
 ) -> None:
     # Missing tags and dead links are properties of a collection, not damage.
-    harmless = (Reason.NO_KNOWN_TAG, Reason.DOWNLOAD_FAILED, Reason.NOT_IN_TAGS_TABLE)
+    harmless = (Reason.NO_KNOWN_TAG, Reason.DOWNLOAD_FAILED, Reason.NOT_FOUND, Reason.NOT_IN_TAGS_TABLE)
     damaged = {reason: num for reason, num in samples.rejected_by_reason.items() if reason not in harmless}
     num_damaged = sum(damaged.values())
     if num_damaged <= max_rejected_fraction * samples.num:

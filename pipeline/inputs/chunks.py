@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from pipeline.errors import LabellingError, ShardError, describe_exception, is_store_failure
 from pipeline.inputs.parquet_reader import read_parquet_samples
+from pipeline.inputs.path_reader import read_index_samples
 from pipeline.inputs.sample_tags import find_json_download_error, read_tags
 from pipeline.inputs.tag_join import join_tags
 from pipeline.inputs.tar.names import TAG_SUFFIXES
@@ -67,7 +68,8 @@ def _read_samples(shard: InputShard, config: InputConfig, start: int) -> Iterato
                 yield _Item(group.offset, sample, group.is_start, group.members_before)
         return
     number = start - 1
-    for number, sample in read_parquet_samples(shard, config, start):
+    read = read_index_samples if shard.is_index else read_parquet_samples
+    for number, sample in read(shard, config, start):
         yield _Item(number, sample)
     yield ArchiveEnd(offset=number + 1, truncated_at=None, members_before=None, members_after=None)
 

@@ -201,9 +201,8 @@ class _Grouping:
     def _enter(self, member: tarfile.TarInfo) -> Iterator[MemberGroup]:
         """Enter a member; yield the groups that end before it."""
         found = classify_member(member, self._key_rule)
-        if isinstance(found, PassedOver) or not member.islnk():
-            self._links.note(member)
         if isinstance(found, PassedOver):
+            self._links.note(member)
             span = self._before if self._sample is None else self._sample.span
             self._uncounted = (span, found, member.offset, member.name)
             return
@@ -222,8 +221,8 @@ class _Grouping:
         if len(sample.suffixes) < MAX_SUFFIXES or suffix in USED_SUFFIXES:
             sample.suffixes.add(suffix)
         self._uncounted = (sample.span, role, member.offset, member.name)
-        if role != Part.IN_ROW and member.islnk():
-            # Its content is not read, and a later link may still lead to it.
+        if role != Part.IN_ROW or not member.islnk():
+            # A link whose content is read is entered when its target is found.
             self._links.note(member)
         if role == Part.IN_ROW:
             self._read_payload(sample, member, suffix)

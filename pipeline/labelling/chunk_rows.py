@@ -31,6 +31,7 @@ SAMPLE = pa.struct(
         ("image_name", pa.string()),
         ("image_bytes", pa.int64()),
         ("image_error", pa.string()),
+        ("image_reason", pa.string()),
         ("no_image_error", pa.string()),
         ("dotted_name_error", pa.string()),
         ("tags", pa.list_(pa.string())),

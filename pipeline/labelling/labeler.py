@@ -221,7 +221,9 @@ class ChunkLabeler:
         if sample.download_error:
             return RejectedSample(position, _reject(row, Reason.DOWNLOAD_FAILED, sample.download_error))
         if sample.image_error:
-            return RejectedSample(position, _reject(row, Reason.TOO_LARGE, sample.image_error))
+            return RejectedSample(
+                position, _reject(row, Reason(sample.image_reason or Reason.TOO_LARGE), sample.image_error)
+            )
         if sample.image is None:
             return RejectedSample(
                 position, _reject(row, Reason.NO_IMAGE, sample.no_image_error or "the image is missing")

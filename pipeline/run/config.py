@@ -83,6 +83,11 @@ class InputConfig:
     key_column: str | None = None
     """Parquet: column of the keys, text or whole numbers. Default: key or __key__ if it fits, else row numbers; a row
     whose key is null or empty also gets its row number."""
+    image_root: str | None = field(default=None, metadata=ADDED_LATER)
+    """Tables and COCO files: folder or URI that their relative paths start at. Default: the folder of the file."""
+    allow_url: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Tables: places outside the image root that paths and URLs in the data may name, each as scheme and host, with a
+    folder if wanted: https://images.example.com, s3://bucket/photos, file:///data. Default: none."""
     key: KeyRule = field(default=KeyRule.FIRST_DOT, metadata=ADDED_LATER)
     """Tar: where the base name of a member splits into key and suffix. last-dot: for names with dots, such as
     2020.01.05.jpg."""
@@ -136,6 +141,13 @@ class InputConfig:
         for name in ("tags_field", "image_column", "key_column", "tags_table_key"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty; give the name of a column")
+        for place in self.allow_url:
+            scheme, separator, rest = place.partition("://")
+            if not scheme or not separator or not rest.strip("/") or (scheme == "file" and rest[0] != "/"):
+                raise ValueError(
+                    f"allow_url '{place}' is no place; give scheme and host, as https://images.example.com, "
+                    "s3://bucket or file:///data"
+                )
 
     def _check_tags(self) -> None:
         """Check the options of tags."""

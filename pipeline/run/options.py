@@ -32,7 +32,8 @@ class ExecutionOptions(DriverOptions):
     batch_size: int = 16
     """Images of one shape in a forward pass."""
     max_rejected_fraction: float = 0.5
-    """A shard with a larger share of rejected rows is not published; no_known_tag and download_failed do not count."""
+    """A shard with a larger share of rejected rows is not published; no_known_tag, download_failed and not_found do not
+    count."""
     stall_timeout_s: float = 300.0
     """Seconds without progress on a chunk after which its worker is ended and the chunk tried again."""
 

@@ -12,6 +12,11 @@ IGNORE_LABEL = 255
 """Mask value of pixels that are neither of a class nor background."""
 
 PARQUET_SUFFIX = ".parquet"
+INDEX_PREFIX = "index~"
+"""Start of the names of index shards. No other shard has a `~` in its name: a file of strangers cannot pass as an
+index, whose rows name the places that are read."""
+INDEX_FOLDER = "inputs"
+"""Folder below the output of a run that holds its index shards."""
 RUN_FILE = "run.json"
 """File that marks the output folder of a labelling run."""
 
@@ -32,6 +37,8 @@ class Reason(StrEnum):
     CRASHED = "crashed"
     OUT_OF_MEMORY = "out_of_memory"
     NOT_FINITE = "not_finite"
+    NOT_FOUND = "not_found"
+    CHANGED = "changed"
 
 
 class PassedOver(StrEnum):
@@ -123,6 +130,11 @@ class InputShard:
         """Whether offsets into the shard are row numbers; in a tar they are bytes."""
         return self.uri.lower().endswith(PARQUET_SUFFIX)
 
+    @property
+    def is_index(self) -> bool:
+        """Whether the shard is an index, whose rows name images that lie elsewhere."""
+        return self.name.startswith(INDEX_PREFIX)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -136,7 +148,9 @@ class Sample:
     image_bytes: int = 0
     """Size of the encoded image, whether it was read or not."""
     image_error: str = ""
-    """Why an existing image was not read: it is too large; empty if it was read."""
+    """Why an image was not read: it is too large, or not where it should be; empty if it was read."""
+    image_reason: str = ""
+    """Reason that belongs to `image_error`; empty for too_large."""
     no_image_error: str = ""
     """Why there is no image: what the sample has in its place; empty if that is not known."""
     dotted_name_error: str = ""

@@ -203,6 +203,13 @@ def test_hard_links_are_members_with_the_content_of_the_last_target_before_them(
         assert (later, later_end) == (chunks[chunk.index + 1 :], end)
 
 
+def test_hard_link_that_is_passed_over_is_a_target_of_later_ones() -> None:
+    members = [("a.jpg", b"11"), ("b.jpg", "=a.jpg"), ("b.png", "=a.jpg"), ("b.npy", "=a.jpg"), ("c.jpg", "=b.png")]
+    samples, passed = read_rows([*members, ("d.jpg", "=b.npy")])
+    assert [(sample.key, sample.image) for sample in samples] == [(key, b"11") for key in "abcd"]
+    assert passed == {"second_image": 1, "unused_suffix": 1}
+
+
 def test_hard_links_without_target_are_rejected_by_name() -> None:
     members = [("a.jpg", "=later.jpg"), ("a.txt", b"cat"), ("b.jpg", b"22"), ("b.json", "=gone.json")]
     samples, passed = read_rows([*members, ("later.jpg", b"33")])
@@ -239,7 +246,19 @@ NAMES = st.builds(
 )
 CONTENTS = st.one_of(
     st.sampled_from([TAGS, b"cat", b"", b"x" * 700]),
-    st.sampled_from(["=k.jpg", "=IMG_1.0.jpg", "=gone.jpg", "=k.json", ">k.jpg", tarfile.DIRTYPE, tarfile.CHRTYPE]),
+    st.sampled_from(
+        [
+            "=k.jpg",
+            "=k.npy",
+            "=k.PNG",
+            "=IMG_1.0.jpg",
+            "=gone.jpg",
+            "=k.json",
+            ">k.jpg",
+            tarfile.DIRTYPE,
+            tarfile.CHRTYPE,
+        ]
+    ),
 )
 ARCHIVES = st.lists(st.tuples(NAMES, st.one_of(st.just(TAGS), CONTENTS)), max_size=14)
 

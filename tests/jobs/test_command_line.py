@@ -35,7 +35,10 @@ VERIFY = ("--labels", "l")
 
 def list_options(job_type: Any) -> Iterator[Any]:
     """List the fields that are options, those of groups too, as name and type."""
+    filled_in = {item.name for item in dataclasses.fields(job_type) if "is_filled_in" in item.metadata}
     for name, hint in get_type_hints(job_type, include_extras=True).items():
+        if name in filled_in:
+            continue
         kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
         if dataclasses.is_dataclass(kind):
             yield from list_options(kind)

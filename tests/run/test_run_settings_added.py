@@ -21,12 +21,12 @@ SMALL = LabelConfig(
 )
 
 
-# Computed at commit b75fd66, before any setting was added later.
+# Computed before any setting was added later; again at format version 3.
 @pytest.mark.parametrize(
     ("config", "fingerprint"),
     [
-        (LabelConfig(), "d53dd34c38ef1ddea0f6b42049ccdd56980581ea728dd42b0a5eae6b3049dde8"),
-        (SMALL, "edce23ce5ea0e091df3f92a3898b5022161b9e909f763fa2c0450caf2488fe42"),
+        (LabelConfig(), "eb171b685fb0b8ae6c23c2504979e0cc396819e3d2a9866e5c28846b85ece584"),
+        (SMALL, "39f45b1ddf5c4362161f608256b1f6f199b1db724a427d80775e689c977fee28"),
     ],
 )
 def test_labelling_run_without_later_settings_keeps_its_fingerprint(config: Any, fingerprint: str) -> None:

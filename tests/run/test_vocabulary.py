@@ -102,3 +102,32 @@ def test_repeated_key_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(VocabularyError, match='the key "c'):
         load_vocabulary(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "payload", "message"),
+    [
+        ("v.json", b'{"classes": ["cat",]}', "not JSON"),
+        ("v.json", '{"classes": ["cat"]}'.encode("utf-16"), "UTF-16; save it as UTF-8"),
+        ("v.json", b'{"classes": ["cat", "\\ud83d"]}', "half of a surrogate pair"),
+        ("v.yaml", b"classes: [cat, __Background__]", "'__Background__' is not needed"),
+        ("v.csv", b"cat\ndog\n", "it is a table"),
+        ("v.txt", b"cat,dog\n", "a class a line"),
+    ],
+)
+def test_unusable_vocabulary_file_is_refused_by_its_kind(
+    tmp_path: Path, name: str, payload: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(payload)
+    with pytest.raises(VocabularyError, match=message):
+        load_vocabulary(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(("name", "text"), [("v.json", '["cat", "red dog"]'), ("v.txt", "cat\nred dog\n")])
+def test_list_of_classes_is_a_vocabulary(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert load_vocabulary(str(tmp_path / name)).classes == ("cat", "red dog")
+
+
+def test_number_from_one_is_the_first_class() -> None:
+    assert Vocabulary(classes=("cat", "dog")).match([], [1, 0, 3], first_number=1) == ((1,), ("#0", "#3"))

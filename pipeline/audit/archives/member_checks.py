@@ -1,11 +1,10 @@
-"""Checks of the members that a footer counts: its form, and its numbers against those of the archive."""
+"""The members that the footer of a manifest counts, and checks of their form."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.audit.archives.member_counts import MAX_EXAMPLE_CHARS, MemberCounts, PassedOver
 from pipeline.audit.archives.member_rules import KINDS
-from pipeline.audit.verdict import Check, Problem
 
 MEMBERS_FIELD = "members"
 """Field of a footer; absent for Parquet inputs and in format version 2."""
@@ -61,49 +60,3 @@ def _is_entry(entry: Any) -> bool:
         and isinstance(entry["example"], str)
         and len(entry["example"]) <= MAX_EXAMPLE_CHARS
     )
-
-
-def check_members(shard_name: str, stated: MemberCounts, found: MemberCounts) -> Iterator[Problem]:
-    """Compare the members that a footer counts with those of the archive.
-
-    Args:
-        shard_name: Shown in the examples.
-        stated: By the footer.
-        found: By the audit: all of them without any rule, and by kind.
-    """
-    if found.num != found.num_in_rows + found.num_passed_over:
-        raise AssertionError(f"the audit counts {found.num} members and books {found}")
-    if stated.num != found.num:
-        text = f"its footer counts {stated.num} members, the archive has {found.num}"
-        yield Problem(Check.UNACCOUNTED_MEMBERS, 0, f"{shard_name}: {text}")
-    if (num := found.num_in_rows + stated.num_passed_over) != found.num:
-        text = (
-            f"{found.num_in_rows} members in rows and {stated.num_passed_over} passed over by its footer are {num}, "
-            f"the archive has {found.num}{_name_first(stated, found)}"
-        )
-        yield Problem(Check.UNACCOUNTED_MEMBERS, 0, f"{shard_name}: {text}")
-    for kind in sorted({*stated.passed_over, *found.passed_over}):
-        if fault := _compare_kind(stated.passed_over.get(kind), found.passed_over.get(kind)):
-            yield Problem(Check.MISCOUNTED_MEMBERS, 0, f"{shard_name}: {kind}: {fault}")
-
-
-def _compare_kind(stated: PassedOver | None, found: PassedOver | None) -> str:
-    """Difference between the members passed over under one kind; empty if there is none."""
-    num_stated, num_found = (entry.num if entry else 0 for entry in (stated, found))
-    if num_stated != num_found:
-        example = found or stated
-        assert example is not None
-        return f"its footer counts {num_stated}, the archive has {num_found}, such as '{example.example}'"
-    if stated and found and stated.example != found.example:
-        return f"its footer names '{stated.example}', the first in the archive is '{found.example}'"
-    return ""
-
-
-def _name_first(stated: MemberCounts, found: MemberCounts) -> str:
-    """First member of the kinds of which the footer counts too few."""
-    lost = [
-        entry
-        for kind, entry in found.passed_over.items()
-        if kind not in stated.passed_over or stated.passed_over[kind].num < entry.num
-    ]
-    return f"; perhaps '{min(lost).example}' is missing" if lost else ""

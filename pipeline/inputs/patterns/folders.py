@@ -10,7 +10,7 @@ from pipeline.inputs.patterns.file_kinds import FORMS
 from pipeline.run.records import PARQUET_SUFFIX, RUN_FILE
 from pipeline.storage.listing import StoredObject, list_objects
 
-OUTPUT_FOLDERS = ("labels/", "parts/", "retries/")
+OUTPUT_FOLDERS = ("labels/", "parts/", "retries/", "inputs/")
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
 TAR_SUFFIX = ".tar"
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
@@ -44,6 +44,10 @@ class PassedOverFiles:
     def add_broken_link(self, uri: str) -> None:
         """Count a link that leads nowhere."""
         self.add(BROKEN_LINK, uri)
+
+    def list_kinds(self) -> dict[str, tuple[int, str]]:
+        """Count and first example of each kind."""
+        return {kind: (number, self._examples[kind]) for kind, number in self._counts.items()}
 
     def advise(self) -> str:
         """What to do if all are broken links; empty otherwise."""

@@ -119,7 +119,7 @@ def _read_number(value: Any) -> int:
     raise ValueError(f"holds {show_value(value)}, {kind}; need text, whole numbers, or a list of them")
 
 
-def _list_vector_entries(vector: Sequence[bool | float], config: InputConfig) -> Iterator[Entry]:
+def _list_vector_entries(vector: Sequence[Any], config: InputConfig) -> Iterator[Entry]:
     """List the classes of the places of a vector that are set, or have the least score."""
     numbers = _list_places(len(vector), config)
     is_score = config.min_score is not None and any(value not in (0, 1) for value in vector)

@@ -124,7 +124,7 @@ def find_unusable_reason(sample: Sample, class_ids: Sequence[int]) -> Reason | N
     if sample.download_error:
         return Reason.DOWNLOAD_FAILED
     if sample.image_error:
-        return Reason.TOO_LARGE
+        return Reason(sample.image_reason or Reason.TOO_LARGE)
     if sample.image is None:
         return Reason.NO_IMAGE
     if not sample.has_tags_row:

@@ -65,9 +65,13 @@ def test_workers_of_one_node_that_resume_at_once_all_load_the_state(tmp_path: Pa
 
     def resume(_: int) -> list[TrainingState]:
         states = []
-        for _ in range(25):
-            start.wait()
-            states.append(load_state(checkpoint, "cpu"))
+        try:
+            for _ in range(25):
+                start.wait()
+                states.append(load_state(checkpoint, "cpu"))
+        except BaseException:
+            start.abort()
+            raise
         return states
 
     with ThreadPoolExecutor(num_workers) as workers:

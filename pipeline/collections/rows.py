@@ -1,0 +1,206 @@
+"""Rows of a collection: from what a table or a folder says to a row of the index."""
+
+import json
+import posixpath
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+from pipeline.errors import ShardError
+from pipeline.inputs.allowed_places import ABSOLUTE_URI, is_allowed, is_web_uri, suggest_place
+from pipeline.inputs.parquet_reader import MAX_KEY_LETTERS
+from pipeline.inputs.patterns.folders import PassedOverFiles
+from pipeline.run.config import InputConfig
+from pipeline.storage.bulk.scanning import scan_folder
+from pipeline.storage.listing import find_object
+from pipeline.storage.uris import get_local_path, join_uri, normalise_uri
+
+MAX_LOOKUPS = 1000
+"""Paths of a table that are looked up one by one; for more the folder is listed once."""
+NUM_THREADS = 16
+
+Listing = dict[str, tuple[int, str]]
+"""Size and etag of the files below a folder, by relative path."""
+
+
+class NamedImage(NamedTuple):
+    """A row of a table before its path is followed."""
+
+    where: str
+    """Place in the table, for messages."""
+    path: str | None
+    key: str | None
+    tags: Any
+    """Value as plain JSON; None for no tags."""
+
+
+class IndexRow(NamedTuple):
+    """A row of an index shard."""
+
+    key: str
+    path: str | None
+    uri: str | None
+    size_bytes: int | None
+    etag: str | None
+    tags: str | None
+    problem: str | None
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What was found while a collection was listed."""
+
+    num_rows: int = 0
+    num_with_tags: int = 0
+    passed_over: PassedOverFiles = field(default_factory=PassedOverFiles)
+    """Files that are in no row."""
+    missing: PassedOverFiles = field(default_factory=PassedOverFiles)
+    """Rows without an image, by reason."""
+    refused: PassedOverFiles = field(default_factory=PassedOverFiles)
+    """Paths that lead to places which the command line does not allow, by place."""
+    notes: list[str] = field(default_factory=list)
+    """Choices that were made, as sentences."""
+
+
+class PathFollower:
+    """Follows the paths of tables below one root."""
+
+    def __init__(self, root_uri: str, config: InputConfig, findings: Findings, listing: Listing | None = None) -> None:
+        """Start without any path.
+
+        Args:
+            root_uri: Folder that paths may not leave.
+            config: Which other places are allowed.
+            findings: Where rows are counted.
+            listing: Files below the root; None: they are looked up, or listed if there are many.
+        """
+        self.used: set[str] = set()
+        """Relative paths that rows name, if there is a listing."""
+        self.listing = listing
+        self._root = root_uri
+        self._config = config
+        self._findings = findings
+
+    def follow(self, images: Iterable[NamedImage], base: str = "") -> Iterator[IndexRow]:
+        """Turn the rows of a table into rows of the index, in order.
+
+        Args:
+            images: Rows.
+            base: Folder below the root that their paths start at.
+        """
+        rows = iter(images)
+        if self.listing is None and not is_web_uri(self._root):
+            first = list(islice(rows, MAX_LOOKUPS + 1))
+            if len(first) <= MAX_LOOKUPS:
+                with ThreadPoolExecutor(NUM_THREADS) as pool:
+                    yield from pool.map(lambda image: self._make_row(image, base), first)
+                return
+            self.listing = {
+                file.name: (file.size_bytes, file.etag) for file in scan_folder(self._root, lambda name: None)
+            }
+            rows = chain(first, rows)
+        for image in rows:
+            yield self._make_row(image, base)
+
+    def _make_row(self, image: NamedImage, base: str) -> IndexRow:
+        path = image.path
+        key = path if image.key in (None, "") else image.key
+        if not key:
+            key = f"{image.where} without a path"
+        if len(key) > MAX_KEY_LETTERS:
+            raise ShardError(f"{image.where}: key '{key[:50]}...' has {len(key)} letters, limit {MAX_KEY_LETTERS}")
+        tags = None if image.tags is None else json.dumps(image.tags, ensure_ascii=False)
+        uri, size, etag, problem = self._find(path, base) if path else (None, None, None, "its row names no path")
+        return IndexRow(_clean(key), path and _clean(path), uri, size, etag, tags and _clean(tags), problem)
+
+    def _find(self, path: str, base: str) -> tuple[str | None, int | None, str | None, str | None]:
+        """Follow a path: URI, size, etag, and the problem if there is no image."""
+        name = self._make_relative(path, base)
+        if name is None:
+            uri = _resolve_outside(path, self._root, base)
+            if not is_allowed(uri, self._config.allow_url):
+                self._findings.refused.add(suggest_place(uri), path)
+            return uri, None, None, None
+        if is_web_uri(self._root):
+            return join_uri(self._root, name), None, None, None
+        for candidate in _spell(name):
+            if self.listing is not None:
+                if candidate in self.listing:
+                    self.used.add(candidate)
+                    return (join_uri(self._root, candidate), *self.listing[candidate], None)
+            elif (found := find_object(join_uri(self._root, candidate))) is not None:
+                return found.uri, found.size_bytes, found.etag, None
+        uri = join_uri(self._root, name)
+        return uri, None, None, f"'{uri}' does not exist"
+
+    def _make_relative(self, path: str, base: str) -> str | None:
+        """Path below the root, normalised; None if it leads elsewhere."""
+        if ABSOLUTE_URI in path or path.startswith("/"):
+            root = self._root.rstrip("/") + "/"
+            full = normalise_uri(path).removeprefix("file://") if get_local_path(self._root) is not None else path
+            if not full.startswith(root):
+                return None
+            name = full.removeprefix(root)
+        else:
+            name = posixpath.join(base, path)
+        name = posixpath.normpath(name)
+        return None if name == ".." or name.startswith("../") else name
+
+
+def _resolve_outside(path: str, root_uri: str, base: str) -> str:
+    if ABSOLUTE_URI in path:
+        return normalise_uri(path)
+    if path.startswith("/"):
+        return posixpath.normpath(path)
+    scheme, separator, folder = root_uri.rpartition(ABSOLUTE_URI)
+    return scheme + separator + posixpath.normpath(posixpath.join(folder, base, path))
+
+
+def _spell(name: str) -> Iterator[str]:
+    """Spellings of a path: as it is, with the slashes of Windows, and in the Unicode forms of other systems."""
+    yield name
+    if "\\" in name:
+        name = posixpath.normpath(name.replace("\\", "/"))
+        yield name
+    if not name.isascii():
+        yield from {unicodedata.normalize(form, name) for form in ("NFC", "NFD")} - {name}
+
+
+def _clean(text: str) -> str:
+    """Replace unpaired surrogates, which Arrow cannot hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def count_rows(rows: Iterable[IndexRow], findings: Findings) -> Iterator[IndexRow]:
+    """Count rows while they pass."""
+    for row in rows:
+        findings.num_rows += 1
+        findings.num_with_tags += row.tags not in (None, "null", '""', "[]")
+        if row.problem is not None:
+            findings.missing.add("their image does not exist" if row.path else "they name no path", row.path or row.key)
+        yield row
+
+
+def require_images(findings: Findings, name: str, advice: str) -> None:
+    """Check that rows were found, that their places are allowed, and that not all images are missing.
+
+    Raises:
+        ShardError: One does not hold.
+    """
+    kinds: Mapping[str, tuple[int, str]] = findings.refused.list_kinds()
+    if kinds:
+        total = sum(number for number, _ in kinds.values())
+        examples = ", ".join(f"'{example}'" for _, example in list(kinds.values())[:3])
+        places = " ".join(list(kinds)[:5]) + (" ..." if len(kinds) > 5 else "")
+        raise ShardError(
+            f"{name}: {total} of {findings.num_rows} paths lead out of its image root, such as {examples}; if these "
+            f"places may be read, give --inputs.allow-url {places}"
+        )
+    if not findings.num_rows:
+        raise ShardError(f"{name} holds no row; check that it is the right one")
+    number, example = findings.missing.list_kinds().get("their image does not exist", (0, ""))
+    if number == findings.num_rows:
+        raise ShardError(f"{name}: none of its {number} images exists, such as '{example}'; {advice}")

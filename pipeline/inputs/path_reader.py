@@ -1,0 +1,183 @@
+"""Index shards: Parquet files whose rows name images that lie elsewhere, fetched ahead by threads, in order.
+
+`pipeline/collections` writes them. A row that names no readable image is a sample without an image and its reason; a
+failure of a store is raised, so that outages are waited out.
+"""
+
+import io
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import PathError, ShardError
+from pipeline.inputs.allowed_places import is_allowed, is_web_uri
+from pipeline.inputs.sample_tags import SampleTags, read_tag_value
+from pipeline.run.config import InputConfig
+from pipeline.run.records import InputShard, Reason, Sample, describe_oversized_image
+from pipeline.storage.bulk.web import OversizedFileError, WebFileError, read_web_file
+from pipeline.storage.listing import find_object
+from pipeline.storage.reading import read_bytes
+
+INDEX_MARK = b"tagmask_index"
+"""Key of the schema metadata of an index shard; its value is the version of the format."""
+INDEX_VERSION = b"1"
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        ("path", pa.string()),
+        ("uri", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("etag", pa.string()),
+        ("tags", pa.string()),
+        ("problem", pa.string()),
+    ],
+    metadata={INDEX_MARK: INDEX_VERSION},
+)
+"""One row per sample: the path as it was written and the URI that it leads to; size and etag where a listing knows
+them; the tags as JSON, null if there are none; why there is no image, null if there may be one."""
+
+NUM_THREADS = 16
+"""Images that are fetched at a time."""
+WINDOW_BYTES = 64 * 2**20
+"""Images in flight hold at most about this many bytes, or are one."""
+ASSUMED_BYTES = 2**20
+"""Size that counts for an image of unknown size."""
+
+
+class _Fetched(NamedTuple):
+    """An image, or why it is missing."""
+
+    image: bytes | None = None
+    reason: str = ""
+    error: str = ""
+
+
+def read_index_samples(
+    shard: InputShard, config: InputConfig, start_row: int = 0, *, num_threads: int = NUM_THREADS
+) -> Iterator[tuple[int, Sample]]:
+    """Read the samples of an index shard from a row, each with its row number.
+
+    Raises:
+        ShardError: The file is no index shard of this version.
+        OSError: A store failed.
+    """
+    rows = _read_rows(shard)[start_row:]
+    for number, (row, fetched) in enumerate(_fetch_ahead(rows, config, num_threads), start_row):
+        yield number, _make_sample(row, fetched, config)
+
+
+def _read_rows(shard: InputShard) -> list[dict[str, Any]]:
+    """Read all rows of an index shard; there are few, and they are short."""
+    try:
+        file = pq.ParquetFile(io.BytesIO(read_bytes(shard.uri)))
+        if (file.schema_arrow.metadata or {}).get(INDEX_MARK) != INDEX_VERSION:
+            raise ShardError(f"'{shard.uri}' is no index of this version of tagmask; use the one that wrote it")
+        rows: list[dict[str, Any]] = file.read(INDEX_SCHEMA.names).to_pylist()
+    except FileNotFoundError as error:
+        raise ShardError(f"index '{shard.uri}' does not exist; it was there when it was listed") from error
+    except pa.ArrowException as error:
+        raise ShardError(f"index '{shard.uri}' cannot be read: {error}; put the old file back") from error
+    return rows
+
+
+def _fetch_ahead(
+    rows: Iterable[dict[str, Any]], config: InputConfig, num_threads: int
+) -> Iterator[tuple[dict[str, Any], _Fetched]]:
+    """Fetch the images of rows by threads; yield them in order."""
+    pending: deque[tuple[dict[str, Any], int, Future[_Fetched]]] = deque()
+    num_bytes = 0
+    pool = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="fetch")
+    try:
+        for row in rows:
+            size = _count_bytes(row)
+            while pending and (len(pending) >= 2 * num_threads or num_bytes + size > WINDOW_BYTES):
+                first, first_size, future = pending.popleft()
+                num_bytes -= first_size
+                yield first, future.result()
+            pending.append((row, size, pool.submit(_fetch, row, config)))
+            num_bytes += size
+        while pending:
+            first, _, future = pending.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _count_bytes(row: dict[str, Any]) -> int:
+    """Bytes that count for a row: a function of the index alone, as the borders of chunks depend on them."""
+    if row["problem"] is not None:
+        return 0
+    return ASSUMED_BYTES if row["size_bytes"] is None else int(row["size_bytes"])
+
+
+def _fetch(row: dict[str, Any], config: InputConfig) -> _Fetched:
+    """Fetch the image of a row."""
+    uri, size, limit = row["uri"], row["size_bytes"], config.max_image_bytes
+    if uri is None:
+        return _Fetched(reason=Reason.NOT_FOUND, error=row["problem"])
+    # An image that was missing when the collection was listed may have been put back since.
+    if size is not None and size > limit:
+        return _Fetched(reason=Reason.TOO_LARGE, error=describe_oversized_image(size, limit))
+    try:
+        image = _read_web(uri, config) if is_web_uri(uri) else _read_stored(uri, size, limit)
+    except OversizedFileError as error:
+        return _Fetched(reason=Reason.TOO_LARGE, error=describe_oversized_image(error.num_bytes, limit))
+    except WebFileError as error:
+        return _Fetched(reason=Reason.DOWNLOAD_FAILED, error=f"'{uri}': {error}")
+    except FileNotFoundError:
+        return _Fetched(reason=Reason.NOT_FOUND, error=f"'{uri}' does not exist")
+    except PathError as error:
+        return _Fetched(reason=Reason.NOT_FOUND, error=str(error))
+    if size is not None and len(image) != size:
+        return _Fetched(
+            reason=Reason.CHANGED, error=f"'{uri}' has {len(image)} bytes, had {size} when the collection was listed"
+        )
+    return _Fetched(image=image)
+
+
+def _read_web(uri: str, config: InputConfig) -> bytes:
+    return read_web_file(uri, config.max_image_bytes, partial(is_allowed, allowed=config.allow_url))
+
+
+def _read_stored(uri: str, size: int | None, limit: int) -> bytes:
+    if size is None:
+        found = find_object(uri)
+        if found is None:
+            raise FileNotFoundError(uri)
+        if found.size_bytes > limit:
+            raise OversizedFileError(found.size_bytes)
+    return read_bytes(uri)
+
+
+def _make_sample(row: dict[str, Any], fetched: _Fetched, config: InputConfig) -> Sample:
+    found = _read_row_tags(row, config)
+    is_download = fetched.reason == Reason.DOWNLOAD_FAILED
+    return Sample(
+        key=row["key"],
+        image=fetched.image,
+        image_name="" if fetched.image is None else _get_suffix(row["path"]),
+        image_bytes=_count_bytes(row),
+        image_error="" if is_download else fetched.error,
+        image_reason="" if is_download else fetched.reason,
+        tags=found.tags,
+        class_numbers=found.class_numbers,
+        tags_error=found.error,
+        download_error=fetched.error if is_download else "",
+    )
+
+
+def _read_row_tags(row: dict[str, Any], config: InputConfig) -> SampleTags:
+    """Read the tags of a row, which the index keeps as JSON."""
+    value = None if row["tags"] is None else json.loads(row["tags"])
+    return read_tag_value(f"'{row['key']}': '{config.tags_field}'", value, config)
+
+
+def _get_suffix(path: str) -> str:
+    stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
+    return suffix.lower() if stem and dot and len(suffix) <= 8 else "image"

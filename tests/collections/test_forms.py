@@ -1,0 +1,158 @@
+"""The same photos in every form give the same samples."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.run.records import Sample
+from tests.collections.forms import (
+    PHOTOS,
+    TAGS,
+    find,
+    read_samples,
+    write_bare_parquet,
+    write_coco,
+    write_csv,
+    write_jsonl,
+    write_parquet_table,
+    write_photos,
+    write_tar,
+)
+
+Write = Callable[[Path], Path]
+
+
+def summarise(samples: list[Sample]) -> list[tuple[str, bytes | None, set[str], str]]:
+    return [(sample.key, sample.image, set(sample.tags), sample.tags_error) for sample in samples]
+
+
+@pytest.fixture
+def wanted(tmp_path: Path) -> list[tuple[str, bytes | None, set[str], str]]:
+    """The samples of the tar."""
+    shards, _ = find(write_tar(tmp_path / "tar/photos.tar"), tmp_path / "unused")
+    found = summarise(read_samples(shards))
+    assert [entry[:3] for entry in found] == [(key, PHOTOS[key], set(tags)) for key, tags in TAGS.items()]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("list.csv", write_csv),
+        ("list.jsonl", write_jsonl),
+        ("list.parquet", write_parquet_table),
+        ("bare.parquet", write_bare_parquet),
+        ("metadata.csv", write_csv),
+        ("metadata.jsonl", write_jsonl),
+        ("metadata.parquet", write_parquet_table),
+    ],
+)
+def test_table_beside_photos_gives_the_samples_of_the_tar(
+    tmp_path: Path, name: str, write: Write, wanted: list[tuple[str, bytes | None, set[str], str]]
+) -> None:
+    folder = tmp_path / "photos"
+    write_photos(folder)
+    table = write(folder / name)
+    shards, _ = find(folder if name.startswith("metadata") else table, tmp_path / "index")
+    assert summarise(read_samples(shards)) == wanted
+
+
+def test_coco_file_gives_the_samples_of_the_tar(
+    tmp_path: Path, wanted: list[tuple[str, bytes | None, set[str], str]]
+) -> None:
+    write_photos(tmp_path / "photos")
+    coco = write_coco(tmp_path / "photos/instances.json")
+    shards, _ = find(coco, tmp_path / "index", key_column="name")
+    assert summarise(read_samples(shards)) == wanted
+
+
+def test_coco_file_finds_photos_in_the_folder_of_its_split(tmp_path: Path) -> None:
+    write_photos(tmp_path / "coco/train2017")
+    (tmp_path / "coco/annotations").mkdir()
+    coco = write_coco(tmp_path / "coco/annotations/instances_train2017.json")
+    shards, said = find(coco, tmp_path / "index")
+    assert [sample.image for sample in read_samples(shards)] == list(PHOTOS.values())
+    assert any("are in" in line and "train2017" in line for line in said)
+
+
+def test_class_folders_give_a_tag_each(tmp_path: Path) -> None:
+    for key, tags in TAGS.items():
+        if tags:
+            folder = tmp_path / "photos/train" / tags[0]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{key}.jpg").write_bytes(PHOTOS[key])
+    shards, _ = find(tmp_path / "photos", tmp_path / "index")
+    samples = read_samples(shards)
+    assert [(sample.key, sample.tags) for sample in samples] == [
+        ("train/cat/a.jpg", ("cat",)),
+        ("train/cat/c.jpg", ("cat",)),
+        ("train/dog/b.jpg", ("dog",)),
+        ("train/dog/d.jpg", ("dog",)),
+    ]
+    assert samples[0].image == PHOTOS["a"]
+
+
+def test_path_is_the_key_without_a_column_of_keys(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos/sub")
+    (tmp_path / "photos/list.tsv").write_text("filename\ttags\nsub/a.jpg\tcat\nsub\\b.jpg\tdog\n")
+    shards, _ = find(tmp_path / "photos/list.tsv", tmp_path / "index")
+    samples = read_samples(shards)
+    assert [sample.key for sample in samples] == ["sub/a.jpg", "sub\\b.jpg"]
+    assert [sample.image for sample in samples] == [PHOTOS["a"], PHOTOS["b"]]
+
+
+def test_metadata_of_a_sub_folder_applies_to_it(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_photos(tmp_path / "photos" / split)
+        write_csv(tmp_path / "photos" / split / "metadata.csv", ("id", "file_name", "tags"))
+    shards, _ = find(tmp_path / "photos", tmp_path / "index")
+    samples = read_samples(shards)
+    assert len(samples) == 2 * len(PHOTOS)
+    assert all(sample.image for sample in samples)
+
+
+def test_table_of_the_same_photos_on_s3_gives_the_same_samples(s3_folder: str, tmp_path: Path) -> None:
+    from pipeline.storage.writing import put_atomic
+
+    write_photos(tmp_path / "photos")
+    write_csv(tmp_path / "photos/metadata.csv")
+    for path in (tmp_path / "photos").iterdir():
+        put_atomic(f"{s3_folder}/photos/{path.name}", path.read_bytes())
+    local, _ = find(tmp_path / "photos", tmp_path / "index")
+    remote, _ = find(f"{s3_folder}/photos", f"{s3_folder}/index")
+    table, _ = find(f"{s3_folder}/photos/metadata.csv", f"{s3_folder}/other")
+    assert read_samples(remote) == read_samples(local) == read_samples(table)
+
+
+def test_image_root_is_where_paths_start(tmp_path: Path) -> None:
+    write_photos(tmp_path / "elsewhere")
+    table = write_csv(tmp_path / "list.csv")
+    shards, _ = find(table, tmp_path / "index", image_root=str(tmp_path / "elsewhere"))
+    assert [sample.image for sample in read_samples(shards)] == list(PHOTOS.values())
+
+
+def test_numbers_of_a_class_label_are_read_as_names(tmp_path: Path) -> None:
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_photos(tmp_path / "photos")
+    features = {"info": {"features": {"label": {"names": ["cow", "cat", "dog"], "_type": "ClassLabel"}}}}
+    table = pa.table({"file_name": ["a.jpg", "b.jpg", "c.jpg"], "label": [1, 2, -1]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(table, tmp_path / "photos/list.parquet")
+    inputs = {"tags_field": "label"}
+    shards, _ = find(tmp_path / "photos/list.parquet", tmp_path / "index", **inputs)
+    assert [sample.tags for sample in read_samples(shards, **inputs)] == [("cat",), ("dog",), ()]
+
+
+def test_photos_need_no_tags_beside_a_table_of_tags(tmp_path: Path) -> None:
+    write_photos(tmp_path / "flat")
+    inputs = {"tags_table": str(tmp_path / "tags.csv")}
+    shards, _ = find(tmp_path / "flat", tmp_path / "index", **inputs)
+    assert [sample.key for sample in read_samples(shards)] == [f"{key}.jpg" for key in PHOTOS]
+    (tmp_path / "flat/list.csv").write_text("file_name\na.jpg\n")
+    shards, _ = find(tmp_path / "flat/list.csv", tmp_path / "index", **inputs)
+    assert [sample.image for sample in read_samples(shards)] == [PHOTOS["a"]]

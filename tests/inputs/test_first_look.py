@@ -1,0 +1,72 @@
+"""The first look at tags before workers start."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import TagsError
+from pipeline.inputs.first_look import look_at_tags, suggest_separators
+from pipeline.inputs.shards import list_shards
+from pipeline.run.config import InputConfig
+from pipeline.run.vocabulary import Vocabulary
+from tests.factories import make_tar
+
+ANIMALS = Vocabulary(classes=("cat", "dog", "cow"))
+
+
+def look(tmp_path: Path, values: list[Any], vocabulary: Vocabulary = ANIMALS, **options: Any) -> list[str]:
+    allow = options.pop("allow_nothing_labelled", False)
+    samples = {f"k{i}": {"jpg": b"i", "json": json.dumps({"tags": v}).encode()} for i, v in enumerate(values)}
+    shards = list_shards([str(make_tar(tmp_path / "a.tar", samples))])
+    return look_at_tags(shards, InputConfig(**options), vocabulary, allow_nothing_labelled=allow)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([0, [1, 2]], {}, "each of the first 2 samples cannot be read.*--inputs.class-numbers"),
+        ([{"cat": 0.5}], {}, "--inputs.min-score"),
+        ([[1, 0, 0], [0, 1, 1]], {"class_numbers": "zero-based"}, "--inputs.multi-hot"),
+    ],
+)
+def test_tags_that_no_sample_has_readable_are_refused(
+    tmp_path: Path, values: list[Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TagsError, match=message):
+        look(tmp_path, values, **options)
+    (warning,) = look(tmp_path, values, **options, allow_nothing_labelled=True)
+    assert "a.tar" in warning
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["kat", "doog"], "'kat', 'doog'; the nearest names are 'cat', 'dog'"),
+        (["cat|dog"], "--inputs.separators ',;|'"),
+        (["cat dog"], "--inputs.separators ' '"),
+        (["#cat #dog"], "--inputs.hashtags"),
+        ([None, []], "have no tags"),
+    ],
+)
+def test_tags_that_no_class_matches_are_a_warning_with_advice(tmp_path: Path, values: list[Any], message: str) -> None:
+    (warning,) = look(tmp_path, values)
+    assert message in warning
+
+
+@pytest.mark.parametrize("values", [["cat", 0], ["x", "y", "dog"], [["cat", "a,b"]]])
+def test_one_known_tag_is_enough(tmp_path: Path, values: list[Any]) -> None:
+    assert look(tmp_path, values) == []
+
+
+def test_name_with_a_separator_is_a_warning_unless_the_tags_are_lists(tmp_path: Path) -> None:
+    vocabulary = Vocabulary(classes=("tench, Tinca tinca", "cat"))
+    (warning,) = look(tmp_path, ["cat"], vocabulary)
+    assert "'tench, Tinca tinca'" in warning
+    assert look(tmp_path, [["tench, Tinca tinca"]], vocabulary) == []
+    assert look(tmp_path, ["cat"], vocabulary, separators="|") == []
+
+
+def test_plain_unknown_tags_suggest_no_separators() -> None:
+    assert suggest_separators(["tree", "sky"], ANIMALS) == ""
