@@ -15,6 +15,7 @@ from pipeline.commit.encoding import FOOTER_KEY
 from pipeline.commit.manifests import publish_manifest
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import LabelConfig, MapConfig
+from pipeline.run.fingerprint import compute_fingerprint
 from tests.factories import make_labelled_row, make_photo, make_rejected_row, make_run, make_tar
 
 NUM_ROWS = 6
@@ -68,10 +69,23 @@ def rewrite(manifest: Path, *, rows: Sequence[int] | None = None, footer: Mappin
 
 def drop_members(manifest: Path, **footer: Any) -> None:
     """Seal a manifest again without the members of its archive, and with other fields."""
-    table = pq.read_table(manifest)
-    stated = json.loads(table.schema.metadata[FOOTER_KEY])
+    file = pq.ParquetFile(manifest)
+    stated = json.loads(file.schema_arrow.metadata[FOOTER_KEY])
     del stated["members"]
-    publish_manifest(str(manifest.parents[1]), manifest.stem, [table] if table.num_rows else [], stated | footer)
+    tables = [file.read_row_group(number) for number in range(file.num_row_groups)]
+    publish_manifest(str(manifest.parents[1]), manifest.stem, tables, stated | footer)
+
+
+def make_old(out: Path) -> None:
+    """Turn a run into one of format version 2, whose footers count no members."""
+    path = out / "run.json"
+    record = {name: value for name, value in json.loads(path.read_text()).items() if name != "record_sha256"}
+    identity = ("config", "format_version", "inputs", "model_digest", "vocabulary")
+    record["format_version"] = 2
+    record["fingerprint"] = compute_fingerprint({name: record[name] for name in identity})
+    path.write_text(json.dumps(record | {"record_sha256": compute_fingerprint(record)}))
+    for manifest in (out / "labels").iterdir():
+        drop_members(manifest, fingerprint=record["fingerprint"])
 
 
 def change_cell(manifest: Path, row: int, **cells: Any) -> None:

@@ -14,8 +14,7 @@ from pipeline.audit.verdict import Check
 from pipeline.audit.verify import FOOTERS, FULL
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import InputConfig, KeyRule, LabelConfig
-from pipeline.run.fingerprint import compute_fingerprint
-from tests.audit.published import audit, count_findings, drop_members, get_examples, rewrite
+from tests.audit.published import audit, count_findings, drop_members, get_examples, make_old, rewrite
 from tests.factories import make_parquet, make_rejected_row, make_run, make_tar
 
 MEMBERS = (
@@ -204,18 +203,6 @@ def test_row_that_hides_a_dotted_name_is_inconsistent(tmp_path: Path) -> None:
     rows = (*FIRST_DOT_ROWS[:3], ("b/IMG.0", "no_image"), ("b/IMG.1", "dotted_name"))
     out = publish_archive(tmp_path, rows, FIRST_DOT, KeyRule.FIRST_DOT)
     assert count_findings(audit(out)) == {Check.INCONSISTENT_ROWS: (1, 1)}
-
-
-def make_old(out: Path) -> None:
-    """Turn a run into one of format version 2, whose footers count no members."""
-    path = out / "run.json"
-    record = {name: value for name, value in json.loads(path.read_text()).items() if name != "record_sha256"}
-    identity = ("config", "format_version", "inputs", "model_digest", "vocabulary")
-    record["format_version"] = 2
-    record["fingerprint"] = compute_fingerprint({name: record[name] for name in identity})
-    path.write_text(json.dumps(record | {"record_sha256": compute_fingerprint(record)}))
-    for manifest in (out / "labels").iterdir():
-        drop_members(manifest, fingerprint=record["fingerprint"])
 
 
 def test_run_of_an_older_version_is_verified_by_its_rules_and_the_job_says_what_it_lacks(

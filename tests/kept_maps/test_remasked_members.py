@@ -1,0 +1,54 @@
+"""Manifests of new masks count the members of the archives as those that kept the maps, and are audited likewise."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.audit.verify import FULL, list_run, verify_run
+from pipeline.commit.encoding import parse_footer
+from pipeline.kept_maps.kept_run import open_kept_run
+from pipeline.kept_maps.new_run import open_remask
+from pipeline.label import label_run
+from pipeline.remask import remask_run
+from tests.audit.published import make_old
+from tests.fakes import SerialCluster
+from tests.small_run import NUM_PER_SHARD, OPTIONS
+
+NUM_MEMBERS = 2 * 2 * NUM_PER_SHARD
+"""An image and a json for each photo of two shards."""
+
+
+def remask(kept_path: Path, out_path: Path) -> None:
+    kept = open_kept_run(str(kept_path))
+    remask_run(open_remask(str(out_path), kept, kept.config.maps), cluster=SerialCluster())
+
+
+def read_footers(out_path: Path) -> list[dict[str, Any]]:
+    return [parse_footer(pq.ParquetFile(path)) for path in sorted((out_path / "labels").iterdir())]
+
+
+def test_new_masks_count_the_members_of_their_source(open_small_run: Callable[..., Any], tmp_path: Path) -> None:
+    kept_path, out_path = tmp_path / "kept", tmp_path / "out"
+    label_run(open_small_run(str(kept_path), keep_maps=True), OPTIONS, cluster=SerialCluster())
+    remask(kept_path, out_path)
+    counted = [footer["members"] for footer in read_footers(kept_path)]
+    assert [footer["members"] for footer in read_footers(out_path)] == counted
+    verdict = verify_run(list_run(str(out_path)), FULL)
+    assert (verdict.findings, verdict.members.num_in_rows) == ({}, NUM_MEMBERS)
+
+
+def test_new_masks_of_a_run_of_an_older_version_record_no_members_and_balance(
+    open_small_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    paths = [tmp_path / "kept", tmp_path / "out", tmp_path / "again"]
+    label_run(open_small_run(str(paths[0]), keep_maps=True), OPTIONS, cluster=SerialCluster())
+    make_old(paths[0])
+    # New masks of new masks too.
+    for kept_path, out_path in itertools.pairwise(paths):
+        remask(kept_path, out_path)
+        assert all("members" not in footer for footer in read_footers(out_path))
+        verdict = verify_run(list_run(str(out_path)), FULL)
+        assert (verdict.findings, verdict.members.num_unrecorded) == ({}, 2)
