@@ -58,6 +58,9 @@ def read_tag_value(where: str, value: Any, config: InputConfig, labels: Sequence
             places in the vocabulary, and after a file of names.
     """
     try:
+        if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+            # The usual form, which needs no option.
+            return _limit_tags(value, ())
         entries = list_entries(value, config)
         if labels is not None and config.class_names is None and not config.multi_hot:
             return _limit_tags(_resolve_labels(entries, labels), ())
@@ -317,4 +320,4 @@ def _decode_text(member: str, payload: bytes) -> str:
 
 def _replace_surrogates(text: str) -> str:
     """Replace unpaired surrogates, which JSON can contain and Arrow cannot."""
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

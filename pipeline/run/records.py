@@ -79,6 +79,8 @@ class MemberCounts:
 
     def merge(self, later: "MemberCounts") -> "MemberCounts":
         """Add the counts of a later span, in any grouping; the first example stays."""
+        if not later.passed_over:
+            return MemberCounts(num=self.num + later.num, passed_over=self.passed_over)
         passed = dict(self.passed_over)
         for kind, count in later.passed_over.items():
             before = passed.get(kind, PassedCount(0, count.example))

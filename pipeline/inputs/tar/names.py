@@ -22,6 +22,9 @@ class MemberName(NamedTuple):
 
 def classify_member(member: tarfile.TarInfo, rule: KeyRule) -> MemberName | PassedOver:
     """Split the name of a file or hard link; the kind of a member that belongs to no sample."""
+    if member.type == tarfile.REGTYPE and member.sparse is None:
+        # Nearly all members.
+        return split_member_name(member.name, rule)
     if member.isdir():
         return PassedOver.DIRECTORY
     if member.issym():
@@ -42,7 +45,7 @@ def split_member_name(name: str, rule: KeyRule = KeyRule.FIRST_DOT) -> MemberNam
     'hidden_file'
     """
     folder, slash, base = name.rpartition("/")
-    if any(_is_hidden_folder(part) for part in folder.split("/")):
+    if slash and any(_is_hidden_folder(part) for part in folder.split("/")):
         return PassedOver.IN_HIDDEN_FOLDER
     if base.startswith(".") or (base.startswith("__") and base.endswith("__")):
         return PassedOver.HIDDEN_FILE
@@ -58,4 +61,4 @@ def _is_hidden_folder(name: str) -> bool:
 
 def is_dotted_image(suffix: str) -> bool:
     """Whether a suffix has several parts and the last one is that of an image, as in `IMG_1.0.jpg`."""
-    return suffix.rpartition(".")[2] in IMAGE_SUFFIXES and "." in suffix
+    return "." in suffix and suffix.rpartition(".")[2] in IMAGE_SUFFIXES

@@ -52,8 +52,12 @@ class Span:
     def add(self, role: Role, offset: int, name: str, num: int = 1) -> None:
         """Add members; the one at the lowest offset is the example."""
         self._num += num
-        before, first, example = self._roles.get(role, (0, offset, name))
-        self._roles[role] = (before + num, *min((first, example), (offset, name)))
+        entry = self._roles.get(role)
+        if entry is None:
+            self._roles[role] = (num, offset, name)
+        else:
+            before, first, example = entry
+            self._roles[role] = (before + num, *min((first, example), (offset, name)))
 
     def take(self, other: "Span", outcome: RoleOutcomes) -> None:
         """Add the members of another span, with the roles that they get by the outcome of their sample."""

@@ -79,9 +79,18 @@ class TarStream:
 
     def take(self, size: int) -> bytes:
         """Read `size` bytes; fewer only at the end of the stream."""
-        pieces = [self._pending[:size]]
-        self._pending = self._pending[size:]
-        missing = size - len(pieces[0])
+        if not self._pending and size <= 64 * SKIP_BYTES:
+            first = self._stream.read(size)
+            if len(first) == size:
+                self.is_at_end = False
+                self.last_read = first
+                self._position += size
+                return first
+        else:
+            first = self._pending[:size]
+            self._pending = self._pending[size:]
+        pieces = [first]
+        missing = size - len(first)
         while missing > 0 and (piece := self._stream.read(min(missing, 64 * SKIP_BYTES))):
             pieces.append(piece)
             missing -= len(piece)
