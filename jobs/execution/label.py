@@ -11,6 +11,7 @@ from jobs.cluster.connection import connect, find_address, use_endpoint
 from jobs.cluster.driving import drive, print_passed_over, print_warning, warn_of_nothing_labelled
 from jobs.command_line.console import EXIT_OK, format_bytes, print_config, print_lines
 from jobs.display.extension import print_extension
+from jobs.display.tags_table import print_unmatched
 from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
 from pipeline.collections.discover import IndexPlace, find_inputs
@@ -21,6 +22,7 @@ from pipeline.driver.silence import WaitNotices
 from pipeline.inputs.first_look import look_at_tags
 from pipeline.inputs.patterns.first_bytes import require_archives
 from pipeline.inputs.tag_join import settle_tags_table
+from pipeline.inputs.tags_table.sorted_file import open_tags_table
 from pipeline.label import label_run, plan_label_run
 from pipeline.labelling.estimate import estimate_rest
 from pipeline.run.class_names import settle_inputs
@@ -59,12 +61,16 @@ def _label(job: LabelJob, patience: Patience, scratch: str | None) -> int:
         return patience.call(lambda: _conclude_published(run, plan, job))
     connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
     options = _choose_options(job)
-    return drive(
+    code = drive(
         run,
         lambda hooks: label_run(run, options, retry=retry, limit=job.run.limit, hooks=hooks),
         grace_s=job.run.grace_s,
         allows_nothing_labelled=job.allow_nothing_labelled,
     )
+    if code == EXIT_OK and job.run.limit is None and run.config.inputs.tags_table and len(run.shards) <= MAX_FOOTERS:
+        outcome = patience.call(lambda: read_outcomes(run.out_uri, [shard.name for shard in run.shards]))
+        print_unmatched(open_tags_table(run.config.inputs).num_rows, outcome.counts)
+    return code
 
 
 def _conclude_published(run: Run, plan: Plan, job: LabelJob) -> int:
@@ -75,6 +81,8 @@ def _conclude_published(run: Run, plan: Plan, job: LabelJob) -> int:
     counts = outcome.counts
     print(f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images")
     print_passed_over(outcome.members)
+    if run.config.inputs.tags_table and len(plan.sealed) == len(run.shards):
+        print_unmatched(open_tags_table(run.config.inputs).num_rows, counts)
     if counts.num_labelled:
         return EXIT_OK
     return warn_of_nothing_labelled(outcome, allows_nothing_labelled=job.allow_nothing_labelled)

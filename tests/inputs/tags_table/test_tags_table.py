@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs.display.tags_table import print_unmatched
 from pipeline.commit.manifests import list_manifests, open_manifest
 from pipeline.errors import ShardError, TagsError
 from pipeline.inputs.chunks import read_chunks
@@ -22,6 +23,7 @@ from pipeline.inputs.tag_join import settle_tags_table
 from pipeline.inputs.tags_table.sorted_file import GROUP_ROWS, describe_table_version, open_tags_table, sort_table
 from pipeline.label import label_run
 from pipeline.run.config import InputConfig
+from pipeline.run.counts import LabelCounts
 from pipeline.run.records import Chunk, Reason, Sample
 from pipeline.run.run_file import Run
 from pipeline.run.vocabulary import Vocabulary
@@ -212,3 +214,11 @@ def test_rows_of_a_run_have_the_classes_of_the_table(tmp_path: Path, open_small_
     }
     reasons = Counter(row["reason"] for row in rows)
     assert reasons == {None: 2, Reason.NO_KNOWN_TAG: 1, Reason.NOT_IN_TAGS_TABLE: 7}
+
+
+def test_unmatched_rows_and_samples_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    rejected = {"not_in_tags_table": 3, "duplicate_key": 2, "no_known_tag": 1}
+    print_unmatched(10, LabelCounts(num_read=12, num_labelled=6, num_rejected=6, rejected_by_reason=rejected))
+    assert capsys.readouterr().out == (
+        "tags table: 10 rows, of which 3 or more match no sample; 3 samples have no row\n"
+    )
