@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ColumnError, ShardError, is_store_failure
 from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
-from pipeline.inputs.sample_tags import find_download_error, read_tag_cells
+from pipeline.inputs.sample_tags import SampleTags, find_download_error, read_tag_cells
 from pipeline.inputs.tag_values.columns import (
     TAGS_NEED,
     find_labels,
@@ -45,7 +46,7 @@ class _Columns:
     """Names of the columns to read, by their role; None for missing ones."""
 
     image: str
-    tags: str
+    tags: str | None
     labels: tuple[str, ...] | None
     """Names of the class numbers of the tags, by the file's metadata."""
     key: str | None
@@ -153,7 +154,9 @@ def _make_samples(
     images = batch.column(columns.image)
     if pa.types.is_struct(images.type):
         images = pc.struct_field(images, "bytes")
-    tags = read_tag_cells(columns.tags, batch.column(columns.tags), config, columns.labels)
+    tags: Iterator[SampleTags] = repeat(SampleTags())
+    if columns.tags is not None:
+        tags = read_tag_cells(columns.tags, batch.column(columns.tags), config, columns.labels)
     keys, statuses, messages = (
         None if name is None else batch.column(name) for name in (columns.key, columns.status, columns.error_message)
     )
@@ -215,14 +218,18 @@ def _choose_columns(shard: InputShard, schema: pa.Schema, config: InputConfig) -
         return next(fitting, None)
 
     image_names = IMAGE_COLUMNS if config.image_column is None else (config.image_column,)
-    tags = _choose_tags_column(shard, schema, config)
+    # With a table of tags the shard needs none.
+    tags = _choose_tags_column(shard, schema, config) if config.tags_table is None else None
+    key = look_for(KEY_COLUMNS, _holds_key)
+    if config.key_column is not None or (key is None and set(KEY_COLUMNS) & set(schema.names)):
+        # Row numbers in place of keys that cannot be read would be keys of nobody.
+        names = KEY_COLUMNS if config.key_column is None else (config.key_column,)
+        key = require("--inputs.key-column", names, _holds_key, "text or whole numbers")
     return _Columns(
         image=require("--inputs.image-column", image_names, _holds_image, "bytes, or struct{bytes, path}"),
         tags=tags,
-        labels=find_labels(schema, tags),
-        key=look_for(KEY_COLUMNS, _holds_key)
-        if config.key_column is None
-        else require("--inputs.key-column", (config.key_column,), _holds_key, "text or whole numbers"),
+        labels=None if tags is None else find_labels(schema, tags),
+        key=key,
         status=look_for(("status",), is_text),
         error_message=look_for(("error_message",), is_text),
     )

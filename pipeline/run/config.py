@@ -81,8 +81,8 @@ class InputConfig:
     image_column: str | None = None
     """Parquet: column of the images, bytes or struct{bytes, path}. Default: image, else jpg, jpeg, png or webp."""
     key_column: str | None = None
-    """Parquet: column of the keys, text or whole numbers. Default: key or __key__ if it fits, else row numbers; a row
-    whose key is null or empty also gets its row number."""
+    """Parquet: column of the keys, text or whole numbers. Default: key or __key__, else row numbers; a row whose
+    key is null or empty also gets its row number."""
     image_root: str | None = field(default=None, metadata=ADDED_LATER)
     """Tables and COCO files: folder or URI that their relative paths start at. Default: the folder of the file."""
     allow_url: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)

@@ -224,7 +224,7 @@ def test_image_column_is_the_one_that_is_named_or_the_first_that_is_usual(
         ({"key": ["a", None, ""]}, {}, ["a", "000000001", "000000002"]),
         ({"__key__": ["a", "b", "c"]}, {}, ["a", "b", "c"]),
         ({"__key__": ["a", "b", "c"], "key": [0, 1, 20]}, {}, ["0", "1", "20"]),
-        ({"key": [0.5, 1.5, 2.5]}, {}, ["000000000", "000000001", "000000002"]),
+        ({"key": [0.5, 1.5, 2.5], "__key__": ["a", "b", "c"]}, {}, ["a", "b", "c"]),
         ({"key": ["a", "b", "c"], "name": ["x", "y", "z"]}, {"key_column": "name"}, ["x", "y", "z"]),
     ],
 )
@@ -257,6 +257,7 @@ def test_key_repeated_in_the_chunk_is_a_continuation(tmp_path: Path) -> None:
         ({"image": [b"i"], "labels": ["cat"]}, {}, "no column 'tags' or 'txt' or 'caption'; .*tags-field: .*'labels'"),
         ({"image": [b"i"], "tags": ["cat"]}, {"tags_field": "words"}, "no column 'words'; .*tags-field"),
         ({"image": [b"i"], "tags": ["cat"]}, {"key_column": "id"}, "no column 'id'; .*key-column"),
+        ({"image": [b"i"], "tags": ["cat"], "key": [0.5]}, {}, "column 'key' holds double, need text or whole numbers"),
         ({"image": ["a.jpg"], "tags": ["cat"]}, {}, "column 'image' holds string, need bytes, or struct"),
         ({"image": [{"path": "a.jpg"}], "tags": ["cat"]}, {}, "column 'image' holds struct"),
         ({"image": [b"i"], "tags": [0.5]}, {}, "column 'tags' holds numbers; add --inputs.class-numbers"),

@@ -109,6 +109,13 @@ def test_whole_numbers_are_keys(tmp_path: Path) -> None:
     assert found["17"].tags == ("dog",)
 
 
+def test_parquet_shard_needs_no_tags_of_its_own(tmp_path: Path) -> None:
+    shard = make_parquet(tmp_path / "in.parquet", {"key": ["a", "x"], "image": [make_photo(1)] * 2})
+    (tmp_path / "t.csv").write_bytes(write_csv(TAGS))
+    found = read_samples(shard, use_table(str(tmp_path / "t.csv")))
+    assert [(sample.tags, sample.has_tags_row) for sample in found.values()] == [(("dog", "cat"), True), ((), False)]
+
+
 def test_table_on_s3_is_joined(s3_folder: str, shard: Path) -> None:
     put_atomic(f"{s3_folder}/t.csv", write_csv(TAGS))
     assert read_samples(shard, use_table(f"{s3_folder}/t.csv"))["a"].tags == ("dog", "cat")
