@@ -94,7 +94,9 @@ def _open(job: LabelJob, patience: Patience, scratch: str | None) -> tuple[Run, 
     # Shards of a run that has begun may have been lost since; the run goes on with the others.
     if not is_begun:
         patience.call(lambda: require_archives(shards, print_warning))
-        for warning in patience.call(lambda: look_at_tags(shards, inputs, vocabulary)):
+        for warning in patience.call(
+            lambda: look_at_tags(shards, inputs, vocabulary, allow_nothing_labelled=job.allow_nothing_labelled)
+        ):
             print_warning(warning)
     model, bundle, digest = patience.call(lambda: load_bundle(job.model))
     require_same_classes(bundle, vocabulary)
