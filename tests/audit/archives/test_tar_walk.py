@@ -142,7 +142,7 @@ def test_walk_reads_no_image_that_is_not_wanted() -> None:
         {"image": [b"1", None, b"3"], "tags": ["a"] * 3},
         {"jpg": [b"1", b"2", b"3"], "tags": ["a"] * 3, "key": ["x", "", None]},
         {"image": [{"bytes": make_photo(1), "path": "p"}] * 3, "tags": ["a"] * 3, "__key__": [7, 8, 9]},
-        {"image": [b"1"] * 3, "tags": ["a"] * 3, "key": [0.5, 1.5, 2.5]},
+        {"image": [b"1"] * 3, "tags": ["a"] * 3, "key": [0.5, 1.5, 2.5], "__key__": ["a", "b", "c"]},
         {"png": [b"1"] * 3, "other": [b"4"] * 3, "tags": ["a"] * 3, "id": ["u", "v", "w"]},
     ],
 )
