@@ -89,9 +89,9 @@ def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(
             for request in network.requests
             if request.kind in ("get", "head") and "driver.json" not in request.path
         )
-        # A shard is read once, besides its first bytes and the first look at the tags of one shard. It is looked at when
-        # it is listed, before it is read and when it is opened; a part is read once, when its shard is sealed. An image
-        # costs no request.
+        # A shard is read once, besides its first bytes and the first look at the tags of one shard. It is looked at
+        # when it is listed, before it is read and when it is opened; a part is read once, when its shard is sealed.
+        # An image costs no request.
         assert reads.pop(("get", "")) <= 2 * NUM_SHARDS + 2
         assert reads.pop(("head", "")) <= 3 * NUM_SHARDS + 2
         assert sum(number for (kind, place), number in reads.items() if place.startswith("masks/parts/")) == (
