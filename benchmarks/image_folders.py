@@ -1,7 +1,7 @@
 """Listing a folder of a million images with its table, and reading small images by an index or from a tar.
 
-    python -m benchmarks.image_folders list --folder /tmp/million
-    python -m benchmarks.image_folders read --folder /tmp/small [--store s3://bucket/small]
+    python -m benchmarks.image_folders list --folder million
+    python -m benchmarks.image_folders read --folder small [--store s3://bucket/small]
 
 `list` writes the files first if the folder is empty: one byte each, 1,000 a sub-folder, and metadata.csv with file_name
 and tags. `read` reads 5,000 images of 100 kB as the labelling job reads them: an index shard (images fetched
