@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pipeline.errors import ShardError
+from pipeline.inputs.patterns.file_kinds import FileKind, recognise_kind
 from pipeline.inputs.sample_tags import MAX_TAGS_BYTES
 from pipeline.inputs.tar.links import LinkTargets
 from pipeline.inputs.tar.names import (
@@ -26,7 +27,7 @@ from pipeline.inputs.tar.spans import (
     Role,
     Span,
 )
-from pipeline.inputs.tar.stream import BrokenArchiveError, HostileHeaderError, TarStream, read_members, require_tar
+from pipeline.inputs.tar.stream import BLOCK_BYTES, BrokenArchiveError, HostileHeaderError, TarStream, read_members
 from pipeline.run.config import KeyRule
 from pipeline.run.records import InputShard, MemberCounts, PassedOver, describe_oversized_image
 from pipeline.storage.reading import open_stream
@@ -111,11 +112,25 @@ def read_groups(
         closing(LinkTargets(shard.uri)) as links,
     ):
         if start_offset == 0:
-            require_tar(shard, stream.peek_block())
+            _require_tar(shard, stream.peek_block())
         try:
             yield from _Grouping(stream, links, max_image_bytes, key_rule).run()
         except HostileHeaderError as error:
             raise ShardError(f"shard '{shard.uri}' cannot be read: {error}; write it again or leave it out") from error
+
+
+def _require_tar(shard: InputShard, block: bytes) -> None:
+    """Check the first block of a shard; what another file is, is named as before a run starts."""
+    if len(block) == BLOCK_BYTES and not block.strip(b"\0"):
+        return
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+    except tarfile.HeaderError as error:
+        kind = recognise_kind(block)
+        reason, advice = f"it is {kind}", kind.advice
+        if kind in (FileKind.TAR, FileKind.UNKNOWN):
+            reason, advice = str(error), "copy it again or leave it out"
+        raise ShardError(f"shard '{shard.uri}' is no tar archive: {reason}; {advice}") from error
 
 
 class _Start(Enum):

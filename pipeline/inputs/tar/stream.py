@@ -5,8 +5,6 @@ import re
 import tarfile
 from collections.abc import Iterator
 
-from pipeline.errors import ShardError
-from pipeline.run.records import InputShard
 from pipeline.storage.reading import ByteStream
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -120,24 +118,6 @@ class TarStream:
     def close(self) -> None:
         """Release the connection or file handle."""
         self._stream.close()
-
-
-def require_tar(shard: InputShard, block: bytes) -> None:
-    """Check the first block of a shard."""
-    if block.startswith(b"\x1f\x8b"):
-        reason, advice = "it is compressed with gzip", "decompress it, as images do not shrink"
-    elif not block:
-        reason, advice = "it is empty", "copy it again or leave it out"
-    elif len(block) == BLOCK_BYTES and not block.strip(b"\0"):
-        return
-    else:
-        try:
-            tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
-        except tarfile.HeaderError as error:
-            reason, advice = str(error), "copy it again or leave it out"
-        else:
-            return
-    raise ShardError(f"shard '{shard.uri}' is no tar archive: {reason}; {advice}")
 
 
 def read_members(stream: TarStream) -> Iterator[tarfile.TarInfo]:
