@@ -80,9 +80,7 @@ def refine_class_maps(
 
     Source: CVPR 2022, section 3.4; there the affinity is a matrix, here it is applied without forming it.
     """
-    for _ in range(num_steps):
-        class_maps = propagate(output, class_maps, num_layers)
-    return class_maps
+    return propagate(output, class_maps, num_layers, num_steps) if num_steps else class_maps
 
 
 def take_classes(maps: Float[Tensor, "b c gh gw"], class_index: Int[Tensor, "b k"]) -> Float[Tensor, "b k gh gw"]:

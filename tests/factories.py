@@ -137,7 +137,7 @@ def make_labelled_row(
         "suggested_class_ids": [],
         "doubtful_class_ids": [],
         "classes": classes,
-        "class_maps": None if class_maps is None else encode_class_maps(torch.from_numpy(class_maps).float()),
+        "class_maps": None if class_maps is None else encode_class_maps(class_maps),
     }
 
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int, UInt8
 
 from pipeline.commit.manifests import open_manifest
@@ -20,9 +19,10 @@ from pipeline.evaluation.boundaries import count_boundaries
 from pipeline.evaluation.quality_ranks import IMAGE_COLUMNS, ScoredImage, score_image
 from pipeline.evaluation.scores import EvaluationCounts, count_best, count_pixels, make_empty_counts
 from pipeline.evaluation.truth import FindTruth, decode_truth
+from pipeline.images.drawing.columns import take_class_scales
+from pipeline.images.drawing.grid_maps import GridMaps
 from pipeline.images.masks import decode_class_maps, decode_mask
 from pipeline.images.orientation import place_on_stored_pixels, turn_size
-from pipeline.images.pixel_maps import enlarge_maps, take_class_scales
 from pipeline.run.records import IGNORE_LABEL, Status
 
 COLUMNS = (
@@ -133,8 +133,13 @@ def _find_best(
     row: Mapping[str, Any], upright_size: tuple[int, int], class_scales: Sequence[float] | None
 ) -> tuple[Float[np.ndarray, "h w"], Int[np.ndarray, "h w"]]:
     """Highest class map of each pixel of the upright image, and its class; doubtful classes have no evidence."""
-    grid = torch.from_numpy(np.array(decode_class_maps(row["class_maps"])))[None]
-    maps = enlarge_maps([grid], upright_size, take_class_scales(class_scales, row["class_ids"]), max_pixels=None)
-    is_doubtful = torch.isin(torch.tensor(row["class_ids"]), torch.tensor(row["doubtful_class_ids"] or []))
-    best, index = (maps * ~is_doubtful[:, None, None]).max(0)
-    return best.numpy(), np.asarray(row["class_ids"], np.int64)[index.numpy()]
+    class_ids = np.asarray(row["class_ids"], np.int64)
+    factors = take_class_scales(class_scales, row["class_ids"])
+    factors = np.ones(len(class_ids)) if factors is None else factors
+    is_drawn = ~np.isin(class_ids, row["doubtful_class_ids"] or [])
+    maps = GridMaps([decode_class_maps(row["class_maps"])], upright_size).scale_min_max().multiply(factors * is_drawn)
+    best, best_class = np.empty(upright_size, np.float32), np.empty(upright_size, np.int64)
+    for rows, values in maps.iterate_bands():
+        best[rows] = values.max(0).clip(0, 1)
+        best_class[rows] = class_ids[values.argmax(0)]
+    return best, best_class

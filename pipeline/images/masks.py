@@ -4,24 +4,18 @@ A pseudo label has 0 for background, 1..C for the classes and 255 for ignored pi
 """
 
 import hashlib
-import io
 import re
-import zlib
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int, UInt8
-from PIL import Image
-from torch import Tensor
-from torch.nn import functional
+from jaxtyping import Float, UInt8
+from zlib_ng import zlib_ng
 
-from models.class_maps import scale_min_max
 from pipeline.errors import ManifestError
 from pipeline.images.decode import UNREADABLE_ERRORS, open_image
-from pipeline.run.config import MapConfig
 from pipeline.run.records import IGNORE_LABEL
 
 MAX_CLASSES = IGNORE_LABEL - 1
@@ -33,41 +27,18 @@ VOID_COLOUR = (224, 224, 192)
 MAX_NAME_BYTES = 200
 """File systems allow 255, and tools add suffixes."""
 
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_INDEXED = 3
+"""Colour type of a PNG whose pixels are places in its palette."""
+_LEVEL = 6
+"""Of compression; does not affect run lengths."""
+
 _UNSAFE = re.compile(
     # Separators, also of drives and streams; the escape character; a dot at either end or after another dot.
     r"[/\\:%]|\A\.|(?<=\.)\.|\.\Z"
     # Control characters and surrogates; characters that turn, join or hide their neighbours.
     "|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
-
-
-def label_pixels(
-    class_maps: Float[Tensor, "k h w"],
-    class_ids: Int[Tensor, " k"],
-    background_threshold: float,
-    foreground_threshold: float,
-    *,
-    has_background: bool = True,
-) -> UInt8[Tensor, "h w"]:
-    """Assign each pixel the class of its highest map, background, or 255.
-
-    Args:
-        class_maps: Evidence in [0, 1], on any device.
-        class_ids: Class of each map, 1 to 254; the lowest wins a tie.
-        background_threshold: Pixels whose best map is at most this value are background.
-        foreground_threshold: Pixels whose best map exceeds this value get its class; pixels between both get 255.
-        has_background: False: every pixel gets a class, at any thresholds.
-    """
-    if class_maps.shape[0] == 0:
-        return torch.zeros(class_maps.shape[1:], dtype=torch.uint8, device=class_maps.device)
-    best = class_maps.amax(dim=0)
-    ids = class_ids.to(torch.uint8)[:, None, None]
-    ignored = torch.tensor(IGNORE_LABEL, dtype=torch.uint8, device=class_maps.device)
-    winner = torch.where(class_maps == best, ids, ignored).amin(dim=0)
-    if not has_background:
-        return winner
-    labelled = torch.where(best > foreground_threshold, winner, ignored)
-    return torch.where(best <= background_threshold, torch.zeros_like(ignored), labelled)
 
 
 def voc_palette() -> UInt8[np.ndarray, "256 3"]:
@@ -113,17 +84,28 @@ def build_palette(
 
 
 def encode_mask(mask: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "256 3"]) -> bytes:
-    """Encode a pseudo label as a palette PNG. Equal masks have equal bytes with one build of Pillow.
+    """Encode a pseudo label as a palette PNG. Equal masks have equal bytes with one build of zlib-ng.
 
-    Run lengths suit masks. Measured on 60 smooth masks of about 500 x 375, a CPU core, Pillow 13: 2.1 kB in 0.6 ms. The
-    default strategy of zlib needs 2.3 kB and 2.1 ms at level 6, 3.6 kB and 0.6 ms at level 1, 1.8 kB and 8 ms at
-    level 9. The level does not affect run lengths.
+    Rows are not filtered, and only run lengths are searched, which suits masks. Measured on masks of 500 x 375 and
+    2000 x 1500 pixels (docs/measurements.md): 7 times as fast as Pillow, of the same size.
+
+    Source: PNG specification, third edition, sections 5 and 11.
     """
-    image = Image.fromarray(mask)
-    image.putpalette(palette.tobytes())
-    png = io.BytesIO()
-    image.save(png, "PNG", compress_type=zlib.Z_RLE)
-    return png.getvalue()
+    height, width = mask.shape
+    rows = np.zeros((height, width + 1), np.uint8)
+    rows[:, 1:] = mask
+    deflate = zlib_ng.compressobj(_LEVEL, zlib_ng.DEFLATED, zlib_ng.MAX_WBITS, zlib_ng.DEF_MEM_LEVEL, zlib_ng.Z_RLE)
+    header = struct.pack(">IIBBBBB", width, height, 8, _INDEXED, 0, 0, 0)
+    chunks = (
+        (b"IHDR", header),
+        (b"PLTE", palette.tobytes()),
+        (b"IDAT", deflate.compress(rows) + deflate.flush()),
+        (b"IEND", b""),
+    )
+    return _PNG_SIGNATURE + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib_ng.crc32(kind + content))
+        for kind, content in chunks
+    )
 
 
 def name_mask_file(key: str) -> str:
@@ -165,14 +147,14 @@ def decode_mask(payload: bytes) -> UInt8[np.ndarray, "h w"]:
     )
 
 
-def encode_class_maps(maps: Float[Tensor, "k gh gw"]) -> dict[str, Any]:
+def encode_class_maps(maps: Float[np.ndarray, "k gh gw"]) -> dict[str, Any]:
     """Encode class maps on the patch grid, before min-max, as a plain record of `records.CLASS_MAPS`."""
-    num_classes, height, width = maps.shape
-    maps = maps.detach().float().cpu()
-    scales = maps.flatten(1).amax(dim=1).tolist() if num_classes else []
-    scaled = scale_min_max(maps[None])[0] if num_classes else maps
-    values = (scaled * 255).round().to(torch.uint8)
-    return {"height": height, "width": width, "scales": scales, "values": values.numpy().tobytes()}
+    maps = np.asarray(maps, np.float32)
+    low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+    spread = np.maximum(high - low, np.finfo(np.float32).tiny)
+    values = np.rint((maps - low) / spread * 255).astype(np.uint8)
+    _, height, width = maps.shape
+    return {"height": height, "width": width, "scales": high.ravel().tolist(), "values": values.tobytes()}
 
 
 def decode_class_maps(record: Mapping[str, Any]) -> Float[np.ndarray, "k gh gw"]:
@@ -192,32 +174,3 @@ def decode_class_maps(record: Mapping[str, Any]) -> Float[np.ndarray, "k gh gw"]
             f"got {values.size}; the manifest is damaged, label its shard again"
         )
     return values.reshape(shape).astype(np.float32) / 255
-
-
-def enlarge_mask(mask: UInt8[Tensor, "h w"], upright_size: tuple[int, int]) -> UInt8[np.ndarray, "upright_h upright_w"]:
-    """Mask at the size of the upright image, from one at the size of its maps."""
-    if tuple(mask.shape) == tuple(upright_size):
-        return mask.numpy()
-    return functional.interpolate(mask[None, None], size=upright_size, mode="nearest-exact")[0, 0].numpy()
-
-
-def draw_mask(
-    pixel_maps: Float[Tensor, "k h w"], class_ids: Sequence[int], presence: Float[Tensor, " k"], config: MapConfig
-) -> tuple[Float[Tensor, "k h w"], UInt8[Tensor, "h w"], tuple[int, ...]]:
-    """Draw the pseudo label of an image, without its doubtful classes.
-
-    Args:
-        pixel_maps: Evidence in [0, 1].
-        class_ids: Class of each map.
-        presence: Probability of each class; a class below `config.min_presence` is doubtful.
-        config: With thresholds and the least presence.
-
-    Returns:
-        The maps, 0 for doubtful classes; the pseudo label; the ids of the doubtful classes.
-    """
-    is_likely = presence >= config.min_presence
-    ids = torch.tensor(class_ids, device=pixel_maps.device)
-    thresholds = (config.background_threshold, config.foreground_threshold)
-    mask = label_pixels(pixel_maps[is_likely], ids[is_likely], *thresholds, has_background=config.has_background)
-    doubtful = tuple(class_id for class_id, likely in zip(class_ids, is_likely.tolist(), strict=True) if not likely)
-    return pixel_maps * is_likely[:, None, None], mask, doubtful

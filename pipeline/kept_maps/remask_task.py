@@ -13,13 +13,11 @@ from numpy import ndarray
 from pipeline.commit.parts import commit_chunk
 from pipeline.commit.worker_reports import REPORT_SCHEMA, ChunkId, ShardFailure, make_row, read_head
 from pipeline.errors import LabellingError, ShardError, describe_exception, is_store_failure
-from pipeline.images.masks import build_palette, draw_mask, encode_mask, enlarge_mask, name_mask_file
-from pipeline.images.orientation import place_on_stored_pixels
-from pipeline.images.pixel_maps import take_class_scales
-from pipeline.images.stats import compute_mask_stats, join_mask_stats
+from pipeline.images.drawing.columns import make_mask_columns
+from pipeline.images.masks import build_palette
 from pipeline.kept_maps.chunk_rows import decode_rows
 from pipeline.kept_maps.kept_run import require_source
-from pipeline.kept_maps.row_maps import make_row_maps, measure_upright
+from pipeline.kept_maps.row_maps import make_row_maps
 from pipeline.run.config import LabelConfig
 from pipeline.run.records import PART_SCHEMA, Reason, Status
 from pipeline.run.run_file import Run
@@ -113,15 +111,5 @@ def _remask(
 ) -> dict[str, Any]:
     if not _is_finite(row):
         return _reject_non_finite(row)
-    config, class_ids = settings.maps, row["class_ids"]
-    pixel_maps = make_row_maps(row, image, settings, patch_size, take_class_scales(config.class_scales, class_ids))
-    thresholds = (config.background_threshold, config.foreground_threshold)
-    has_background = config.has_background
-    presence = torch.tensor([one["presence"] for one in row["classes"]])
-    pixel_maps, mask, doubtful = draw_mask(pixel_maps, class_ids, presence, config)
-    stats = compute_mask_stats(pixel_maps, mask, class_ids, *thresholds, has_background=has_background)
-    stored = place_on_stored_pixels(enlarge_mask(mask, measure_upright(row)), row["exif_orientation"])
-    return row | {
-        "mask": {"bytes": encode_mask(stored, palette), "path": name_mask_file(row["key"])},
-        **join_mask_stats(row["classes"], stats, doubtful),
-    }
+    maps = make_row_maps(row, image, settings, patch_size)
+    return row | make_mask_columns(row, maps, row["classes"], settings.maps, palette)

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
 from pipeline.errors import ManifestError, ShardError
 from pipeline.images.decode import ImageRejection, decode_image
+from pipeline.images.drawing.grid_maps import GridMaps
 from pipeline.images.frames import choose_shortest_side, fit_guide
 from pipeline.images.masks import decode_class_maps
 from pipeline.images.orientation import turn_size
-from pipeline.images.pixel_maps import enlarge_maps, enlarge_refined_maps, refine_maps
+from pipeline.images.pixel_maps import refine_maps
 from pipeline.run.config import LabelConfig, PixelRefinement
 
 
@@ -22,16 +22,16 @@ def make_row_maps(
     image: bytes | None,
     config: LabelConfig,
     patch_size: int | None,
-    class_scales: Float[Tensor, " k"] | None = None,
-) -> Float[Tensor, "k h w"]:
+) -> GridMaps:
     """Make the class maps of a labelled row as labelling makes them, except for the rounding of kept maps.
+
+    They are in [0, 1], before class scales.
 
     Args:
         row: With the columns of image size and kept maps.
         image: Encoded; needed if the configuration refines maps by pixels.
         config: Of the run.
         patch_size: Of the model, in pixels; also needed for pixel refinement, whose size depends on it.
-        class_scales: Factor of each map, in (0, 1]; None: no factors.
 
     Raises:
         ManifestError: The row holds no maps of its classes.
@@ -39,14 +39,15 @@ def make_row_maps(
     """
     require_row_maps(row)
     upright_size = measure_upright(row)
-    # A copy, because tensors must not be read-only.
-    grid = torch.from_numpy(decode_class_maps(row["class_maps"]).copy())[None]
+    grid = decode_class_maps(row["class_maps"])
     if config.maps.pixel_refinement == PixelRefinement.NONE:
-        return enlarge_maps([grid], upright_size, class_scales)
+        return GridMaps([grid], upright_size).scale_min_max()
     if image is None or patch_size is None:
         raise ValueError(f"maps.pixel_refinement {config.maps.pixel_refinement} needs image and patch_size, got None")
+    # Copies, because tensors must not be read-only.
     guide = torch.from_numpy(_make_guide(row, image, config, patch_size).copy())[None]
-    return enlarge_refined_maps(refine_maps([grid], guide, config.maps.pixel_iterations), upright_size, class_scales)
+    refined = refine_maps([torch.from_numpy(grid.copy())[None]], guide, config.maps.pixel_iterations)
+    return GridMaps([refined[0].numpy()], upright_size)
 
 
 def _make_guide(

@@ -22,11 +22,13 @@ from jaxtyping import UInt8
 
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer
-from pipeline.images.class_mapper import ClassMapper, ImageEvidence
 from pipeline.images.decode import DecodedImage, ImageRejection, decode_image
+from pipeline.images.drawing.columns import make_mask_columns
 from pipeline.images.frames import choose_shortest_side, fit_frame, fit_guide
-from pipeline.images.masks import build_palette, encode_class_maps, encode_mask, name_mask_file
-from pipeline.images.orientation import place_on_stored_pixels, turn_size
+from pipeline.images.mapping.class_mapper import ClassMapper
+from pipeline.images.mapping.evidence import ImageEvidence
+from pipeline.images.masks import build_palette, encode_class_maps
+from pipeline.images.orientation import turn_size
 from pipeline.run.config import LabelConfig, PixelRefinement, settle_config
 from pipeline.run.records import PART_SCHEMA, Reason, Sample, Status
 from pipeline.run.vocabulary import Vocabulary
@@ -268,16 +270,15 @@ class ChunkLabeler:
         )
 
     def _finish(self, image: ReadyImage, evidence: ImageEvidence) -> dict[str, Any]:
-        stored = place_on_stored_pixels(evidence.enlarge_mask(), image.row["exif_orientation"])
+        maps, classes = evidence.scale_maps(), evidence.list_classes()
         row = image.row | {
             "status": str(Status.LABELLED),
-            "mask": {"bytes": encode_mask(stored, self._palette), "path": name_mask_file(image.row["key"])},
             "class_ids": list(evidence.class_ids),
             "suggested_class_ids": list(evidence.suggested_class_ids),
-            **evidence.compute_stats(),
+            **make_mask_columns(image.row, maps, classes, self._config.maps, self._palette),
         }
         if self._config.maps.keep_maps:
-            row["class_maps"] = encode_class_maps(torch.from_numpy(evidence.grid_maps))
+            row["class_maps"] = encode_class_maps(evidence.grid_maps)
         return row
 
 

@@ -12,6 +12,7 @@ from pipeline.commit.manifests import Manifest, stream_manifest
 from pipeline.errors import TruthError
 from pipeline.evaluation.sampling import take_evenly
 from pipeline.evaluation.truth import FindTruth, decode_truth
+from pipeline.images.drawing.draw import choose_lattice
 from pipeline.images.orientation import turn_upright
 from pipeline.kept_maps.chunk_rows import KEPT_COLUMNS
 from pipeline.kept_maps.images import read_images
@@ -129,18 +130,12 @@ def _sample_row(
     patch_size: int | None,
 ) -> MapSample:
     """Sample a row, from its encoded image and its encoded true mask, if any."""
-    step = -(-max(row["height"], row["width"]) // MAX_SAMPLED_SIDE_PX)
-    maps = make_row_maps(row, image, config, patch_size).numpy()
+    maps = make_row_maps(row, image, config, patch_size)
+    lattice = choose_lattice(maps.size, MAX_SAMPLED_SIDE_PX)
     truth = None
     if payload is not None:
         stored = decode_truth(payload, row["key"], (row["height"], row["width"]), num_classes)
         upright = turn_upright(stored, row["exif_orientation"])
-        rows_at, columns_at = (_find_nearest(upright.shape[axis], maps.shape[axis + 1]) for axis in (0, 1))
-        truth = upright[np.ix_(rows_at, columns_at)][::step, ::step].reshape(-1)
-    sampled = np.ascontiguousarray(maps[:, ::step, ::step].reshape(len(maps), -1))
+        truth = upright[np.ix_(*lattice)].reshape(-1)
+    sampled = maps.sample(*lattice).clip(0, 1).reshape(maps.num_classes, -1)
     return MapSample(class_ids=tuple(row["class_ids"]), maps=sampled, truth=truth)
-
-
-def _find_nearest(num_from: int, num_to: int) -> np.ndarray:
-    """Nearest of `num_from` pixels for each of `num_to` pixels; maps of a huge image are smaller than its truth."""
-    return ((np.arange(num_to) + 0.5) * num_from / num_to).astype(np.int64)

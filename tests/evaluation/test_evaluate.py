@@ -9,13 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import ExifTags, Image, ImageOps
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, precision_score
-from torch.nn import functional
 
 from jobs.evaluate import main
-from models.class_maps import scale_min_max
 from pipeline.errors import ManifestError
 from pipeline.evaluation.evaluate import evaluate_manifest
 from pipeline.evaluation.scores import (
@@ -25,7 +22,10 @@ from pipeline.evaluation.scores import (
     score_curve,
     score_masks,
 )
-from pipeline.images.masks import decode_class_maps, label_pixels
+from pipeline.images.drawing.draw import draw_mask
+from pipeline.images.drawing.grid_maps import GridMaps
+from pipeline.images.masks import decode_class_maps
+from pipeline.run.config import MapConfig
 from pipeline.run.records import IGNORE_LABEL, InputShard
 from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import put_atomic
@@ -109,10 +109,9 @@ def test_curve_agrees_with_scikit_learn_at_every_threshold(tmp_path: Path) -> No
 
 def make_mask_at(row: Any, threshold: float, size: Any = None) -> Any:
     """Mask that labelling makes of kept maps at a threshold."""
-    maps = torch.from_numpy(decode_class_maps(row["class_maps"]))[None]
-    size = size or (row["height"], row["width"])
-    enlarged = scale_min_max(functional.interpolate(maps, size=size, mode="bilinear", align_corners=False))[0]
-    return label_pixels(enlarged, torch.tensor(row["class_ids"]), threshold, threshold).numpy()
+    maps = GridMaps([decode_class_maps(row["class_maps"])], size or (row["height"], row["width"])).scale_min_max()
+    config = MapConfig(background_threshold=threshold, foreground_threshold=threshold)
+    return draw_mask(maps, row["class_ids"], np.ones(maps.num_classes), config).mask
 
 
 def test_curve_of_values_equal_to_a_threshold_decides_as_labelling_does(tmp_path: Path) -> None:

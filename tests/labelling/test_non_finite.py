@@ -22,7 +22,7 @@ from models.weights import CheckpointError
 from pipeline.bundles import load_bundle, save_bundle
 from pipeline.commit.plan import ShardWork
 from pipeline.errors import BundleError, CalibrationError
-from pipeline.images.class_mapper import ClassMapper
+from pipeline.images.mapping.class_mapper import ClassMapper
 from pipeline.inputs.shards import list_shards
 from pipeline.labelling.chunk_rows import read_rows
 from pipeline.labelling.label_actor import LabelChunks

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.images.views import View, list_views, make_view, return_to_frame
+from pipeline.images.mapping.views import View, list_views, make_view, return_to_frame
 from pipeline.run.config import ViewConfig
 
 PATCH_SIZE = 16

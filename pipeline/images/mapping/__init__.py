@@ -1,0 +1,1 @@
+"""Images of one shape -> class maps on their patch grids: the work on the device."""
