@@ -23,10 +23,12 @@ PALETTE_COLOUR = 3
 MAX_MASK_PIXELS = 2_000_000_000
 """Limit of Pillow; larger masks are refused before decoding."""
 
-MAX_MEASURED_PIXELS = 4_000_000
-"""Larger masks were measured before they were enlarged to image size."""
-MAX_SAMPLED_SIDE_PX = 256
-"""Components are counted at every n-th pixel of larger masks."""
+MAX_SAMPLED_SIDE_PX = 128
+"""Components are counted at every n-th pixel of larger masks, centred in the image."""
+OLD_MAX_MEASURED_PIXELS = 4_000_000
+"""Up to format version 3, larger masks were measured before they were enlarged to image size."""
+OLD_MAX_SAMPLED_SIDE_PX = 256
+"""Up to format version 3, components were counted at every n-th pixel from the corner."""
 ROUNDING = 2e-7
 """Tolerance of shares, which are float32."""
 BACKGROUND, IGNORED = 0, 255
@@ -54,6 +56,8 @@ class MaskRules:
     """True if the two thresholds differ."""
     palette: bytes
     """Red, green and blue of each index."""
+    is_old: bool
+    """Whether masks are measured as up to format version 3."""
 
 
 def make_palette(colours: Sequence[bytes] | None) -> bytes:
@@ -95,7 +99,15 @@ def check_mask(row: Mapping[str, Any], rules: MaskRules) -> Iterator[str]:
     yield from _check_pixels(row, rules, image.histogram())
     turn = _TURNS[row["exif_orientation"]]
     upright = image if turn is None else image.transpose(turn)
-    yield from _check_measures(row, _undo_enlarging(np.asarray(upright)))
+    pixels = np.asarray(upright)
+    if rules.is_old:
+        pixels = _undo_enlarging(pixels)
+        step = -(-max(pixels.shape) // OLD_MAX_SAMPLED_SIDE_PX)
+        yield from _check_measures(row, pixels, pixels[::step, ::step])
+        return
+    step = -(-max(pixels.shape) // MAX_SAMPLED_SIDE_PX)
+    top, left = (min(step // 2, (side - 1) // 2) for side in pixels.shape)
+    yield from _check_measures(row, pixels, pixels[top::step, left::step])
 
 
 def _find_png_fault(payload: bytes, size: tuple[int, int], palette: bytes) -> str:
@@ -142,14 +154,14 @@ def _check_pixels(row: Mapping[str, Any], rules: MaskRules, num_of: Sequence[int
         yield f"has a mask with pixels of {foreign[:10]}; it may hold {sorted(allowed)}"
 
 
-def _check_measures(row: Mapping[str, Any], measured: UInt8[np.ndarray, "h w"]) -> Iterator[str]:
-    """Compare the measures of a mask with its row."""
+def _check_measures(
+    row: Mapping[str, Any], measured: UInt8[np.ndarray, "h w"], sampled: UInt8[np.ndarray, "r c"]
+) -> Iterator[str]:
+    """Compare the measures of a mask, and of the sample in which components are counted, with its row."""
     shares = np.bincount(measured.ravel(), minlength=256) / measured.size
     for name, index in (("background_fraction", BACKGROUND), ("ignore_fraction", IGNORED)):
         if fault := _compare_share(name, row[name], shares[index]):
             yield fault
-    step = -(-max(measured.shape) // MAX_SAMPLED_SIDE_PX)
-    sampled = measured[::step, ::step]
     for one in row["classes"]:
         class_id = one["class_id"]
         if fault := _compare_share(f"area_fraction of class {class_id}", one["area_fraction"], shares[class_id]):
@@ -168,7 +180,7 @@ def _compare_share(name: str, stated: float, found: float) -> str:
 def _undo_enlarging(upright: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "small_h small_w"]:
     """Mask at the size at which it was measured: that of a large image was enlarged afterwards."""
     height, width = upright.shape
-    factor = min(1.0, (MAX_MEASURED_PIXELS / (height * width)) ** 0.5)
+    factor = min(1.0, (OLD_MAX_MEASURED_PIXELS / (height * width)) ** 0.5)
     if factor == 1.0:
         return upright
     rows, columns = (_find_centres(max(1, round(side * factor)), side) for side in (height, width))

@@ -33,6 +33,9 @@ SLACK = 1e-5
 """Tolerance: means of float32 values may exceed their maximum."""
 REASONS = frozenset(str(reason) for reason in Reason)
 
+FIRST_VERSION_OF_CENTRED_SAMPLES = 4
+"""Format version from which masks are measured at image size, and components at pixels centred in the image."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowRules:
@@ -64,6 +67,7 @@ def read_rules(record: Mapping[str, Any]) -> RowRules:
             has_background=bool(maps.get("has_background", True)),
             may_ignore=maps["background_threshold"] < maps["foreground_threshold"],
             palette=make_palette(parsed),
+            is_old=record.get("format_version", 1) < FIRST_VERSION_OF_CENTRED_SAMPLES,
         ),
     )
 

@@ -17,6 +17,7 @@ from pipeline.commit.manifests import open_manifest
 from pipeline.driver.stop import Stop
 from pipeline.driver.waves import Hooks
 from pipeline.errors import BundleError
+from pipeline.images.drawing.draw import choose_lattice
 from pipeline.images.masks import decode_mask
 from pipeline.kept_maps.kept_run import open_kept_run
 from pipeline.kept_maps.new_run import open_remask
@@ -243,8 +244,8 @@ def test_samples_for_calibration_are_the_maps_that_masks_are_made_of(refined_uri
         samples = read_samples(f"{refined_uri}/labels/photos-{number}.parquet", None, 2, 100, source)
         rows = open_manifest(f"{tmp_path}/labels/photos-{number}.parquet").iterate_rows()
         for sample, row in zip(samples, [row for row in rows if row["mask"]], strict=True):
-            step = -(-max(row["height"], row["width"]) // 96)
-            mask = decode_mask(row["mask"]["bytes"])[::step, ::step].ravel()
+            places = choose_lattice((row["height"], row["width"]), 96)
+            mask = decode_mask(row["mask"]["bytes"])[np.ix_(*places)].ravel()
             assert np.array_equal(sample.maps.max(0) > 0.5, mask > 0)
         few = read_samples(f"{refined_uri}/labels/photos-{number}.parquet", None, 2, 2, source)
         assert [one.maps.tobytes() for one in few] == [samples[index].maps.tobytes() for index in (0, 3)]
