@@ -95,7 +95,8 @@ def flag_finite(tensors: Iterable[Tensor | None]) -> Bool[Tensor, " b"]:
     Args:
         tensors: Batches of the same images, at least one; None counts as finite.
     """
-    return torch.stack([values.isfinite().flatten(1).all(1) for values in tensors if values is not None]).all(0)
+    joined = torch.cat([values.float().flatten(1) for values in tensors if values is not None], 1)
+    return joined.isfinite().all(1)
 
 
 def scale_min_max(maps: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Never
@@ -13,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
-from torch.overrides import TorchFunctionMode
 
 from models.bundle import decode_bundle, encode_bundle
 from models.importers import import_authors_checkpoint, load_backbone_weights
@@ -120,30 +118,6 @@ def test_only_the_images_concerned_are_flagged_in_a_batch(maps: dict[str, bool])
     assert [evidence.is_finite for evidence in found] == [True, False, True, False]
     alone = make_mapper(config).find_evidence(make_frames(0), [(1,)], [(48, 64)])[0]
     np.testing.assert_allclose(found[0].presence, alone.presence, atol=1e-6)
-
-
-class CountedReads(TorchFunctionMode):
-    """Counts the calls that bring values of a device to the host."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.__name__ in READS:
-            self.counts[function.__name__] += 1
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("num_images", [1, 3])
-def test_flag_costs_no_wait_for_the_device(num_images: int) -> None:
-    mapper = make_mapper()
-    with CountedReads() as reads:
-        mapper.find_evidence(make_frames(*[0] * num_images), [(1, 2)] * num_images, [(48, 64)] * num_images)
-    # What an image's results need: of these 7 copies and 2 lists none is for the flag; the numbers are on the CPU.
-    assert reads.counts["cpu"] == 7 * num_images
-    assert reads.counts["tolist"] == 2 * num_images
-    assert reads.counts["item"] == reads.counts["__bool__"] == reads.counts["nonzero"] == 0
 
 
 def make_labeler(model: Any, bundle: Any, **arguments: Any) -> Any:

@@ -211,10 +211,12 @@ class ClassMapper:
     def _run_model(self, images: Float[Tensor, "b 3 h w"], view: View, in_float32: bool) -> MCTformerOutput:
         snap = self._config.views.resolution == Resolution.BUCKETS
         pixels = make_view(images, view, self._model.config.patch_size, snap_to_patches=snap)
-        model = self._model if in_float32 else self._fast_model
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._use_bf16 and not in_float32):
-            output: MCTformerOutput = model(pixels)
-        return output
+        if in_float32 or not self._use_bf16:
+            full: MCTformerOutput = self._model(pixels)
+            return full
+        with torch.autocast(self._device.type, dtype=torch.bfloat16):
+            fast: MCTformerOutput = self._fast_model(pixels)
+        return fast
 
     def _compute_view_maps(self, output: MCTformerOutput, view: View, class_index: Int[Tensor, "b k"]) -> _ViewMaps:
         evidence = compute_evidence(

@@ -1,0 +1,123 @@
+"""Work of a GPU on a batch, counted on a pretended one: launches, waits, bytes. These do not depend on the machine."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from jobs.qualities import QUALITIES
+from models.bundle import ModelBundle
+from models.class_maps import refine_class_maps
+from models.mctformer import MCTformer, MCTformerConfig, Variant
+from pipeline.images.frames import choose_guide_size
+from pipeline.images.mapping.class_mapper import ClassMapper
+from pipeline.run.config import LabelConfig, settle_config
+from tests.images.mapping.pretended_device import PRETENDED, CountedTransfers, DeviceCounts, OnDevice, move_to_device
+
+NUM_CLASSES = 20
+CLASS_IDS = [(1,), (2, 5), (3,), (4, 8, 20)]
+
+
+def make_model(variant: Variant = Variant.V2) -> MCTformer:
+    torch.manual_seed(0)
+    return MCTformer(MCTformerConfig(variant=variant, num_classes=NUM_CLASSES, width=48, num_heads=3)).eval()
+
+
+def make_config(quality: str, **maps: Any) -> LabelConfig:
+    config = QUALITIES[quality]()
+    return settle_config(replace(config, maps=replace(config.maps, **maps)), 14)
+
+
+def make_mapper(config: LabelConfig, device: torch.device, variant: Variant = Variant.V2) -> ClassMapper:
+    model = make_model(variant)
+    names = tuple(f"c{number}" for number in range(NUM_CLASSES))
+    bundle = ModelBundle(config=model.config, class_names=names, input_mean=(0.5,) * 3, input_std=(0.5,) * 3)
+    transfers: Any = None
+    if device == PRETENDED:
+        model, transfers = move_to_device(model), CountedTransfers()
+        run = model.forward
+
+        def forward(images: Any) -> Any:
+            with DeviceCounts.active[-1].phase("model"):
+                return run(images)
+
+        model.forward = forward  # type: ignore[method-assign]
+    return ClassMapper(model=model, bundle=bundle, config=config, device=device, use_bf16=False, transfers=transfers)
+
+
+def make_batch(config: LabelConfig, num_images: int, size: Any = (375, 500)) -> tuple[Any, ...]:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (num_images, 192, 256, 3), dtype=np.uint8)
+    ids = [CLASS_IDS[number % len(CLASS_IDS)] for number in range(num_images)]
+    guides = None
+    if config.maps.pixel_refinement != "none":
+        guide_size = choose_guide_size(192, 256, config.maps.pixel_side_px, 16)
+        guides = rng.integers(0, 256, (num_images, *guide_size, 3), dtype=np.uint8)
+    return frames, ids, [size] * num_images, guides
+
+
+def count(config: LabelConfig, num_images: int = 16, size: Any = (375, 500)) -> DeviceCounts:
+    mapper = make_mapper(config, PRETENDED)
+    with DeviceCounts() as counts:
+        mapper.find_evidence(*make_batch(config, num_images, size))
+    return counts
+
+
+@pytest.mark.parametrize(("quality", "most"), [("fast", 90), ("balanced", 140)])
+def test_launches_beside_the_model_are_few_and_do_not_grow_with_the_batch(quality: str, most: int) -> None:
+    counts = count(make_config(quality))
+    assert 0 < counts.launches["other"] <= most
+    assert count(make_config(quality), num_images=32).launches == counts.launches
+
+
+@pytest.mark.parametrize("quality", ["fast", "balanced", "best"])
+def test_host_waits_once_a_batch_and_uploads_frames_and_classes(quality: str) -> None:
+    config = make_config(quality)
+    counts = count(config)
+    assert counts.waits == {"download": 1}
+    assert counts.num_uploads == (3 if quality == "best" else 2)
+
+
+def test_suggestions_that_are_drawn_cost_one_more_wait() -> None:
+    assert count(make_config("balanced", draw_suggestions=True)).waits == {"download": 2}
+
+
+def test_bytes_to_the_host_are_those_of_grid_maps_whatever_the_size_of_the_photos() -> None:
+    config = make_config("balanced")
+    small, large = count(config), count(config, size=(1500, 2000))
+    assert small.num_downloaded_bytes == large.num_downloaded_bytes
+    assert 0 < small.num_downloaded_bytes / 16 <= 4_000
+
+
+def test_maps_refined_by_pixels_take_two_bytes_a_pixel_of_the_guide() -> None:
+    num_classes = max(map(len, CLASS_IDS))
+    assert 0 < count(make_config("best")).num_downloaded_bytes / 16 / num_classes <= 105_000
+
+
+def test_affinity_of_a_view_takes_few_launches() -> None:
+    with torch.inference_mode():
+        output = make_model()(torch.zeros(4, 3, 64, 64))
+        moved = output._replace(
+            queries=tuple(OnDevice(one) for one in output.queries), keys=tuple(OnDevice(one) for one in output.keys)
+        )
+        with DeviceCounts() as counts:
+            refine_class_maps(moved, OnDevice(torch.rand(4, 2, 4, 4)), num_steps=2)
+    assert 0 < counts.launches["other"] <= 20
+
+
+@pytest.mark.parametrize("quality", ["fast", "balanced", "best"])
+def test_pretended_device_finds_what_the_cpu_finds(quality: str) -> None:
+    config = make_config(quality)
+    batch = make_batch(config, 4)
+    expected = make_mapper(config, torch.device("cpu")).find_evidence(*batch)
+    with DeviceCounts():
+        found = make_mapper(config, PRETENDED).find_evidence(*batch)
+    for one, other in zip(found, expected, strict=True):
+        assert one.class_ids == other.class_ids
+        np.testing.assert_allclose(one.grid_maps, other.grid_maps, rtol=1e-4, atol=1e-9)
+        np.testing.assert_allclose(one.presence, other.presence, atol=1e-6)
+        # Refined maps travel as integers of 16 bits.
+        for grid, expected_grid in zip(one.grids, other.grids, strict=True):
+            np.testing.assert_allclose(grid, expected_grid, atol=1e-4)
