@@ -29,7 +29,8 @@ from pipeline.driver.waves import Hooks
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
-from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
+from pipeline.labelling.batches import limit_batch_size
+from pipeline.labelling.labeler import ChunkLabeler
 from pipeline.run.config import InputConfig, LabelConfig, ViewConfig
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import Chunk

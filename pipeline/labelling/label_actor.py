@@ -14,9 +14,10 @@ from pipeline.bundles import load_bundle
 from pipeline.commit.parts import commit_chunk
 from pipeline.commit.worker_reports import REPORT_SCHEMA, ChunkId, ShardFailure, make_row, read_head
 from pipeline.errors import ChunkError, LabellingError, describe_exception, is_store_failure
+from pipeline.labelling.batches import limit_batch_size
 from pipeline.labelling.chunk_rows import to_samples
 from pipeline.labelling.isolation import Labeler, label_isolated
-from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
+from pipeline.labelling.labeler import ChunkLabeler
 from pipeline.printable import EscapingFormatter
 from pipeline.run.options import LabelOptions
 from pipeline.run.records import Reason, Sample

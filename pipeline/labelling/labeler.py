@@ -6,14 +6,11 @@ No Ray here: an actor calls `ChunkLabeler.label_chunk`, and so does a plain loop
 lock keeps one on the device while others decode and encode.
 """
 
-import hashlib
-import logging
-import threading
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,19 +19,15 @@ from jaxtyping import UInt8
 
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer
-from pipeline.images.decode import DecodedImage, ImageRejection, decode_image
 from pipeline.images.drawing.columns import make_mask_columns
-from pipeline.images.frames import choose_shortest_side, fit_frame, fit_guide
 from pipeline.images.mapping.class_mapper import ClassMapper
 from pipeline.images.mapping.evidence import ImageEvidence
 from pipeline.images.masks import build_palette, encode_class_maps
-from pipeline.images.orientation import turn_size
-from pipeline.run.config import LabelConfig, PixelRefinement, settle_config
+from pipeline.labelling.batches import BatchMapper
+from pipeline.labelling.prepare import ReadyImage, RejectedSample, SamplePreparer, reject
+from pipeline.run.config import LabelConfig, settle_config
 from pipeline.run.records import PART_SCHEMA, Reason, Sample, Status
 from pipeline.run.vocabulary import Vocabulary
-
-MAX_PENDING_PIXELS = 48_000_000
-"""Maximum number of decoded pixels that wait for a batch of their shape to fill: 144 MB."""
 
 OUT_OF_MEMORY = "the device has too little memory for this image alone; label it on a larger one or in smaller views"
 
@@ -43,49 +36,8 @@ NOT_FINITE = (
     "the weights of the model and at the device"
 )
 
-logger = logging.getLogger(__name__)
-
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadyImage:
-    """A sample that can be labelled: decoded, at the size of the model input."""
-
-    position: int
-    """Place in the chunk."""
-    frame: UInt8[np.ndarray, "h w 3"]
-    guide: UInt8[np.ndarray, "guide_h guide_w 3"] | None
-    """The image at the size at which its pixels refine the class maps; None if they do not."""
-    upright_size: tuple[int, int]
-    """Height and width of the upright image in pixels, before it was scaled to the frame."""
-    class_ids: tuple[int, ...]
-    row: dict[str, Any]
-    """Columns that do not depend on the model."""
-
-    @property
-    def num_pixels(self) -> int:
-        """Decoded pixels in memory."""
-        return (self.frame.size + (0 if self.guide is None else self.guide.size)) // 3
-
-
-class RejectedSample(NamedTuple):
-    """A sample that cannot be labelled."""
-
-    position: int
-    """Place in the chunk."""
-    row: dict[str, Any]
-    """The rejected row, with its reason."""
-
-
-def limit_batch_size(batch_size: int, device: torch.device) -> int:
-    """Limit the batch size to that of a device.
-
-    A CPU gets one image at a time: rounding in its kernels depends on the batch size, so pixels would depend on the
-    other images of the batch.
-    """
-    return 1 if device.type == "cpu" else batch_size
 
 
 class ChunkLabeler:
@@ -117,16 +69,14 @@ class ChunkLabeler:
         """
         config = settle_config(config, model.config.grid_side)
         self._config = config
-        self._vocabulary = vocabulary
-        self._patch_size = model.config.patch_size
-        self._batch_size = batch_size
-        self._window = self._batch_size + 2 * num_threads
+        self._window = batch_size + 2 * num_threads
         self._palette = build_palette(vocabulary.colours, vocabulary.classes)
-        self._mapper = ClassMapper(
+        self._preparer = SamplePreparer(config=config, vocabulary=vocabulary, patch_size=model.config.patch_size)
+        mapper = ClassMapper(
             model=model.to(device).eval(), bundle=bundle, config=config, device=device, use_bf16=use_bf16
         )
+        self._batches = BatchMapper(mapper, batch_size)
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="label")
-        self._device_lock = threading.Lock()
 
     def label_chunk(self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None) -> pa.Table:
         """Label the samples of a chunk.
@@ -155,135 +105,45 @@ class ChunkLabeler:
             rows[position] = future.result()
             on_progress()
 
-        for batch in _batch_by_shape(keep_rejections(), self._batch_size):
-            with self._device_lock:
-                found = self._find_finite(batch, on_progress)
-            for image, evidence in zip(batch, found, strict=True):
-                if evidence is None:
-                    rows[image.position] = _reject(image.row, Reason.OUT_OF_MEMORY, OUT_OF_MEMORY)
-                    continue
-                if not evidence.is_finite:
-                    rows[image.position] = _reject(image.row, Reason.NOT_FINITE, NOT_FINITE)
-                    continue
-                unfinished.append((image.position, self._threads.submit(self._finish, image, evidence)))
-            # Maps at image size are large: the device waits when more than two batches of them accumulate.
-            while len(unfinished) > 2 * self._batch_size:
+        for image, evidence in self._batches.find_evidence(keep_rejections(), on_progress):
+            if evidence is None:
+                rows[image.position] = reject(image.row, Reason.OUT_OF_MEMORY, OUT_OF_MEMORY)
+            elif not evidence.is_finite:
+                rows[image.position] = reject(image.row, Reason.NOT_FINITE, NOT_FINITE)
+            else:
+                finish = partial(make_labelled_row, image.row, evidence, self._config, self._palette)
+                unfinished.append((image.position, self._threads.submit(finish)))
+            while len(unfinished) > self._window:
                 finish_first()
         while unfinished:
             finish_first()
         return pa.Table.from_pylist([rows[position] for position in range(len(samples))], schema=PART_SCHEMA)
 
-    def _find_finite(self, batch: Sequence[ReadyImage], on_progress: Callable[[], None]) -> list[ImageEvidence | None]:
-        """Find the classes in a batch; again in float32 for images with non-finite values."""
-        found = self._find(batch, on_progress)
-        places = [place for place, evidence in enumerate(found) if evidence is not None and not evidence.is_finite]
-        if places:
-            logger.warning("%d of %d images give non-finite values, they are tried in float32", len(places), len(batch))
-            again = self._find([batch[place] for place in places], on_progress, in_float32=True)
-            for place, evidence in zip(places, again, strict=True):
-                # Without enough memory for float32 an image stays non-finite.
-                found[place] = evidence or found[place]
-        return found
-
-    def _find(
-        self, batch: Sequence[ReadyImage], on_progress: Callable[[], None], *, in_float32: bool = False
-    ) -> list[ImageEvidence | None]:
-        """Find the classes in a batch; split it if memory runs out. None for an image that alone is too large."""
-        guides = [image.guide for image in batch if image.guide is not None]
-        try:
-            found: list[ImageEvidence | None] = [
-                *self._mapper.find_evidence(
-                    np.stack([image.frame for image in batch]),
-                    [image.class_ids for image in batch],
-                    [image.upright_size for image in batch],
-                    np.stack(guides) if guides else None,
-                    in_float32=in_float32,
-                )
-            ]
-        except torch.OutOfMemoryError:
-            found = []
-        on_progress()
-        if found:
-            return found
-        # Outside of the handler, whose traceback keeps the tensors of the failed attempt alive.
-        torch.cuda.empty_cache()
-        if len(batch) == 1:
-            return [None]
-        logger.warning("out of memory with %d images of %s, the batch is halved", len(batch), batch[0].frame.shape)
-        half = len(batch) // 2
-        halves = (batch[:half], batch[half:])
-        return [one for part in halves for one in self._find(part, on_progress, in_float32=in_float32)]
-
     def _prepare(self, numbered: tuple[int, Sample]) -> ReadyImage | RejectedSample:
-        """Check and decode a sample, which comes with its place in the chunk."""
-        position, sample = numbered
-        row: dict[str, Any] = {"key": sample.key}
-        if sample.dotted_name_error:
-            return RejectedSample(position, _reject(row, Reason.DOTTED_NAME, sample.dotted_name_error))
-        if sample.download_error:
-            return RejectedSample(position, _reject(row, Reason.DOWNLOAD_FAILED, sample.download_error))
-        if sample.image_error:
-            return RejectedSample(
-                position, _reject(row, Reason(sample.image_reason or Reason.TOO_LARGE), sample.image_error)
-            )
-        if sample.image is None:
-            return RejectedSample(
-                position, _reject(row, Reason.NO_IMAGE, sample.no_image_error or "the image is missing")
-            )
-        row["image_sha256"] = hashlib.sha256(sample.image).hexdigest()
-        if not sample.has_tags_row:
-            error = "the tags table has no row with this key"
-            return RejectedSample(position, _reject(row, Reason.NOT_IN_TAGS_TABLE, error))
-        if sample.tags_error:
-            return RejectedSample(position, _reject(row, Reason.BAD_TAGS, sample.tags_error))
-        matched = self._vocabulary.match(
-            sample.tags, sample.class_numbers, first_number=self._config.inputs.first_class_number
-        )
-        row |= {"tags_unknown": list(matched.unknown), "class_ids": list(matched.class_ids)}
-        if not matched.class_ids:
-            error = "no tags" if not (sample.tags or sample.class_numbers) else "none of its tags is in the vocabulary"
-            return RejectedSample(position, _reject(row, Reason.NO_KNOWN_TAG, error))
-        image = self._decode(sample.image)
-        if isinstance(image, ImageRejection):
-            return RejectedSample(position, _reject(row, image.reason, image.error))
-        row |= {
-            "width": image.stored_width,
-            "height": image.stored_height,
-            "exif_orientation": image.exif_orientation,
-        }
-        frame = fit_frame(image.image_rgb, self._config.views, self._patch_size)
-        needs_guide = self._config.maps.pixel_refinement != PixelRefinement.NONE
-        return ReadyImage(
-            position=position,
-            frame=frame,
-            guide=fit_guide(image.image_rgb, self._config, self._patch_size, frame) if needs_guide else None,
-            upright_size=turn_size((image.stored_height, image.stored_width), image.exif_orientation),
-            class_ids=matched.class_ids,
-            row=row,
-        )
-
-    def _decode(self, payload: bytes) -> DecodedImage | ImageRejection:
-        return decode_image(
-            payload,
-            max_pixels=self._config.inputs.max_image_pixels,
-            min_short_side_px=choose_shortest_side(self._config, self._patch_size),
-        )
-
-    def _finish(self, image: ReadyImage, evidence: ImageEvidence) -> dict[str, Any]:
-        maps, classes = evidence.scale_maps(), evidence.list_classes()
-        row = image.row | {
-            "status": str(Status.LABELLED),
-            "class_ids": list(evidence.class_ids),
-            "suggested_class_ids": list(evidence.suggested_class_ids),
-            **make_mask_columns(image.row, maps, classes, self._config.maps, self._palette),
-        }
-        if self._config.maps.keep_maps:
-            row["class_maps"] = encode_class_maps(evidence.grid_maps)
-        return row
+        return self._preparer.prepare(*numbered)
 
 
-def _reject(row: dict[str, Any], reason: Reason, error: str) -> dict[str, Any]:
-    return row | {"status": str(Status.REJECTED), "reason": str(reason), "error": error}
+def make_labelled_row(
+    row: dict[str, Any], evidence: ImageEvidence, config: LabelConfig, palette: UInt8[np.ndarray, "256 3"]
+) -> dict[str, Any]:
+    """Draw the mask of an image and complete its row.
+
+    Args:
+        row: Columns that do not depend on the model.
+        evidence: Of the image.
+        config: Of the run.
+        palette: Colours of the mask.
+    """
+    maps, classes = evidence.scale_maps(), evidence.list_classes()
+    labelled = row | {
+        "status": str(Status.LABELLED),
+        "class_ids": list(evidence.class_ids),
+        "suggested_class_ids": list(evidence.suggested_class_ids),
+        **make_mask_columns(row, maps, classes, config.maps, palette),
+    }
+    if config.maps.keep_maps:
+        labelled["class_maps"] = encode_class_maps(evidence.grid_maps)
+    return labelled
 
 
 def _map_ahead(
@@ -297,21 +157,3 @@ def _map_ahead(
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
-
-
-def _batch_by_shape(images: Iterable[ReadyImage], batch_size: int) -> Iterator[list[ReadyImage]]:
-    """Gather images of one shape into batches. Which images share a batch depends on the chunk alone."""
-    waiting: dict[tuple[int, ...], list[ReadyImage]] = defaultdict(list)
-    num_pixels = 0
-    for image in images:
-        group = waiting[image.frame.shape]
-        group.append(image)
-        num_pixels += image.num_pixels
-        if len(group) < batch_size and num_pixels < MAX_PENDING_PIXELS:
-            continue
-        if len(group) < batch_size:
-            group = max(waiting.values(), key=lambda held: sum(item.num_pixels for item in held))
-        batch = waiting.pop(group[0].frame.shape)
-        num_pixels -= sum(item.num_pixels for item in batch)
-        yield batch
-    yield from waiting.values()

@@ -11,7 +11,8 @@ from PIL import Image
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.images.masks import decode_class_maps, decode_mask
-from pipeline.labelling.labeler import ChunkLabeler, limit_batch_size
+from pipeline.labelling.batches import limit_batch_size
+from pipeline.labelling.labeler import ChunkLabeler
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, MapKind, PixelRefinement, Resolution, ViewConfig
 from pipeline.run.records import PART_SCHEMA, Sample
 from pipeline.run.vocabulary import Vocabulary

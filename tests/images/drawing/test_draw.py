@@ -213,7 +213,7 @@ def test_mask_is_that_of_maps_at_image_size(
     )
     drawn = draw_mask(GridMaps(grids, size).scale_min_max(), ids.tolist(), np.ones(num_classes), config)
     maps = full_maps.scale_min_max(full_maps.enlarge(grids, size))
-    expected = full_maps.label(maps, ids.tolist(), *thresholds, has_background)
+    expected = full_maps.label(maps, ids.tolist(), thresholds[0], thresholds[1], has_background)
     # Only values at a threshold, or of two maps that are equal, may fall to either side.
     best = maps.sort(0, descending=True).values.numpy()
     second = best[1] if num_classes > 1 else np.full(size, -1.0)

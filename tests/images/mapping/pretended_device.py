@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ class OnDevice(torch.Tensor):
     held: torch.Tensor
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor) -> "OnDevice":
+    def __new__(cls: Any, held: torch.Tensor) -> "OnDevice":
         made: OnDevice = torch.Tensor._make_wrapper_subclass(
             cls,
             held.size(),
@@ -41,14 +41,16 @@ class OnDevice(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return DeviceCounts.active[-1].run(function, args, kwargs or {})
 
 
 class DeviceCounts(TorchDispatchMode):
     """Counts launches, waits and copies of a pretended GPU while it is active."""
 
-    active: list["DeviceCounts"] = []
+    active: ClassVar[list["DeviceCounts"]] = []
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,10 +155,9 @@ class CountedTransfers(Transfers):
         return wait
 
 
-def move_to_device(model: torch.nn.Module) -> torch.nn.Module:
+def move_to_device(model: torch.nn.Module) -> None:
     """Put the weights of a model on the pretended GPU."""
     for module in model.modules():
         for name, weights in list(module._parameters.items()):
             if weights is not None:
                 module._parameters[name] = OnDevice(weights.data)  # type: ignore[assignment]
-    return model

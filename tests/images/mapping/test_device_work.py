@@ -36,7 +36,8 @@ def make_mapper(config: LabelConfig, device: torch.device, variant: Variant = Va
     bundle = ModelBundle(config=model.config, class_names=names, input_mean=(0.5,) * 3, input_std=(0.5,) * 3)
     transfers: Any = None
     if device == PRETENDED:
-        model, transfers = move_to_device(model), CountedTransfers()
+        move_to_device(model)
+        transfers = CountedTransfers()
         run = model.forward
 
         def forward(images: Any) -> Any:
