@@ -10,8 +10,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.run.config import LabelConfig, PixelRefinement, Resolution, ViewConfig
 
@@ -126,12 +126,15 @@ def fit_guide(
 
 
 def resize_rgb(image_rgb: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "new_h new_w 3"]:
-    """Resize an image to (height, width) pixels: bicubic, with antialiasing when it shrinks."""
-    height, width = size
-    if image_rgb.shape[:2] == (height, width):
+    """Resize an image to (height, width) pixels: bicubic, with antialiasing when it shrinks.
+
+    Pillow's filter in PyTorch's form for bytes: several times as fast, and equal up to rounding.
+    """
+    if image_rgb.shape[:2] == tuple(size):
         return image_rgb
-    # np.array and not asarray: Pillow's memory is read-only, which tensors must not be.
-    return np.array(Image.fromarray(image_rgb).resize((width, height), Image.Resampling.BICUBIC))
+    pixels = torch.from_numpy(np.require(image_rgb, requirements="W")).permute(2, 0, 1)[None]
+    resized = functional.interpolate(pixels, size=tuple(size), mode="bicubic", antialias=True)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
 def normalise(
