@@ -14,19 +14,16 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 import tyro
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.plain_form import CLASS_INDEX, NUM_CLASSES, NUM_LAYERS, compute_maps_plainly
 from models.class_maps import compute_evidence, refine_class_maps
-from models.mctformer import DINO_OFFSET, MCTformer, MCTformerConfig, Variant, resize_positions
+from models.mctformer import MCTformer, MCTformerConfig, Variant
 
-NUM_CLASSES = 20
-CLASS_INDEX = (0, 7, 14)
-NUM_LAYERS = 3
 SIZES = ((448, 8), (768, 1), (1024, 1))
 """Side of the images in pixels, and images in the batch."""
 
@@ -55,33 +52,6 @@ def compute_maps(model: MCTformer, images: Float[Tensor, "b 3 h w"]) -> Float[Te
     index = torch.tensor(CLASS_INDEX).expand(len(images), -1)
     output = model(images)
     return refine_class_maps(output, compute_evidence(output, Variant.V2, index, num_layers=NUM_LAYERS).fused)
-
-
-def compute_maps_plainly(model: MCTformer, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k gh gw"]:
-    """Refined maps by the definition: all attention matrices, stacked. Images are square."""
-    patches = model.patch_embed.proj(images)
-    grid = (patches.shape[2], patches.shape[3])
-    for_classes, for_patches = model.pos_embed.tensor_split([NUM_CLASSES], dim=1)
-    if grid != (model.config.grid_side, model.config.grid_side):
-        for_patches = resize_positions(for_patches, grid, offset=DINO_OFFSET)
-    class_tokens = (model.cls_token + for_classes).expand(len(images), -1, -1)
-    tokens = torch.cat([class_tokens, patches.flatten(2).transpose(1, 2) + for_patches], dim=1)
-    stacked = []
-    for module in model.blocks:
-        block = cast(Any, module)
-        normed = block.norm1(tokens)
-        b, t, d = normed.shape
-        qkv = block.attn.qkv(normed).reshape(b, t, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-        attention = (qkv[0] @ qkv[1].transpose(-2, -1) * block.attn.scale).softmax(-1)
-        tokens = tokens + block.attn.proj((attention @ qkv[2]).transpose(1, 2).reshape(b, t, d))
-        tokens = tokens + block.mlp(block.norm2(tokens))
-        stacked.append(attention)
-    attention = torch.stack(stacked).mean(2)
-    patch_cam = model.head(tokens[:, NUM_CLASSES:].transpose(1, 2).unflatten(2, grid)).relu()
-    class_to_patch = attention[-NUM_LAYERS:].sum(0)[:, :NUM_CLASSES, NUM_CLASSES:].unflatten(2, grid)
-    fused = (class_to_patch * patch_cam)[:, list(CLASS_INDEX)]
-    affinity = attention.sum(0)[:, NUM_CLASSES:, NUM_CLASSES:]
-    return (affinity @ fused.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, grid)
 
 
 FORMS: dict[str, Callable[[MCTformer, Tensor], Tensor]] = {"plain": compute_maps_plainly, "tagmask": compute_maps}

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.labelling_maths import compute_maps_plainly
+from benchmarks.plain_form import NUM_CLASSES, compute_maps_plainly
 from models.class_maps import compute_evidence, refine_class_maps
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 
 SIZES = {"ViT-Tiny": (192, 3), "DeiT-S": (384, 6), "ViT-B": (768, 12)}
 """Width and heads."""
-NUM_CLASSES = 20
 
 
 def describe(device: torch.device) -> dict[str, Any]:
