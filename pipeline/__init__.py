@@ -13,9 +13,10 @@ bottom up; a folder imports only from those above it:
     inputs/tar/       bytes, names, hard links and counts of the members of a tar
     inputs/           archives -> chunks of samples; a new input format goes here
     images/encoded/   one encoded image byte by byte: limits, parts that pixels need, names of what is no image
-    images/           one image, arrays in and out: decode, views, class maps, masks, statistics; a new refinement of
-                      maps goes here
+    images/           one image, arrays in and out: decode, frames, masks; a new refinement of maps goes here
     commit/           the commit protocol: plan, parts, seals, manifests
+    images/drawing/   class maps on small grids -> masks and their statistics, on the CPU
+    images/mapping/   images of one shape -> class maps, on the device
     collections/      folders of images, tables and COCO files -> index shards
     labelling/        the worker side of labelling: a chunk in, a committed part out
     kept_maps/        the worker side of new masks from kept class maps

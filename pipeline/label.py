@@ -2,8 +2,8 @@
 
     shards -> chunks             inputs/chunks.py        read tar or Parquet from the first missing chunk
     chunk  -> images             images/decode.py        decode, turn upright, scale to a frame
-    images -> class maps         images/class_mapper.py  views -> model -> attention x patch CAM, refined, joined
-    maps   -> masks, statistics  images/masks.py         thresholds, PNG, confidence; or a rejected row with its reason
+    images -> class maps         images/mapping/         views -> model -> attention x patch CAM, refined, joined
+    maps   -> masks, statistics  images/drawing/         thresholds, PNG, confidence; or a rejected row with its reason
     rows   -> part               commit/parts.py         one atomic put per chunk
     parts  -> manifest           commit/seal.py          one atomic put per shard, once all its chunks are committed
     counts -> the next wave      driver/waves.py         plan from listings, count, seal, watch, stop; no rows pass here

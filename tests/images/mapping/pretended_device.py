@@ -158,6 +158,7 @@ class CountedTransfers(Transfers):
 def move_to_device(model: torch.nn.Module) -> None:
     """Put the weights of a model on the pretended GPU."""
     for module in model.modules():
-        for name, weights in list(module._parameters.items()):
-            if weights is not None:
-                module._parameters[name] = OnDevice(weights.data)  # type: ignore[assignment]
+        for name, weights in list(module.named_parameters(recurse=False)):
+            # A parameter cannot be such a tensor; a plain attribute can.
+            delattr(module, name)
+            setattr(module, name, OnDevice(weights.data))
