@@ -135,7 +135,7 @@ def make_labeler(job: Benchmark, vocabulary: Vocabulary) -> ChunkLabeler:
         config=LabelConfig(),
         device=torch.device("cpu"),
         batch_size=1,
-        num_threads=1,
+        num_workers=1,
         use_bf16=False,
     )
 

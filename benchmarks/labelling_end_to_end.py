@@ -80,7 +80,7 @@ def run_loop(job: Benchmark, run: Run) -> tuple[int, float]:
         config=run.config,
         device=torch.device("cpu"),
         batch_size=limit_batch_size(job.batch_size, torch.device("cpu")),
-        num_threads=job.num_cpus + 1,
+        num_workers=job.num_cpus + 1,
         use_bf16=False,
     )
     num_images, started_s = 0, time.perf_counter()

@@ -53,8 +53,9 @@ def make_labeler(
         config=replace(config, views=replace(config.views, num_patches=num_patches)),
         device=device,
         batch_size=limit_batch_size(batch_size, device),
-        num_threads=num_workers,
+        num_workers=num_workers,
         use_bf16=device.type == "cuda",
+        use_processes=device.type == "cuda" and num_workers > 1,
     )
 
 

@@ -125,6 +125,16 @@ def fit_guide(
     return frame if frame is not None and guide_size == frame_size else resize_rgb(image_rgb, guide_size)
 
 
+def count_image_bytes(config: LabelConfig, patch_size: int) -> int:
+    """Count the bytes of the frame and the guide of an image; those of native resolution vary, and count as 0."""
+    num_bytes = 0
+    if config.views.resolution != Resolution.NATIVE:
+        num_bytes += 3 * _require_budget(config.views) * patch_size**2
+    if config.maps.pixel_refinement != PixelRefinement.NONE:
+        num_bytes += 3 * max(config.maps.pixel_side_px, patch_size) ** 2
+    return num_bytes
+
+
 def resize_rgb(image_rgb: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "new_h new_w 3"]:
     """Resize an image to (height, width) pixels: bicubic, with antialiasing when it shrinks.
 

@@ -45,6 +45,7 @@ class WatchedLabeler:
     def __init__(self, run: Run, options: LabelOptions) -> None:
         """Load the model and pin the device that Ray gave to this process."""
         device = choose_device(options)
+        on_gpu = device.type == "cuda"
         num_cpus = max(1, int(options.cpus_per_actor))
         torch.set_num_threads(num_cpus)
         model, bundle, digest = load_bundle(run.model_uri)
@@ -61,8 +62,10 @@ class WatchedLabeler:
             config=run.config,
             device=device,
             batch_size=limit_batch_size(options.batch_size, device),
-            num_threads=num_cpus + 1,
-            use_bf16=device.type == "cuda",
+            num_workers=num_cpus if on_gpu else num_cpus + 1,
+            use_bf16=on_gpu,
+            # On a CPU the model is the work, and the processes would only take its cores.
+            use_processes=on_gpu and num_cpus > 1,
         )
 
     def label(self, samples: Sequence[Sample]) -> pa.Table:

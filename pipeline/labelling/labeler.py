@@ -1,32 +1,32 @@
 """Labelling a chunk with a model: samples -> class maps -> masks and statistics.
 
-    samples -> decode (threads) -> batches of one shape -> ClassMapper (device) -> masks, rows (threads)
+    samples -> decode (workers) -> batches of one shape -> ClassMapper (device) -> masks, rows (workers)
 
 No Ray here: an actor calls `ChunkLabeler.label_chunk`, and so does a plain loop. Several threads may call it at once: a
-lock keeps one on the device while others decode and encode.
+lock keeps one on the device while the workers decode and draw for the others.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
+from itertools import islice
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import UInt8
 
 from models.bundle import ModelBundle
 from models.mctformer import MCTformer
-from pipeline.images.drawing.columns import make_mask_columns
+from pipeline.images.frames import count_image_bytes
 from pipeline.images.mapping.class_mapper import ClassMapper
 from pipeline.images.mapping.evidence import ImageEvidence
-from pipeline.images.masks import build_palette, encode_class_maps
+from pipeline.images.masks import build_palette
 from pipeline.labelling.batches import BatchMapper
+from pipeline.labelling.host_processes import ProcessWorkers
+from pipeline.labelling.host_work import HostJobs, HostWorkers, ThreadWorkers
 from pipeline.labelling.prepare import ReadyImage, RejectedSample, SamplePreparer, reject
 from pipeline.run.config import LabelConfig, settle_config
-from pipeline.run.records import PART_SCHEMA, Reason, Sample, Status
+from pipeline.run.records import PART_SCHEMA, Reason, Sample
 from pipeline.run.vocabulary import Vocabulary
 
 OUT_OF_MEMORY = "the device has too little memory for this image alone; label it on a larger one or in smaller views"
@@ -52,8 +52,9 @@ class ChunkLabeler:
         config: LabelConfig,
         device: torch.device,
         batch_size: int,
-        num_threads: int,
+        num_workers: int,
         use_bf16: bool,
+        use_processes: bool = False,
     ) -> None:
         """Put the model on its device.
 
@@ -64,19 +65,29 @@ class ChunkLabeler:
             config: Determines the bytes; the remaining arguments only affect the speed.
             device: Device of the model and the class maps.
             batch_size: Images of one shape in a forward pass, as `limit_batch_size` allows.
-            num_threads: Threads that decode images and encode masks.
+            num_workers: Threads or processes that decode images and draw masks.
             use_bf16: Run the blocks under bfloat16 autocast; maps stay float32.
+            use_processes: Whether the workers are processes, which a GPU needs to stay busy.
         """
         config = settle_config(config, model.config.grid_side)
-        self._config = config
-        self._window = batch_size + 2 * num_threads
-        self._palette = build_palette(vocabulary.colours, vocabulary.classes)
-        self._preparer = SamplePreparer(config=config, vocabulary=vocabulary, patch_size=model.config.patch_size)
+        self._window = batch_size + 2 * num_workers
+        patch_size = model.config.patch_size
+        jobs = HostJobs(
+            preparer=SamplePreparer(config=config, vocabulary=vocabulary, patch_size=patch_size),
+            config=config,
+            palette=build_palette(vocabulary.colours, vocabulary.classes),
+        )
         mapper = ClassMapper(
             model=model.to(device).eval(), bundle=bundle, config=config, device=device, use_bf16=use_bf16
         )
         self._batches = BatchMapper(mapper, batch_size)
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="label")
+        self._workers: HostWorkers = ThreadWorkers(jobs, num_workers)
+        if use_processes:
+            self._workers = ProcessWorkers(jobs, num_workers, count_image_bytes(config, patch_size))
+
+    def close(self) -> None:
+        """End the workers."""
+        self._workers.close()
 
     def label_chunk(self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None) -> pa.Table:
         """Label the samples of a chunk.
@@ -90,70 +101,56 @@ class ChunkLabeler:
             row with its reason.
         """
         rows: dict[int, dict[str, Any]] = {}
-        unfinished: deque[tuple[int, Future[dict[str, Any]]]] = deque()
+        finishing: deque[tuple[list[int], Callable[[], list[dict[str, Any]]]]] = deque()
 
         def keep_rejections() -> Iterator[ReadyImage]:
-            for outcome in _map_ahead(self._threads, self._prepare, enumerate(samples), self._window):
+            for outcome in _map_ahead(self._workers.prepare, enumerate(samples), self._workers.group, self._window):
                 on_progress()
                 if isinstance(outcome, RejectedSample):
                     rows[outcome.position] = outcome.row
                 else:
                     yield outcome
 
+        def keep_found() -> Iterator[tuple[ReadyImage, ImageEvidence]]:
+            for image, evidence in self._batches.find_evidence(keep_rejections(), on_progress):
+                if evidence is None:
+                    rows[image.position] = reject(image.row, Reason.OUT_OF_MEMORY, OUT_OF_MEMORY)
+                elif not evidence.is_finite:
+                    rows[image.position] = reject(image.row, Reason.NOT_FINITE, NOT_FINITE)
+                else:
+                    yield image, evidence
+
         def finish_first() -> None:
-            position, future = unfinished.popleft()
-            rows[position] = future.result()
+            positions, wait = finishing.popleft()
+            rows.update(zip(positions, wait(), strict=True))
             on_progress()
 
-        for image, evidence in self._batches.find_evidence(keep_rejections(), on_progress):
-            if evidence is None:
-                rows[image.position] = reject(image.row, Reason.OUT_OF_MEMORY, OUT_OF_MEMORY)
-            elif not evidence.is_finite:
-                rows[image.position] = reject(image.row, Reason.NOT_FINITE, NOT_FINITE)
-            else:
-                finish = partial(make_labelled_row, image.row, evidence, self._config, self._palette)
-                unfinished.append((image.position, self._threads.submit(finish)))
-            while len(unfinished) > self._window:
+        found = keep_found()
+        while some := list(islice(found, self._workers.group)):
+            wait = self._workers.finish([(image.row, evidence) for image, evidence in some])
+            finishing.append(([image.position for image, _ in some], wait))
+            while len(finishing) * self._workers.group > self._window:
                 finish_first()
-        while unfinished:
+        while finishing:
             finish_first()
         return pa.Table.from_pylist([rows[position] for position in range(len(samples))], schema=PART_SCHEMA)
 
-    def _prepare(self, numbered: tuple[int, Sample]) -> ReadyImage | RejectedSample:
-        return self._preparer.prepare(*numbered)
-
-
-def make_labelled_row(
-    row: dict[str, Any], evidence: ImageEvidence, config: LabelConfig, palette: UInt8[np.ndarray, "256 3"]
-) -> dict[str, Any]:
-    """Draw the mask of an image and complete its row.
-
-    Args:
-        row: Columns that do not depend on the model.
-        evidence: Of the image.
-        config: Of the run.
-        palette: Colours of the mask.
-    """
-    maps, classes = evidence.scale_maps(), evidence.list_classes()
-    labelled = row | {
-        "status": str(Status.LABELLED),
-        "class_ids": list(evidence.class_ids),
-        "suggested_class_ids": list(evidence.suggested_class_ids),
-        **make_mask_columns(row, maps, classes, config.maps, palette),
-    }
-    if config.maps.keep_maps:
-        labelled["class_maps"] = encode_class_maps(evidence.grid_maps)
-    return labelled
-
 
 def _map_ahead(
-    threads: ThreadPoolExecutor, function: Callable[[Item], Outcome], items: Iterable[Item], window: int
+    begin: Callable[[Sequence[Item]], Callable[[], list[Outcome]]], items: Iterable[Item], group: int, window: int
 ) -> Iterator[Outcome]:
-    """Apply a function in threads, at most `window` items ahead of the consumer, in order."""
-    pending: deque[Future[Outcome]] = deque()
-    for item in items:
-        pending.append(threads.submit(function, item))
-        if len(pending) >= window:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+    """Work on groups of items, at most `window` items ahead of the consumer, in order."""
+    pending: deque[Callable[[], list[Outcome]]] = deque()
+    remaining = iter(items)
+    try:
+        while some := list(islice(remaining, group)):
+            pending.append(begin(some))
+            if len(pending) * group >= window:
+                yield from pending.popleft()()
+        while pending:
+            yield from pending.popleft()()
+    finally:
+        # After a failure. What is under way holds memory until it is waited for.
+        for wait in pending:
+            with suppress(Exception):
+                wait()

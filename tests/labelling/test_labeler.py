@@ -55,7 +55,7 @@ def make_labeler(
         config=config,
         device=torch.device("cpu"),
         batch_size=limit_batch_size(batch_size, torch.device("cpu")) if is_limited else batch_size,
-        num_threads=2,
+        num_workers=2,
         use_bf16=False,
     )
 

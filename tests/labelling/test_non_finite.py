@@ -121,7 +121,7 @@ def test_only_the_images_concerned_are_flagged_in_a_batch(maps: dict[str, bool])
 
 
 def make_labeler(model: Any, bundle: Any, **arguments: Any) -> Any:
-    arguments = {"device": torch.device("cpu"), "batch_size": 1, "num_threads": 2, "use_bf16": False} | arguments
+    arguments = {"device": torch.device("cpu"), "batch_size": 1, "num_workers": 2, "use_bf16": False} | arguments
     return ChunkLabeler(model=model, bundle=bundle, vocabulary=VOCABULARY, config=CONFIG, **arguments)
 
 
