@@ -19,6 +19,24 @@ MAX_DIGITS = 255
 """Maximum digits in a row in extended headers, as many as in a file name: `tarfile` takes quadratic time for them."""
 _LONG_NUMBER = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
 
+PREFIX = slice(345, 500)
+"""Start of a long name in headers of POSIX; in those of GNU's incremental archives times of access and change."""
+_TIMES = re.compile(rb"[0-7]{11}[\0 ]|[\x80\xff]")
+"""Start of these times: octal digits, or the mark of a binary number."""
+
+
+class _Header(tarfile.TarInfo):
+    """A header; `tarfile` takes times of GNU's incremental archives for a part of the name."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        member = super().frombuf(buf, encoding, errors)
+        # Writers other than GNU tar put names there, with GNU's mark.
+        if buf[257:265] == tarfile.GNU_MAGIC and _TIMES.match(buf, PREFIX.start):
+            times = buf[PREFIX].partition(b"\0")[0].decode(encoding, errors)
+            member.name = member.name.removeprefix(f"{times}/")
+        return member
+
 
 class BrokenArchiveError(Exception):
     """An archive that is truncated or damaged at an offset."""
@@ -136,7 +154,12 @@ def read_members(stream: TarStream) -> Iterator[tarfile.TarInfo]:
         stream.begin_headers()
         try:
             if archive is None:
-                archive = tarfile.TarFile(fileobj=stream, encoding="utf-8", errors="backslashreplace")  # type: ignore[arg-type]
+                archive = tarfile.TarFile(
+                    fileobj=stream,  # type: ignore[arg-type]
+                    tarinfo=_Header,
+                    encoding="utf-8",
+                    errors="backslashreplace",
+                )
                 member = archive.firstmember  # type: ignore[attr-defined]
                 archive.firstmember = None  # type: ignore[attr-defined]
             else:
