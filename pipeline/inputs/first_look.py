@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pipeline.errors import ColumnError, ShardError, TagsError
 from pipeline.inputs.chunks import read_chunks
+from pipeline.inputs.tag_values.forms import MIN_VECTOR
 from pipeline.inputs.tags_table.sorted_file import open_tags_table
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, Sample
@@ -17,8 +18,6 @@ MAX_BYTES = 8 * 2**20
 MAX_SHOWN = 5
 SEPARATORS = ",;|，、；\t/"
 """Characters that separate tags in collections; the default ones are among them."""
-MIN_VECTOR = 3
-"""Shorter lists of zeros and ones are class numbers."""
 
 
 def look_at_tags(

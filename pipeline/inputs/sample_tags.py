@@ -1,7 +1,6 @@
 """Tags of a sample: from its `.json`, `.txt` or `.cls` member, or from its cell in a column."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
@@ -13,15 +12,16 @@ from models.documents import DocumentError, parse_json, show_value
 from pipeline.inputs.tag_values.forms import (
     CLASS_NUMBERS_ADVICE,
     MAX_CLASS_DIGITS,
+    MIN_VECTOR,
+    VECTOR_ADVICE,
     Entry,
     list_entries,
+    parse_class_number,
     split_text,
 )
 from pipeline.run.config import ONE_BASED, ZERO_BASED, InputConfig
 
 LIST_SCALARS = (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar, pa.ListViewScalar, pa.LargeListViewScalar)
-NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.0*)?")
-"""A class number in a `.cls` member."""
 MAX_FIELDS_SHOWN = 10
 
 MAX_TAGS_BYTES = 4 * 2**20
@@ -58,13 +58,13 @@ def read_tag_value(where: str, value: Any, config: InputConfig, labels: Sequence
             places in the vocabulary, and after a file of names.
     """
     try:
-        if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+        if isinstance(value, list) and all(isinstance(entry, str) for entry in value) and not config.hashtags:
             # The usual form, which needs no option.
             return _limit_tags(value, ())
         entries = list_entries(value, config)
         if labels is not None and config.class_names is None and not config.multi_hot:
             return _limit_tags(_resolve_labels(entries, labels), ())
-        return _limit_tags(*_resolve_numbers(entries, config))
+        return _limit_tags(*_resolve_numbers(list(entries), config))
     except ValueError as error:
         return SampleTags(error=_replace_surrogates(f"{where} {error}"))
 
@@ -154,12 +154,12 @@ def _read_class_member(where: str, text: str, config: InputConfig) -> SampleTags
     if "\0" in text:
         return SampleTags(error=f"{where} holds binary numbers, need text")
     words = text.replace(",", " ").replace(";", " ").split()
-    if words and all(NUMBER.fullmatch(word) for word in words):
-        return read_tag_value(where, [float(word) if "." in word else int(word) for word in words], config)
+    numbers = [parse_class_number(word) for word in words]
+    if words and all(isinstance(number, int) for number in numbers):
+        return read_tag_value(where, numbers, config)
     if text.lstrip().startswith("["):
         return read_tag_value(where, text, config)
-    entries = (word.strip() for word in split_text(text, config))
-    return read_tag_value(where, [int(word) if NUMBER.fullmatch(word) else word for word in entries], config)
+    return read_tag_value(where, [parse_class_number(word) for word in split_text(text, config)], config)
 
 
 def read_tag_cell(column: str, cell: pa.Scalar, config: InputConfig, labels: Sequence[str] | None = None) -> SampleTags:
@@ -255,7 +255,7 @@ def _parse_json_object(member: str, payload: bytes) -> dict[str, Any]:
     return fields
 
 
-def _resolve_numbers(entries: Iterable[Entry], config: InputConfig) -> tuple[list[str], list[int]]:
+def _resolve_numbers(entries: Sequence[Entry], config: InputConfig) -> tuple[list[str], list[int]]:
     """Separate tags and class numbers; numbers that a file names become tags.
 
     Raises:
@@ -267,7 +267,9 @@ def _resolve_numbers(entries: Iterable[Entry], config: InputConfig) -> tuple[lis
         if isinstance(entry, str):
             tags.append(entry)
         elif config.class_numbers is None:
-            raise ValueError(f"holds the number {show_value(entry)}; {CLASS_NUMBERS_ADVICE}")
+            is_vector = len(entries) >= MIN_VECTOR and set(entries) <= {0, 1}
+            advice = f"{CLASS_NUMBERS_ADVICE}; {VECTOR_ADVICE}" if is_vector else CLASS_NUMBERS_ADVICE
+            raise ValueError(f"holds the number {show_value(entry)}; {advice}")
         elif config.class_name_by_number is not None:
             tags.append(config.class_name_by_number.get(entry, f"#{entry}"))
         elif config.class_numbers not in (ZERO_BASED, ONE_BASED):

@@ -12,6 +12,7 @@ from pipeline.inputs.tag_values.forms import (
     MULTI_HOT_ADVICE,
     NAME_KEYS,
     SCORE_KEYS,
+    VECTOR_ADVICE,
 )
 from pipeline.run.config import InputConfig
 
@@ -48,7 +49,7 @@ def find_needed_option(kind: pa.DataType, config: InputConfig, labels: tuple[str
             return ""
         if inner is None:
             return f"numbers; {CLASS_NUMBERS_ADVICE}"
-        return f"lists of numbers; {CLASS_NUMBERS_ADVICE}; for vectors of zeros and ones add --inputs.multi-hot, too"
+        return f"lists of numbers; {CLASS_NUMBERS_ADVICE}; {VECTOR_ADVICE}"
     if config.min_score is not None:
         return ""
     if inner is None and _holds_scores(kind) and not _is_record(kind):

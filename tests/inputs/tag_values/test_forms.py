@@ -20,6 +20,7 @@ ZERO: dict[str, Any] = {"class_numbers": "zero-based"}
 NAMES: dict[str, Any] = {"class_numbers": "names", "class_names": ((1, "person"), (17, "cat"), (90, "toothbrush"))}
 TEXTS = pa.list_(pa.string())
 RECORDS = pa.list_(pa.struct([("name", pa.string()), ("score", pa.float64())]))
+COLUMNS = pa.struct([("labels", TEXTS), ("scores", pa.list_(pa.float64()))])
 
 READABLE: list[tuple[Any, pa.DataType | None, dict[str, Any], tuple[str, ...], tuple[int, ...]]] = [
     (None, pa.string(), {}, (), ()),
@@ -32,7 +33,15 @@ READABLE: list[tuple[Any, pa.DataType | None, dict[str, Any], tuple[str, ...], t
     ("nice #dog! #red_cat#cow", pa.string(), {"hashtags": True}, ("dog", "red_cat", "cow"), ()),
     (["tench, Tinca tinca", " ", "a;b"], TEXTS, {}, ("tench, Tinca tinca", "a;b"), ()),
     ('["cat", "red, dog"]', pa.string(), {}, ("cat", "red, dog"), ()),
-    ("3", pa.string(), ZERO, ("3",), ()),
+    ("3", pa.string(), {}, ("3",), ()),
+    ("3", pa.string(), ZERO, (), (3,)),
+    ("3; 1.0,\n0", pa.string(), ZERO, (), (3, 1, 0)),
+    ("cat, 3", pa.string(), ZERO, ("cat",), (3,)),
+    ("17", pa.string(), NAMES, ("cat",), ()),
+    ("0, 1, 1", pa.string(), NAMES | {"multi_hot": True}, ("cat", "toothbrush"), ()),
+    ("0.1, 0.9, 0.5", pa.string(), NAMES | {"multi_hot": True, "min_score": 0.5}, ("cat", "toothbrush"), ()),
+    ('{"cat": 0.9, "dog": 0.2}', pa.string(), {"min_score": 0.5}, ("cat",), ()),
+    (["#cat#red_dog", "cow #1"], TEXTS, {"hashtags": True}, ("cat", "red_dog", "cow #1"), ()),
     (["3", "cat"], TEXTS, ZERO, ("3", "cat"), ()),
     (3, pa.int64(), ZERO, (), (3,)),
     (3.0, pa.float64(), ZERO, (), (3,)),
@@ -56,6 +65,8 @@ READABLE: list[tuple[Any, pa.DataType | None, dict[str, Any], tuple[str, ...], t
     ({"cat": True, "dog": False}, pa.map_(pa.string(), pa.bool_()), {}, ("cat",), ()),
     ([{"name": "cat", "score": 0.9}, {"name": "a, b", "score": 0.1}], RECORDS, {"min_score": 0.5}, ("cat",), ()),
     ([{"Label": "cat"}, {"Label": "dog"}], pa.list_(pa.struct([("Label", pa.string())])), {}, ("cat", "dog"), ()),
+    ({"label": 17, "source": "a"}, pa.struct([("label", pa.int64()), ("source", pa.string())]), NAMES, ("cat",), ()),
+    ({"labels": ["cat", "dog"], "scores": [0.9, 0.1]}, COLUMNS, {"min_score": 0.5}, ("cat",), ()),
     ({"category": [17, 1]}, pa.struct([("category", pa.list_(pa.int64()))]), NAMES, ("cat", "person"), ()),
 ]
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
@@ -75,6 +86,11 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     ([["cat"], ["dog"]], {}, "list in a list"),
     (["cat", None], {}, "null"),
     ("['cat', 'dog']", {}, "as Python prints it"),
+    ("{'cat': 0.9}", {}, "a mapping as Python prints it"),
+    ([0, 1, 0], {}, "for vectors of zeros and ones add --inputs.multi-hot"),
+    ([0.1, 0.9], {}, "--inputs.multi-hot and --inputs.min-score"),
+    ("0.1, 0.9", ZERO, "--inputs.multi-hot and --inputs.min-score"),
+    ("1, 0", NAMES | {"multi_hot": True}, "vector of length 2, need 3"),
 ]
 
 
@@ -184,6 +200,7 @@ def test_class_number_beyond_the_names_of_the_footer_is_bad_tags() -> None:
         (b"[0, 2]", (), (0, 2), ""),
         (b"red dog", ("red dog",), (), ""),
         (b"cat,3", ("cat",), (3,), ""),
+        (b"red dog, 3.0", ("red dog",), (3,), ""),
         (b"\x02" + b"\0" * 7, (), (), "binary"),
     ],
 )
