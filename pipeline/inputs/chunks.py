@@ -108,6 +108,7 @@ def _make_tar_sample(group: MemberGroup, config: InputConfig) -> Sample:
         image_bytes=group.image_bytes,
         image_error=group.image_error,
         no_image_error=group.no_image_error,
+        no_tags_error=group.no_tags_error,
         dotted_name_error=group.dotted_name_error,
         tags=found.tags,
         class_numbers=found.class_numbers,

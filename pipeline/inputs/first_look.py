@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pipeline.errors import ColumnError, ShardError, TagsError
 from pipeline.inputs.chunks import read_chunks
-from pipeline.inputs.tag_values.forms import MIN_VECTOR
+from pipeline.inputs.tag_values.forms import CLASS_NUMBERS_ADVICE, MIN_VECTOR, parse_class_number
 from pipeline.inputs.tags_table.sorted_file import open_tags_table
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, Sample
@@ -51,7 +51,7 @@ def look_at_tags(
         return [str(error)]
     except ShardError:
         return []
-    return warnings + _find_unknown(shards[0], samples, vocabulary, config)
+    return warnings + (_find_unusable(shards[0], samples) or _find_unknown(shards[0], samples, vocabulary, config))
 
 
 def suggest_separators(tags: Iterable[str], vocabulary: Vocabulary | None = None) -> str:
@@ -62,7 +62,7 @@ def suggest_separators(tags: Iterable[str], vocabulary: Vocabulary | None = None
         vocabulary: If given, spaces are advised where they would separate known tags.
     """
     tags = list(tags)
-    if any(tag.lstrip().startswith(("#", "＃")) and not tag.lstrip(" #＃").isdecimal() for tag in tags):
+    if any(tag.lstrip().startswith(("#", "＃")) and not tag.lstrip(" #＃-").isdecimal() for tag in tags):
         return "add --inputs.hashtags to read the words after #"
     found = "".join(character for character in SEPARATORS if any(character in tag for tag in tags))
     if found:
@@ -135,6 +135,16 @@ def _find_unmatchable(samples: Sequence[Sample], vocabulary: Vocabulary, config:
     ]
 
 
+def _find_unusable(shard: InputShard, samples: Sequence[Sample]) -> list[str]:
+    """Warn if no sample is whole, or none has an image."""
+    place = _name_place(shard, samples)
+    if samples and all(sample.dotted_name_error for sample in samples):
+        return [f"no plain image in {place}: {samples[0].dotted_name_error}"]
+    if samples and not any(sample.image_name or sample.download_error for sample in samples):
+        return [f"no image in {place}: {samples[0].no_image_error or 'all are missing'}"]
+    return []
+
+
 def _find_unknown(
     shard: InputShard, samples: Sequence[Sample], vocabulary: Vocabulary, config: InputConfig
 ) -> list[str]:
@@ -147,16 +157,42 @@ def _find_unknown(
         unknown |= dict.fromkeys(matched.unknown)
     if not samples:
         return []
-    place = f"the first {len(samples)} samples of shard '{shard.uri}'"
+    place = _name_place(shard, samples)
     if not unknown:
+        errors = [sample.tags_error or sample.no_tags_error for sample in samples]
+        reason = next(filter(None, errors), "")
         return [
-            f"{place} have no tags; if tags are in another place, name it by --inputs.tags-field or --inputs.tags-table"
+            f"no tags in {place}{reason and f' ({reason})'}; if tags are in another place, name it by "
+            "--inputs.tags-field or --inputs.tags-table, or sort the members of the archive by name"
         ]
     shown = ", ".join(f"'{tag}'" for tag in list(unknown)[:MAX_SHOWN])
     nearest = _find_nearest(unknown, vocabulary)
     hint = f"; the nearest names are {', '.join(nearest)}" if nearest else ""
-    advice = suggest_separators(unknown, vocabulary) or "add the tags as aliases to the vocabulary if they name classes"
-    return [f"{place} have no known tag; they have {shown}{hint}; {advice}"]
+    advice = _suggest_numbers(samples, unknown, vocabulary, config) or suggest_separators(unknown, vocabulary)
+    return [
+        f"no known tag in {place}, but {shown}{hint}; "
+        f"{advice or 'add the tags as aliases to the vocabulary if they name classes'}"
+    ]
+
+
+def _suggest_numbers(
+    samples: Sequence[Sample], unknown: Iterable[str], vocabulary: Vocabulary, config: InputConfig
+) -> str:
+    """Advise what to do about numbers that no class has; empty if the tags are words."""
+    if any(sample.class_numbers for sample in samples):
+        first = config.first_class_number
+        return (
+            f"the classes of the vocabulary have the numbers {first} to {first + len(vocabulary.classes) - 1}; "
+            "name the classes of other numbers by --inputs.class-numbers names:FILE"
+        )
+    if config.class_numbers is None and all(isinstance(parse_class_number(tag), int) for tag in unknown):
+        return CLASS_NUMBERS_ADVICE
+    return ""
+
+
+def _name_place(shard: InputShard, samples: Sequence[Sample]) -> str:
+    count = "the first sample" if len(samples) == 1 else f"the first {len(samples)} samples"
+    return f"{count} of shard '{shard.uri}'"
 
 
 def _find_nearest(tags: Iterable[str], vocabulary: Vocabulary) -> list[str]:

@@ -39,6 +39,6 @@ def join_tags(sample: Sample, config: InputConfig) -> Sample:
 def _join(sample: Sample, table: TagsTable, config: InputConfig) -> Sample:
     cell: pa.Scalar | None = table.find(sample.key)
     if cell is None:
-        return replace(sample, tags=(), class_numbers=(), tags_error="", has_tags_row=False)
+        return replace(sample, tags=(), class_numbers=(), tags_error="", no_tags_error="", has_tags_row=False)
     found = read_tag_cell(config.tags_field, cell, config)
-    return replace(sample, tags=found.tags, class_numbers=found.class_numbers, tags_error=found.error)
+    return replace(sample, tags=found.tags, class_numbers=found.class_numbers, tags_error=found.error, no_tags_error="")

@@ -155,6 +155,8 @@ class Sample:
     """Reason that belongs to `image_error`; empty for too_large."""
     no_image_error: str = ""
     """Why there is no image: what the sample has in its place; empty if that is not known."""
+    no_tags_error: str = ""
+    """Why there are no tags: what the sample has in their place; empty if that is not known, or if there are some."""
     dotted_name_error: str = ""
     """Why the sample is only a part of what its name stands for; empty if it is whole."""
     tags: tuple[str, ...] = ()
