@@ -162,9 +162,8 @@ def _require_few_rejections(
         for key, reason, error in zip(*(table[name].to_pylist() for name in ("key", "reason", "error")), strict=True)
         if reason == most
     )
-    first = f"'{shorten(key)}' ({shorten(error or 'no message')})"
     raise RejectionLimitError(
         f"shard '{shard_name}': rejected {num_damaged} of {samples.num} rows, limit {max_rejected_fraction:.0%}, "
-        f"mostly {most}, first {first}; {FOR_REJECTED.get(Reason(most), 'look at its parts')}, or raise "
-        "--max-rejected-fraction"
+        f"mostly {most}, first '{shorten(key)}'; {FOR_REJECTED.get(Reason(most), 'look at its parts')}, or raise "
+        f"--max-rejected-fraction; the error of '{shorten(key)}': {shorten(error or 'none')}"
     )

@@ -167,6 +167,7 @@ def test_images_and_tags_that_stand_apart_are_split_samples_and_count_once(
     assert sorted(summary.failed_shards) == ["photos-0", "photos-1"]
     for error in summary.failed_shards.values():
         assert "rejected 3 of 3 rows, limit 50%, mostly split_sample, first 'a'; sort the members" in error
+        assert "the error of 'a': members of this key stand apart" in error
     summary = label(run, max_rejected_fraction=1.0)
     assert summary.outcome.counts.rejected_by_reason == {"split_sample": 12}
     assert (summary.outcome.num_unlabelled, dict(summary.outcome.reasons)) == (2, {"split_sample": 6})
