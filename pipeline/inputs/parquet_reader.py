@@ -246,6 +246,12 @@ def _choose_tags_column(shard: InputShard, schema: pa.Schema, config: InputConfi
         names, labels = TAGS_COLUMNS, list_label_columns(schema)
         if len(labels) == 1 and not set(names) & set(schema.names):
             names = (labels[0],)
+    first = config.tags_field.partition(".")[0]
+    if config.tags_field not in schema.names and first in schema.names:
+        raise ColumnError(
+            f"shard '{shard.uri}': a field of column '{first}' is no column; give --inputs.tags-field {first} if it "
+            "holds records with a name or a category"
+        )
     found = _require_column(shard, schema, "--inputs.tags-field", names, holds_tags, TAGS_NEED)
     if needed := find_needed_option(schema.field(found).type, config, find_labels(schema, found)):
         raise ColumnError(f"shard '{shard.uri}': column '{found}' holds {needed}")

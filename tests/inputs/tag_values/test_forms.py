@@ -154,6 +154,14 @@ def test_column_that_needs_an_option_is_refused_before_any_row(tmp_path: Path, k
         read_first(tmp_path / "a.parquet", InputConfig())
 
 
+def test_field_of_a_column_of_records_is_refused_with_the_column_that_is_read(tmp_path: Path) -> None:
+    table = pa.table({"image": [b"i"], "objects": [{"category": ["cat"], "id": [3]}]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ColumnError, match="give --inputs.tags-field objects"):
+        read_first(tmp_path / "a.parquet", InputConfig(tags_field="objects.category"))
+    assert read_first(tmp_path / "a.parquet", InputConfig(tags_field="objects")).tags == ("cat",)
+
+
 LABEL = {"names": ["dog", "cat", "person"], "_type": "ClassLabel"}
 OLD_LABEL = {"num_classes": 3, "names": ["dog", "cat", "person"], "names_file": None, "id": None, "_type": "ClassLabel"}
 
