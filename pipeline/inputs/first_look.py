@@ -141,7 +141,7 @@ def _find_unusable(shard: InputShard, samples: Sequence[Sample]) -> list[str]:
     if samples and all(sample.dotted_name_error for sample in samples):
         return [f"no plain image in {place}: {samples[0].dotted_name_error}"]
     if samples and not any(sample.image_name or sample.download_error for sample in samples):
-        return [f"no image in {place}: {samples[0].no_image_error or 'all are missing'}"]
+        return [f"no image in {place}: {samples[0].no_image_error or 'all are missing'}{_advise_order(shard)}"]
     return []
 
 
@@ -163,7 +163,7 @@ def _find_unknown(
         reason = next(filter(None, errors), "")
         return [
             f"no tags in {place}{reason and f' ({reason})'}; if tags are in another place, name it by "
-            "--inputs.tags-field or --inputs.tags-table, or sort the members of the archive by name"
+            f"--inputs.tags-field or --inputs.tags-table{_advise_order(shard)}"
         ]
     shown = ", ".join(f"'{tag}'" for tag in list(unknown)[:MAX_SHOWN])
     nearest = _find_nearest(unknown, vocabulary)
@@ -188,6 +188,11 @@ def _suggest_numbers(
     if config.class_numbers is None and all(isinstance(parse_class_number(tag), int) for tag in unknown):
         return CLASS_NUMBERS_ADVICE
     return ""
+
+
+def _advise_order(shard: InputShard) -> str:
+    """Advice for archives whose images and tags may stand apart."""
+    return "" if shard.is_parquet else "; if images and tags stand apart in the archive, sort its members by name"
 
 
 def _name_place(shard: InputShard, samples: Sequence[Sample]) -> str:

@@ -156,7 +156,8 @@ def _read_class_member(where: str, text: str, config: InputConfig) -> SampleTags
     words = text.replace(",", " ").replace(";", " ").split()
     numbers = [parse_class_number(word) for word in words]
     if words and all(isinstance(number, int) for number in numbers):
-        return read_tag_value(where, numbers, config)
+        # One number is no vector.
+        return read_tag_value(where, numbers if len(numbers) > 1 else numbers[0], config)
     if text.lstrip().startswith("["):
         return read_tag_value(where, text, config)
     return read_tag_value(where, [parse_class_number(word) for word in split_text(text, config)], config)

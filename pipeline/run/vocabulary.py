@@ -178,6 +178,8 @@ def _parse_file(payload: bytes, uri: str) -> Any:
     Raises:
         DocumentError: It is a table, or its text is neither JSON nor YAML nor a class a line.
     """
+    if not payload.strip():
+        raise DocumentError(f"it is empty; write {EXAMPLE}")
     suffix = uri.rpartition(".")[2].lower()
     if suffix in TABLE_SUFFIXES:
         raise DocumentError(

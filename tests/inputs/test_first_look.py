@@ -74,7 +74,8 @@ def test_numbers_that_no_class_has_are_a_warning_with_the_numbers_of_the_classes
         ({"a.heic": b"i", "a.txt": b"cat"}, "no image among the members of this key: 'a.heic', 'a.txt'"),
         ({"a.jpg": b"i", "a.jpg.txt": b"cat"}, "no tags among the members of this key: 'a.jpg', 'a.jpg.txt'"),
         ({"a.jpg": b"i", "b.jpg": b"i", "a.txt": b"cat", "b.txt": b"cat"}, ""),
-        ({"images/a.jpg": b"i", "images/b.jpg": b"i"}, "sort the members of the archive by name"),
+        ({"images/a.jpg": b"i", "images/b.jpg": b"i"}, "stand apart in the archive, sort its members by name"),
+        ({"labels/a.txt": b"cat"}, "stand apart in the archive, sort its members by name"),
     ],
 )
 def test_archive_without_whole_samples_is_a_warning_that_names_the_first_members(

@@ -108,6 +108,7 @@ def test_repeated_key_is_refused_by_name(tmp_path: Path, text: str) -> None:
     ("name", "payload", "message"),
     [
         ("v.json", b'{"classes": ["cat",]}', "not JSON"),
+        ("v.json", b"\n", "it is empty; write"),
         ("v.json", '{"classes": ["cat"]}'.encode("utf-16"), "UTF-16; save it as UTF-8"),
         ("v.json", b'{"classes": ["cat", "\\ud83d"]}', "half of a surrogate pair"),
         ("v.yaml", b"classes: [cat, __Background__]", "'__Background__' is not needed"),

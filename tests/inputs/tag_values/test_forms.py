@@ -222,6 +222,13 @@ def test_class_member_holds_numbers_in_any_usual_spelling(
     assert bool(error) == bool(found.error)
 
 
+def test_class_member_of_one_number_is_no_vector(tmp_path: Path) -> None:
+    make_tar(tmp_path / "a.tar", {"a": {"jpg": b"i", "cls": b"17\n"}, "b": {"jpg": b"i", "cls": b"0 1 1"}})
+    first = next(iter(read_chunks(list_shards([str(tmp_path / "a.tar")])[0], InputConfig(**NAMES, multi_hot=True))))
+    assert isinstance(first, Chunk)
+    assert [sample.tags for sample in first.samples] == [("cat",), ("cat", "toothbrush")]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
