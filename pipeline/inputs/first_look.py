@@ -95,7 +95,7 @@ def _find_fault(shard: InputShard, samples: Sequence[Sample], config: InputConfi
     errors = [sample.tags_error for sample in samples if sample.tags_error]
     if errors and len(errors) == len(samples):
         count = "the first sample" if len(samples) == 1 else f"each of the first {len(samples)} samples"
-        return f"shard '{shard.uri}': tags of {count} cannot be read: {errors[0]}"
+        return f"{_name_shard(shard)}: tags of {count} cannot be read: {errors[0]}"
     if config.class_numbers is None or config.multi_hot:
         return ""
     first_two = {str(config.first_class_number), "1", "0"}
@@ -106,7 +106,7 @@ def _find_fault(shard: InputShard, samples: Sequence[Sample], config: InputConfi
     is_vector = len(lengths) == 1 and min(lengths) >= MIN_VECTOR and all(set(entries) <= first_two for entries in lists)
     if is_vector and (len(lists) > 1 or lengths == {num_classes}):
         return (
-            f"shard '{shard.uri}': the lists of the first {len(lists)} samples are {lengths.pop()} zeros and ones "
+            f"{_name_shard(shard)}: the lists of the first {len(lists)} samples are {lengths.pop()} zeros and ones "
             "each, as vectors with a place for each class are; add --inputs.multi-hot"
         )
     return ""
@@ -197,7 +197,12 @@ def _advise_order(shard: InputShard) -> str:
 
 def _name_place(shard: InputShard, samples: Sequence[Sample]) -> str:
     count = "the first sample" if len(samples) == 1 else f"the first {len(samples)} samples"
-    return f"{count} of shard '{shard.uri}'"
+    return f"{count} of {_name_shard(shard)}"
+
+
+def _name_shard(shard: InputShard) -> str:
+    # The file of an index is no file of the user.
+    return "the folder or table of images" if shard.is_index else f"shard '{shard.uri}'"
 
 
 def _find_nearest(tags: Iterable[str], vocabulary: Vocabulary) -> list[str]:

@@ -33,12 +33,14 @@ def join_tags(sample: Sample, config: InputConfig) -> Sample:
         ShardError: The table is damaged, or changed since the run was started.
         StorageError: The store failed.
     """
-    return sample if config.tags_table is None else _join(sample, open_tags_table(config), config)
+    if config.tags_table is None:
+        return sample
+    return _join(replace(sample, no_tags_error=""), open_tags_table(config), config)
 
 
 def _join(sample: Sample, table: TagsTable, config: InputConfig) -> Sample:
     cell: pa.Scalar | None = table.find(sample.key)
     if cell is None:
-        return replace(sample, tags=(), class_numbers=(), tags_error="", no_tags_error="", has_tags_row=False)
+        return replace(sample, tags=(), class_numbers=(), tags_error="", has_tags_row=False)
     found = read_tag_cell(config.tags_field, cell, config)
-    return replace(sample, tags=found.tags, class_numbers=found.class_numbers, tags_error=found.error, no_tags_error="")
+    return replace(sample, tags=found.tags, class_numbers=found.class_numbers, tags_error=found.error)
