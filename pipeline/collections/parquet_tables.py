@@ -13,8 +13,8 @@ from pipeline.collections.rows import NamedImage
 from pipeline.errors import ShardError, is_store_failure
 from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
 from pipeline.inputs.parquet_reader import BUFFER_BYTES, IMAGE_COLUMNS, KEYS_NEED
-from pipeline.inputs.partitions import Partitions
 from pipeline.inputs.sample_tags import read_tag_value
+from pipeline.inputs.tables.partitions import Partitions
 from pipeline.inputs.tag_values.columns import find_labels, holds_keys
 from pipeline.run.config import InputConfig
 from pipeline.storage.reading import open_random

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ColumnError, ShardError, is_store_failure
 from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
-from pipeline.inputs.partitions import Partitions
 from pipeline.inputs.sample_tags import SampleTags, find_download_error, read_tag_cells
+from pipeline.inputs.tables.partitions import Partitions
 from pipeline.inputs.tag_values.columns import (
     TAGS_NEED,
     find_labels,

@@ -116,9 +116,12 @@ def test_json_that_is_no_collection_is_refused(folder: Path, document: object, m
     assert message in refuse(folder / "all.json")
 
 
-def test_utf_16_and_latin_1_are_named(folder: Path) -> None:
+def test_utf_16_with_its_mark_is_read_and_other_encodings_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / "wide.csv").write_text("file_name,tags\na.jpg,cat\n", encoding="utf-16")
-    assert "is in UTF-16; save it as UTF-8" in refuse(folder / "wide.csv")
+    shards, _ = find(folder / "wide.csv", tmp_path / "index")
+    assert [sample.tags for sample in read_samples(shards)] == [("cat",)]
+    (folder / "bare.csv").write_text("file_name,tags\na.jpg,cat\n", encoding="utf-16-le")
+    assert "UTF-16 without a byte order mark; save it as UTF-8" in refuse(folder / "bare.csv")
     (folder / "latin.csv").write_text("file_name,tags\na.jpg,bébé\n", encoding="latin-1")
     assert "is not UTF-8" in refuse(folder / "latin.csv")
 

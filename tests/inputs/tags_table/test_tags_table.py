@@ -139,21 +139,24 @@ def test_every_key_of_several_groups_is_found_and_no_other(tmp_path: Path) -> No
     ("name", "content", "message"),
     [
         ("t.csv", write_csv({"a": "dog"}) + b"note,a,cat\n", "the key 'a' twice"),
-        ("t.csv", write_csv({"a": "dog", "": "cat"}), "no key in row 1"),
+        ("t.csv", write_csv({"a": "dog", "": "cat"}), "no key in line 4"),
         ("t.csv", write_csv({"a": "dog"}, names=("id", "tags")), "--inputs.tags-table-key: 'note', 'id', 'tags'"),
         ("t.csv", write_csv({"a": "dog"}, names=("key", "label")), "no column 'tags'; its columns: 'note', 'key'"),
-        ("t.csv", write_csv({"a": "dog"}) + b"too,few\n", "cannot be read: CSV parse error"),
-        ("t.csv", b"", "no header line"),
+        ("t.csv", write_csv({"a": "dog"}) + b"too,few\n", "2 cells in line 4, its header 3"),
+        ("t.csv", b"", "has no rows"),
         ("t.csv", b"key,tags\n", "has no rows"),
-        ("t.csv", "key,tags\na,dog\n".encode("utf-16"), "UTF-16"),
-        ("t.jsonl", b'{"key": "a", "tags": "dog"}\n{"key": \n', "cannot be read: JSON parse error"),
+        ("t.csv", "key,tags\na,dog\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
+        ("t.csv", b'key,tags\na,"dog\nb,cat\n', "broken at line 2: unexpected end of data; correct its quotes"),
+        ("t.csv", b'key,tags\na,"dog"s\nb,cat\n', "broken at line 2"),
+        ("t.csv", "key,tags\na,bébé\n".encode("latin-1"), "is not UTF-8"),
+        ("t.jsonl", b'{"key": "a", "tags": "dog"}\n{"key": \n', "line 2 is not JSON"),
         ("t.parquet", b"PAR1 no", "cannot be read"),
         ("t.xlsx", b"PK", "of an unknown kind"),
     ],
 )
 def test_unusable_table_is_refused_by_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ShardError, match=f"tags table '.*{name}'") as refusal:
+    with pytest.raises(ShardError, match=f"table '.*{name}'") as refusal:
         open_tags_table(use_table(str(tmp_path / name)))
     assert message in str(refusal.value)
 

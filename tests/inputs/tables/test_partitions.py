@@ -14,8 +14,8 @@ from pipeline.audit.verify import FULL, list_run, verify_run
 from pipeline.commit.manifests import list_manifests, open_manifest
 from pipeline.errors import ShardError
 from pipeline.inputs.chunks import read_chunks
-from pipeline.inputs.partitions import list_partitions
 from pipeline.inputs.shards import list_shards
+from pipeline.inputs.tables.partitions import list_partitions
 from pipeline.label import label_run
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, Sample
