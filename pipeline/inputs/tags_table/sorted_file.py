@@ -59,6 +59,16 @@ class TagsTable:
         row = bisect_right(range(batch.num_rows), key, key=lambda index: keys[index].as_py()) - 1
         return batch.column(1)[row] if row >= 0 and keys[row].as_py() == key else None
 
+    def count_matches(self, keys: pa.ChunkedArray) -> tuple[int, int]:
+        """Count the rows that have one of some keys, and those of the keys that have a row.
+
+        Args:
+            keys: Large text; a key may come several times.
+        """
+        rows = pa.chunked_array([batch.column(0) for batch in self._batches])
+        matched = rows.filter(pc.is_in(rows, value_set=keys.unique()))
+        return len(matched), pc.sum(pc.is_in(keys, value_set=matched.combine_chunks())).as_py() or 0
+
 
 def open_tags_table(config: InputConfig) -> TagsTable:
     """Open the tags table of a run; sort it first, if no process of this machine has done so.
