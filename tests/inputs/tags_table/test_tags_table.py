@@ -269,6 +269,10 @@ def test_class_numbers_in_cells_are_read_if_the_run_says_so(tmp_path: Path, shar
     config = use_table(str(tmp_path / "t.csv"), class_numbers="zero-based")
     found = [(sample.tags, sample.class_numbers) for sample in read_samples(shard, config).values()]
     assert sorted(found) == [((), ()), ((), (1, 2)), ((), (3,)), (("dog",), ())]
+    (tmp_path / "t.csv").write_bytes(write_csv({"a": "3", "b/2": "1", "c": "2"}))
+    config = use_table(str(tmp_path / "t.csv"))
+    (warning,) = look_at_tags(list_shards([str(shard)]), config, Vocabulary(classes=("cat",)))
+    assert "add --inputs.class-numbers zero-based or one-based" in warning
 
 
 def test_json_lines_of_several_types_are_read_row_by_row(tmp_path: Path, shard: Path) -> None:
