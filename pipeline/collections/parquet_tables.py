@@ -54,7 +54,7 @@ def read_parquet_table(uri: str, config: InputConfig) -> Iterator[NamedImage]:
         OSError: The store failed.
     """
     with _open(uri) as (file, guard):
-        partitions = Partitions(uri, file.schema_arrow, config)
+        partitions = Partitions(uri, file.schema_arrow)
         schema = partitions.schema
         columns = choose_columns(uri, schema.names, config)
         if not _is_path(schema.field(columns.path).type):

@@ -51,7 +51,7 @@ def _read_rows(table: str, records: Records, config: InputConfig, *, is_csv: boo
     for where, record in records.rows:
         image = _make_row(f"{table}, {where}", record, columns)
         if is_csv:
-            tags = read_text_cell(image.tags, config)
+            tags = read_text_cell(image.tags)
             image = image._replace(path=(image.path or "").strip() or None, tags=tags)
         yield image
 

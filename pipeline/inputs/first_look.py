@@ -6,11 +6,7 @@ from dataclasses import replace
 
 from pipeline.errors import ColumnError, ShardError, TagsError
 from pipeline.inputs.chunks import read_chunks
-from pipeline.inputs.tables.cells import NUMBER
-from pipeline.inputs.tables.partitions import list_partitions
-from pipeline.inputs.tag_values.forms import CLASS_NUMBERS_ADVICE
 from pipeline.inputs.tags_table.sorted_file import open_tags_table
-from pipeline.inputs.tags_table.sources import Form
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, InputShard, Sample
 from pipeline.run.vocabulary import Vocabulary, normalise_tag
@@ -160,19 +156,8 @@ def _find_unknown(
     shown = ", ".join(f"'{tag}'" for tag in list(unknown)[:MAX_SHOWN])
     nearest = _find_nearest(unknown, vocabulary)
     hint = f"; the nearest names are {', '.join(nearest)}" if nearest else ""
-    if all(NUMBER.fullmatch(tag) for tag in unknown) and _has_untyped_tags(shard, config):
-        return [f"{place} have no known tag; they have {shown}; {CLASS_NUMBERS_ADVICE}"]
     advice = suggest_separators(unknown, vocabulary) or "add the tags as aliases to the vocabulary if they name classes"
     return [f"{place} have no known tag; they have {shown}{hint}; {advice}"]
-
-
-def _has_untyped_tags(shard: InputShard, config: InputConfig) -> bool:
-    """Whether tags may come from cells or paths, where numbers are text until the run says that they are not."""
-    if config.class_numbers is not None:
-        return False
-    if config.tags_table is not None:
-        return open_tags_table(config).form == Form.CELL
-    return shard.is_index or any(name == config.tags_field for name, _ in list_partitions(shard.uri))
 
 
 def _find_nearest(tags: Iterable[str], vocabulary: Vocabulary) -> list[str]:

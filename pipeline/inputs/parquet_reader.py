@@ -123,7 +123,7 @@ def _read_rows(
     shard: InputShard, stream: PageGuard, config: InputConfig, start_row: int, buffer_bytes: int
 ) -> Iterator[tuple[int, Sample]]:
     file = pq.ParquetFile(stream, buffer_size=buffer_bytes, pre_buffer=False, page_checksum_verification=True)
-    partitions = Partitions(shard.uri, file.schema_arrow, config)
+    partitions = Partitions(shard.uri, file.schema_arrow)
     columns = _choose_columns(shard, partitions, config)
     if columns.key in partitions and file.metadata.num_rows > 1:
         raise ColumnError(

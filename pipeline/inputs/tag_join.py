@@ -49,5 +49,5 @@ def _join(sample: Sample, table: TagsTable, config: InputConfig) -> Sample:
     elif table.form == Form.JSON:
         found = read_tag_value(where, json.loads(cell.as_py() or "null"), config)
     else:
-        found = read_tag_value(where, read_text_cell(cell.as_py(), config), config)
+        found = read_tag_value(where, read_text_cell(cell.as_py()), config)
     return replace(sample, tags=found.tags, class_numbers=found.class_numbers, tags_error=found.error)

@@ -10,10 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ShardError
-from pipeline.inputs.first_look import look_at_tags
-from pipeline.run.config import InputConfig
 from pipeline.run.records import Sample
-from pipeline.run.vocabulary import Vocabulary
 from tests.collections.forms import (
     PHOTOS,
     TAGS,
@@ -176,21 +173,6 @@ def test_class_numbers_of_records_and_options_mean_the_same_in_a_table(tmp_path:
     inputs |= {"class_numbers": "names:x", "class_names": ((0, "lion"), (1, "tiger"), (9, "bear"))}
     shards, _ = find(tmp_path / "photos/list.parquet", tmp_path / "index-3", **inputs)
     assert [sample.tags for sample in read_samples(shards, **inputs)] == [("tiger",), ("bear",), ("lion",)]
-
-
-def test_class_numbers_in_cells_of_a_table_are_read_if_the_run_says_so(tmp_path: Path) -> None:
-    write_photos(tmp_path / "photos")
-    (tmp_path / "photos/list.csv").write_text('file_name,tags\na.jpg,1\nb.jpg,"0;1.0"\nc.jpg,cat\n')
-    inputs = {"class_numbers": "zero-based"}
-    shards, _ = find(tmp_path / "photos/list.csv", tmp_path / "index", **inputs)
-    assert [(sample.tags, sample.class_numbers) for sample in read_samples(shards, **inputs)] == [
-        ((), (1,)),
-        ((), (0, 1)),
-        (("cat",), ()),
-    ]
-    config, vocabulary = InputConfig(), Vocabulary(classes=("cow", "pig"))
-    shards, _ = find(tmp_path / "photos/list.csv", tmp_path / "index-2")
-    assert "'1', '0', '1.0'" in look_at_tags(shards, config, vocabulary)[0]
 
 
 @pytest.mark.parametrize("key", [1.5, True])

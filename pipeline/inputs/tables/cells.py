@@ -5,32 +5,21 @@ import json
 import re
 from typing import Any
 
-from pipeline.inputs.tag_values.forms import split_text
-from pipeline.run.config import InputConfig
-
 NUMPY_LIST = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*")\s*)*\]""")
 """A list as NumPy prints it: without commas, which Python would join to one text."""
-NUMBER = re.compile(r"\s*(-?[0-9]{1,9})(?:\.0*)?\s*")
-"""A class number; pandas writes whole numbers with gaps as floats."""
 
 
-def read_text_cell(cell: str | None, config: InputConfig) -> Any:
+def read_text_cell(cell: str | None) -> Any:
     """Value of a cell: a list or an object if it is written as one by JSON, Python or NumPy; else text.
 
-    Where the run says what class numbers mean, whole numbers are class numbers.
-
-    >>> plain = InputConfig()
-    >>> read_text_cell("dog, cat", plain), read_text_cell('["dog", "cat"]', plain), read_text_cell("['a b' 'c']", plain)
-    ('dog, cat', ['dog', 'cat'], ['a b', 'c'])
-    >>> numbered = InputConfig(class_numbers="one-based")
-    >>> read_text_cell("", plain), read_text_cell("3", plain), read_text_cell("3, 5", numbered)
-    (None, '3', [3, 5])
+    >>> read_text_cell("dog, cat"), read_text_cell('["dog", "cat"]'), read_text_cell("['a b' 'c']"), read_text_cell("")
+    ('dog, cat', ['dog', 'cat'], ['a b', 'c'], None)
     """
     text = (cell or "").strip()
     if not text:
         return None
     if not (text[0] == "[" and text[-1] == "]") and not (text[0] == "{" and text[-1] == "}"):
-        return text if config.class_numbers is None else _read_numbers(text, config)
+        return text
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -42,8 +31,3 @@ def read_text_cell(cell: str | None, config: InputConfig) -> Any:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
     return sorted(value, key=str) if isinstance(value, set | frozenset) else value
-
-
-def _read_numbers(text: str, config: InputConfig) -> Any:
-    found = [NUMBER.fullmatch(part) for part in split_text(text, config)]
-    return [int(match[1]) for match in found if match] if found and all(found) else text

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ColumnError
-from pipeline.run.config import InputConfig
 from pipeline.storage.uris import list_schemes
 
 NULL_VALUE = "__HIVE_DEFAULT_PARTITION__"
@@ -17,13 +16,12 @@ WEB_SCHEMES = frozenset({"http", "https"})
 class Partitions:
     """Columns that the folders of one file give to all of its rows."""
 
-    def __init__(self, uri: str, own_schema: pa.Schema, config: InputConfig) -> None:
+    def __init__(self, uri: str, own_schema: pa.Schema) -> None:
         """Read the columns of a path.
 
         Args:
             uri: The file.
             own_schema: Its own columns. One that the path names as well must have the same values.
-            config: Whether whole numbers in the column of tags are class numbers.
         """
         self._uri = uri
         self._values: dict[str, list[str | None]] = {}
@@ -32,12 +30,11 @@ class Partitions:
             if value not in values:
                 values.append(value)
         self._own = own_schema
-        self._numbers = config.tags_field if config.class_numbers is not None else None
         self.schema = own_schema
         """Columns of the file, then those of its path."""
         for name in self._values:
             if name not in own_schema.names:
-                self.schema = self.schema.append(pa.field(name, self._find_type(name)))
+                self.schema = self.schema.append(pa.field(name, pa.string()))
 
     def __contains__(self, name: object) -> bool:
         return name in self._values and name not in self._own.names
@@ -60,19 +57,11 @@ class Partitions:
                     f"'{self._uri}': its path gives column '{name}' {len(self._values[name])} values; rename one folder"
                 )
             if name in self:
-                batch = batch.append_column(name, self._repeat(name, batch.num_rows))
+                value = pa.scalar(self._values[name][0], pa.string())
+                batch = batch.append_column(name, pa.repeat(value, batch.num_rows))
             else:
                 self._require_equal(name, batch.column(name))
         return batch
-
-    def _find_type(self, name: str) -> pa.DataType:
-        value = self._values[name][0]
-        is_number = name == self._numbers and value is not None and value.isdecimal() and len(value) <= 9
-        return pa.int64() if is_number else pa.string()
-
-    def _repeat(self, name: str, num_rows: int) -> pa.Array:
-        value, kind = self._values[name][0], self._find_type(name)
-        return pa.repeat(pa.scalar(int(value) if value and pa.types.is_integer(kind) else value, kind), num_rows)
 
     def _require_equal(self, name: str, cells: pa.Array) -> None:
         """Check a column of the file against the path: some writers keep the column in the file."""

@@ -49,6 +49,8 @@ def open_records(uri: str) -> Iterator[Records]:
             yield peek_records(_parse_json_lines(uri, lines))
             return
         first = next(lines, "")
+        if first and not first.strip():
+            raise ShardError(f"table '{uri}' begins with an empty line; write its column names there")
         header = parse_header(uri, first)
         rows = _parse_csv(uri, header, chain([first], lines)) if header.names else iter(())
         yield Records(header.names, rows)
@@ -91,9 +93,11 @@ def _parse_csv(uri: str, header: Header, lines: Iterator[str]) -> Iterator[tuple
         if cells and line > 1:
             if len(cells) != num_names:
                 shown = "tab" if header.delimiter == "\t" else f"'{header.delimiter}'"
+                advice = f"quote cells that contain the delimiter {shown}"
+                if len(cells) < num_names:
+                    advice = "complete the line or remove it"
                 raise ShardError(
-                    f"table '{uri}' has {len(cells)} cells in line {line}, its header {num_names}; "
-                    f"quote cells that contain the delimiter {shown}"
+                    f"table '{uri}' has {len(cells)} cells in line {line}, its header {num_names}; {advice}"
                 )
             yield f"line {line}", {name: cell or None for name, cell in zip(header.names, cells, strict=True)}
         line = reader.line_num + 1

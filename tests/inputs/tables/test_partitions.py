@@ -14,14 +14,12 @@ from pipeline.audit.verify import FULL, list_run, verify_run
 from pipeline.commit.manifests import list_manifests, open_manifest
 from pipeline.errors import ShardError
 from pipeline.inputs.chunks import read_chunks
-from pipeline.inputs.first_look import look_at_tags
 from pipeline.inputs.shards import list_shards
 from pipeline.inputs.tables.partitions import list_partitions
 from pipeline.label import label_run
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk, Sample
 from pipeline.run.run_file import Run
-from pipeline.run.vocabulary import Vocabulary
 from tests.factories import make_parquet, make_photo
 from tests.fakes import SerialCluster
 from tests.small_run import OPTIONS
@@ -81,21 +79,6 @@ def test_partition_with_an_underscore_is_not_hidden(tmp_path: Path) -> None:
     write_partitions(tmp_path / "data/_temporary", ["dog"], ["label"])
     for pattern in ("data", "data/**/*.parquet"):
         assert read_tags(str(tmp_path / pattern), tags_field="label") == {"k0": ("cat",)}
-
-
-def test_numbers_in_a_path_are_class_numbers_if_the_run_says_so(tmp_path: Path) -> None:
-    write_partitions(tmp_path / "data", [0, 1, None], ["label"])
-    samples = read_samples(str(tmp_path / "data"), tags_field="label", class_numbers="zero-based")
-    assert [sample.class_numbers for sample in samples] == [(0,), (1,), ()]
-    assert [sample.tags for sample in read_samples(str(tmp_path / "data"), tags_field="label")][:2] == [("0",), ("1",)]
-
-
-def test_numbers_in_a_path_that_match_no_class_are_a_warning_with_the_option_that_reads_them(tmp_path: Path) -> None:
-    write_partitions(tmp_path / "data", [0, 1], ["label"])
-    (warning,) = look_at_tags(
-        list_shards([str(tmp_path / "data")]), InputConfig(tags_field="label"), Vocabulary(classes=("cat",))
-    )
-    assert "have no known tag; they have '0'; add --inputs.class-numbers" in warning
 
 
 def test_column_in_file_and_path_counts_if_both_agree(tmp_path: Path) -> None:

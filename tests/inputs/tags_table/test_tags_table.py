@@ -264,17 +264,6 @@ def test_lists_in_cells_are_read_as_in_a_table_of_paths(tmp_path: Path, shard: P
     assert read_samples(shard, use_table(str(tmp_path / "t.csv")))["a"].tags == ("dog", "cat")
 
 
-def test_class_numbers_in_cells_are_read_if_the_run_says_so(tmp_path: Path, shard: Path) -> None:
-    (tmp_path / "t.csv").write_bytes(write_csv({"a": "3", "b/2": "1, 2.0", "c": "dog"}))
-    config = use_table(str(tmp_path / "t.csv"), class_numbers="zero-based")
-    found = [(sample.tags, sample.class_numbers) for sample in read_samples(shard, config).values()]
-    assert sorted(found) == [((), ()), ((), (1, 2)), ((), (3,)), (("dog",), ())]
-    (tmp_path / "t.csv").write_bytes(write_csv({"a": "3", "b/2": "1", "c": "2"}))
-    config = use_table(str(tmp_path / "t.csv"))
-    (warning,) = look_at_tags(list_shards([str(shard)]), config, Vocabulary(classes=("cat",)))
-    assert "add --inputs.class-numbers zero-based or one-based" in warning
-
-
 def test_json_lines_of_several_types_are_read_row_by_row(tmp_path: Path, shard: Path) -> None:
     rows = {"a": ["dog", "cat"], "b/2": "dog, cat", "c": {"dog": True, "cat": False}, "d": None, "e": 3}
     (tmp_path / "t.jsonl").write_bytes(write_jsonl(rows))
