@@ -8,8 +8,9 @@ bottom up; a folder imports only from those above it:
     storage/bulk/     many small files: streams of listings, files of web servers
     workers/          worker processes: heartbeats, hangs, deaths, retries
     inputs/patterns/  what the patterns of --shards name: list files, folders, kinds of files
-    inputs/tags_table/  a table of tags beside the shards, sorted by key
     inputs/tag_values/  what the values of tag fields and columns mean
+    inputs/tables/    CSV, JSON lines and Parquet tables; columns in paths
+    inputs/tags_table/  a table of tags beside the shards, sorted by key
     inputs/tar/       bytes, names, hard links and counts of the members of a tar
     inputs/           archives -> chunks of samples; a new input format goes here
     images/encoded/   one encoded image byte by byte: limits, parts that pixels need, names of what is no image

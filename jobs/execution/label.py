@@ -22,7 +22,6 @@ from pipeline.driver.silence import WaitNotices
 from pipeline.inputs.first_look import look_at_tags
 from pipeline.inputs.patterns.first_bytes import require_archives
 from pipeline.inputs.tag_join import settle_tags_table
-from pipeline.inputs.tags_table.sorted_file import open_tags_table
 from pipeline.label import label_run, plan_label_run
 from pipeline.labelling.estimate import estimate_rest
 from pipeline.run.class_names import settle_inputs
@@ -68,8 +67,7 @@ def _label(job: LabelJob, patience: Patience, scratch: str | None) -> int:
         allows_nothing_labelled=job.allow_nothing_labelled,
     )
     if code == EXIT_OK and job.run.limit is None and run.config.inputs.tags_table and len(run.shards) <= MAX_FOOTERS:
-        outcome = patience.call(lambda: read_outcomes(run.out_uri, [shard.name for shard in run.shards]))
-        print_unmatched(open_tags_table(run.config.inputs).num_rows, outcome.counts)
+        patience.call(lambda: print_unmatched(run))
     return code
 
 
@@ -82,7 +80,7 @@ def _conclude_published(run: Run, plan: Plan, job: LabelJob) -> int:
     print(f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images")
     print_passed_over(outcome.members)
     if run.config.inputs.tags_table and len(plan.sealed) == len(run.shards):
-        print_unmatched(open_tags_table(run.config.inputs).num_rows, counts)
+        print_unmatched(run)
     if counts.num_labelled:
         return EXIT_OK
     return warn_of_nothing_labelled(outcome, allows_nothing_labelled=job.allow_nothing_labelled)

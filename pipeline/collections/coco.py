@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.collections.rows import Findings, NamedImage
-from pipeline.collections.tables import GZIP_SUFFIX, read_records
+from pipeline.collections.tables import read_records
 from pipeline.errors import ShardError
 from pipeline.inputs.allowed_places import is_web_uri
+from pipeline.inputs.tables.kinds import GZIP_SUFFIX
 from pipeline.run.config import InputConfig
 from pipeline.storage.listing import exists
 from pipeline.storage.reading import read_bytes

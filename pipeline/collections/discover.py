@@ -14,11 +14,12 @@ from pipeline.collections.folders import Folder, choose_table, collect_folder, l
 from pipeline.collections.index import list_index_shards, read_record, write_record, write_shards
 from pipeline.collections.parquet_tables import is_path_table
 from pipeline.collections.rows import Findings, IndexRow, PathFollower, count_rows, require_images
-from pipeline.collections.tables import TEXT_SUFFIXES, read_table, strip_suffix
+from pipeline.collections.tables import read_table
 from pipeline.errors import RunConflictError, ShardError
 from pipeline.inputs.allowed_places import is_web_uri
 from pipeline.inputs.patterns.folders import GLOB_CHARACTERS
 from pipeline.inputs.shards import list_shards
+from pipeline.inputs.tables.kinds import TEXT_SUFFIXES, strip_suffix
 from pipeline.run.config import InputConfig
 from pipeline.run.fingerprint import list_changes
 from pipeline.run.records import PARQUET_SUFFIX, InputShard

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from pipeline.collections.rows import Findings, IndexRow, Listing, NamedImage, PathFollower
-from pipeline.collections.tables import CSV_SUFFIXES, GZIP_SUFFIX, TEXT_SUFFIXES, has_paths, read_table, strip_suffix
+from pipeline.collections.tables import has_paths, read_table
 from pipeline.errors import ShardError
 from pipeline.inputs.patterns.folders import OUTPUT_FOLDERS, PassedOverFiles
+from pipeline.inputs.tables.kinds import GZIP_SUFFIX, TEXT_SUFFIXES, strip_suffix
 from pipeline.run.config import InputConfig
 from pipeline.run.records import PARQUET_SUFFIX, RUN_FILE
 from pipeline.storage.bulk.scanning import scan_folder
@@ -164,7 +165,7 @@ def choose_table(folder: Folder) -> str | None:
     Raises:
         ShardError: There are several.
     """
-    found = [name for name in folder.tables if strip_suffix(name) in (*CSV_SUFFIXES, *TEXT_SUFFIXES)]
+    found = [name for name in folder.tables if strip_suffix(name) in TEXT_SUFFIXES]
     named = [name for name in found if _get_stem(name) == METADATA_STEM] or found
     if len(named) > 1:
         raise ShardError(

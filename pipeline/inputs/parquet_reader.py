@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 from pipeline.errors import ColumnError, ShardError, is_store_failure
 from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
 from pipeline.inputs.sample_tags import SampleTags, find_download_error, read_tag_cells
+from pipeline.inputs.tables.partitions import Partitions
 from pipeline.inputs.tag_values.columns import (
     TAGS_NEED,
     find_labels,
     find_needed_option,
+    holds_keys,
     holds_tags,
     is_text,
     list_label_columns,
@@ -29,6 +31,7 @@ IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 TAGS_COLUMNS = ("tags", "txt", "caption")
 """Columns searched for tags while `tags_field` has its default; the later names are img2dataset's."""
 KEY_COLUMNS = ("key", "__key__")
+KEYS_NEED = "text or whole numbers (cast it to one of these)"
 MAX_COLUMNS_SHOWN = 20
 
 BATCH_ROWS = 16
@@ -120,17 +123,25 @@ def _read_rows(
     shard: InputShard, stream: PageGuard, config: InputConfig, start_row: int, buffer_bytes: int
 ) -> Iterator[tuple[int, Sample]]:
     file = pq.ParquetFile(stream, buffer_size=buffer_bytes, pre_buffer=False, page_checksum_verification=True)
-    columns = _choose_columns(shard, file.schema_arrow, config)
+    partitions = Partitions(shard.uri, file.schema_arrow)
+    columns = _choose_columns(shard, partitions, config)
+    if columns.key in partitions and file.metadata.num_rows > 1:
+        raise ColumnError(
+            f"shard '{shard.uri}': key column '{columns.key}' is a folder of its path, one key for all "
+            f"{file.metadata.num_rows} rows; name another one by --inputs.key-column, or leave it out for row numbers"
+        )
+    names = columns.list_names()
+    own_names = partitions.select_own(names)
     stop_row = 0
     for group in range(file.num_row_groups):
         row = stop_row
         stop_row += file.metadata.row_group(group).num_rows
         if stop_row <= start_row:
             continue
-        names = columns.list_names()
-        stream.expect(file, group, names)
+        stream.expect(file, group, own_names)
         num_rows = _choose_batch_rows(file.metadata.row_group(group))
-        for batch in file.iter_batches(num_rows, row_groups=[group], columns=names, use_threads=False):
+        for own in file.iter_batches(num_rows, row_groups=[group], columns=own_names, use_threads=False):
+            batch = partitions.complete(own, names)
             yield from _make_samples(batch, max(start_row - row, 0), row, columns, config)
             row += batch.num_rows
         if row != stop_row:
@@ -209,22 +220,24 @@ def _read_cell(cells: pa.Array | None, place: int) -> Any:
         return None
 
 
-def _choose_columns(shard: InputShard, schema: pa.Schema, config: InputConfig) -> _Columns:
+def _choose_columns(shard: InputShard, partitions: Partitions, config: InputConfig) -> _Columns:
+    schema = partitions.schema
+
     def require(option: str, names: Sequence[str], holds: Callable[[pa.DataType], bool], need: str) -> str:
         return _require_column(shard, schema, option, names, holds, need)
 
     def look_for(names: Sequence[str], holds: Callable[[pa.DataType], bool]) -> str | None:
-        fitting = (name for name in names if schema.names.count(name) == 1 and holds(schema.field(name).type))
-        return next(fitting, None)
+        there = [name for name in names if schema.names.count(name) == 1 and name not in partitions]
+        return next((name for name in there if holds(schema.field(name).type)), None)
 
     image_names = IMAGE_COLUMNS if config.image_column is None else (config.image_column,)
     # With a table of tags the shard needs none.
     tags = _choose_tags_column(shard, schema, config) if config.tags_table is None else None
-    key = look_for(KEY_COLUMNS, _holds_key)
-    if config.key_column is not None or (key is None and set(KEY_COLUMNS) & set(schema.names)):
+    key = look_for(KEY_COLUMNS, holds_keys)
+    if config.key_column is not None or (key is None and partitions.select_own(list({*KEY_COLUMNS} & {*schema.names}))):
         # Row numbers in place of keys that cannot be read would be keys of nobody.
         names = KEY_COLUMNS if config.key_column is None else (config.key_column,)
-        key = require("--inputs.key-column", names, _holds_key, "text or whole numbers")
+        key = require("--inputs.key-column", names, holds_keys, KEYS_NEED)
     return _Columns(
         image=require("--inputs.image-column", image_names, _holds_image, "bytes, or struct{bytes, path}"),
         tags=tags,
@@ -290,10 +303,6 @@ def _holds_image(kind: pa.DataType) -> bool:
         place = kind.get_field_index("bytes")
         return place >= 0 and _is_binary(kind.field(place).type)
     return _is_binary(kind)
-
-
-def _holds_key(kind: pa.DataType) -> bool:
-    return is_text(kind) or pa.types.is_integer(kind)
 
 
 def _is_binary(kind: pa.DataType) -> bool:

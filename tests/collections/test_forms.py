@@ -1,10 +1,15 @@
 """The same photos in every form give the same samples."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.errors import ShardError
 from pipeline.run.records import Sample
 from tests.collections.forms import (
     PHOTOS,
@@ -133,10 +138,6 @@ def test_image_root_is_where_paths_start(tmp_path: Path) -> None:
 
 
 def test_numbers_of_a_class_label_are_read_as_names(tmp_path: Path) -> None:
-    import json
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     write_photos(tmp_path / "photos")
     features = {"info": {"features": {"label": {"names": ["cow", "cat", "dog"], "_type": "ClassLabel"}}}}
@@ -146,6 +147,58 @@ def test_numbers_of_a_class_label_are_read_as_names(tmp_path: Path) -> None:
     inputs = {"tags_field": "label"}
     shards, _ = find(tmp_path / "photos/list.parquet", tmp_path / "index", **inputs)
     assert [sample.tags for sample in read_samples(shards, **inputs)] == [("cat",), ("dog",), ()]
+
+
+def test_class_numbers_of_records_and_options_mean_the_same_in_a_table(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    labels = {"names": ["cow", "cat", "dog"], "_type": "ClassLabel"}
+    features = {
+        "info": {"features": {"objects": {"feature": {"category": labels}, "_type": "Sequence"}, "label": labels}}
+    }
+    objects = [{"category": [1, 2]}, {"category": []}, None]
+    table = pa.table({"file_name": ["a.jpg", "b.jpg", "c.jpg"], "objects": objects, "label": [1, 9, 0]})
+    pq.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps(features)}), tmp_path / "photos/list.parquet"
+    )
+    inputs: dict[str, Any] = {"tags_field": "objects"}
+    shards, _ = find(tmp_path / "photos/list.parquet", tmp_path / "index", **inputs)
+    assert [sample.tags for sample in read_samples(shards, **inputs)] == [("cat", "dog"), (), ()]
+    inputs = {"tags_field": "label"}
+    shards, _ = find(tmp_path / "photos/list.parquet", tmp_path / "index-2", **inputs)
+    assert [(sample.tags, bool(sample.tags_error)) for sample in read_samples(shards, **inputs)] == [
+        (("cat",), False),
+        ((), True),
+        (("cow",), False),
+    ]
+    inputs |= {"class_numbers": "names:x", "class_names": ((0, "lion"), (1, "tiger"), (9, "bear"))}
+    shards, _ = find(tmp_path / "photos/list.parquet", tmp_path / "index-3", **inputs)
+    assert [sample.tags for sample in read_samples(shards, **inputs)] == [("tiger",), ("bear",), ("lion",)]
+
+
+@pytest.mark.parametrize("key", [1.5, True])
+def test_keys_of_several_spellings_are_refused(tmp_path: Path, key: Any) -> None:
+    write_photos(tmp_path / "photos")
+    rows = [{"path": "a.jpg", "tags": "cat", "key": value} for value in (7, key)]
+    (tmp_path / "photos/list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ShardError, match="line 2: 'key' holds .*, need text or whole numbers; write it as text"):
+        find(tmp_path / "photos/list.jsonl", tmp_path / "index")
+    pq.write_table(pa.Table.from_pylist(rows[1:]), tmp_path / "photos/list.parquet")
+    with pytest.raises(ShardError, match="column 'key' holds .*, need text or whole numbers"):
+        find(tmp_path / "photos/list.parquet", tmp_path / "index")
+
+
+def test_partitions_are_columns_of_a_table_of_paths(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    table = pa.table({"file_name": ["a.jpg", "b.jpg", "c.jpg"], "label": ["cat", None, "hot dog"]})
+    pq.write_to_dataset(table, str(tmp_path / "tables"), partition_cols=["label"])
+    inputs = {"tags_field": "label", "image_root": str(tmp_path / "photos")}
+    shards, _ = find(tmp_path / "tables", tmp_path / "index", **inputs)
+    found = {sample.key: (sample.image, sample.tags) for sample in read_samples(shards, **inputs)}
+    assert found == {
+        "a.jpg": (PHOTOS["a"], ("cat",)),
+        "b.jpg": (PHOTOS["b"], ()),
+        "c.jpg": (PHOTOS["c"], ("hot dog",)),
+    }
 
 
 def test_photos_need_no_tags_beside_a_table_of_tags(tmp_path: Path) -> None:

@@ -67,6 +67,10 @@ def test_shards_and_a_collection_are_two_runs(folder: Path, tmp_path: Path) -> N
         ("number,tags\n1,cat\n", "has no column of paths"),
         ("file_name,tags\na.jpg,cat\nb.jpg,cat,dog\n", "has 3 cells in line 3, its header 2; quote cells"),
         ('file_name,tags\na.jpg,"cat\ndog"\nb.jpg\n', "has 1 cells in line 4"),
+        ('file_name,tags\na.jpg,"cat\ndog"\nb.jpg\n', "its header 2; complete the line or remove it"),
+        ("\nfile_name,tags\na.jpg,cat\n", "begins with an empty line"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a Git LFS pointer; run 'git lfs"),
+        ("<!doctype html><html><body>Sign in</body></html>", "is an HTML page; a login or error page"),
         ('file_name,tags\na.jpg,"cat\n', "is broken at line 2"),
         ("file_name,tags,tags\na.jpg,cat,dog\n", "several columns 'tags'"),
         ("file_name,tags\n", "holds no row"),
@@ -116,11 +120,27 @@ def test_json_that_is_no_collection_is_refused(folder: Path, document: object, m
     assert message in refuse(folder / "all.json")
 
 
-def test_utf_16_and_latin_1_are_named(folder: Path) -> None:
+def test_utf_16_with_its_mark_is_read_and_other_encodings_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / "wide.csv").write_text("file_name,tags\na.jpg,cat\n", encoding="utf-16")
-    assert "is in UTF-16; save it as UTF-8" in refuse(folder / "wide.csv")
+    shards, _ = find(folder / "wide.csv", tmp_path / "index")
+    assert [sample.tags for sample in read_samples(shards)] == [("cat",)]
+    (folder / "bare.csv").write_text("file_name,tags\na.jpg,cat\n", encoding="utf-16-le")
+    assert "UTF-16 without a byte order mark; save it as UTF-8" in refuse(folder / "bare.csv")
     (folder / "latin.csv").write_text("file_name,tags\na.jpg,bébé\n", encoding="latin-1")
     assert "is not UTF-8" in refuse(folder / "latin.csv")
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (gzip.compress(b"file_name,tags\na.jpg,cat\n"), "is compressed with gzip; name it *.csv.gz"),
+        (PHOTOS["a"], "is an image; write it as text in UTF-8"),
+        (b"PK\x03\x04" + bytes(22) + b"\x13\0\0\0[Content_Types].xml\xb5\x94", "is an Excel or Office document"),
+    ],
+)
+def test_table_that_is_no_text_is_named_by_its_kind(folder: Path, payload: bytes, message: str) -> None:
+    (folder / "list.csv").write_bytes(payload)
+    assert message in refuse(folder / "list.csv")
 
 
 def test_truncated_gzip_is_named_and_a_whole_one_read(folder: Path, tmp_path: Path) -> None:

@@ -193,7 +193,8 @@ def _matches_visibly(wanted: Sequence[str], names: Sequence[str]) -> bool:
 
 
 def _has_hidden_part(parts: Sequence[str]) -> bool:
-    return any(part.startswith((".", "_")) for part in parts)
+    # As in Spark, a partition such as `_split=train` is not hidden.
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
 
 
 def _name_suffix(uri: str) -> str:

@@ -30,6 +30,13 @@ def is_text(kind: pa.DataType) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
 
 
+def holds_keys(kind: pa.DataType) -> bool:
+    """Whether a column holds keys: text or whole numbers, of which each has one spelling."""
+    kind = _strip_dictionary(kind)
+    is_whole = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0)
+    return is_text(kind) or is_whole
+
+
 def holds_tags(kind: pa.DataType) -> bool:
     """Whether values of a type can be read as tags, with the options that they need."""
     inner = _get_entry_type(kind)
