@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.collections.rows import Findings, NamedImage
-from pipeline.collections.tables import GZIP_SUFFIX, read_records
+from pipeline.collections.tables import GZIP_SUFFIX, read_records, require_table_text
 from pipeline.errors import ShardError
 from pipeline.inputs.allowed_places import is_web_uri
+from pipeline.inputs.patterns.file_kinds import HEAD_BYTES
 from pipeline.run.config import InputConfig
 from pipeline.storage.listing import exists
 from pipeline.storage.reading import read_bytes
@@ -28,10 +29,16 @@ def read_document(uri: str) -> Any:
     if uri.lower().endswith(GZIP_SUFFIX):
         raise ShardError(f"'{uri}' is compressed; decompress it, or write its records as JSON lines (*.jsonl.gz)")
     try:
-        return json.loads(read_bytes(uri).decode("utf-8-sig"), object_hook=_shorten)
+        payload = read_bytes(uri)
+        require_table_text(uri, payload[:HEAD_BYTES])
+        return json.loads(payload.decode("utf-8-sig"), object_hook=_shorten)
     except FileNotFoundError as error:
         raise ShardError(f"'{uri}' does not exist; check the path") from error
     except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            raise ShardError(
+                f"'{uri}' holds more than one JSON document; if each of its lines is one, name it *.jsonl"
+            ) from error
         raise ShardError(f"'{uri}' is not JSON: {error}; correct it, or name JSON lines *.jsonl") from error
 
 
@@ -92,8 +99,8 @@ def read_json_records(uri: str, document: Any, config: InputConfig) -> Iterator[
     """
     if not isinstance(document, list) or not all(isinstance(record, dict) for record in document):
         raise ShardError(
-            f"'{uri}' is neither a COCO file nor a list of records with fields; write its records as JSON lines, in "
-            "pandas by to_json(orient='records', lines=True)"
+            f"'{uri}' is neither a COCO file nor a list of records with fields; write its records as JSON lines in a "
+            "*.jsonl file, in pandas by to_json(orient='records', lines=True)"
         )
     return read_records(uri, ((f"record {number}", record) for number, record in enumerate(document)), config)
 

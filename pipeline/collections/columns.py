@@ -16,6 +16,9 @@ NUMPY_LIST = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*")\s*)*\]""")
 """A list as NumPy prints it: without commas, which Python would join to one text."""
 
 
+IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
+
+
 class Columns(NamedTuple):
     """Names of columns."""
 
@@ -43,6 +46,11 @@ def choose_columns(table: str, names: Sequence[str], config: InputConfig) -> Col
     path = find_path_column(names, config)
     if path is None:
         wanted = f"'{config.image_column}'" if config.image_column else "of paths (file_name, path, image, url ...)"
+        if any(IMAGE_NAME.search(name) for name in names):
+            raise ShardError(
+                f"table '{table}' has no column {wanted}, and its first line looks like a row: {there}; write its "
+                "column names there, such as file_name and tags"
+            )
         raise ShardError(
             f"table '{table}' has no column {wanted}; name one of its columns by --inputs.image-column: {there}"
         )

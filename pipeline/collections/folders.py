@@ -78,10 +78,16 @@ def _drop_outputs(folder: Folder) -> None:
             del folder.others[name]
 
 
-def collect_folder(folder: Folder, config: InputConfig, findings: Findings) -> Iterator[IndexRow]:
+def collect_folder(folder: Folder, config: InputConfig, findings: Findings, key_base: str = "") -> Iterator[IndexRow]:
     """List the samples of a folder of images.
 
     With metadata tables their rows, table by table; else all images, sorted by path, each tagged by its folder.
+
+    Args:
+        folder: The folder.
+        config: How tables are read.
+        findings: What is found is added.
+        key_base: Folder that stands before all paths to make keys.
 
     Raises:
         ShardError: The folder says nothing about tags, or two things.
@@ -93,10 +99,11 @@ def collect_folder(folder: Folder, config: InputConfig, findings: Findings) -> I
         if name not in metadata:
             findings.passed_over.add_other(name)
     if metadata:
-        yield from _follow_metadata(folder, metadata, config, findings)
+        yield from _follow_metadata(folder, metadata, config, findings, key_base)
         return
     _require_class_folders(folder, config)
-    yield from PathFollower(folder.uri, config, findings, folder.images).follow(_tag_by_folder(sorted(folder.images)))
+    follower = PathFollower(folder.uri, config, findings, folder.images)
+    yield from follower.follow(_tag_by_folder(sorted(folder.images)), key_base=key_base)
 
 
 def _tag_by_folder(names: Iterable[str]) -> Iterator[NamedImage]:
@@ -110,7 +117,7 @@ def _get_stem(name: str) -> str:
 
 
 def _follow_metadata(
-    folder: Folder, metadata: Sequence[str], config: InputConfig, findings: Findings
+    folder: Folder, metadata: Sequence[str], config: InputConfig, findings: Findings, key_base: str
 ) -> Iterator[IndexRow]:
     """Follow the tables of Hugging Face's imagefolder, each for its own folder."""
     places = Counter(posixpath.dirname(name) for name in metadata)
@@ -120,7 +127,9 @@ def _follow_metadata(
         raise ShardError(f"folder '{folder.uri}' holds '{both[0]}' and '{both[1]}'; keep one of them")
     follower = PathFollower(folder.uri, config, findings, folder.images | folder.others)
     for name in metadata:
-        yield from follower.follow(read_table(join_uri(folder.uri, name), config), posixpath.dirname(name))
+        base = posixpath.dirname(name)
+        rows = read_table(join_uri(folder.uri, name), config)
+        yield from follower.follow(rows, base, posixpath.join(key_base, base) if base else key_base)
     for name in sorted(folder.images.keys() - follower.used):
         findings.passed_over.add("images that no metadata table names", name)
 
@@ -152,9 +161,15 @@ def _require_class_folders(folder: Folder, config: InputConfig) -> None:
         )
     if not any("/" in name for name in folder.images):
         first = min(folder.images)
+        advice = "put a metadata.csv with columns file_name and tags beside them, or one sub-folder a class"
+        if folder.tables:
+            advice = (
+                f"if '{folder.tables[0]}' holds them, name it and its columns, as --shards "
+                f"{join_uri(folder.uri, folder.tables[0])} --inputs.image-column NAME --inputs.tags-field NAME"
+            )
         raise ShardError(
             f"folder '{folder.uri}' holds {len(folder.images)} images such as '{first}' and nothing about their tags; "
-            "put a metadata.csv with columns file_name and tags beside them, or one sub-folder a class"
+            f"{advice}"
         )
 
 

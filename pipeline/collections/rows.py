@@ -84,30 +84,31 @@ class PathFollower:
         self._config = config
         self._findings = findings
 
-    def follow(self, images: Iterable[NamedImage], base: str = "") -> Iterator[IndexRow]:
+    def follow(self, images: Iterable[NamedImage], base: str = "", key_base: str = "") -> Iterator[IndexRow]:
         """Turn the rows of a table into rows of the index, in order.
 
         Args:
             images: Rows.
             base: Folder below the root that their paths start at.
+            key_base: Folder that stands before a path to make a key: tables of two folders may name equal paths.
         """
         rows = iter(images)
         if self.listing is None and not is_web_uri(self._root):
             first = list(islice(rows, MAX_LOOKUPS + 1))
             if len(first) <= MAX_LOOKUPS:
                 with ThreadPoolExecutor(NUM_THREADS) as pool:
-                    yield from pool.map(lambda image: self._make_row(image, base), first)
+                    yield from pool.map(lambda image: self._make_row(image, base, key_base), first)
                 return
             self.listing = {
                 file.name: (file.size_bytes, file.etag) for file in scan_folder(self._root, lambda name: None)
             }
             rows = chain(first, rows)
         for image in rows:
-            yield self._make_row(image, base)
+            yield self._make_row(image, base, key_base)
 
-    def _make_row(self, image: NamedImage, base: str) -> IndexRow:
+    def _make_row(self, image: NamedImage, base: str, key_base: str) -> IndexRow:
         path = image.path
-        key = path if image.key in (None, "") else image.key
+        key = image.key or (path and _join_key(key_base, path))
         if not key:
             key = f"{image.where} without a path"
         if len(key) > MAX_KEY_LETTERS:
@@ -148,6 +149,15 @@ class PathFollower:
             name = posixpath.join(base, path)
         name = posixpath.normpath(name)
         return None if name == ".." or name.startswith("../") else name
+
+
+def _join_key(base: str, path: str) -> str:
+    """Key of a path as written, below the folder of its table.
+
+    >>> _join_key("train", "./a.jpg"), _join_key("", "a.jpg"), _join_key("train", "https://host/a.jpg")
+    ('train/./a.jpg', 'a.jpg', 'https://host/a.jpg')
+    """
+    return path if ABSOLUTE_URI in path else posixpath.join(base, path)
 
 
 def _resolve_outside(path: str, root_uri: str, base: str) -> str:

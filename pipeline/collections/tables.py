@@ -13,9 +13,10 @@ from pipeline.collections.columns import Columns, choose_columns, find_path_colu
 from pipeline.collections.parquet_tables import read_parquet_table
 from pipeline.collections.rows import NamedImage
 from pipeline.errors import ShardError
+from pipeline.inputs.patterns.file_kinds import HEAD_BYTES, IN_PLACE_OF_TEXT, FileKind, recognise_kind
 from pipeline.run.config import InputConfig
 from pipeline.run.records import PARQUET_SUFFIX
-from pipeline.storage.reading import ByteStream, open_stream
+from pipeline.storage.reading import ByteStream, open_stream, read_head
 
 CSV_SUFFIXES = (".csv", ".tsv")
 LINES_SUFFIXES = (".jsonl", ".ndjson")
@@ -105,6 +106,8 @@ def _make_row(where: str, record: Mapping[str, Any], columns: Columns) -> NamedI
 
 def _read_csv(uri: str, lines: io.TextIOWrapper, config: InputConfig) -> Iterator[NamedImage]:
     first = next(lines, "")
+    if first and not first.strip():
+        raise ShardError(f"table '{uri}' begins with an empty line; write its column names there")
     delimiter, names = _parse_header(uri, first)
     if not names:
         return
@@ -125,9 +128,11 @@ def _read_csv(uri: str, lines: io.TextIOWrapper, config: InputConfig) -> Iterato
         if cells:
             if len(cells) != len(names):
                 shown = "tab" if delimiter == "\t" else f"'{delimiter}'"
+                advice = f"quote cells that contain the delimiter {shown}"
+                if len(cells) < len(names):
+                    advice = "complete the line or remove it"
                 raise ShardError(
-                    f"table '{uri}' has {len(cells)} cells in line {line}, its header {len(names)}; "
-                    f"quote cells that contain the delimiter {shown}"
+                    f"table '{uri}' has {len(cells)} cells in line {line}, its header {len(names)}; {advice}"
                 )
             yield NamedImage(
                 f"{uri}, line {line}",
@@ -174,17 +179,38 @@ def _open_text(uri: str) -> Iterator[io.TextIOWrapper]:
             raw = cast(BinaryIO, io.BufferedReader(_Readable(stream), 2**20))
             if uri.lower().endswith(GZIP_SUFFIX):
                 raw = cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw), 2**20))
-            if raw.peek(2)[:2] in UTF_16:  # type: ignore[attr-defined]
-                raise ShardError(f"table '{uri}' is in UTF-16; save it as UTF-8")
+            require_table_text(uri, raw.peek(HEAD_BYTES)[:HEAD_BYTES])  # type: ignore[attr-defined]
             yield io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
     except FileNotFoundError as error:
         raise ShardError(f"table '{uri}' does not exist; check the path") from error
     except UnicodeDecodeError as error:
-        raise ShardError(
-            f"table '{uri}' is not UTF-8: {error.reason}, byte {error.object[error.start]:#04x}; save it as UTF-8"
-        ) from error
+        raise ShardError(_describe_binary(uri, error)) from error
     except (gzip.BadGzipFile, EOFError) as error:
         raise ShardError(f"table '{uri}' is no complete gzip file: {error}; copy it again") from error
+
+
+def require_table_text(uri: str, head: bytes) -> None:
+    """Check by the first bytes of a table that it is not in UTF-16, and no pointer or page that was saved in its place.
+
+    Raises:
+        ShardError: It is.
+    """
+    if head[:2] in UTF_16:
+        raise ShardError(f"table '{uri}' is in UTF-16; save it as UTF-8")
+    kind = recognise_kind(head)
+    if kind in IN_PLACE_OF_TEXT:
+        raise ShardError(f"table '{uri}' is {kind}; {kind.advice}")
+
+
+def _describe_binary(uri: str, error: UnicodeDecodeError) -> str:
+    """Message for a table that is not UTF-8: its kind, if it is no text at all."""
+    kind = recognise_kind(read_head(uri, HEAD_BYTES))
+    is_unpacked = uri.lower().endswith(GZIP_SUFFIX)
+    if kind == FileKind.GZIP and not is_unpacked:
+        return f"table '{uri}' is {kind}; name it *{strip_suffix(uri)}{GZIP_SUFFIX}"
+    if kind not in (FileKind.TEXT, FileKind.TABLE, FileKind.UNKNOWN) and not is_unpacked:
+        return f"table '{uri}' is {kind}; write it as text in UTF-8, or name it by what it is"
+    return f"table '{uri}' is not UTF-8: {error.reason}, byte {error.object[error.start]:#04x}; save it as UTF-8"
 
 
 class _Readable(io.RawIOBase):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.collections.discover import IndexPlace, find_inputs
+from pipeline.run.config import InputConfig
 from pipeline.run.records import Sample
 from tests.collections.forms import (
     PHOTOS,
@@ -108,8 +110,25 @@ def test_metadata_of_a_sub_folder_applies_to_it(tmp_path: Path) -> None:
         write_csv(tmp_path / "photos" / split / "metadata.csv", ("id", "file_name", "tags"))
     shards, _ = find(tmp_path / "photos", tmp_path / "index")
     samples = read_samples(shards)
-    assert len(samples) == 2 * len(PHOTOS)
+    assert [sample.key for sample in samples] == [f"{split}/{key}.jpg" for split in ("test", "train") for key in PHOTOS]
     assert all(sample.image for sample in samples)
+
+
+def test_equal_paths_of_two_tables_or_folders_have_keys_of_their_own(tmp_path: Path) -> None:
+    tables, folders = [], []
+    for split in ("train", "val"):
+        write_photos(tmp_path / "photos" / split)
+        tables.append(str(write_csv(tmp_path / "photos" / split / "list.csv", ("id", "file_name", "tags"))))
+        write_photos(tmp_path / "classes" / split / "dog")
+        folders.append(str(tmp_path / "classes" / split))
+    index = IndexPlace(str(tmp_path / "index"), is_begun=False)
+    samples = read_samples(find_inputs(tables, InputConfig(), index, print, print))
+    assert [sample.key for sample in samples] == [f"{split}/{key}.jpg" for split in ("train", "val") for key in PHOTOS]
+    index = IndexPlace(str(tmp_path / "other"), is_begun=False)
+    samples = read_samples(find_inputs([folders[1] + "/", folders[0]], InputConfig(), index, print, print))
+    assert [sample.key for sample in samples] == [
+        f"{split}/dog/{key}.jpg" for split in ("val", "train") for key in PHOTOS
+    ]
 
 
 def test_table_of_the_same_photos_on_s3_gives_the_same_samples(s3_folder: str, tmp_path: Path) -> None:

@@ -66,7 +66,12 @@ def test_shards_and_a_collection_are_two_runs(folder: Path, tmp_path: Path) -> N
         ("file_name,label\na.jpg,cat\n", "no column 'tags'; name the column of tags by --inputs.tags-field: "),
         ("number,tags\n1,cat\n", "has no column of paths"),
         ("file_name,tags\na.jpg,cat\nb.jpg,cat,dog\n", "has 3 cells in line 3, its header 2; quote cells"),
-        ('file_name,tags\na.jpg,"cat\ndog"\nb.jpg\n', "has 1 cells in line 4"),
+        ('file_name,tags\na.jpg,"cat\ndog"\nb.jpg\n', "has 1 cells in line 4, its header 2; complete the line"),
+        ("\nfile_name,tags\na.jpg,cat\n", "begins with an empty line"),
+        ("a.jpg,cat\nb.jpg,dog\n", "its first line looks like a row: 'a.jpg', 'cat'; write its column names there"),
+        ("file_name,path,tags\ngone.jpg,a.jpg,cat\n", "or another column of paths by --inputs.image-column"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a Git LFS pointer; run 'git lfs"),
+        ("<!doctype html><html><body>Sign in</body></html>", "is an HTML page; a login or error page"),
         ('file_name,tags\na.jpg,"cat\n', "is broken at line 2"),
         ("file_name,tags,tags\na.jpg,cat,dog\n", "several columns 'tags'"),
         ("file_name,tags\n", "holds no row"),
@@ -121,6 +126,37 @@ def test_utf_16_and_latin_1_are_named(folder: Path) -> None:
     assert "is in UTF-16; save it as UTF-8" in refuse(folder / "wide.csv")
     (folder / "latin.csv").write_text("file_name,tags\na.jpg,bébé\n", encoding="latin-1")
     assert "is not UTF-8" in refuse(folder / "latin.csv")
+
+
+def test_json_in_utf_16_json_lines_and_an_empty_file_are_named(folder: Path) -> None:
+    records = [{"file_name": "a.jpg", "tags": ["cat"]}] * 2
+    (folder / "wide.json").write_text(json.dumps(records), encoding="utf-16")
+    assert "is in UTF-16; save it as UTF-8" in refuse(folder / "wide.json")
+    (folder / "lines.json").write_text("\n".join(map(json.dumps, records)))
+    assert "holds more than one JSON document; if each of its lines is one, name it *.jsonl" in refuse(
+        folder / "lines.json"
+    )
+    (folder / "page.json").write_text("<html><body>404</body></html>")
+    assert "is an HTML page" in refuse(folder / "page.json")
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (gzip.compress(b"file_name,tags\na.jpg,cat\n"), "is compressed with gzip; name it *.csv.gz"),
+        (PHOTOS["a"], "is an image; write it as text in UTF-8"),
+        (b"PK\x03\x04" + bytes(22) + b"\x13\0\0\0[Content_Types].xml\xb5\x94", "is an Excel or Office document"),
+    ],
+)
+def test_table_that_is_no_text_is_named_by_its_kind(folder: Path, payload: bytes, message: str) -> None:
+    (folder / "list.csv").write_bytes(payload)
+    assert message in refuse(folder / "list.csv")
+
+
+def test_table_without_a_column_of_paths_beside_photos_is_named_with_the_options(folder: Path) -> None:
+    (folder / "classes.csv").write_text("picture,category\na.jpg,cat\n")
+    message = refuse(folder)
+    assert f"--shards {folder}/classes.csv --inputs.image-column NAME --inputs.tags-field NAME" in message
 
 
 def test_truncated_gzip_is_named_and_a_whole_one_read(folder: Path, tmp_path: Path) -> None:
