@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.collections.rows import Findings, NamedImage
@@ -60,7 +60,8 @@ def read_coco(uri: str, document: Mapping[str, Any], config: InputConfig, findin
     if missing := [part for part in PARTS if not isinstance(document.get(part), list)]:
         raise ShardError(f"'{uri}' has images, but no list of {' and '.join(missing)}; name a COCO file of instances")
     try:
-        names = {category["id"]: str(category["name"]) for category in document["categories"]}
+        names = _index_by_id(uri, "category", ((item["id"], str(item["name"])) for item in document["categories"]))
+        _index_by_id(uri, "image", ((item["id"], item.get("file_name")) for item in document["images"]))
         found = _list_tags(document["annotations"], names, uri)
         identifiers = [image["id"] for image in document["images"]]
     except (KeyError, TypeError) as error:
@@ -77,6 +78,21 @@ def read_coco(uri: str, document: Mapping[str, Any], config: InputConfig, findin
             raise ShardError(f"'{uri}', image {number}: its path is a {type(path).__name__}, need text")
         tags = list(found[identifier]) if identifier in found else []
         yield NamedImage(f"{uri}, image {number}", path, None if key is None else str(key), tags)
+
+
+def _index_by_id(uri: str, what: str, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Names by number.
+
+    Raises:
+        ShardError: A number stands for two names, so that its annotations may mean either.
+    """
+    names: dict[Any, Any] = {}
+    for number, name in pairs:
+        if names.setdefault(number, name) != name:
+            raise ShardError(
+                f"'{uri}': {what} id {number} stands for '{names[number]}' and for '{name}'; give each its own"
+            )
+    return names
 
 
 def _list_tags(annotations: list[Any], names: Mapping[Any, str], uri: str) -> dict[Any, dict[str, None]]:

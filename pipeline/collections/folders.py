@@ -1,6 +1,7 @@
 """Folders of images: with Hugging Face's metadata tables, or with one sub-folder a class."""
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -19,6 +20,12 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Suffixes of images; those that cannot be decoded become rows that say so."""
 SIDECAR_SUFFIXES = frozenset({"txt", "json", "cls", "caption"})
+NO_CLASS = re.compile(
+    r"(train|training|val|valid|validation|dev|test|testing|images?|imgs?|jpegimages|photos?|pictures?|data)[-_]?\d*",
+    re.IGNORECASE,
+)
+"""Names of folders that stand for a part of a collection, or for images as such."""
+MAX_SHOWN = 4
 METADATA_STEM = "metadata"
 HIDDEN = "hidden files, of names that begin with '.' or '__'"
 
@@ -159,18 +166,26 @@ def _require_class_folders(folder: Folder, config: InputConfig) -> None:
             f"folder '{folder.uri}' holds a file of tags beside each image, such as '{sidecars[0]}'; make a shard of "
             f"it, by tar --sort=name -cf photos.tar -C {folder.uri} ."
         )
-    if not any("/" in name for name in folder.images):
-        first = min(folder.images)
-        advice = "put a metadata.csv with columns file_name and tags beside them, or one sub-folder a class"
-        if folder.tables:
-            advice = (
-                f"if '{folder.tables[0]}' holds them, name it and its columns, as --shards "
-                f"{join_uri(folder.uri, folder.tables[0])} --inputs.image-column NAME --inputs.tags-field NAME"
-            )
+    classes = {posixpath.basename(posixpath.dirname(name)) for name in folder.images} - {""}
+    if all(NO_CLASS.fullmatch(name) for name in classes):
+        where = f" in {', '.join(f'{name!r}' for name in sorted(classes)[:MAX_SHOWN])}" if classes else ""
         raise ShardError(
-            f"folder '{folder.uri}' holds {len(folder.images)} images such as '{first}' and nothing about their tags; "
-            f"{advice}"
+            f"folder '{folder.uri}' holds {len(folder.images)} images such as '{min(folder.images)}'{where} and nothing"
+            f" about their tags; {_advise_on_tags(folder)}"
         )
+
+
+def _advise_on_tags(folder: Folder) -> str:
+    """Where the tags of a folder of images may be."""
+    if folder.tables:
+        return (
+            f"if '{folder.tables[0]}' holds them, name it and its columns, as --shards "
+            f"{join_uri(folder.uri, folder.tables[0])} --inputs.image-column NAME --inputs.tags-field NAME"
+        )
+    documents = sorted(name for name in folder.others if name.lower().endswith(".json"))
+    if documents:
+        return f"if '{documents[0]}' holds them, name it, as --shards {join_uri(folder.uri, documents[0])}"
+    return "put a metadata.csv with columns file_name and tags beside them, or one sub-folder a class"
 
 
 def choose_table(folder: Folder) -> str | None:

@@ -21,6 +21,8 @@ from pipeline.storage.uris import get_local_path, join_uri, normalise_uri
 MAX_LOOKUPS = 1000
 """Paths of a table that are looked up one by one; for more the folder is listed once."""
 NUM_THREADS = 16
+NOT_THERE = "their image does not exist"
+"""Kind of the rows whose path leads nowhere."""
 
 Listing = dict[str, tuple[int, str]]
 """Size and etag of the files below a folder, by relative path."""
@@ -190,7 +192,7 @@ def count_rows(rows: Iterable[IndexRow], findings: Findings) -> Iterator[IndexRo
         findings.num_rows += 1
         findings.num_with_tags += row.tags not in (None, "null", '""', "[]")
         if row.problem is not None:
-            findings.missing.add("their image does not exist" if row.path else "they name no path", row.path or row.key)
+            findings.missing.add(NOT_THERE if row.path else "they name no path", row.path or row.key)
         yield row
 
 
@@ -211,6 +213,12 @@ def require_images(findings: Findings, name: str, advice: str) -> None:
         )
     if not findings.num_rows:
         raise ShardError(f"{name} holds no row; check that it is the right one")
-    number, example = findings.missing.list_kinds().get("their image does not exist", (0, ""))
-    if number == findings.num_rows:
-        raise ShardError(f"{name}: none of its {number} images exists, such as '{example}'; {advice}")
+    if len(findings.missing) < findings.num_rows:
+        return
+    number, example = findings.missing.list_kinds().get(NOT_THERE, (0, ""))
+    if not number:
+        raise ShardError(
+            f"{name}: none of its {findings.num_rows} rows names a path; name the column of paths by "
+            "--inputs.image-column, such as coco_url"
+        )
+    raise ShardError(f"{name}: none of its {number} images exists, such as '{example}'; {advice}")

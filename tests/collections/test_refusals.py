@@ -35,6 +35,27 @@ def test_photos_without_a_word_about_tags_are_refused(folder: Path) -> None:
     assert "nothing about their tags; put a metadata.csv" in refuse(folder)
 
 
+@pytest.mark.parametrize("places", [("train2017", "val2017"), ("VOC2012/JPEGImages",), ("images/train", "images/val")])
+def test_names_of_splits_are_no_classes_and_a_document_beside_them_is_named(
+    tmp_path: Path, places: tuple[str, ...]
+) -> None:
+    for place in places:
+        write_photos(tmp_path / "all" / place)
+    message = refuse(tmp_path / "all")
+    assert f"'{places[0].rpartition('/')[2]}'" in message
+    assert "nothing about their tags; put a metadata.csv" in message
+    (tmp_path / "all/annotations").mkdir()
+    (tmp_path / "all/annotations/instances.json").write_text("{}")
+    assert f"name it, as --shards {tmp_path}/all/annotations/instances.json" in refuse(tmp_path / "all")
+
+
+def test_one_class_among_names_of_splits_is_enough(tmp_path: Path) -> None:
+    write_photos(tmp_path / "all/train/dog")
+    write_photos(tmp_path / "all/test")
+    shards, _ = find(tmp_path / "all", tmp_path / "index")
+    assert {sample.tags for sample in read_samples(shards)} == {("dog",), ("test",)}
+
+
 def test_photos_with_texts_beside_them_are_refused_with_the_command_that_packs_them(folder: Path) -> None:
     for key in PHOTOS:
         (folder / f"{key}.txt").write_text("dog")
@@ -112,6 +133,30 @@ def test_broken_json_lines_are_refused_by_their_number(folder: Path, text: str, 
                 "categories": [{"id": 1, "name": "cat"}],
             },
             "category_id 3, which its categories do not have",
+        ),
+        (
+            {
+                "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}],
+                "annotations": [{"image_id": 1, "category_id": 1}],
+                "categories": [{"id": 1, "name": "cat"}],
+            },
+            "image id 1 stands for 'a.jpg' and for 'b.jpg'",
+        ),
+        (
+            {
+                "images": [{"id": 1, "file_name": "a.jpg"}],
+                "annotations": [{"image_id": 1, "category_id": 1}],
+                "categories": [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}],
+            },
+            "category id 1 stands for 'cat' and for 'dog'",
+        ),
+        (
+            {
+                "images": [{"id": 1, "coco_url": "https://host/a.jpg"}],
+                "annotations": [],
+                "categories": [{"id": 1, "name": "cat"}],
+            },
+            "none of its 1 rows names a path; name the column of paths by --inputs.image-column",
         ),
         ({"file_name": {"0": "a.jpg"}}, "neither a COCO file nor a list of records"),
     ],
