@@ -143,7 +143,8 @@ def _recognise(pattern: str, config: InputConfig) -> list[_Source]:
             return _recognise_parquets([first], config) and _recognise_parquets(
                 [shard.uri for shard in list_shards([uri])], config
             )
-        return _recognise_parquets([shard.uri for shard in list_shards([uri])] if is_pattern else [uri], config)
+        if is_pattern or find_object(uri) is not None:
+            return _recognise_parquets([shard.uri for shard in list_shards([uri])] if is_pattern else [uri], config)
     if is_pattern or is_web_uri(uri) or suffix == ".tar" or find_object(uri) is not None:
         return []
     return _recognise_folder(uri, config)

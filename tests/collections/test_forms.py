@@ -175,3 +175,11 @@ def test_photos_need_no_tags_beside_a_table_of_tags(tmp_path: Path) -> None:
     (tmp_path / "flat/list.csv").write_text("file_name\na.jpg\n")
     shards, _ = find(tmp_path / "flat/list.csv", tmp_path / "index", **inputs)
     assert [sample.image for sample in read_samples(shards)] == [PHOTOS["a"]]
+
+
+def test_folder_named_as_a_parquet_file_is_read_as_its_files(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    (tmp_path / "photos/list.parquet").mkdir()
+    write_parquet_table(tmp_path / "photos/list.parquet/part-0.parquet")
+    shards, _ = find(tmp_path / "photos/list.parquet", tmp_path / "index", image_root=str(tmp_path / "photos"))
+    assert [sample.image for sample in read_samples(shards)] == list(PHOTOS.values())

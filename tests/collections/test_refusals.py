@@ -31,6 +31,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
+def test_braces_that_name_folders_are_told_so(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_photos(tmp_path / split / "dog")
+    assert f"names folders, such as '{tmp_path}/train'; give each by itself" in refuse(tmp_path / "{train,val}")
+
+
 def test_photos_without_a_word_about_tags_are_refused(folder: Path) -> None:
     assert "nothing about their tags; put a metadata.csv" in refuse(folder)
 
