@@ -29,7 +29,7 @@ class ColumnError(ShardError):
 
 
 class TagsError(LabellingError):
-    """Tags of a run that cannot be read as the configuration says."""
+    """First samples of a run whose tags cannot be read as the configuration says, or that have no images."""
 
 
 class ChunkError(LabellingError):

@@ -1,5 +1,6 @@
 """Columns of a table by their role: path, tags, key."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,9 @@ from pipeline.run.config import InputConfig
 
 PATH_COLUMNS = ("file_name", "path", "image", "image_path", "filepath", "filename", "url")
 """Columns searched for paths, without regard to case; the first is Hugging Face's."""
+
+
+IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
 
 
 class Columns(NamedTuple):
@@ -38,6 +42,11 @@ def choose_columns(table: str, names: Sequence[str], config: InputConfig) -> Col
     path = find_path_column(names, config)
     if path is None:
         wanted = f"'{config.image_column}'" if config.image_column else "of paths (file_name, path, image, url ...)"
+        if any(IMAGE_NAME.search(name) for name in names):
+            raise ShardError(
+                f"table '{table}' has no column {wanted}, and its first line looks like a row: {there}; write its "
+                "column names there, such as file_name and tags"
+            )
         raise ShardError(
             f"table '{table}' has no column {wanted}; name one of its columns by --inputs.image-column: {there}"
         )

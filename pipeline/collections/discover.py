@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, NamedTuple
 
 from braceexpand import braceexpand
@@ -144,7 +144,8 @@ def _recognise(pattern: str, config: InputConfig) -> list[_Source]:
             return _recognise_parquets([first], config) and _recognise_parquets(
                 [shard.uri for shard in list_shards([uri])], config
             )
-        return _recognise_parquets([shard.uri for shard in list_shards([uri])] if is_pattern else [uri], config)
+        if is_pattern or find_object(uri) is not None:
+            return _recognise_parquets([shard.uri for shard in list_shards([uri])] if is_pattern else [uri], config)
     if is_pattern or is_web_uri(uri) or suffix == ".tar" or find_object(uri) is not None:
         return []
     return _recognise_folder(uri, config)
@@ -187,16 +188,26 @@ def _write_index(
     folder_uri: str,
     findings: Findings,
 ) -> tuple[InputShard, ...]:
-    rows = count_rows(chain.from_iterable(_collect(source, config, findings) for source in sources), findings)
+    rows = count_rows(_collect_all(sources, config, findings), findings)
     names = write_shards(rows, folder_uri, findings)
     require_images(findings, _name(sources), _advise(sources, config))
     write_record(folder_uri, description, names, findings)
     return list_index_shards(folder_uri, names)
 
 
-def _collect(source: _Source, config: InputConfig, findings: Findings) -> Iterator[IndexRow]:
+def _collect_all(sources: Sequence[_Source], config: InputConfig, findings: Findings) -> Iterator[IndexRow]:
+    """List the rows of sources; before the paths of each stands its folder, where their folders differ."""
+    folders = [source.uri if source.folder is not None else source.uri.rpartition("/")[0] for source in sources]
+    places = [folder.rstrip("/").split("/") for folder in folders]
+    num_common = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*places, strict=False)))
+    for source, place in zip(sources, places, strict=True):
+        key_base = "" if config.image_root is not None else "/".join(place[num_common:])
+        yield from _collect(source, config, findings, key_base)
+
+
+def _collect(source: _Source, config: InputConfig, findings: Findings, key_base: str) -> Iterator[IndexRow]:
     if source.folder is not None:
-        yield from collect_folder(source.folder, config, findings)
+        yield from collect_folder(source.folder, config, findings, key_base)
         return
     root = None if config.image_root is None else _make_absolute(config.image_root)
     folder = source.uri.rpartition("/")[0]
@@ -210,7 +221,7 @@ def _collect(source: _Source, config: InputConfig, findings: Findings) -> Iterat
         else:
             images = read_json_records(source.uri, document, config)
     follower = PathFollower(root or folder, config, findings)
-    yield from follower.follow(images)
+    yield from follower.follow(images, key_base=key_base)
     if follower.listing is not None:
         suffixes = {name.rpartition(".")[2] for name in follower.used}
         for name in sorted(follower.listing.keys() - follower.used):
@@ -224,7 +235,10 @@ def _advise(sources: Sequence[_Source], config: InputConfig) -> str:
     if sources[0].uri.lower().endswith(PARQUET_SUFFIX):
         return "only paths are there, no bytes; name the folder that they start at by --inputs.image-root"
     where = "start at its folder" if config.image_root is None else f"were followed from '{config.image_root}'"
-    return f"its paths {where}; name the folder that they start at by --inputs.image-root"
+    return (
+        f"its paths {where}; name the folder that they start at by --inputs.image-root, or another column of paths by "
+        "--inputs.image-column"
+    )
 
 
 def _name(sources: Sequence[_Source]) -> str:

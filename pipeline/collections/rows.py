@@ -21,6 +21,8 @@ from pipeline.storage.uris import get_local_path, join_uri, normalise_uri
 MAX_LOOKUPS = 1000
 """Paths of a table that are looked up one by one; for more the folder is listed once."""
 NUM_THREADS = 16
+NOT_THERE = "their image does not exist"
+"""Kind of the rows whose path leads nowhere."""
 
 Listing = dict[str, tuple[int, str]]
 """Size and etag of the files below a folder, by relative path."""
@@ -84,30 +86,31 @@ class PathFollower:
         self._config = config
         self._findings = findings
 
-    def follow(self, images: Iterable[NamedImage], base: str = "") -> Iterator[IndexRow]:
+    def follow(self, images: Iterable[NamedImage], base: str = "", key_base: str = "") -> Iterator[IndexRow]:
         """Turn the rows of a table into rows of the index, in order.
 
         Args:
             images: Rows.
             base: Folder below the root that their paths start at.
+            key_base: Folder that stands before a path to make a key: tables of two folders may name equal paths.
         """
         rows = iter(images)
         if self.listing is None and not is_web_uri(self._root):
             first = list(islice(rows, MAX_LOOKUPS + 1))
             if len(first) <= MAX_LOOKUPS:
                 with ThreadPoolExecutor(NUM_THREADS) as pool:
-                    yield from pool.map(lambda image: self._make_row(image, base), first)
+                    yield from pool.map(lambda image: self._make_row(image, base, key_base), first)
                 return
             self.listing = {
                 file.name: (file.size_bytes, file.etag) for file in scan_folder(self._root, lambda name: None)
             }
             rows = chain(first, rows)
         for image in rows:
-            yield self._make_row(image, base)
+            yield self._make_row(image, base, key_base)
 
-    def _make_row(self, image: NamedImage, base: str) -> IndexRow:
+    def _make_row(self, image: NamedImage, base: str, key_base: str) -> IndexRow:
         path = image.path
-        key = path if image.key in (None, "") else image.key
+        key = image.key or (path and _join_key(key_base, path))
         if not key:
             key = f"{image.where} without a path"
         if len(key) > MAX_KEY_LETTERS:
@@ -150,6 +153,15 @@ class PathFollower:
         return None if name == ".." or name.startswith("../") else name
 
 
+def _join_key(base: str, path: str) -> str:
+    """Key of a path as written, below the folder of its table.
+
+    >>> _join_key("train", "./a.jpg"), _join_key("", "a.jpg"), _join_key("train", "https://host/a.jpg")
+    ('train/./a.jpg', 'a.jpg', 'https://host/a.jpg')
+    """
+    return path if ABSOLUTE_URI in path else posixpath.join(base, path)
+
+
 def _resolve_outside(path: str, root_uri: str, base: str) -> str:
     if ABSOLUTE_URI in path:
         return normalise_uri(path)
@@ -180,7 +192,7 @@ def count_rows(rows: Iterable[IndexRow], findings: Findings) -> Iterator[IndexRo
         findings.num_rows += 1
         findings.num_with_tags += row.tags not in (None, "null", '""', "[]")
         if row.problem is not None:
-            findings.missing.add("their image does not exist" if row.path else "they name no path", row.path or row.key)
+            findings.missing.add(NOT_THERE if row.path else "they name no path", row.path or row.key)
         yield row
 
 
@@ -201,6 +213,12 @@ def require_images(findings: Findings, name: str, advice: str) -> None:
         )
     if not findings.num_rows:
         raise ShardError(f"{name} holds no row; check that it is the right one")
-    number, example = findings.missing.list_kinds().get("their image does not exist", (0, ""))
-    if number == findings.num_rows:
-        raise ShardError(f"{name}: none of its {number} images exists, such as '{example}'; {advice}")
+    if len(findings.missing) < findings.num_rows:
+        return
+    number, example = findings.missing.list_kinds().get(NOT_THERE, (0, ""))
+    if not number:
+        raise ShardError(
+            f"{name}: none of its {findings.num_rows} rows names a path; name the column of paths by "
+            "--inputs.image-column, such as coco_url"
+        )
+    raise ShardError(f"{name}: none of its {number} images exists, such as '{example}'; {advice}")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pipeline.errors import ColumnError, ShardError, TagsError
 from pipeline.inputs.chunks import read_chunks
+from pipeline.inputs.patterns.file_kinds import HEAD_BYTES, FileKind, recognise_kind
 from pipeline.inputs.tag_values.forms import CLASS_NUMBERS_ADVICE, MIN_VECTOR, parse_class_number
 from pipeline.inputs.tags_table.sorted_file import open_tags_table
 from pipeline.run.config import InputConfig
@@ -18,6 +19,8 @@ MAX_BYTES = 8 * 2**20
 MAX_SHOWN = 5
 SEPARATORS = ",;|，、；\t/"
 """Characters that separate tags in collections; the default ones are among them."""
+IN_PLACE_OF_IMAGES = frozenset({FileKind.LFS_POINTER, FileKind.ANNEX_POINTER, FileKind.DVC_POINTER, FileKind.HTML})
+"""Kinds of files that are left in place of images by copies and downloads that fail."""
 
 
 def look_at_tags(
@@ -31,11 +34,11 @@ def look_at_tags(
         shards: Shards with work.
         config: Settings of the reader.
         vocabulary: Classes that tags name.
-        allow_nothing_labelled: Warn where the tags of all samples are unreadable, in place of the error.
+        allow_nothing_labelled: Warn where the tags or images of all samples are unreadable, in place of the error.
 
     Raises:
         ColumnError: The tags of the shard cannot be read with this configuration.
-        TagsError: The tags of none of the samples can.
+        TagsError: The tags of none of the samples can, or their images are pointers to others.
         StorageError: The store failed.
     """
     if not shards:
@@ -43,7 +46,8 @@ def look_at_tags(
     try:
         samples = _read_first_samples(shards[0], config)
         warnings = _find_unmatchable(samples, vocabulary, config)
-        if error := _find_fault(shards[0], samples, config, len(vocabulary.classes)):
+        fault = _find_fault(shards[0], samples, config, len(vocabulary.classes))
+        if error := fault or _find_pointers(shards[0], samples):
             raise TagsError(error)
     except (ColumnError, TagsError) as error:
         if not allow_nothing_labelled:
@@ -110,6 +114,15 @@ def _find_fault(shard: InputShard, samples: Sequence[Sample], config: InputConfi
             "each, as vectors with a place for each class are; add --inputs.multi-hot"
         )
     return ""
+
+
+def _find_pointers(shard: InputShard, samples: Sequence[Sample]) -> str:
+    """Message if the images of all samples are pointers or pages of one kind, left in place of images; else empty."""
+    kinds = {recognise_kind(sample.image[:HEAD_BYTES]) for sample in samples if sample.image}
+    if len(kinds) != 1 or not kinds <= IN_PLACE_OF_IMAGES:
+        return ""
+    (kind,) = kinds
+    return f"shard '{shard.uri}': the image of each of the first {len(samples)} samples is {kind}; {kind.advice}"
 
 
 def _find_unmatchable(samples: Sequence[Sample], vocabulary: Vocabulary, config: InputConfig) -> list[str]:

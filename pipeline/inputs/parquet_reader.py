@@ -163,7 +163,9 @@ def _make_samples(
 ) -> Iterator[tuple[int, Sample]]:
     """Make the samples of a batch, from a place in it, each with its row number."""
     images = batch.column(columns.image)
+    paths = None
     if pa.types.is_struct(images.type):
+        paths = pc.struct_field(images, "path") if images.type.get_field_index("path") >= 0 else None
         images = pc.struct_field(images, "bytes")
     tags: Iterator[SampleTags] = repeat(SampleTags())
     if columns.tags is not None:
@@ -188,12 +190,18 @@ def _make_samples(
             image_name=columns.image if has_image else "",
             image_bytes=num_bytes,
             image_error=image_error,
+            no_image_error="" if has_image else _describe_path(_read_cell(paths, place)),
             tags=found.tags,
             class_numbers=found.class_numbers,
             tags_error=found.error,
             download_error="" if has_image else find_download_error(outcome),
         )
         yield row, sample
+
+
+def _describe_path(path: Any) -> str:
+    """Message for a row without the bytes of its image; empty if it has no path either."""
+    return f"only its path is there, '{str(path)[:MAX_KEY_LETTERS]}', no bytes" if path else ""
 
 
 def _count_image_bytes(cell: pa.Scalar) -> int:

@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.collections.discover import IndexPlace, find_inputs
 from pipeline.errors import ShardError
+from pipeline.run.config import InputConfig
 from pipeline.run.records import Sample
 from tests.collections.forms import (
     PHOTOS,
@@ -113,8 +115,25 @@ def test_metadata_of_a_sub_folder_applies_to_it(tmp_path: Path) -> None:
         write_csv(tmp_path / "photos" / split / "metadata.csv", ("id", "file_name", "tags"))
     shards, _ = find(tmp_path / "photos", tmp_path / "index")
     samples = read_samples(shards)
-    assert len(samples) == 2 * len(PHOTOS)
+    assert [sample.key for sample in samples] == [f"{split}/{key}.jpg" for split in ("test", "train") for key in PHOTOS]
     assert all(sample.image for sample in samples)
+
+
+def test_equal_paths_of_two_tables_or_folders_have_keys_of_their_own(tmp_path: Path) -> None:
+    tables, folders = [], []
+    for split in ("train", "val"):
+        write_photos(tmp_path / "photos" / split)
+        tables.append(str(write_csv(tmp_path / "photos" / split / "list.csv", ("id", "file_name", "tags"))))
+        write_photos(tmp_path / "classes" / split / "dog")
+        folders.append(str(tmp_path / "classes" / split))
+    index = IndexPlace(str(tmp_path / "index"), is_begun=False)
+    samples = read_samples(find_inputs(tables, InputConfig(), index, print, print))
+    assert [sample.key for sample in samples] == [f"{split}/{key}.jpg" for split in ("train", "val") for key in PHOTOS]
+    index = IndexPlace(str(tmp_path / "other"), is_begun=False)
+    samples = read_samples(find_inputs([folders[1] + "/", folders[0]], InputConfig(), index, print, print))
+    assert [sample.key for sample in samples] == [
+        f"{split}/dog/{key}.jpg" for split in ("val", "train") for key in PHOTOS
+    ]
 
 
 def test_table_of_the_same_photos_on_s3_gives_the_same_samples(s3_folder: str, tmp_path: Path) -> None:
@@ -209,3 +228,11 @@ def test_photos_need_no_tags_beside_a_table_of_tags(tmp_path: Path) -> None:
     (tmp_path / "flat/list.csv").write_text("file_name\na.jpg\n")
     shards, _ = find(tmp_path / "flat/list.csv", tmp_path / "index", **inputs)
     assert [sample.image for sample in read_samples(shards)] == [PHOTOS["a"]]
+
+
+def test_folder_named_as_a_parquet_file_is_read_as_its_files(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    (tmp_path / "photos/list.parquet").mkdir()
+    write_parquet_table(tmp_path / "photos/list.parquet/part-0.parquet")
+    shards, _ = find(tmp_path / "photos/list.parquet", tmp_path / "index", image_root=str(tmp_path / "photos"))
+    assert [sample.image for sample in read_samples(shards)] == list(PHOTOS.values())

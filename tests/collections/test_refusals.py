@@ -31,8 +31,35 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
+def test_braces_that_name_folders_are_told_so(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_photos(tmp_path / split / "dog")
+    assert f"names folders, such as '{tmp_path}/train'; give each by itself" in refuse(tmp_path / "{train,val}")
+
+
 def test_photos_without_a_word_about_tags_are_refused(folder: Path) -> None:
     assert "nothing about their tags; put a metadata.csv" in refuse(folder)
+
+
+@pytest.mark.parametrize("places", [("train2017", "val2017"), ("VOC2012/JPEGImages",), ("images/train", "images/val")])
+def test_names_of_splits_are_no_classes_and_a_document_beside_them_is_named(
+    tmp_path: Path, places: tuple[str, ...]
+) -> None:
+    for place in places:
+        write_photos(tmp_path / "all" / place)
+    message = refuse(tmp_path / "all")
+    assert f"'{places[0].rpartition('/')[2]}'" in message
+    assert "nothing about their tags; put a metadata.csv" in message
+    (tmp_path / "all/annotations").mkdir()
+    (tmp_path / "all/annotations/instances.json").write_text("{}")
+    assert f"name it, as --shards {tmp_path}/all/annotations/instances.json" in refuse(tmp_path / "all")
+
+
+def test_one_class_among_names_of_splits_is_enough(tmp_path: Path) -> None:
+    write_photos(tmp_path / "all/train/dog")
+    write_photos(tmp_path / "all/test")
+    shards, _ = find(tmp_path / "all", tmp_path / "index")
+    assert {sample.tags for sample in read_samples(shards)} == {("dog",), ("test",)}
 
 
 def test_photos_with_texts_beside_them_are_refused_with_the_command_that_packs_them(folder: Path) -> None:
@@ -66,9 +93,10 @@ def test_shards_and_a_collection_are_two_runs(folder: Path, tmp_path: Path) -> N
         ("file_name,label\na.jpg,cat\n", "no column 'tags'; name the column of tags by --inputs.tags-field: "),
         ("number,tags\n1,cat\n", "has no column of paths"),
         ("file_name,tags\na.jpg,cat\nb.jpg,cat,dog\n", "has 3 cells in line 3, its header 2; quote cells"),
-        ('file_name,tags\na.jpg,"cat\ndog"\nb.jpg\n', "has 1 cells in line 4"),
-        ('file_name,tags\na.jpg,"cat\ndog"\nb.jpg\n', "its header 2; complete the line or remove it"),
+        ('file_name,tags\na.jpg,"cat\ndog"\nb.jpg\n', "has 1 cells in line 4, its header 2; complete the line"),
         ("\nfile_name,tags\na.jpg,cat\n", "begins with an empty line"),
+        ("a.jpg,cat\nb.jpg,dog\n", "its first line looks like a row: 'a.jpg', 'cat'; write its column names there"),
+        ("file_name,path,tags\ngone.jpg,a.jpg,cat\n", "or another column of paths by --inputs.image-column"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a Git LFS pointer; run 'git lfs"),
         ("<!doctype html><html><body>Sign in</body></html>", "is an HTML page; a login or error page"),
         ('file_name,tags\na.jpg,"cat\n', "is broken at line 2"),
@@ -112,6 +140,30 @@ def test_broken_json_lines_are_refused_by_their_number(folder: Path, text: str, 
             },
             "category_id 3, which its categories do not have",
         ),
+        (
+            {
+                "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}],
+                "annotations": [{"image_id": 1, "category_id": 1}],
+                "categories": [{"id": 1, "name": "cat"}],
+            },
+            "image id 1 stands for 'a.jpg' and for 'b.jpg'",
+        ),
+        (
+            {
+                "images": [{"id": 1, "file_name": "a.jpg"}],
+                "annotations": [{"image_id": 1, "category_id": 1}],
+                "categories": [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}],
+            },
+            "category id 1 stands for 'cat' and for 'dog'",
+        ),
+        (
+            {
+                "images": [{"id": 1, "coco_url": "https://host/a.jpg"}],
+                "annotations": [],
+                "categories": [{"id": 1, "name": "cat"}],
+            },
+            "none of its 1 rows names a path; name the column of paths by --inputs.image-column",
+        ),
         ({"file_name": {"0": "a.jpg"}}, "neither a COCO file nor a list of records"),
     ],
 )
@@ -130,6 +182,16 @@ def test_utf_16_with_its_mark_is_read_and_other_encodings_are_named(folder: Path
     assert "is not UTF-8" in refuse(folder / "latin.csv")
 
 
+def test_json_lines_and_pages_in_place_of_json_are_named(folder: Path) -> None:
+    records = [{"file_name": "a.jpg", "tags": ["cat"]}] * 2
+    (folder / "lines.json").write_text("\n".join(map(json.dumps, records)))
+    assert "holds more than one JSON document; if each of its lines is one, name it *.jsonl" in refuse(
+        folder / "lines.json"
+    )
+    (folder / "page.json").write_text("<html><body>404</body></html>")
+    assert "is an HTML page" in refuse(folder / "page.json")
+
+
 @pytest.mark.parametrize(
     ("payload", "message"),
     [
@@ -141,6 +203,12 @@ def test_utf_16_with_its_mark_is_read_and_other_encodings_are_named(folder: Path
 def test_table_that_is_no_text_is_named_by_its_kind(folder: Path, payload: bytes, message: str) -> None:
     (folder / "list.csv").write_bytes(payload)
     assert message in refuse(folder / "list.csv")
+
+
+def test_table_without_a_column_of_paths_beside_photos_is_named_with_the_options(folder: Path) -> None:
+    (folder / "classes.csv").write_text("picture,category\na.jpg,cat\n")
+    message = refuse(folder)
+    assert f"--shards {folder}/classes.csv --inputs.image-column NAME --inputs.tags-field NAME" in message
 
 
 def test_truncated_gzip_is_named_and_a_whole_one_read(folder: Path, tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from jobs.cluster.driving import conclude
+from jobs.cluster.driving import conclude, warn_of_nothing_labelled
 from pipeline.commit.manifests import open_manifest, read_members
-from pipeline.commit.outcome import read_outcomes
+from pipeline.commit.outcome import Outcome, read_outcomes
 from pipeline.driver.totals import RunSummary
 from pipeline.label import label_run
 from pipeline.run.options import LabelOptions
-from pipeline.run.records import MemberCounts
+from pipeline.run.records import MemberCounts, Reason
 from pipeline.run.run_file import Run
 from pipeline.storage.writing import put_atomic
 from tests.factories import make_photo
@@ -132,6 +132,15 @@ def test_shard_of_which_nothing_is_labelled_is_published_and_fails_the_job_with_
     assert "for no_known_tag: compare the tags with the classes of the vocabulary" in printed
     assert "--allow-nothing-labelled" in printed
     assert conclude("out", summary, allows_nothing_labelled=True) == 0
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_shard_rejected_for_any_reason_fails_the_job_with_advice(
+    capsys: pytest.CaptureFixture[str], reason: Reason
+) -> None:
+    outcome = Outcome(num_unlabelled=1, unlabelled=("photos-0",), reasons={reason: 3})
+    assert warn_of_nothing_labelled(outcome, allows_nothing_labelled=False) == 1
+    assert f"warning: for {reason}: " in capsys.readouterr().err
 
 
 def test_published_shards_tell_again_what_was_not_labelled(open_small_run: OpenRun, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.inputs.first_look import look_at_tags, suggest_separators
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import InputConfig
 from pipeline.run.vocabulary import Vocabulary
-from tests.factories import make_tar
+from tests.factories import make_photo, make_tar
 
 ANIMALS = Vocabulary(classes=("cat", "dog", "cow"))
 
@@ -89,6 +89,28 @@ def test_archive_without_whole_samples_is_a_warning_that_names_the_first_members
     warnings = look_at_tags(list_shards([str(tmp_path / "a.tar")]), InputConfig(), ANIMALS)
     assert len(warnings) == bool(message)
     assert message in "".join(warnings)
+
+
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+        (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "an HTML page; a login or error page"),
+    ],
+)
+def test_images_that_are_all_pointers_or_pages_are_refused_and_some_are_not(
+    tmp_path: Path, left: bytes, message: str
+) -> None:
+    def look_at(*images: bytes, allow: bool = False) -> list[str]:
+        samples = {f"k{place}": {"jpg": image, "txt": b"cat"} for place, image in enumerate(images)}
+        shards = list_shards([str(make_tar(tmp_path / "a.tar", samples))])
+        return look_at_tags(shards, InputConfig(), ANIMALS, allow_nothing_labelled=allow)
+
+    with pytest.raises(TagsError, match=f"the image of each of the first 2 samples is .*{message}"):
+        look_at(left, left)
+    (warning,) = look_at(left, allow=True)
+    assert message in warning
+    assert look_at(left, make_photo(1)) == []
 
 
 @pytest.mark.parametrize("values", [["cat", 0], ["x", "y", "dog"], [["cat", "a,b"]]])

@@ -420,3 +420,13 @@ def test_training_counts_failed_downloads_separately(tmp_path: Path) -> None:
     survey = survey_shards(shards, Vocabulary(classes=("cat", "dog")), InputConfig())
     assert (survey.num_usable, survey.unusable) == (2, {"download_failed": 2})
     assert survey.images_per_class == {1: 2}
+
+
+def test_row_with_a_path_in_place_of_bytes_is_rejected_with_its_path(tmp_path: Path) -> None:
+    images = [
+        {"bytes": make_photo(1), "path": "a.jpg"},
+        {"bytes": None, "path": "b.jpg"},
+        {"bytes": None, "path": None},
+    ]
+    samples = read_samples(make_parquet(tmp_path / "a.parquet", {"image": images, "tags": [["cat"]] * 3}))
+    assert [sample.no_image_error for sample in samples] == ["", "only its path is there, 'b.jpg', no bytes", ""]
