@@ -24,6 +24,7 @@ bottom up; a folder imports only from those above it:
     audit/parquet/    Parquet files byte by byte
     audit/archives/   samples of an input, counted without the code of inputs/
     audit/            the independent audit of a run
+    audit/collections/  the index of a collection against its source, without the code of collections/
     thresholds/       thresholds of kept maps, with or without true masks
     reports/          pages and pictures; a new page goes here
     training/         what a training run is

@@ -33,7 +33,7 @@ FLOORS = (
     {"inputs", "images", "commit", "training", "bundles"},
     {"audit/archives", "training/data", "collections"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
-    {"reports", "thresholds"},
+    {"reports", "thresholds", "audit/collections"},
     {"training/driver"},
     {"label", "remask", "train"},
 )

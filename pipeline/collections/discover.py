@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import chain
 from typing import Any, NamedTuple
@@ -91,6 +92,7 @@ def find_inputs(
     if index.is_begun:
         # A run of shards.
         return list_shards(patterns, on_warning)
+    findings = Findings(listed_at=datetime.now(UTC).isoformat())
     sources = [_recognise(pattern, config) for pattern in patterns]
     plain = [pattern for pattern, found in zip(patterns, sources, strict=True) if not found]
     if len(plain) == len(patterns):
@@ -100,7 +102,6 @@ def find_inputs(
         raise ShardError(
             f"'{other.uri}' is a {other.kind} and '{plain[0]}' is not; label shards and collections under two --out"
         )
-    findings = Findings()
     folder_uri = index.scratch_uri or index.uri
     shards = _write_index(list(chain.from_iterable(sources)), source, config, folder_uri, findings)
     what = _name(list(chain.from_iterable(sources)))
@@ -197,6 +198,7 @@ def _collect(source: _Source, config: InputConfig, findings: Findings) -> Iterat
     if source.folder is not None:
         yield from collect_folder(source.folder, config, findings)
         return
+    findings.note_table(source.uri)
     root = None if config.image_root is None else _make_absolute(config.image_root)
     folder = source.uri.rpartition("/")[0]
     if strip_suffix(source.uri) != JSON_SUFFIX:

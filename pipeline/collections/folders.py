@@ -86,7 +86,7 @@ def collect_folder(folder: Folder, config: InputConfig, findings: Findings) -> I
     Raises:
         ShardError: The folder says nothing about tags, or two things.
     """
-    findings.passed_over = folder.passed_over
+    findings.passed_over.merge(folder.passed_over)
     metadata = [name for name in (*folder.tables, *folder.parquets) if _get_stem(name) == METADATA_STEM]
     metadata.sort()
     for name in (*folder.tables, *folder.parquets, *sorted(folder.others)):
@@ -120,6 +120,7 @@ def _follow_metadata(
         raise ShardError(f"folder '{folder.uri}' holds '{both[0]}' and '{both[1]}'; keep one of them")
     follower = PathFollower(folder.uri, config, findings, folder.images | folder.others)
     for name in metadata:
+        findings.note_table(join_uri(folder.uri, name))
         yield from follower.follow(read_table(join_uri(folder.uri, name), config), posixpath.dirname(name))
     for name in sorted(folder.images.keys() - follower.used):
         findings.passed_over.add("images that no metadata table names", name)

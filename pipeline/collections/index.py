@@ -56,6 +56,8 @@ def write_record(folder_uri: str, source: dict[str, Any], names: list[str], find
         "format": INDEX_FORMAT,
         "library_version": get_library_version(),
         "source": source,
+        "listed_at": findings.listed_at,
+        "tables": {uri: {"size_bytes": size, "etag": etag} for uri, (size, etag) in findings.tables.items()},
         "num_rows": findings.num_rows,
         "num_rows_with_tags": findings.num_with_tags,
         "rows_per_shard": ROWS_PER_SHARD,

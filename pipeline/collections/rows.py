@@ -63,6 +63,15 @@ class Findings:
     """Paths that lead to places which the command line does not allow, by place."""
     notes: list[str] = field(default_factory=list)
     """Choices that were made, as sentences."""
+    listed_at: str = ""
+    """Time before the first file was listed, in ISO format; an audit distinguishes by it what was added later."""
+    tables: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Size and etag of each table before it was read, by URI."""
+
+    def note_table(self, uri: str) -> None:
+        """Keep the state of a table, for the audit of the index."""
+        if (found := find_object(uri)) is not None:
+            self.tables[uri] = (found.size_bytes, found.etag)
 
 
 class PathFollower:

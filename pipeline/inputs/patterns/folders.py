@@ -45,6 +45,12 @@ class PassedOverFiles:
         """Count a link that leads nowhere."""
         self.add(BROKEN_LINK, uri)
 
+    def merge(self, other: "PassedOverFiles") -> None:
+        """Add the files of another folder."""
+        for kind, number in other._counts.items():
+            self._counts[kind] += number
+            self._examples.setdefault(kind, other._examples[kind])
+
     def list_kinds(self) -> dict[str, tuple[int, str]]:
         """Count and first example of each kind."""
         return {kind: (number, self._examples[kind]) for kind, number in self._counts.items()}
