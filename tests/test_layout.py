@@ -30,6 +30,7 @@ FLOORS = (
     {"storage/bulk"},
     {"run", "workers"},
     {"inputs/patterns", "inputs/tags_table", "inputs/tag_values", "inputs/tar", "images/encoded", "audit/parquet"},
+    {"audit/sources"},
     {"inputs", "images", "commit", "training", "bundles"},
     {"audit/archives", "training/data", "collections"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
@@ -55,6 +56,7 @@ WITHOUT_TORCH = {
     "driver",
     "audit/parquet",
     "audit/archives",
+    "audit/sources",
     "training",
 }
 WITHOUT_RAY = {
@@ -73,6 +75,7 @@ WITHOUT_RAY = {
     "evaluation",
     "audit/parquet",
     "audit/archives",
+    "audit/sources",
 }
 WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
-from pipeline.audit.collections.folder_files import UNNAMED, FolderFiles, ImageNames, KindCount, is_new
 from pipeline.audit.collections.join import EntryJoin
-from pipeline.audit.collections.listing import find_file, was_never_there
+from pipeline.audit.collections.recorded_sources import judge_table, open_collection
 from pipeline.audit.collections.records import IndexRecord, IndexRow
-from pipeline.audit.collections.sources import judge_table, open_collection
 from pipeline.audit.collections.table_reader import MAX_LOOKUPS, TableEntry, TableReader
-from pipeline.audit.collections.tables import TableOptions
-from pipeline.audit.collections.tag_texts import are_same_tags
+from pipeline.audit.sources.folder_files import UNNAMED, FolderFiles, ImageNames, KindCount, is_new
+from pipeline.audit.sources.listing import find_file, was_never_there
+from pipeline.audit.sources.tables import TableOptions
+from pipeline.audit.sources.tag_texts import are_same_tags
 from pipeline.audit.verdict import Check, Problem
 
 UNNAMED_BY_TABLE = "images that the table does not name"

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pipeline.audit.collections.records import IndexRow
 from pipeline.audit.collections.table_reader import TableEntry
-from pipeline.audit.collections.tables import Entry
+from pipeline.audit.sources.tables import Entry
 
 WITHOUT_PATH = " without a path"
 """End of the key of a row that names neither key nor path."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipeline.audit.collections.comparison import CollectionComparison
+from pipeline.audit.collections.recorded_sources import GoneError
 from pipeline.audit.collections.records import IndexRecord, read_index_records, read_index_rows
-from pipeline.audit.collections.sources import GoneError
-from pipeline.audit.collections.tables import TableOptions
+from pipeline.audit.sources.tables import TableOptions
 from pipeline.audit.verdict import Check, Problem, Tally, Verdict
 from pipeline.run.records import InputShard
 

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipeline.audit.collections.coco import JsonTable
-from pipeline.audit.collections.folder_files import ImageNames, is_new
-from pipeline.audit.collections.listing import FolderWalk
-from pipeline.audit.collections.places import Root
+from pipeline.audit.collections.recorded_sources import SourceTable
 from pipeline.audit.collections.records import IndexRow
-from pipeline.audit.collections.sources import SourceTable
-from pipeline.audit.collections.tables import JSON_SUFFIX, Entry, TableOptions, get_suffix, read_entries
-from pipeline.audit.collections.tag_texts import are_same_tags
+from pipeline.audit.sources.coco import JsonTable
+from pipeline.audit.sources.folder_files import ImageNames, is_new
+from pipeline.audit.sources.listing import FolderWalk
+from pipeline.audit.sources.places import Root
+from pipeline.audit.sources.tables import JSON_SUFFIX, Entry, TableOptions, get_suffix, read_entries
+from pipeline.audit.sources.tag_texts import are_same_tags
 
 MAX_LOOKUPS = 1000
 """Rows of a table above which a run lists the folder of its images, and counts those that the table does not name."""

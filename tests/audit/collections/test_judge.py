@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.audit import collections
+from pipeline.audit import collections, sources
 from pipeline.audit.collections.judge import CollectionVerdict, judge_collections
 from pipeline.audit.verdict import Check
 from pipeline.collections.discover import IndexPlace, find_inputs
@@ -371,7 +371,7 @@ def test_index_of_an_earlier_version_states_that_it_could_not_be_compared(tmp_pa
 
 
 def test_audit_of_an_index_shares_no_code_with_the_lister() -> None:
-    for path in Path(collections.__path__[0]).glob("*.py"):
+    for path in [path for package in (collections, sources) for path in Path(package.__path__[0]).glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
                 assert not node.module.startswith(("pipeline.collections", "pipeline.inputs")), path

@@ -4,8 +4,8 @@ import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pipeline.audit.collections.listing import FolderWalk, SourceFile
-from pipeline.audit.collections.tables import CSV_SUFFIXES, LINES_SUFFIXES, PARQUET_SUFFIX, get_suffix
+from pipeline.audit.sources.listing import FolderWalk, SourceFile
+from pipeline.audit.sources.tables import CSV_SUFFIXES, LINES_SUFFIXES, PARQUET_SUFFIX, get_suffix
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif .jxl .jp2".split()  # noqa: SIM905

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.audit.collections.tables import Entry, TableOptions, read_records
+from pipeline.audit.sources.tables import Entry, TableOptions, read_records
 from pipeline.storage.reading import read_bytes
 
 LARGE_FIELDS = ("segmentation", "bbox", "keypoints", "counts")

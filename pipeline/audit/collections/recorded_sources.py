@@ -8,9 +8,9 @@ from typing import Any
 
 from braceexpand import braceexpand
 
-from pipeline.audit.collections.folder_files import FolderFiles, is_metadata, is_table
 from pipeline.audit.collections.records import IndexRecord, TableState
-from pipeline.audit.collections.tables import JSON_SUFFIX, PARQUET_SUFFIX, get_suffix
+from pipeline.audit.sources.folder_files import FolderFiles, is_metadata, is_table
+from pipeline.audit.sources.tables import JSON_SUFFIX, PARQUET_SUFFIX, get_suffix
 from pipeline.storage.listing import UNKNOWN_ETAG, find_object, glob_objects
 from pipeline.storage.uris import get_local_path, join_uri
 
