@@ -98,16 +98,12 @@ def find_inputs(
         _require_same_source(records, source, index.uri, extend=extend)
         shards = list_index_shards(index.uri, index.recorded or records[0]["shards"])
         if not extend:
-            on_note(
-                f"using the list of {count_rows_of(records)} images that this run has; --extend would list them again, "
-                "and add what is new"
-            )
+            advice = "; --extend would list them again and add what is new" if index.recorded else ""
+            on_note(f"using the list of {count_rows_of(records)} images that this run has{advice}")
             return shards
         sources = _recognise_all(patterns, config)
         if sources is None:
-            raise ShardError(
-                f"'{patterns[0]}' was a collection when this run was begun, and is none now; put it back"
-            )
+            raise ShardError(f"'{patterns[0]}' was a collection when this run was begun, and is none now; put it back")
         added, findings, lines = _grow_index(sources, source, config, index, shards)
     elif index.is_begun or (sources := _recognise_all(patterns, config)) is None:
         return list_shards(patterns, on_warning)
@@ -258,7 +254,9 @@ def _grow_index(
     names = write_shards(count_rows(known.select_new(rows), new), folder_uri, listed, len(shards))
     require_images(listed, _name(sources), _advise(sources, config))
     new.passed_over, new.notes = listed.passed_over, listed.notes
-    lines = [f"{new.num_rows} of {listed.num_rows} rows are new, {new.num_with_tags} of these with tags"]
+    lines = [f"none of {listed.num_rows} rows is new"]
+    if names:
+        lines = [f"{new.num_rows} of {listed.num_rows} rows are new, {new.num_with_tags} of these with tags"]
     if known.differences:
         kinds = known.differences.list_kinds()
         shown = "; ".join(f"{kind}: {number}, such as '{example}'" for kind, (number, example) in kinds.items())
