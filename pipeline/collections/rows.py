@@ -21,6 +21,8 @@ from pipeline.storage.uris import get_local_path, join_uri, normalise_uri
 MAX_LOOKUPS = 1000
 """Paths of a table that are looked up one by one; for more the folder is listed once."""
 NUM_THREADS = 16
+WITHOUT_PATH = " without a path"
+"""End of the keys of rows that name neither a key nor a path."""
 
 Listing = dict[str, tuple[int, str]]
 """Size and etag of the files below a folder, by relative path."""
@@ -118,7 +120,7 @@ class PathFollower:
         path = image.path
         key = path if image.key in (None, "") else image.key
         if not key:
-            key = f"{image.where} without a path"
+            key = image.where + WITHOUT_PATH
         if len(key) > MAX_KEY_LETTERS:
             raise ShardError(f"{image.where}: key '{key[:50]}...' has {len(key)} letters, limit {MAX_KEY_LETTERS}")
         tags = None if image.tags is None else json.dumps(image.tags, ensure_ascii=False)

@@ -10,7 +10,7 @@ from pipeline.inputs.patterns.file_kinds import FORMS
 from pipeline.run.records import PARQUET_SUFFIX, RUN_FILE
 from pipeline.storage.listing import StoredObject, list_objects
 
-OUTPUT_FOLDERS = ("labels/", "parts/", "retries/", "inputs/")
+OUTPUT_FOLDERS = ("labels/", "parts/", "retries/", "inputs/", "extensions/")
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
 TAR_SUFFIX = ".tar"
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
