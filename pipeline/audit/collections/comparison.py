@@ -2,13 +2,13 @@
 
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 from pipeline.audit.collections.join import EntryJoin
 from pipeline.audit.collections.recorded_sources import judge_table, open_collection
-from pipeline.audit.collections.records import IndexRecord, IndexRow
+from pipeline.audit.collections.records import IndexRow, RecordedIndex
 from pipeline.audit.collections.table_reader import MAX_LOOKUPS, TableEntry, TableReader
 from pipeline.audit.sources.folder_files import UNNAMED, FolderFiles, ImageNames, KindCount, is_new
 from pipeline.audit.sources.listing import find_file, was_never_there
@@ -26,23 +26,30 @@ WEB = ("http://", "https://")
 class CollectionComparison:
     """Comparison of one collection, which was listed once, or again when its run was extended."""
 
-    def __init__(self, records: Sequence[IndexRecord], options: TableOptions) -> None:
+    def __init__(self, index: RecordedIndex, options: TableOptions) -> None:
         """List the source.
 
         Args:
-            records: Of each listing, in order. The last one states what was passed over, and the tables' state.
+            index: Its records; the last one states what was passed over, and the tables' state.
             options: By which tables are read.
 
         Raises:
             GoneError: A source does not exist any more.
             OSError: The store failed.
         """
-        self._record = record = records[-1]
-        self._lists_tables = sum(one.num_rows for one in records) > MAX_LOOKUPS
+        self._record = record = index.last
+        self._lists_tables = sum(listing.record.num_rows for listing in index.listings) > MAX_LOOKUPS
+        self._outdated = {
+            listing.record.uri
+            for listing in index.listings
+            if any(record.tables.get(uri) != state for uri, state in listing.record.tables.items())
+        }
+        """Records of listings before which a table had another state than now."""
         self._collection = open_collection(record)
         self._readers = [TableReader(table, options, record.listed_s) for table in self._collection.tables]
         self._join: EntryJoin | None = None
         self._to_look_up: list[IndexRow] = []
+        self._has_links = any(folder.walk.linked_folders for folder in self._collection.folders)
         self._linked: set[str] = set()
         """Real paths of images that rows name through links to folders."""
 
@@ -98,14 +105,20 @@ class CollectionComparison:
                 yield from self._check_pair(row, entry)
             for row in self._join.list_rows_left():
                 text = f"'{row.path or row.key}', key '{row.key}': the index has it more often than the collection"
-                yield Problem(Check.WRONG_INDEX_ROWS, 1, text)
-            for found, _ in self._join.list_entries_left():
-                text = f"{found.where}: '{found.path or found.key}' is no row of the index"
-                yield Problem(Check.UNLISTED_IMAGES, 1, text)
+                yield Problem(self._blame(row), 1, text)
+            left = list(self._join.list_entries_left())
+            # An extension adds no row for an image that was moved.
+            check = Check.CHANGED_COLLECTION if len(left) <= self._record.num_moved else Check.UNLISTED_IMAGES
+            for found, _ in left:
+                yield Problem(check, 1, f"{found.where}: '{found.path or found.key}' is no row of the index")
         yield from self._look_up()
         for folder in self._collection.class_folders:
             yield from self._check_unused(folder)
         yield from self._check_kinds()
+
+    def _blame(self, row: IndexRow) -> Check:
+        """Check that a difference from a table fails: none if the table changed before the run was extended."""
+        return Check.CHANGED_COLLECTION if row.record.uri in self._outdated else Check.WRONG_INDEX_ROWS
 
     def _check_class_row(self, folders: list[FolderFiles], row: IndexRow) -> Iterator[Problem]:
         """Check a row of a folder whose sub-folders are the tags."""
@@ -128,7 +141,7 @@ class CollectionComparison:
     def _check_pair(self, row: IndexRow, found: TableEntry) -> Iterator[Problem]:
         entry, reader = found
         if fault := reader.find_fault(entry, row):
-            yield Problem(Check.WRONG_INDEX_ROWS, 1, f"{entry.where}, '{entry.path or entry.key}': {fault}")
+            yield Problem(self._blame(row), 1, f"{entry.where}, '{entry.path or entry.key}': {fault}")
         elif reader.table.is_alone and row.uri and not row.uri.startswith(WEB):
             names = reader.get_names() if self._lists_tables else None
             if names is not None and _is_below(row.uri, names):
@@ -143,7 +156,7 @@ class CollectionComparison:
             yield from self._queue(row)
             return
         images.use(name)
-        was_changed, size_bytes = images.is_new(name), images.get_size(name)
+        was_changed, size_bytes = images.is_new(name, row.record.listed_s), images.get_size(name)
         if row.problem is not None:
             if not was_changed:
                 yield _describe_found(row)
@@ -163,11 +176,12 @@ class CollectionComparison:
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             for row, file in zip(rows, pool.map(lambda row: find_file(row.uri or ""), rows), strict=True):
                 if row.problem is not None:
-                    if file is not None and not is_new(file, self._record.listed_s):
+                    if file is not None and not is_new(file, row.record.listed_s):
                         yield _describe_found(row)
                 elif file is not None:
-                    self._linked.add(os.path.realpath(row.uri or ""))
-                elif was_never_there(row.uri or "", self._record.listed_s):
+                    if self._has_links:
+                        self._linked.add(os.path.realpath(row.uri or ""))
+                elif was_never_there(row.uri or "", row.record.listed_s):
                     text = f"'{row.uri}' does not exist, and nothing was removed from its folder since it was listed"
                     yield Problem(Check.WRONG_INDEX_ROWS, 1, text)
                 else:
@@ -176,7 +190,7 @@ class CollectionComparison:
     def _check_unused(self, folder: FolderFiles) -> Iterator[Problem]:
         """Report the images of a folder that no row names."""
         links = tuple(folder.walk.linked_folders)
-        for name, was_added in folder.images.list_unused():
+        for name, was_added in folder.images.list_unused(self._record.listed_s):
             uri = folder.images.prefix + name
             if links and name.startswith(links) and os.path.realpath(uri) in self._linked:
                 continue
@@ -194,12 +208,12 @@ class CollectionComparison:
             for kind, count in folder.count_kinds(self._collection.get_read_tables(folder)).items():
                 kinds.setdefault(kind, KindCount()).merge(count)
         for folder in self._collection.table_folders:
-            _count_unused(folder.images, kinds.setdefault(UNNAMED, KindCount()))
+            self._count_unused(folder.images, kinds.setdefault(UNNAMED, KindCount()))
         for reader in self._readers:
             for number in reader.strangers:
                 kinds.setdefault(STRANGERS, KindCount()).add(f"image_id {number}", is_new=False)
             if reader.lists_images and (names := reader.get_names()) is not None:
-                _count_unused(names, kinds.setdefault(UNNAMED_BY_TABLE, KindCount()), names.list_used_suffixes())
+                self._count_unused(names, kinds.setdefault(UNNAMED_BY_TABLE, KindCount()), names.list_used_suffixes())
         walks = [folder.walk for folder in self._collection.folders]
         walks += [reader.walk for reader in self._readers if reader.walk is not None]
         may_lack = any(walk.is_touched for walk in walks)
@@ -214,6 +228,11 @@ class CollectionComparison:
             elif stated > found.num_old + found.num_new:
                 yield Problem(Check.CHANGED_COLLECTION if may_lack else Check.UNLISTED_IMAGES, 0, text)
 
+    def _count_unused(self, images: ImageNames, count: KindCount, suffixes: set[str] | None = None) -> None:
+        for name, was_added in images.list_unused(self._record.listed_s):
+            if suffixes is None or name.rpartition(".")[2] in suffixes:
+                count.add(name, is_new=was_added)
+
 
 def _is_below(uri: str | None, images: ImageNames) -> bool:
     return uri is not None and uri.startswith(images.prefix)
@@ -222,9 +241,3 @@ def _is_below(uri: str | None, images: ImageNames) -> bool:
 def _describe_found(row: IndexRow) -> Problem:
     text = f"'{row.uri}' is missing by the index; it was there when the collection was listed"
     return Problem(Check.WRONG_INDEX_ROWS, 1, text)
-
-
-def _count_unused(images: ImageNames, count: KindCount, suffixes: set[str] | None = None) -> None:
-    for name, was_added in images.list_unused():
-        if suffixes is None or name.rpartition(".")[2] in suffixes:
-            count.add(name, is_new=was_added)

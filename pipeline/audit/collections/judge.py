@@ -4,14 +4,16 @@ The source is listed and read again. What was added or changed since the run lis
 gone cannot be compared.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.audit.collections.comparison import CollectionComparison
 from pipeline.audit.collections.recorded_sources import GoneError
-from pipeline.audit.collections.records import IndexRecord, read_index_records, read_index_rows
+from pipeline.audit.collections.records import RecordedIndex, RecordedShards, read_index_rows, read_indexes
 from pipeline.audit.sources.tables import TableOptions
 from pipeline.audit.verdict import Check, Problem, Tally, Verdict
 from pipeline.run.records import InputShard
@@ -42,80 +44,73 @@ def judge_collections(shards: Sequence[InputShard], *, has_tags_table: bool) -> 
     """
     result, tally = CollectionVerdict(), Tally(-1)
     try:
-        records = list(read_index_records(shards))
+        indexes = list(read_indexes(shards))
     except ValueError as error:
         tally.add(Problem(Check.WRONG_INDEX, 0, str(error)))
-        records = []
+        indexes = []
     except OSError as error:
         result.obstacles.append(f"the index cannot be read: {error}")
-        records = []
-    for group in _group_by_source(records):
-        for problem in _find_problems(group, has_tags_table=has_tags_table, result=result):
+        indexes = []
+    for index in indexes:
+        for problem in _find_problems(index, has_tags_table=has_tags_table, result=result):
             tally.add(problem)
     result.verdict = tally.judge(is_input=False)
     return result
 
 
-def _group_by_source(records: Iterable[IndexRecord]) -> list[list[IndexRecord]]:
-    """Group the records of a collection that was listed several times, as its run was extended."""
-    groups: list[list[IndexRecord]] = []
-    for record in records:
-        group = next((group for group in groups if group[0].source == record.source), None)
-        if group is None:
-            groups.append([record])
-        else:
-            group.append(record)
-    return groups
+def _find_problems(index: RecordedIndex, *, has_tags_table: bool, result: CollectionVerdict) -> Iterator[Problem]:
+    """Compare one index with its source; without the source, with its own numbers alone."""
+    last = index.last
+    comparison: CollectionComparison | None = None
+    try:
+        if last.listed_s is None:
+            raise GoneError(f"'{last.uri}' does not state when the collection was listed, as earlier versions")
+        comparison = CollectionComparison(index, _read_options(last.source, has_tags_table=has_tags_table))
+        yield from comparison.check_tables()
+    except Exception as error:  # noqa: BLE001 (stores and parsers of hostile tables raise any exception)
+        comparison = None
+        result.obstacles.append(_describe(last.source["patterns"], error))
+    try:
+        for uri in index.unnamed:
+            yield Problem(Check.WRONG_INDEX, 0, f"'{uri}' is named by no index.json")
+            if comparison is not None:
+                yield from chain.from_iterable(map(comparison.check_row, read_index_rows(uri, last)))
+        for listing in index.listings:
+            yield from _check_listing(listing, comparison)
+        if comparison is not None:
+            yield from comparison.close()
+            result.num_rows += sum(listing.record.num_rows for listing in index.listings)
+            result.num_passed_over += sum(last.passed_over.values())
+    except Exception as error:  # noqa: BLE001 (likewise)
+        result.obstacles.append(_describe(last.source["patterns"], error))
 
 
-def _find_problems(
-    records: Sequence[IndexRecord], *, has_tags_table: bool, result: CollectionVerdict
-) -> Iterator[Problem]:
-    last = records[-1]
-    source = last.source
-    options = TableOptions(
+def _read_options(source: Mapping[str, Any], *, has_tags_table: bool) -> TableOptions:
+    return TableOptions(
         tags_field=source["tags_field"],
         image_column=source["image_column"],
         key_column=source["key_column"],
         has_tags_table=has_tags_table,
     )
-    comparison = None
-    try:
-        if last.listed_s is None:
-            raise GoneError(f"'{last.uri}' does not state when the collection was listed, as earlier versions")
-        comparison = CollectionComparison(records, options)
-        yield from comparison.check_tables()
-    except Exception as error:  # noqa: BLE001 (stores and parsers of hostile tables raise any exception)
-        comparison = None
-        result.obstacles.append(_describe(source["patterns"], error))
-    for record in records:
-        try:
-            yield from _check_record(record, comparison)
-        except Exception as error:  # noqa: BLE001 (likewise)
-            comparison = None
-            result.obstacles.append(_describe(source["patterns"], error))
-    if comparison is None:
-        return
-    try:
-        yield from comparison.close()
-    except Exception as error:  # noqa: BLE001 (likewise)
-        result.obstacles.append(_describe(source["patterns"], error))
-        return
-    result.num_rows += sum(record.num_rows for record in records)
-    result.num_passed_over += sum(last.passed_over.values())
 
 
-def _check_record(record: IndexRecord, comparison: CollectionComparison | None) -> Iterator[Problem]:
-    """Compare the numbers of index.json with the rows beside it, and these with the source."""
+def _check_listing(listing: RecordedShards, comparison: CollectionComparison | None) -> Iterator[Problem]:
+    """Compare the numbers of a record with the rows of its shards, and these with the source."""
+    record = listing.record
     num_rows = num_with_tags = num_missing = num_pathless = 0
-    for uri in record.index_uris:
-        for row in read_index_rows(uri):
+    for uri in listing.uris:
+        for row in read_index_rows(uri, record):
             num_rows += 1
             num_with_tags += row.tags not in NO_TAGS
             num_missing += row.problem is not None and row.path is not None
             num_pathless += row.problem is not None and row.path is None
             if comparison is not None:
                 yield from comparison.check_row(row)
+    if listing.is_whole and len(listing.uris) < len(record.shard_names):
+        text = f"'{record.uri}' names {len(record.shard_names)} shards, of which the run has {len(listing.uris)}"
+        yield Problem(Check.WRONG_INDEX, 0, text)
+    if not listing.is_whole:
+        return
     counted = {"rows": num_rows, "rows with tags": num_with_tags, MISSING: num_missing, PATHLESS: num_pathless}
     stated = {"rows": record.num_rows, "rows with tags": record.num_rows_with_tags}
     stated |= {kind: record.without_image.get(kind, 0) for kind in (MISSING, PATHLESS)} | dict(record.without_image)
@@ -123,10 +118,6 @@ def _check_record(record: IndexRecord, comparison: CollectionComparison | None) 
         if number != counted.get(what, 0):
             text = f"'{record.uri}' states {what}: {number}, its shards have {counted.get(what, 0)}"
             yield Problem(Check.WRONG_INDEX, 0, text)
-    names = [uri.rpartition("/")[2] for uri in record.index_uris]
-    if names != list(record.shard_names):
-        text = f"'{record.uri}' names {len(record.shard_names)} shards, such as {sorted(record.shard_names)[:1]}"
-        yield Problem(Check.WRONG_INDEX, 0, f"{text}; the run has {len(names)}, such as {sorted(names)[:1]}")
 
 
 def _describe(patterns: Sequence[str], error: Exception) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pipeline.audit.collections.recorded_sources import SourceTable
 from pipeline.audit.collections.records import IndexRow
 from pipeline.audit.sources.coco import JsonTable
-from pipeline.audit.sources.folder_files import ImageNames, is_new
+from pipeline.audit.sources.folder_files import ImageNames
 from pipeline.audit.sources.listing import FolderWalk
 from pipeline.audit.sources.places import Root
 from pipeline.audit.sources.tables import JSON_SUFFIX, Entry, TableOptions, get_suffix, read_entries
@@ -70,7 +70,7 @@ class TableReader:
             self._names = ImageNames(root_uri)
             for file in self.walk.list_files():
                 if not file.is_broken:
-                    self._names.add(file, is_new=is_new(file, self._listed_s))
+                    self._names.add(file)
         return self._names
 
     def find_fault(self, entry: Entry, row: IndexRow) -> str:

@@ -1,8 +1,10 @@
 """Files of a folder of images by kind: images, tables, and what is passed over."""
 
 import posixpath
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from pipeline.audit.sources.listing import FolderWalk, SourceFile
 from pipeline.audit.sources.tables import CSV_SUFFIXES, LINES_SUFFIXES, PARQUET_SUFFIX, get_suffix
@@ -18,7 +20,6 @@ STATISTICS = "_stats.json"
 MAX_SUFFIX_LETTERS = 12
 RUN_FILE = "run.json"
 OUTPUT_FOLDERS = frozenset({"labels", "parts", "retries", "inputs"})
-IS_NEW, IS_USED = 1, 2
 
 
 @dataclass(kw_only=True)
@@ -53,51 +54,57 @@ def is_new(file: SourceFile, since_s: float | None) -> bool:
 
 
 class ImageNames:
-    """Images below a folder, with their sizes, in little memory."""
+    """Images below a folder, with their sizes and times, in little memory."""
 
     def __init__(self, root_uri: str) -> None:
         """Start without images."""
         self.prefix = root_uri.rstrip("/") + "/"
-        self._flags: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        self._sizes_bytes = array("q")
+        self._changed_s = array("d")
+        self._is_used = bytearray()
 
     def __len__(self) -> int:
         """Count the images."""
-        return len(self._flags)
+        return len(self._numbers)
 
-    def add(self, file: SourceFile, *, is_new: bool) -> None:
+    def add(self, file: SourceFile) -> None:
         """Add an image."""
-        self._flags[file.name] = file.size_bytes << 2 | (IS_NEW if is_new else 0)
+        if self._numbers.setdefault(file.name, len(self._numbers)) == len(self._sizes_bytes):
+            self._sizes_bytes.append(file.size_bytes)
+            self._changed_s.append(inf if file.changed_s is None else file.changed_s)
+            self._is_used.append(False)
 
     def find(self, uri: str | None) -> str | None:
         """Name of the image at a URI; None if it is not among them."""
         if uri is None or not uri.startswith(self.prefix):
             return None
         name = uri[len(self.prefix) :]
-        return name if name in self._flags else None
+        return name if name in self._numbers else None
 
     def use(self, name: str) -> None:
         """Mark an image as one that a row names."""
-        self._flags[name] |= IS_USED
+        self._is_used[self._numbers[name]] = True
 
     def is_unused(self, name: str) -> bool:
         """True if no row has named an image so far."""
-        return not self._flags[name] & IS_USED
+        return not self._is_used[self._numbers[name]]
 
     def get_size(self, name: str) -> int:
         """Size in bytes."""
-        return self._flags[name] >> 2
+        return self._sizes_bytes[self._numbers[name]]
 
-    def is_new(self, name: str) -> bool:
-        """True if it was added or written since the collection was listed."""
-        return bool(self._flags[name] & IS_NEW)
+    def is_new(self, name: str, since_s: float | None) -> bool:
+        """True if an image was written or moved to its place after a time, or if that cannot be known."""
+        return since_s is None or self._changed_s[self._numbers[name]] > since_s
 
-    def list_unused(self) -> Iterator[tuple[str, bool]]:
-        """Images that no row names, each with whether it is new."""
-        return ((name, bool(flags & IS_NEW)) for name, flags in self._flags.items() if not flags & IS_USED)
+    def list_unused(self, since_s: float | None) -> Iterator[tuple[str, bool]]:
+        """Images that no row names, each with whether it is new since a time."""
+        return ((name, self.is_new(name, since_s)) for name in self._numbers if self.is_unused(name))
 
     def list_used_suffixes(self) -> set[str]:
         """Suffixes of the images that rows name."""
-        return {name.rpartition(".")[2] for name, flags in self._flags.items() if flags & IS_USED}
+        return {name.rpartition(".")[2] for name in self._numbers if not self.is_unused(name)}
 
 
 class FolderFiles:
@@ -124,7 +131,7 @@ class FolderFiles:
             kind = _judge(file)
             folders = file.name.split("/")[:-1]
             if kind is None:
-                self.images.add(file, is_new=is_new(file, since_s))
+                self.images.add(file)
             elif kind not in (HIDDEN, BROKEN_LINK) and not OUTPUT_FOLDERS.isdisjoint(folders):
                 in_outputs.append((file, kind))
             else:

@@ -349,6 +349,51 @@ def test_collection_on_s3_agrees_and_a_lost_image_is_named(s3_folder: str, tmp_p
     assert "photos/dog/0.jpg' is no row" in list_texts(result, Check.UNLISTED_IMAGES)[0]
 
 
+def extend(pattern: Path, index: Path, shards: tuple[InputShard, ...]) -> tuple[InputShard, ...]:
+    """Extend the index as a run does."""
+    names = tuple(shard.uri.rpartition("/")[2] for shard in shards)
+    place = IndexPlace(str(index), is_begun=True, recorded=names)
+    return find_inputs([str(pattern)], InputConfig(), place, print, print, extend=True)
+
+
+def test_extended_index_of_a_folder_agrees_and_a_lost_image_is_named(tmp_path: Path) -> None:
+    photos, index = write_class_folders(tmp_path / "photos"), tmp_path / "index"
+    first, _ = find(photos, index)
+    (photos / "train/dog/new.jpg").write_bytes(b"x")
+    (photos / "more.md").write_bytes(b"x")
+    (photos / "train/cat/a.jpg").write_bytes(b"longer")
+    shards = extend(photos, index, first)
+    assert len(shards) == 2
+    result = judge(shards)
+    assert (result.num_rows, result.num_passed_over) == (6, 6)
+    assert list_checks(result) == [Check.CHANGED_COLLECTION]
+    (text,) = list_texts(result, Check.CHANGED_COLLECTION)
+    assert "cat/a.jpg' has 6 bytes" in text
+    assert list_checks(judge(first)) == [Check.CHANGED_COLLECTION]
+    tamper(index, lambda rows: rows[1:])
+    assert "cat/a.jpg' is no row" in list_texts(judge(shards), Check.UNLISTED_IMAGES)[0]
+
+
+def test_extended_index_of_a_table_agrees_though_its_old_rows_were_edited(tmp_path: Path) -> None:
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    write_photos(photos)
+    table = photos / "list.csv"
+    table.write_text("key,path,tags\na,a.jpg,cat\nb,b.jpg,dog\nc,c.jpg,dog\n")
+    first, _ = find(table, index)
+    table.write_text("key,path,tags\nb,b.jpg,cat\nc,d.jpg,dog\nnew,e.jpg,dog\n")
+    shards = extend(table, index, first)
+    result = judge(shards)
+    assert list_checks(result) == [Check.CHANGED_COLLECTION]
+    assert result.num_rows == 4
+    assert len(list_texts(result, Check.CHANGED_COLLECTION)) == 4
+    (name,) = [path.name for path in index.glob("index-*.json")]
+    record = json.loads((index / name).read_text())
+    rows = pq.read_table(index / record["shards"][0])
+    pq.write_table(rows.set_column(5, rows.schema.field(5), pa.array(['"cat"'])), index / record["shards"][0])
+    (text,) = list_texts(judge(shards), Check.WRONG_INDEX_ROWS)
+    assert "'e.jpg': its tags are 'dog', the index has" in text
+
+
 def test_index_json_that_is_missing_or_states_other_numbers_is_a_fault(tmp_path: Path) -> None:
     shards, _ = find(write_class_folders(tmp_path / "photos"), tmp_path / "index")
     path = tmp_path / "index/index.json"
