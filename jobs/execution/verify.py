@@ -129,12 +129,11 @@ def print_totals(verdict: Verdict, job: VerifyJob, obstacle: str, collections: C
 def print_collections(collections: CollectionVerdict) -> None:
     """Print how many rows of indexes were compared with their collections, and what could not be compared."""
     if collections.num_rows:
-        print(
-            f"{collections.num_rows} rows of the index were held against the collection, which was listed again; "
-            f"{collections.num_passed_over} files of it are passed over"
-        )
+        print(f"{collections.num_rows} rows of the index were compared with the collection, which was listed again")
+    for kind, number in sorted(collections.passed_over.items()):
+        print(f"  passed over: {number} {escape_controls(kind)}")
     for reason in collections.obstacles:
-        print(f"the index was not held against its collection: {escape_controls(reason)}")
+        print(f"the index was not compared with its collection: {escape_controls(reason)}")
 
 
 def print_members(members: MemberCounts) -> None:

@@ -84,6 +84,9 @@ class CollectionComparison:
             OSError: The store failed. For a damaged table its parser raises its own exceptions.
         """
         folders = [folder for folder in self._collection.class_folders if _is_below(row.uri, folder.images)]
+        if row.uri is None and row.path and self._join is None:
+            # A name that is no Unicode has no URI.
+            folders = self._collection.class_folders
         if folders:
             yield from self._check_class_row(folders, row)
             return
@@ -122,25 +125,31 @@ class CollectionComparison:
 
     def _check_class_row(self, folders: list[FolderFiles], row: IndexRow) -> Iterator[Problem]:
         """Check a row of a folder whose sub-folders are the tags."""
-        named = [(folder.images, name) for folder in folders if (name := folder.images.find(row.uri)) is not None]
+        named = [
+            (folder.images, name)
+            for folder in folders
+            if (name := folder.images.find(row.uri or f"{folder.images.prefix}{row.path}")) is not None
+        ]
         if not any(images.is_unused(name) for images, name in named) and named:
             text = f"'{row.uri}': the index has it more often than the collection"
             yield Problem(Check.WRONG_INDEX_ROWS, 1, text)
             return
         images = next((images for images, name in named if images.is_unused(name)), folders[0].images)
         yield from self._check_file(images, row)
-        path = (row.uri or "").removeprefix(images.prefix)
+        uri = row.uri or f"{images.prefix}{row.path}"
+        path = uri.removeprefix(images.prefix)
         tag = posixpath.basename(posixpath.dirname(path))
-        if row.key != path or row.path != path:
-            text = f"'{row.uri}': the index has the key '{row.key}' and the path '{row.path}'"
+        # Of several folders, each stands before the keys of its images.
+        if row.path != path or not (row.key == path or (row.key.endswith(f"/{path}") and uri.endswith(f"/{row.key}"))):
+            text = f"'{uri}': the index has the key '{row.key}' and the path '{row.path}'"
             yield Problem(Check.WRONG_INDEX_ROWS, 1, text)
-        elif not are_same_tags([tag] if tag else None, row.tags, is_text=False):
-            text = f"'{row.uri}': it is in folder '{tag}', the index has the tags {row.tags}"
+        elif not are_same_tags([tag] if tag else None, row.tags):
+            text = f"'{uri}': it is in folder '{tag}', the index has the tags {row.tags}"
             yield Problem(Check.WRONG_INDEX_ROWS, 1, text)
 
     def _check_pair(self, row: IndexRow, found: TableEntry) -> Iterator[Problem]:
         entry, reader = found
-        if fault := reader.find_fault(entry, row):
+        if fault := found.find_fault(row):
             yield Problem(self._blame(row), 1, f"{entry.where}, '{entry.path or entry.key}': {fault}")
         elif reader.table.is_alone and row.uri and not row.uri.startswith(WEB):
             names = reader.get_names() if self._lists_tables else None
@@ -151,14 +160,14 @@ class CollectionComparison:
 
     def _check_file(self, images: ImageNames, row: IndexRow) -> Iterator[Problem]:
         """Compare a row with the file that it names, and mark that."""
-        name = images.find(row.uri)
+        name = images.find(row.uri or f"{images.prefix}{row.path}")
         if name is None:
             yield from self._queue(row)
             return
         images.use(name)
         was_changed, size_bytes = images.is_new(name, row.record.listed_s), images.get_size(name)
         if row.problem is not None:
-            if not was_changed:
+            if row.uri is not None and not was_changed:
                 yield _describe_found(row)
         elif row.size_bytes is not None and row.size_bytes != size_bytes:
             check = Check.CHANGED_COLLECTION if was_changed else Check.WRONG_INDEX_ROWS

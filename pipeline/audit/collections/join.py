@@ -1,11 +1,12 @@
 """Join of the rows of an index with the rows of tables, as both are read."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from pipeline.audit.collections.records import IndexRow
 from pipeline.audit.collections.table_reader import TableEntry
+from pipeline.audit.sources.places import replace_surrogates
 from pipeline.audit.sources.tables import Entry
 
 WITHOUT_PATH = " without a path"
@@ -31,7 +32,7 @@ class EntryJoin:
     def add(self, row: IndexRow) -> Iterator[tuple[IndexRow, TableEntry]]:
         """Add a row of the index, and read one of the tables; yield the pairs that this completes."""
         identity = _identify_row(row)
-        if (waiting := _take(self._waiting_entries, identity)) is not None:
+        if (waiting := _take(self._waiting_entries, identity, lambda one: one.leads_to(row))) is not None:
             yield row, waiting
         else:
             self._waiting_rows.setdefault(identity, deque()).append(row)
@@ -54,33 +55,39 @@ class EntryJoin:
 
     def _match(self, entry: TableEntry) -> Iterator[tuple[IndexRow, TableEntry]]:
         identity = _identify_entry(entry.entry)
-        if (row := _take(self._waiting_rows, identity)) is not None:
+        if (row := _take(self._waiting_rows, identity, entry.leads_to)) is not None:
             yield row, entry
         else:
             self._waiting_entries.setdefault(identity, deque()).append(entry)
 
 
-def _take(waiting: dict[_Identity, deque[Waiting]], identity: _Identity) -> Waiting | None:
+def _take(
+    waiting: dict[_Identity, deque[Waiting]], identity: _Identity, fits: Callable[[Waiting], bool]
+) -> Waiting | None:
+    """Take the first that fits of those of an identity, or else the first: tables of two folders name equal paths."""
     found = waiting.get(identity)
     if found is None:
         return None
-    first = found.popleft()
+    place = next((place for place, one in enumerate(found) if fits(one)), 0) if len(found) > 1 else 0
+    taken = found[place]
+    del found[place]
     if not found:
         del waiting[identity]
-    return first
+    return taken
 
 
 def _identify_row(row: IndexRow) -> _Identity:
-    if row.path is None:
+    path = (row.path or "").strip()
+    if not path:
         return "" if row.key.endswith(WITHOUT_PATH) else row.key.strip(), ""
-    return row.key.strip(), row.path.strip()
+    return _identify(row.key.strip(), path)
 
 
 def _identify_entry(entry: Entry) -> _Identity:
-    path = entry.path or ""
-    key = path if entry.key in (None, "") else entry.key
-    return _clean(key).strip(), _clean(path).strip()
+    key, path = (replace_surrogates(text or "").strip() for text in (entry.key, entry.path))
+    return _identify(key, path)
 
 
-def _clean(text: str) -> str:
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+def _identify(key: str, path: str) -> _Identity:
+    """Identity by path alone where the key is the path, perhaps with the folder of its table before it."""
+    return "" if path and (not key or key == path or key.endswith("/" + path)) else key, path

@@ -4,6 +4,7 @@ The source is listed and read again. What was added or changed since the run lis
 gone cannot be compared.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -19,7 +20,6 @@ from pipeline.audit.verdict import Check, Problem, Tally, Verdict
 from pipeline.run.records import InputShard
 
 NO_TAGS = (None, "null", '""', "[]")
-MISSING, PATHLESS = "their image does not exist", "they name no path"
 
 
 @dataclass(kw_only=True)
@@ -29,8 +29,8 @@ class CollectionVerdict:
     verdict: Verdict = field(default_factory=Verdict)
     num_rows: int = 0
     """Rows of the indexes that were compared."""
-    num_passed_over: int = 0
-    """Files that these indexes passed over."""
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """Files that these indexes passed over, by kind."""
     obstacles: list[str] = field(default_factory=list)
     """Reasons why sources could not be compared, as sentences."""
 
@@ -80,7 +80,7 @@ def _find_problems(index: RecordedIndex, *, has_tags_table: bool, result: Collec
         if comparison is not None:
             yield from comparison.close()
             result.num_rows += sum(listing.record.num_rows for listing in index.listings)
-            result.num_passed_over += sum(last.passed_over.values())
+            result.passed_over.update(last.passed_over)
     except Exception as error:  # noqa: BLE001 (likewise)
         result.obstacles.append(_describe(last.source["patterns"], error))
 
@@ -97,13 +97,12 @@ def _read_options(source: Mapping[str, Any], *, has_tags_table: bool) -> TableOp
 def _check_listing(listing: RecordedShards, comparison: CollectionComparison | None) -> Iterator[Problem]:
     """Compare the numbers of a record with the rows of its shards, and these with the source."""
     record = listing.record
-    num_rows = num_with_tags = num_missing = num_pathless = 0
+    num_rows = num_with_tags = num_missing = 0
     for uri in listing.uris:
         for row in read_index_rows(uri, record):
             num_rows += 1
             num_with_tags += row.tags not in NO_TAGS
-            num_missing += row.problem is not None and row.path is not None
-            num_pathless += row.problem is not None and row.path is None
+            num_missing += row.problem is not None
             if comparison is not None:
                 yield from comparison.check_row(row)
     if listing.is_whole and len(listing.uris) < len(record.shard_names):
@@ -111,13 +110,13 @@ def _check_listing(listing: RecordedShards, comparison: CollectionComparison | N
         yield Problem(Check.WRONG_INDEX, 0, text)
     if not listing.is_whole:
         return
-    counted = {"rows": num_rows, "rows with tags": num_with_tags, MISSING: num_missing, PATHLESS: num_pathless}
-    stated = {"rows": record.num_rows, "rows with tags": record.num_rows_with_tags}
-    stated |= {kind: record.without_image.get(kind, 0) for kind in (MISSING, PATHLESS)} | dict(record.without_image)
-    for what, number in stated.items():
-        if number != counted.get(what, 0):
-            text = f"'{record.uri}' states {what}: {number}, its shards have {counted.get(what, 0)}"
-            yield Problem(Check.WRONG_INDEX, 0, text)
+    for what, stated, found in (
+        ("rows", record.num_rows, num_rows),
+        ("rows with tags", record.num_rows_with_tags, num_with_tags),
+        ("rows without an image", record.num_without_image, num_missing),
+    ):
+        if stated != found:
+            yield Problem(Check.WRONG_INDEX, 0, f"'{record.uri}' states {what}: {stated}; its shards have {found}")
 
 
 def _describe(patterns: Sequence[str], error: Exception) -> str:

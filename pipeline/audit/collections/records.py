@@ -60,8 +60,7 @@ class IndexRecord:
     num_rows_with_tags: int
     passed_over: Mapping[str, int]
     """Files that are in no row, by kind."""
-    without_image: Mapping[str, int]
-    """Rows without an image, by kind."""
+    num_without_image: int
     listed_s: float | None
     """Unix time before the first file was listed; None: not recorded."""
     tables: Mapping[str, TableState]
@@ -157,7 +156,7 @@ def _parse(uri: str, fields: Mapping[str, Any]) -> IndexRecord:
         num_rows=int(fields["num_rows"]),
         num_rows_with_tags=int(fields["num_rows_with_tags"]),
         passed_over={str(kind): int(entry["count"]) for kind, entry in fields["passed_over"].items()},
-        without_image={str(kind): int(entry["count"]) for kind, entry in fields["rows_without_image"].items()},
+        num_without_image=sum(int(entry["count"]) for entry in fields["rows_without_image"].values()),
         listed_s=datetime.fromisoformat(listed_at).timestamp() if listed_at else None,
         tables={
             str(table): TableState(int(state["size_bytes"]), str(state["etag"]))

@@ -8,7 +8,7 @@ from pipeline.audit.collections.records import IndexRow
 from pipeline.audit.sources.coco import JsonTable
 from pipeline.audit.sources.folder_files import ImageNames
 from pipeline.audit.sources.listing import FolderWalk
-from pipeline.audit.sources.places import Root
+from pipeline.audit.sources.places import Root, replace_surrogates
 from pipeline.audit.sources.tables import JSON_SUFFIX, Entry, TableOptions, get_suffix, read_entries
 from pipeline.audit.sources.tag_texts import are_same_tags
 
@@ -73,17 +73,13 @@ class TableReader:
                     self._names.add(file)
         return self._names
 
-    def find_fault(self, entry: Entry, row: IndexRow) -> str:
-        """Difference between a row of the table and the row of the index; empty if there is none."""
-        base = self.table.base
-        if entry.path and (row.uri is None or not self._root.leads_to(entry.path, base, row.uri)):
-            return f"its path is '{entry.path}', the index leads to '{row.uri}'"
-        if not entry.path and row.problem is None:
-            return f"it names no path, the index leads to '{row.uri}'"
-        is_tagged_elsewhere = self._options.has_tags_table and entry.tags is None
-        if not is_tagged_elsewhere and not are_same_tags(entry.tags, row.tags, is_text=entry.is_text):
-            return f"its tags are {entry.tags!r}, the index has {row.tags}"
-        return ""
+    def leads_to(self, path: str, uri: str | None) -> bool:
+        """True if a path of the table is a way to a file."""
+        return uri is not None and self._root.leads_to(path, self.table.base, uri)
+
+    def is_tagged_elsewhere(self, entry: Entry) -> bool:
+        """True if another table holds the tags of a row."""
+        return self._options.has_tags_table and entry.tags is None
 
 
 class TableEntry(NamedTuple):
@@ -91,3 +87,21 @@ class TableEntry(NamedTuple):
 
     entry: Entry
     reader: TableReader
+
+    def leads_to(self, row: IndexRow) -> bool:
+        """True if its path is a way to the file of a row of the index."""
+        return bool(self.entry.path) and self.reader.leads_to(self.entry.path or "", row.uri)
+
+    def find_fault(self, row: IndexRow) -> str:
+        """Difference between this and the row of the index; empty if there is none."""
+        entry = self.entry
+        if not entry.path:
+            if row.problem is None:
+                return f"it names no path, the index leads to '{row.uri}'"
+        elif replace_surrogates(entry.path) == entry.path and not self.leads_to(row):
+            return f"its path is '{entry.path}', the index leads to '{row.uri}'"
+        if self.reader.is_tagged_elsewhere(entry) or are_same_tags(
+            entry.tags, row.tags, is_text=entry.is_text, class_names=entry.class_names
+        ):
+            return ""
+        return f"its tags are {entry.tags!r}, the index has {row.tags}"

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.audit.sources.places import replace_surrogates
 from pipeline.storage.atomic_files import TEMPORARY_PREFIX
 from pipeline.storage.filesystems import is_s3, open_filesystem
 from pipeline.storage.uris import get_local_path
@@ -90,7 +91,7 @@ class FolderWalk:
         for page in pages:
             for path, entry in page.items():
                 if path.startswith(prefix) and not path.endswith("/"):
-                    yield SourceFile(_clean(path[len(prefix) :]), int(entry["size"] or 0), _get_time(entry))
+                    yield SourceFile(replace_surrogates(path[len(prefix) :]), int(entry["size"] or 0), _get_time(entry))
 
 
 def find_file(uri: str) -> SourceFile | None:
@@ -129,13 +130,13 @@ def _describe_local(path: str, name: str, floor_s: float) -> Iterator[SourceFile
             try:
                 status = Path(path).stat()
             except FileNotFoundError:
-                yield SourceFile(_clean(name), 0, changed_s, is_broken=True)
+                yield SourceFile(replace_surrogates(name), 0, changed_s, is_broken=True)
                 return
             changed_s = max(changed_s, status.st_ctime)
     except (FileNotFoundError, NotADirectoryError):
         return
     if stat.S_ISREG(status.st_mode):
-        yield SourceFile(_clean(name), status.st_size, changed_s)
+        yield SourceFile(replace_surrogates(name), status.st_size, changed_s)
 
 
 def _list_s3_pages(filesystem: Any, prefix: str) -> Iterator[Mapping[str, Any]]:
@@ -162,10 +163,6 @@ def _get_time(entry: Mapping[str, Any]) -> float | None:
     if isinstance(found, datetime):
         return found.timestamp()
     return float(found) if isinstance(found, int | float) else None
-
-
-def _clean(name: str) -> str:
-    return name if name.isascii() else name.encode("utf-8", "replace").decode()
 
 
 def _raise(error: OSError) -> None:

@@ -58,3 +58,8 @@ def spell(uri: str) -> str:
     path = posixpath.normpath(path.replace("\\", "/"))
     start = scheme.lower() + separator
     return path if start in LOCAL_SCHEMES else start + path
+
+
+def replace_surrogates(text: str) -> str:
+    """Write what is no Unicode as an escape, as an index does; names that differ stay different."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -1,5 +1,6 @@
 """Rows of a table of paths as an audit reads them: CSV, JSON lines, JSON, Parquet."""
 
+import codecs
 import csv
 import gzip
 import io
@@ -10,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, NamedTuple, cast
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,8 +31,14 @@ NUM_PEEKED = 100
 """Records whose fields are taken for the columns of JSON lines."""
 BATCH_ROWS = 4096
 MAX_CELL_LETTERS = 2**24
-NO_CLASS = -1
-"""Number that Hugging Face writes for a missing class."""
+ENCODINGS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""By byte order mark; that of UTF-32 begins with that of UTF-16."""
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,8 @@ class Entry(NamedTuple):
     tags: Any
     is_text: bool
     """True if `tags` is a cell of text, in which a list may be written."""
+    class_names: Sequence[str] | None = None
+    """Names of the numbers among the tags, by Hugging Face's metadata."""
 
 
 class _Columns(NamedTuple):
@@ -81,12 +91,15 @@ def read_entries(uri: str, options: TableOptions) -> Iterator[Entry]:
         raw: Any = io.BufferedReader(_Raw(stream), 2**20)
         if uri.lower().endswith(GZIP_SUFFIX):
             raw = io.BufferedReader(cast(Any, gzip.GzipFile(fileobj=raw)), 2**20)
-        encoding = "utf-16" if raw.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        head = raw.peek(4)[:4]
+        encoding = next((name for mark, name in ENCODINGS.items() if head.startswith(mark)), "utf-8-sig")
         text = io.TextIOWrapper(raw, encoding=encoding, newline="")
+        # Control characters within strings are common, and clear.
+        decoder = json.JSONDecoder(strict=False)
         yield from (
             _read_csv(uri, text, options)
             if suffix in CSV_SUFFIXES
-            else read_records(uri, (json.loads(line) for line in text if line.strip()), options)
+            else read_records(uri, (decoder.decode(line.strip()) for line in text if line.strip()), options)
         )
 
 
@@ -133,21 +146,33 @@ def _read_parquet(uri: str, options: TableOptions) -> Iterator[Entry]:
     with closing(open_random(uri)) as stream:
         file = pq.ParquetFile(stream)
         schema = file.schema_arrow
-        columns = _choose(schema.names, options, _list_class_columns(schema))
-        names = _list_class_columns(schema).get(columns.tags or "")
-        wanted = [name for name in dict.fromkeys(columns) if name]
+        partitions = {name: value for name, value in _list_partitions(uri) if name not in schema.names}
+        class_columns = _list_class_columns(schema)
+        columns = _choose([*schema.names, *partitions], options, class_columns)
+        class_names = class_columns.get(columns.tags or "")
+        wanted = [name for name in dict.fromkeys(columns) if name and name in schema.names]
         number = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=_skip_bytes(schema, wanted), use_threads=False):
-            for record in batch.to_pylist():
-                path, tags = record[columns.path], record[columns.tags] if columns.tags else None
+            for cells in batch.to_pylist():
+                record = partitions | cells
+                path = record[columns.path]
                 yield Entry(
                     f"'{uri}', row {number}",
                     path["path"] if isinstance(path, Mapping) else path,
                     _to_text(record[columns.key]) if columns.key else None,
-                    tags if names is None else _name_classes(tags, names),
-                    is_text=False,
+                    _get_field(record, columns.tags),
+                    is_text=columns.tags in partitions,
+                    class_names=class_names,
                 )
                 number += 1
+
+
+def _list_partitions(uri: str) -> Iterator[tuple[str, str | None]]:
+    """Columns that the folders of a file give to its rows: `class=dog/part.parquet`."""
+    for folder in uri.split("/")[:-1]:
+        name, separator, value = folder.partition("=")
+        if separator and name:
+            yield unquote(name), None if value == NULL_PARTITION else unquote(value)
 
 
 def _skip_bytes(schema: pa.Schema, names: Sequence[str]) -> list[str]:
@@ -176,14 +201,6 @@ def _find_names(feature: Any) -> list[str] | None:
     if not isinstance(feature, Mapping):
         return None
     return feature["names"] if feature.get("_type") == "ClassLabel" else _find_names(feature.get("feature"))
-
-
-def _name_classes(value: Any, names: Sequence[str]) -> Any:
-    if isinstance(value, list):
-        return [_name_classes(one, names) for one in value if one is not None and one != NO_CLASS]
-    if value is None or value == NO_CLASS:
-        return None
-    return names[value] if 0 <= value < len(names) else f"class {value} of {len(names)}"
 
 
 def _choose(names: Sequence[str], options: TableOptions, class_columns: Iterable[str] = ()) -> _Columns:
