@@ -64,7 +64,7 @@ def _find_problems(index: RecordedIndex, *, has_tags_table: bool, result: Collec
     comparison: CollectionComparison | None = None
     try:
         if last.listed_s is None:
-            raise GoneError(f"'{last.uri}' does not state when the collection was listed, as earlier versions")
+            raise GoneError(f"'{last.uri}' was written by an earlier version and does not state when it was listed")
         comparison = CollectionComparison(index, _read_options(last.source, has_tags_table=has_tags_table))
         yield from comparison.check_tables()
     except Exception as error:  # noqa: BLE001 (stores and parsers of hostile tables raise any exception)
@@ -120,7 +120,10 @@ def _check_listing(listing: RecordedShards, comparison: CollectionComparison | N
 
 
 def _describe(patterns: Sequence[str], error: Exception) -> str:
-    name = f"'{patterns[0]}'" + (f" and {len(patterns) - 1} more" if len(patterns) > 1 else "")
+    """Reason why a collection could not be compared."""
     text = " ".join(str(error).split())
-    known = isinstance(error, GoneError | OSError | ValueError | pa.ArrowException) and text
-    return f"{name} could not be compared: {text if known else f'{type(error).__name__}: {text}'}"
+    if isinstance(error, GoneError):
+        return text
+    name = f"'{patterns[0]}'" + (f" and {len(patterns) - 1} more" if len(patterns) > 1 else "")
+    is_clear = isinstance(error, OSError | ValueError | pa.ArrowException) and text
+    return f"{name} cannot be read: {text if is_clear else f'{type(error).__name__}: {text}'}"

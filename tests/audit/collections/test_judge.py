@@ -294,9 +294,66 @@ def test_source_that_is_gone_could_not_be_compared(tmp_path: Path, name: str) ->
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
     result = judge(shards)
     (obstacle,) = result.obstacles
-    assert obstacle.startswith(f"'{tmp_path}/{name}' could not be compared: '{tmp_path}/{name}' is gone")
+    assert obstacle.startswith(f"'{tmp_path}/{name}' is gone")
     assert result.verdict.findings == {}
     assert result.num_rows == 0
+
+
+def test_table_that_can_no_longer_be_read_is_stated(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    table = write_csv(tmp_path / "photos/list.csv")
+    shards, _ = find(table, tmp_path / "index")
+    path = tmp_path / "index/index.json"
+    record = json.loads(path.read_text())
+    record["source"]["image_column"] = "other"
+    path.write_text(json.dumps(record))
+    (obstacle,) = judge(shards).obstacles
+    assert obstacle.startswith(f"'{table}' cannot be read: the audit finds no column of paths among")
+
+
+def test_output_below_the_images_is_no_part_of_the_collection(tmp_path: Path) -> None:
+    photos = write_class_folders(tmp_path / "photos")
+    for run in ("old", "new"):
+        shards, _ = find(photos, photos / run / "inputs")
+        (photos / run / "run.json").write_text("{}")
+        (photos / run / "labels").mkdir()
+        (photos / run / "labels/x.parquet").write_bytes(b"x")
+        assert list_checks(judge(shards)) == []
+
+
+def test_paths_that_lead_elsewhere_agree_with_their_places(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos/sub dir")
+    write_photos(tmp_path / "other")
+    paths = ["sub%20dir/a.jpg", "sub dir/./b.jpg", "sub dir\\c.jpg", "../other/d.jpg", f"{tmp_path}/other/e.jpg"]
+    paths += ["https://images.example.com/x.jpg?size=1", f"file://{tmp_path}/photos/sub dir/a.jpg"]
+    table = tmp_path / "list.jsonl"
+    table.write_text("\n".join(json.dumps({"url": path, "tags": "cat"}) for path in paths))
+    index = tmp_path / "index"
+    inputs = {
+        "image_root": str(tmp_path / "photos"),
+        "allow_url": ("https://images.example.com", f"file://{tmp_path}/other"),
+    }
+    shards, _ = find(table, index, **inputs)
+    assert list_checks(judge(shards)) == []
+
+    def swap(rows: Rows) -> Rows:
+        rows[1]["uri"], rows[5]["uri"] = rows[5]["uri"], rows[1]["uri"]
+        return rows
+
+    tamper(index, swap)
+    (first, second) = list_texts(judge(shards), Check.WRONG_INDEX_ROWS)
+    assert "b.jpg': its path is 'sub dir/./b.jpg', the index leads to 'https://images.example.com/x" in first
+    assert "the index leads to" in second
+
+
+def test_folder_without_sub_folders_agrees_beside_a_table_of_tags(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    inputs = {"tags_table": str(tmp_path / "tags.csv")}
+    shards, _ = find(tmp_path / "photos", tmp_path / "index", **inputs)
+    assert list_checks(judge_collections(shards, has_tags_table=True)) == []
+    (tmp_path / "photos/list.csv").write_text("file_name\na.jpg\n")
+    shards, _ = find(tmp_path / "photos/list.csv", tmp_path / "other", **inputs)
+    assert list_checks(judge_collections(shards, has_tags_table=True)) == []
 
 
 def test_two_folders_are_both_compared_with_all_that_they_pass_over(tmp_path: Path) -> None:
