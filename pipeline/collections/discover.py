@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain
 from typing import Any, NamedTuple
@@ -94,6 +94,8 @@ def find_inputs(
         OSError: The store failed.
     """
     source = _describe_source(patterns, config)
+    # The run records where its index shards are, and workers have other working folders.
+    index = replace(index, uri=_make_absolute(index.uri))
     if records := read_records(index.uri, index.recorded) if index.is_begun else []:
         _require_same_source(records, source, index.uri, extend=extend)
         shards = list_index_shards(index.uri, index.recorded or records[0]["shards"])
