@@ -107,8 +107,13 @@ def find_inputs(
         if sources is None:
             raise ShardError(f"'{patterns[0]}' was a collection when this run was begun, and is none now; put it back")
         added, findings, lines = _grow_index(sources, source, config, index, shards)
-    elif index.is_begun or (sources := _recognise_all(patterns, config)) is None:
+    elif (index.is_begun and not extend) or (sources := _recognise_all(patterns, config)) is None:
         return list_shards(patterns, on_warning)
+    elif index.is_begun:
+        raise RunConflictError(
+            f"the run in --out has shards, and '{sources[0].uri}' is a {sources[0].kind}; label shards and "
+            "collections under two --out"
+        )
     else:
         shards, findings = (), Findings()
         added = _write_index(sources, source, config, index.scratch_uri or index.uri, findings)

@@ -159,3 +159,20 @@ def test_dry_run_on_a_folder_that_grew_prints_what_it_would_add_and_writes_nothi
     assert main(command) == 0
     assert "using the list of 1 images that this run has; --extend would list them again" in capsys.readouterr().out
     assert read_all(str(out)) == before
+
+
+def test_folder_is_not_added_to_a_run_of_shards_nor_a_shard_to_that_of_a_folder(
+    small_inputs: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "cat").mkdir(parents=True)
+    (photos / "cat/1.jpg").write_bytes(make_photo(1))
+    for numbers in ("", "1"):
+        assert main([*write_command(tmp_path, small_inputs, numbers, photos), "--extend"]) == 2
+        assert "label shards and collections under two --out" in capsys.readouterr().err
+    words = [*write_command(tmp_path, small_inputs, "", photos), "--out", str(tmp_path / "other")]
+    label_shards(words)
+    for others, message in (((), "name the old ones, too"), ((photos,), "under two --out")):
+        command = [*write_command(tmp_path, small_inputs, "1", *others), "--out", str(tmp_path / "other"), "--extend"]
+        assert main(command) == 2
+        assert message in capsys.readouterr().err
