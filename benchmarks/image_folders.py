@@ -56,6 +56,11 @@ class ListJob:
         index = IndexPlace(index_uri, is_begun=False)
         shards = _measure("list", lambda: find_inputs([str(images)], InputConfig(), index, print, print))
         print(f"{len(shards)} index shards; peak {_get_peak_bytes() / 2**20:.0f} MiB, {before / 2**20:.0f} before")
+        begun = IndexPlace(index_uri, is_begun=True, recorded=tuple(shard.uri.rpartition("/")[2] for shard in shards))
+        _measure(
+            "list again to extend", lambda: find_inputs([str(images)], InputConfig(), begun, print, print, extend=True)
+        )
+        print(f"peak {_get_peak_bytes() / 2**20:.0f} MiB")
 
     def _write(self, images: Path) -> None:
         images.mkdir(parents=True)

@@ -43,7 +43,8 @@ def find_shards(job: LabelJob, inputs: InputConfig, vocabulary: Vocabulary, scra
     shards = find_inputs(job.shards, inputs, index, print_lines, print_warning, extend=job.run.extend)
     # Shards of a run that has begun may have been lost since; the run goes on with the others.
     known = {entry[0] for entry in recorded}
-    if new := [shard for shard in shards if shard.uri not in known] if job.run.extend else shards * (not is_begun):
+    new = [shard for shard in shards if shard.uri not in known]
+    if job.run.extend or not is_begun:
         require_archives(new, print_warning)
         for warning in look_at_tags(
             new,

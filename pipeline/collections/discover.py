@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import chain
@@ -96,6 +96,8 @@ def find_inputs(
     """
     listed_at = datetime.now(UTC).isoformat()
     source = _describe_source(patterns, config)
+    # The run records where its index shards are, and workers have other working folders.
+    index = replace(index, uri=_make_absolute(index.uri))
     if records := read_records(index.uri, index.recorded) if index.is_begun else []:
         _require_same_source(records, source, index.uri, extend=extend)
         shards = list_index_shards(index.uri, index.recorded or records[0]["shards"])
@@ -107,8 +109,13 @@ def find_inputs(
         if sources is None:
             raise ShardError(f"'{patterns[0]}' was a collection when this run was begun, and is none now; put it back")
         added, findings, lines = _grow_index(sources, source, config, index, shards, listed_at)
-    elif index.is_begun or (sources := _recognise_all(patterns, config)) is None:
+    elif (index.is_begun and not extend) or (sources := _recognise_all(patterns, config)) is None:
         return list_shards(patterns, on_warning)
+    elif index.is_begun:
+        raise RunConflictError(
+            f"the run in --out has shards, and '{sources[0].uri}' is a {sources[0].kind}; label shards and "
+            "collections under two --out"
+        )
     else:
         shards, findings = (), Findings(listed_at=listed_at)
         added = _write_index(sources, source, config, index.scratch_uri or index.uri, findings)

@@ -184,13 +184,18 @@ def require_allowed(
         is_remask: Whether its masks are made of kept maps.
 
     Raises:
-        RunConflictError: They may not.
+        RunConflictError: They may not, or are index shards at another place.
         GrowthConflictError: They are those of a collection, which another driver listed at the same time.
     """
     gone = len(recorded) + len(unknown) - len(listed)
-    is_collection = not is_remask and any(entry[1].startswith(INDEX_PREFIX) for entry in recorded)
+    places, found = ([entry[0].rpartition("/")[0] for entry in of if _is_index(entry)] for of in (recorded, listed))
+    if found and places and not is_remask and found[0] != places[0]:
+        raise RunConflictError(
+            f"the run in '{out_uri}' has its index in '{places[0]}', and this command finds it in '{found[0]}'; "
+            "give --out as it was given first, or another one"
+        )
     # What this driver found to be new was compared with the rows of other index shards.
-    if is_collection and (gone or (unknown and not extend)):
+    if places and not is_remask and (gone or (unknown and not extend)):
         raise GrowthConflictError(
             f"another driver listed the collection of '{out_uri}' at the same time; run the same command again"
         )
@@ -214,6 +219,10 @@ def require_allowed(
             f"shard '{copy[0]}' has the file name, size and etag of '{copy[1]}' of the run, so --extend would label "
             "its images twice; name it as before, or name both if both belong to the run"
         )
+
+
+def _is_index(entry: Sequence[Any]) -> bool:
+    return bool(entry[1].startswith(INDEX_PREFIX))
 
 
 def find_copy(

@@ -1,136 +1,29 @@
 """A collection that grows: what its run has stays, and what is new is added once."""
 
-import contextlib
-import csv
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.execution.inputs import open_listed_run
-from pipeline.audit.verify import FULL, list_run, verify_run
-from pipeline.bundles import load_bundle
-from pipeline.collections.discover import IndexPlace, find_inputs
 from pipeline.commit.manifests import open_manifest
 from pipeline.commit.names import locate_manifest
 from pipeline.commit.retry import open_retry
-from pipeline.errors import GrowthConflictError, RunConflictError, ShardError
+from pipeline.errors import RunConflictError, ShardError
 from pipeline.kept_maps.kept_run import open_kept_run
 from pipeline.kept_maps.new_run import open_remask
 from pipeline.label import label_run
 from pipeline.remask import remask_run
-from pipeline.run.config import InputConfig, LabelConfig, MapConfig, ViewConfig
-from pipeline.run.records import InputShard
-from pipeline.run.run_file import Run, open_run, read_run
-from pipeline.run.vocabulary import Vocabulary
+from pipeline.run.run_file import Run
 from pipeline.storage.listing import exists
 from pipeline.storage.uris import join_uri
+from tests.collections.growing import StartDriver, add_photos, check_books, list_keys, write_table
 from tests.factories import make_photo, make_tar
-from tests.fakes import CrashError, FaultyStore, SerialCluster
+from tests.fakes import SerialCluster
 from tests.small_run import OPTIONS, read_all
-
-INPUTS = InputConfig(max_chunk_samples=2)
-OUT = "faulty://out"
-
-
-@dataclass
-class Driver:
-    """A command on one collection, as the job carries it out."""
-
-    patterns: Sequence[Path | str]
-    out_uri: str
-    model: str
-    said: list[str] = field(default_factory=list)
-    keep_maps: bool = False
-
-    def find(self, extend: bool = True) -> tuple[InputShard, ...]:
-        """List the inputs."""
-        is_begun = exists(join_uri(self.out_uri, "run.json"))
-        recorded = read_run(self.out_uri)["inputs"] if is_begun else []
-        index = IndexPlace(
-            join_uri(self.out_uri, "inputs"),
-            is_begun=is_begun,
-            recorded=tuple(uri.rpartition("/")[2] for uri, *_ in recorded),
-        )
-        patterns = [str(pattern) for pattern in self.patterns]
-        return find_inputs(patterns, INPUTS, index, self.said.append, self.said.append, extend=extend)
-
-    def describe(self, shards: tuple[InputShard, ...]) -> dict[str, Any]:
-        """Arguments of the run."""
-        return {
-            "out_uri": self.out_uri,
-            "model_uri": self.model,
-            "model_digest": load_bundle(self.model)[2],
-            "vocabulary": Vocabulary(classes=("cat", "dog"), aliases=((), ())),
-            "config": LabelConfig(
-                inputs=INPUTS, views=ViewConfig(num_patches=16), maps=MapConfig(keep_maps=self.keep_maps)
-            ),
-            "shards": shards,
-        }
-
-    def open(self, extend: bool = True) -> Run:
-        """Open the run."""
-
-        def open_with(shards: tuple[InputShard, ...]) -> Run:
-            return open_run(**self.describe(shards), extend=extend)
-
-        return open_listed_run(self.find(extend), lambda: self.find(extend), open_with, self.said.append)[0]
-
-    def label(self, extend: bool = True) -> Run:
-        """Open the run, and label what is left of it."""
-        run = self.open(extend)
-        label_run(run, OPTIONS, cluster=SerialCluster())
-        return run
-
-
-StartDriver = Callable[..., Driver]
-
-
-@pytest.fixture
-def start_driver(small_inputs: Path, tmp_path: Path) -> StartDriver:
-    """Makes drivers of one run; by default of `photos` and `out` in the test's folder."""
-
-    def start(*patterns: Path | str, out_uri: str = f"{tmp_path}/out", **options: Any) -> Driver:
-        return Driver(patterns or (tmp_path / "photos",), out_uri, str(small_inputs / "model"), **options)
-
-    return start
-
-
-def add_photos(folder: Path, *names: str) -> None:
-    """Write photos by their paths, each with other pixels."""
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(make_photo(sum(name.encode())))
-
-
-def write_table(path: Path, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ("file_name", "tags")) -> Path:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A folder of three photos, a sub-folder a class."""
-    add_photos(tmp_path / "photos", "cat/b.jpg", "cat/d.jpg", "dog/a.jpg")
-    return tmp_path / "photos"
-
-
-def list_keys(run_uri: str) -> list[list[str]]:
-    """Keys of each manifest, in the order of the run."""
-    names = [entry[1] for entry in read_run(run_uri)["inputs"]]
-    return [[row["key"] for row in open_manifest(locate_manifest(run_uri, name)).iterate_rows()] for name in names]
-
-
-def check_books(run_uri: str) -> None:
-    assert verify_run(list_run(run_uri), FULL).findings == {}
 
 
 def test_new_images_are_added_and_the_old_files_stay(
@@ -339,147 +232,6 @@ def test_new_masks_are_made_of_a_grown_run(start_driver: StartDriver, photos: Pa
     check_books(masks_uri)
 
 
-NUM_WRITES = 11
-"""The index shard and its record, the attempt at run.json, the extension, a heartbeat, 2 parts and their deletion and a
-manifest, and the heartbeat's end."""
-
-
-def grow_in_faulty_store(start_driver: StartDriver, photos: Path) -> tuple[Driver, dict[str, bytes]]:
-    """A published run whose folder has grown; all that it left, by name."""
-    driver = start_driver(out_uri=OUT)
-    driver.label()
-    before = read_all(OUT)
-    add_photos(photos, "cat/a.jpg", "cat/c.jpg", "dog/b.jpg")
-    FaultyStore.heal()
-    return driver, before
-
-
-def test_growth_is_committed_by_the_extension_after_its_index(
-    start_driver: StartDriver, photos: Path, faulty_uri: str
-) -> None:
-    driver, _ = grow_in_faulty_store(start_driver, photos)
-    driver.label()
-    names = [name.rpartition("/")[2] for name in FaultyStore.writes]
-    assert [name.rpartition(".")[2] for name in names[:2]] == ["parquet", "json"]
-    assert names[2:5] == ["run.json", "000001.json", "driver.json"]
-    assert len(names) == NUM_WRITES
-
-
-@pytest.mark.parametrize("moment", ["before_write", "after_write"])
-@pytest.mark.parametrize(
-    ("number", "more"),
-    [*((number, ()) for number in range(NUM_WRITES)), *((number, ("cow/e.jpg",)) for number in range(4))],
-)
-def test_growth_resumes_after_a_crash_at_any_write_with_each_image_in_one_row(
-    start_driver: StartDriver, photos: Path, faulty_uri: str, moment: str, number: int, more: tuple[str, ...]
-) -> None:
-    driver, before = grow_in_faulty_store(start_driver, photos)
-
-    def crash(count: int, name: str) -> None:
-        if count == number:
-            raise CrashError(name)
-
-    setattr(FaultyStore, moment, staticmethod(crash))
-    with contextlib.suppress(CrashError):
-        driver.label()
-    FaultyStore.heal()
-    # Without a further image the bytes are the same; with one the listing is another one.
-    add_photos(photos, *more)
-    driver.label()
-    after = read_all(OUT)
-    assert {name: after[name] for name in before} == before
-    wanted = ["cat/a.jpg", "cat/b.jpg", "cat/c.jpg", "cat/d.jpg", *more, "dog/a.jpg", "dog/b.jpg"]
-    assert sorted(chain.from_iterable(list_keys(OUT))) == wanted
-    check_books(OUT)
-    if not more:
-        assert len(after) == len(before) + 4
-
-
-def test_growth_whose_replies_are_lost_is_not_repeated(
-    start_driver: StartDriver, photos: Path, faulty_uri: str
-) -> None:
-    driver, before = grow_in_faulty_store(start_driver, photos)
-    lost: set[str] = set()
-
-    def lose_reply(number: int, name: str) -> None:
-        if name not in lost and ("extensions" in name or "inputs" in name):
-            lost.add(name)
-            raise ConnectionResetError("reply lost")
-
-    FaultyStore.after_write = staticmethod(lose_reply)
-    driver.label()
-    assert len(lost) == 3
-    assert len(read_all(OUT)) == len(before) + 4
-    check_books(OUT)
-
-
-@pytest.mark.parametrize("moment", ["inputs/index-", "extensions/"])
-def test_drivers_that_list_a_growing_folder_at_the_same_time_add_each_image_once(
-    start_driver: StartDriver, photos: Path, faulty_uri: str, moment: str
-) -> None:
-    driver, _ = grow_in_faulty_store(start_driver, photos)
-    rival = start_driver(out_uri=OUT)
-
-    def list_first(number: int, name: str) -> None:
-        if moment in name:
-            FaultyStore.heal()
-            # An image that the other driver has seen is gone, and there are others.
-            (photos / "cat/c.jpg").unlink()
-            add_photos(photos, "cow/e.jpg")
-            rival.label()
-            add_photos(photos, "cat/c.jpg", "cow/f.jpg")
-
-    FaultyStore.before_write = staticmethod(list_first)
-    driver.label()
-    assert any("another driver listed the collection" in line for line in driver.said)
-    assert list_keys(OUT)[1:] == [["cat/a.jpg", "cow/e.jpg", "dog/b.jpg"], ["cat/c.jpg", "cow/f.jpg"]]
-    check_books(OUT)
-    for one in (driver, rival):
-        assert one.label(extend=False).num_before == 3
-
-
-def test_drivers_with_the_same_listing_add_it_once(start_driver: StartDriver, photos: Path, faulty_uri: str) -> None:
-    driver, before = grow_in_faulty_store(start_driver, photos)
-
-    def list_first(number: int, name: str) -> None:
-        if "extensions/" in name:
-            FaultyStore.heal()
-            start_driver(out_uri=OUT).label()
-
-    FaultyStore.before_write = staticmethod(list_first)
-    driver.label()
-    assert len(read_all(OUT)) == len(before) + 4
-    assert len(list_keys(OUT)) == 2
-    check_books(OUT)
-
-
-def test_drivers_that_begin_at_the_same_time_with_other_listings_label_each_image_once(
-    start_driver: StartDriver, photos: Path, faulty_uri: str
-) -> None:
-    driver, rival = (start_driver(out_uri=OUT) for _ in range(2))
-
-    def begin_first(number: int, name: str) -> None:
-        if name.endswith("run.json"):
-            FaultyStore.heal()
-            add_photos(photos, "cat/a.jpg")
-            rival.label(extend=False)
-
-    FaultyStore.before_write = staticmethod(begin_first)
-    driver.label(extend=False)
-    assert list_keys(OUT) == [["cat/a.jpg", "cat/b.jpg", "cat/d.jpg", "dog/a.jpg"]]
-    check_books(OUT)
-
-
-def test_driver_that_is_always_too_late_ends_with_an_error(start_driver: StartDriver, photos: Path) -> None:
-    driver = start_driver()
-
-    def lose(shards: tuple[InputShard, ...]) -> Run:
-        raise GrowthConflictError("another driver listed the collection at the same time; run the same command again")
-
-    with pytest.raises(GrowthConflictError, match="run the same command again"):
-        open_listed_run(driver.find(), driver.find, lose, driver.said.append)
-
-
 def test_record_of_the_growth_counts_what_was_found(start_driver: StartDriver, photos: Path) -> None:
     driver = start_driver()
     driver.label()
@@ -494,3 +246,26 @@ def test_record_of_the_growth_counts_what_was_found(start_driver: StartDriver, p
     assert (record["num_rows"], record["num_rows_before"], record["num_shards_before"]) == (1, 3, 1)
     assert record["rows_before_that_differ"] == {"no longer listed": {"count": 1, "example": "dog/a.jpg"}}
     assert record["passed_over"] == {"*.md": {"count": 1, "example": "notes.md"}}
+
+
+def test_output_that_was_moved_is_named_and_not_extended_twice(
+    start_driver: StartDriver, photos: Path, tmp_path: Path
+) -> None:
+    driver = start_driver()
+    driver.label()
+    moved = start_driver(out_uri=str(tmp_path / "moved"))
+    shutil.copytree(driver.out_uri, moved.out_uri)
+    add_photos(photos, "cat/a.jpg")
+    for extend in (True, False):
+        with pytest.raises(RunConflictError, match=r"has its index in '.*/out/inputs', and .* in '.*/moved/inputs'"):
+            moved.label(extend)
+
+
+def test_output_may_be_spelled_otherwise(
+    start_driver: StartDriver, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    start_driver(out_uri="out").label()
+    add_photos(photos, "cat/a.jpg")
+    assert len(start_driver().label().shards) == 2
+    check_books("out")

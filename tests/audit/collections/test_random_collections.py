@@ -76,7 +76,7 @@ def test_index_of_a_random_table_agrees_and_a_lost_row_is_named(
     with tempfile.TemporaryDirectory() as name:
         photos, index = Path(name, "photos"), Path(name, "index")
         photos.mkdir()
-        records = [{"file_name": f"{stem}.jpg", "tags": tags} for stem, tags in rows]
+        records = [{"file_name": f"i{stem}.jpg", "tags": tags} for stem, tags in rows]
         # Some images do not exist; one does, else the collection is refused.
         for record in [*records[::2], {"file_name": "one.jpg"}]:
             (photos / record["file_name"].strip()).write_bytes(b"x")
