@@ -23,8 +23,10 @@ bottom up; a folder imports only from those above it:
     driver/           the driver process: waves, counts, silence, stops; decides what to do next
     evaluation/       scores of masks against true masks
     audit/parquet/    Parquet files byte by byte
+    audit/sources/    folders and tables of a collection, listed and read without the code of collections/
     audit/archives/   samples of an input, counted without the code of inputs/
     audit/            the independent audit of a run
+    audit/collections/  the index of a collection against its source
     thresholds/       thresholds of kept maps, with or without true masks
     reports/          pages and pictures; a new page goes here
     training/         what a training run is

@@ -88,6 +88,10 @@ class RunConflictError(LabellingError):
     """An output folder that belongs to another run, or inputs that changed under their parts."""
 
 
+class GrowthConflictError(RunConflictError):
+    """A collection that another driver added to the run at the same time: what is new has to be listed again."""
+
+
 class WaveError(LabellingError):
     """A wave of a labelling run that ended early: Ray or a worker failed, or reports stopped."""
 

@@ -32,10 +32,11 @@ FLOORS = (
     {"inputs/patterns", "inputs/tag_values", "inputs/tar", "images/encoded", "audit/parquet"},
     {"inputs/tables"},
     {"inputs/tags_table"},
+    {"audit/sources"},
     {"inputs", "images", "commit", "training", "bundles"},
     {"audit/archives", "training/data", "collections"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
-    {"reports", "thresholds"},
+    {"reports", "thresholds", "audit/collections"},
     {"training/driver"},
     {"label", "remask", "train"},
 )
@@ -58,6 +59,7 @@ WITHOUT_TORCH = {
     "driver",
     "audit/parquet",
     "audit/archives",
+    "audit/sources",
     "training",
 }
 WITHOUT_RAY = {
@@ -77,6 +79,7 @@ WITHOUT_RAY = {
     "evaluation",
     "audit/parquet",
     "audit/archives",
+    "audit/sources",
 }
 WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10

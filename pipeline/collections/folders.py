@@ -100,7 +100,7 @@ def collect_folder(folder: Folder, config: InputConfig, findings: Findings, key_
     Raises:
         ShardError: The folder says nothing about tags, or two things.
     """
-    findings.passed_over = folder.passed_over
+    findings.passed_over.merge(folder.passed_over)
     metadata = [name for name in (*folder.tables, *folder.parquets) if _get_stem(name) == METADATA_STEM]
     metadata.sort()
     for name in (*folder.tables, *folder.parquets, *sorted(folder.others)):
@@ -135,6 +135,7 @@ def _follow_metadata(
         raise ShardError(f"folder '{folder.uri}' holds '{both[0]}' and '{both[1]}'; keep one of them")
     follower = PathFollower(folder.uri, config, findings, folder.images | folder.others)
     for name in metadata:
+        findings.note_table(join_uri(folder.uri, name))
         base = posixpath.dirname(name)
         rows = read_table(join_uri(folder.uri, name), config)
         yield from follower.follow(rows, base, posixpath.join(key_base, base) if base else key_base)

@@ -23,6 +23,8 @@ MAX_LOOKUPS = 1000
 NUM_THREADS = 16
 NOT_THERE = "their image does not exist"
 """Kind of the rows whose path leads nowhere."""
+WITHOUT_PATH = " without a path"
+"""End of the keys of rows that name neither a key nor a path."""
 
 Listing = dict[str, tuple[int, str]]
 """Size and etag of the files below a folder, by relative path."""
@@ -65,6 +67,15 @@ class Findings:
     """Paths that lead to places which the command line does not allow, by place."""
     notes: list[str] = field(default_factory=list)
     """Choices that were made, as sentences."""
+    listed_at: str = ""
+    """Time before the first file was listed, in ISO format; an audit distinguishes by it what was added later."""
+    tables: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Size and etag of each table before it was read, by URI."""
+
+    def note_table(self, uri: str) -> None:
+        """Keep the state of a table, for the audit of the index."""
+        if (found := find_object(uri)) is not None:
+            self.tables[uri] = (found.size_bytes, found.etag)
 
 
 class PathFollower:
@@ -112,7 +123,7 @@ class PathFollower:
         path = image.path
         key = image.key or (path and _join_key(key_base, path))
         if not key:
-            key = f"{image.where} without a path"
+            key = image.where + WITHOUT_PATH
         if len(key) > MAX_KEY_LETTERS:
             raise ShardError(f"{image.where}: key '{key[:50]}...' has {len(key)} letters, limit {MAX_KEY_LETTERS}")
         tags = None if image.tags is None else json.dumps(image.tags, ensure_ascii=False)

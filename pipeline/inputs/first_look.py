@@ -2,11 +2,13 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from pipeline.errors import ColumnError, ShardError, TagsError
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.patterns.file_kinds import HEAD_BYTES, FileKind, recognise_kind
+from pipeline.inputs.patterns.first_bytes import choose_looks
 from pipeline.inputs.tag_values.forms import CLASS_NUMBERS_ADVICE, MIN_VECTOR, parse_class_number
 from pipeline.inputs.tags_table.sorted_file import open_tags_table
 from pipeline.run.config import InputConfig
@@ -17,6 +19,8 @@ NUM_SAMPLES = 16
 MAX_BYTES = 8 * 2**20
 """Bytes of images after which the first look ends."""
 MAX_SHOWN = 5
+MAX_WARNINGS = 3
+NUM_THREADS = 4
 SEPARATORS = ",;|，、；\t/"
 """Characters that separate tags in collections; the default ones are among them."""
 IN_PLACE_OF_IMAGES = frozenset({FileKind.LFS_POINTER, FileKind.ANNEX_POINTER, FileKind.DVC_POINTER, FileKind.HTML})
@@ -24,9 +28,14 @@ IN_PLACE_OF_IMAGES = frozenset({FileKind.LFS_POINTER, FileKind.ANNEX_POINTER, Fi
 
 
 def look_at_tags(
-    shards: Sequence[InputShard], config: InputConfig, vocabulary: Vocabulary, *, allow_nothing_labelled: bool = False
+    shards: Sequence[InputShard],
+    config: InputConfig,
+    vocabulary: Vocabulary,
+    *,
+    num_looks: int = 1,
+    allow_nothing_labelled: bool = False,
 ) -> list[str]:
-    """Read the first samples of the first shard; return warnings about their tags.
+    """Read the first samples of some shards; return warnings about their tags.
 
     A damaged shard is no concern of the first look: the run reports it, and labels the others.
 
@@ -34,20 +43,37 @@ def look_at_tags(
         shards: Shards with work.
         config: Settings of the reader.
         vocabulary: Classes that tags name.
+        num_looks: Maximum number of shards to look at: the first, the last and others between.
         allow_nothing_labelled: Warn where the tags or images of all samples are unreadable, in place of the error.
 
     Raises:
-        ColumnError: The tags of the shard cannot be read with this configuration.
-        TagsError: The tags of none of the samples can, or their images are pointers to others.
+        ColumnError: The tags of a shard cannot be read with this configuration.
+        TagsError: The tags of none of its samples can, or their images are pointers to others.
         StorageError: The store failed.
     """
-    if not shards:
-        return []
+    looked = choose_looks(shards, num_looks)
+
+    def look(shard: InputShard) -> list[str]:
+        return _look_at_shard(shard, config, vocabulary, allow_nothing_labelled=allow_nothing_labelled)
+
+    # The first one alone: it opens the table of tags.
+    found = [look(shard) for shard in looked[:1]]
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        found += pool.map(look, looked[1:])
+    warnings = list(dict.fromkeys(warning for of_shard in found for warning in of_shard))
+    if len(warnings) <= MAX_WARNINGS:
+        return warnings
+    return [*warnings[:MAX_WARNINGS], f"and {len(warnings) - MAX_WARNINGS} more warnings about tags of other shards"]
+
+
+def _look_at_shard(
+    shard: InputShard, config: InputConfig, vocabulary: Vocabulary, *, allow_nothing_labelled: bool
+) -> list[str]:
     try:
-        samples = _read_first_samples(shards[0], config)
+        samples = _read_first_samples(shard, config)
         warnings = _find_unmatchable(samples, vocabulary, config)
-        fault = _find_fault(shards[0], samples, config, len(vocabulary.classes))
-        if error := fault or _find_pointers(shards[0], samples):
+        fault = _find_fault(shard, samples, config, len(vocabulary.classes))
+        if error := fault or _find_pointers(shard, samples):
             raise TagsError(error)
     except (ColumnError, TagsError) as error:
         if not allow_nothing_labelled:
@@ -55,7 +81,7 @@ def look_at_tags(
         return [str(error)]
     except ShardError:
         return []
-    return warnings + (_find_unusable(shards[0], samples) or _find_unknown(shards[0], samples, vocabulary, config))
+    return warnings + (_find_unusable(shard, samples) or _find_unknown(shard, samples, vocabulary, config))
 
 
 def suggest_separators(tags: Iterable[str], vocabulary: Vocabulary | None = None) -> str:

@@ -67,23 +67,30 @@ def read_index_samples(
         ShardError: The file is no index shard of this version.
         OSError: A store failed.
     """
-    rows = _read_rows(shard)[start_row:]
+    rows = read_index(shard.uri).to_pylist()[start_row:]
     for number, (row, fetched) in enumerate(_fetch_ahead(rows, config, num_threads), start_row):
         yield number, _make_sample(row, fetched, config)
 
 
-def _read_rows(shard: InputShard) -> list[dict[str, Any]]:
-    """Read all rows of an index shard; there are few, and they are short."""
+def read_index(uri: str) -> pa.Table:
+    """Read all rows of an index shard; there are few, and they are short.
+
+    Returns:
+        Table with the columns of `INDEX_SCHEMA`.
+
+    Raises:
+        ShardError: The file is missing, or is no index shard of this version.
+        OSError: The store failed.
+    """
     try:
-        file = pq.ParquetFile(io.BytesIO(read_bytes(shard.uri)))
+        file = pq.ParquetFile(io.BytesIO(read_bytes(uri)))
         if (file.schema_arrow.metadata or {}).get(INDEX_MARK) != INDEX_VERSION:
-            raise ShardError(f"'{shard.uri}' is no index of this version of tagmask; use the one that wrote it")
-        rows: list[dict[str, Any]] = file.read(INDEX_SCHEMA.names).to_pylist()
+            raise ShardError(f"'{uri}' is no index of this version of tagmask; use the one that wrote it")
+        return file.read(INDEX_SCHEMA.names)
     except FileNotFoundError as error:
-        raise ShardError(f"index '{shard.uri}' does not exist; it was there when it was listed") from error
+        raise ShardError(f"index '{uri}' does not exist; it was there when it was listed") from error
     except pa.ArrowException as error:
-        raise ShardError(f"index '{shard.uri}' cannot be read: {error}; put the old file back") from error
-    return rows
+        raise ShardError(f"index '{uri}' cannot be read: {error}; put the old file back") from error
 
 
 def _fetch_ahead(
