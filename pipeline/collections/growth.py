@@ -15,6 +15,8 @@ FOUND = "their image was missing and is there now"
 
 _Identity = tuple[str, str | None]
 """Key and URI of a row."""
+_UNNAMED: _Identity = ("", None)
+"""Of all rows with neither key nor path, whose keys are their places in the table: they differ in number alone."""
 
 
 class KnownRows:
@@ -71,7 +73,7 @@ class KnownRows:
             if number is not None:
                 self._is_listed[number] = 1
                 self._compare(row, number)
-            elif identity in self._numbers and row.uri is not None:
+            elif identity in self._numbers and identity != _UNNAMED:
                 self.differences.add("listed once more under the same key and path", row.key)
             elif row.key in self._keys or row.uri in self._uris:
                 aside.append(row)
@@ -102,20 +104,24 @@ class KnownRows:
 
     def _settle(self, aside: Sequence[IndexRow]) -> Iterator[IndexRow]:
         """Match rows whose key or URI is known to rows that are listed no more; yield those that match none."""
-        places: dict[tuple[str, str], list[int]] = defaultdict(list)
+        places: dict[tuple[str, str | None], list[tuple[_Identity, int]]] = defaultdict(list)
         if aside:
-            for (key, uri), number in self._iterate_unlisted():
-                places["key", key].append(number)
-                if uri is not None:
-                    places["uri", uri].append(number)
+            for identity, number in self._iterate_unlisted():
+                places["key", identity[0]].append((identity, number))
+                if identity[1] is not None:
+                    places["uri", identity[1]].append((identity, number))
         for row in aside:
-            numbers = [*places.get(("key", row.key), ()), *places.get(("uri", row.uri or ""), ())]
-            unlisted = [number for number in numbers if not self._is_listed[number]]
+            found = [*places.get(("uri", row.uri), ()), *places.get(("key", row.key), ())]
+            unlisted = [(identity, number) for identity, number in found if not self._is_listed[number]]
             if not unlisted:
                 yield row
-            else:
-                self._is_listed[unlisted[0]] = 1
+                continue
+            (key, uri), number = unlisted[0]
+            self._is_listed[number] = 1
+            if uri != row.uri or not _has_other_root(row.key, key):
                 self.differences.add("another path or key", row.key)
+            else:
+                self._compare(row, number)
 
     def _iterate_unlisted(self) -> Iterator[tuple[_Identity, int]]:
         for identity, first in self._numbers.items():
@@ -125,5 +131,9 @@ class KnownRows:
 
 
 def _identify(row: IndexRow) -> _Identity:
-    """Identity of a row; one for all rows with neither key nor path, whose keys are their places in the table."""
-    return ("", None) if row.uri is None and row.key.endswith(WITHOUT_PATH) else (row.key, row.uri)
+    return _UNNAMED if row.uri is None and row.key.endswith(WITHOUT_PATH) else (row.key, row.uri)
+
+
+def _has_other_root(key: str, other: str) -> bool:
+    """Check whether keys are paths of one image from two folders, as the keys of several sources begin with theirs."""
+    return key.endswith(f"/{other}") or other.endswith(f"/{key}")

@@ -157,14 +157,17 @@ def test_rows_of_one_key_and_of_no_path_are_matched_one_by_one(start_driver: Sta
     check_books(driver.out_uri)
 
 
-def test_new_image_of_a_key_that_is_still_listed_is_a_row_of_its_own(start_driver: StartDriver, tmp_path: Path) -> None:
-    add_photos(tmp_path / "one", "cat/a.jpg")
-    add_photos(tmp_path / "two", "cat/z.jpg")
-    driver = start_driver(tmp_path / "one", tmp_path / "two")
+def test_new_image_of_a_key_that_is_still_listed_is_a_row_of_its_own(start_driver: StartDriver, photos: Path) -> None:
+    tables = [
+        write_table(photos / f"{number}.csv", [(number, path, "cat")], HEADER)
+        for number, path in (("1", "cat/b.jpg"), ("2", "cat/d.jpg"))
+    ]
+    driver = start_driver(*tables)
     driver.label()
-    add_photos(tmp_path / "two", "cat/a.jpg")
+    write_table(tables[1], [("2", "cat/d.jpg", "cat"), ("1", "dog/a.jpg", "dog")], HEADER)
     driver.label()
-    assert list_keys(driver.out_uri) == [["cat/a.jpg", "cat/z.jpg"], ["cat/a.jpg"]]
+    assert list_keys(driver.out_uri) == [["1", "2"], ["1"]]
+    check_books(driver.out_uri)
 
 
 def test_further_table_is_added_beside_the_old_one_and_not_in_its_place(

@@ -17,12 +17,16 @@ Described = tuple[str, str, str | None]
 @st.composite
 def make_rows(draw: st.DrawFn) -> list[Described]:
     """Keys, paths and tags with many repeats."""
-    row = st.tuples(st.sampled_from("abcd"), st.sampled_from("stuv"), st.sampled_from([None, '"cat"', '"dog"']))
+    row = st.tuples(st.sampled_from("abcd"), st.sampled_from(["", *"stuv"]), st.sampled_from([None, '"cat"', '"dog"']))
     return draw(st.lists(row, max_size=8))
 
 
 def write_rows(rows: list[Described]) -> list[IndexRow]:
-    return [IndexRow(key, path, f"/photos/{path}", 7, "e", tags, None) for key, path, tags in rows]
+    """Rows of the index; a row without a path has no image."""
+    return [
+        IndexRow(key, path or None, f"/photos/{path}" if path else None, 7, "e", tags, None if path else "no path")
+        for key, path, tags in rows
+    ]
 
 
 def grow(folder: str, names: list[str], rows: list[Described]) -> tuple[list[IndexRow], KnownRows]:
@@ -31,6 +35,15 @@ def grow(folder: str, names: list[str], rows: list[Described]) -> tuple[list[Ind
     new = list(known.select_new(write_rows(rows)))
     names += write_shards(iter(new), folder, Findings(), len(names))
     return new, known
+
+
+def test_rows_whose_keys_begin_with_another_folder_are_known_as_they_are(tmp_path: Path) -> None:
+    names: list[str] = []
+    grow(str(tmp_path), names, [("a.jpg", "one/a.jpg", None), ("b.jpg", "one/b.jpg", None)])
+    listed = [("one/a.jpg", "one/a.jpg", None), ("one/b.jpg", "one/b.jpg", '"cat"'), ("two/a.jpg", "two/a.jpg", None)]
+    new, known = grow(str(tmp_path), names, listed)
+    assert [row.key for row in new] == ["two/a.jpg"]
+    assert known.differences.list_kinds() == {"other tags": (1, "one/b.jpg")}
 
 
 @given(make_rows(), make_rows())
@@ -50,7 +63,7 @@ def test_every_listed_row_is_new_known_or_counted_and_never_new_twice(
     # A row whose key and path are both unknown is always new, and one of a known key and path never is.
     before = {row[:2] for row in first}
     keys, paths = {row[0] for row in first}, {row[1] for row in first}
-    added = Counter((row.key, row.path) for row in new)
+    added = Counter((row.key, row.path or "") for row in new)
     assert not before & added.keys()
     for identity, number in Counter(row[:2] for row in second).items():
         if identity[0] not in keys and identity[1] not in paths:
