@@ -21,6 +21,8 @@ from pipeline.storage.uris import get_local_path, join_uri, normalise_uri
 MAX_LOOKUPS = 1000
 """Paths of a table that are looked up one by one; for more the folder is listed once."""
 NUM_THREADS = 16
+NO_IMAGE = "their image does not exist"
+"""Kind of rows whose path leads to no file."""
 
 Listing = dict[str, tuple[int, str]]
 """Size and etag of the files below a folder, by relative path."""
@@ -107,13 +109,17 @@ class PathFollower:
 
     def _make_row(self, image: NamedImage, base: str) -> IndexRow:
         path = image.path
-        key = path if image.key in (None, "") else image.key
+        # Tables of other folders may name the same files.
+        key = (path and posixpath.join(base, path)) if image.key in (None, "") else image.key
         if not key:
             key = f"{image.where} without a path"
         if len(key) > MAX_KEY_LETTERS:
             raise ShardError(f"{image.where}: key '{key[:50]}...' has {len(key)} letters, limit {MAX_KEY_LETTERS}")
         tags = None if image.tags is None else json.dumps(image.tags, ensure_ascii=False)
         uri, size, etag, problem = self._find(path, base) if path else (None, None, None, "its row names no path")
+        if uri is not None and _clean(uri) != uri:
+            # Neither Arrow nor JSON can hold the name, so no worker could be told it.
+            uri, size, etag, problem = None, None, None, f"the name '{_clean(uri)}' is not UTF-8; rename the file"
         return IndexRow(_clean(key), path and _clean(path), uri, size, etag, tags and _clean(tags), problem)
 
     def _find(self, path: str, base: str) -> tuple[str | None, int | None, str | None, str | None]:
@@ -147,7 +153,7 @@ class PathFollower:
         else:
             name = posixpath.join(base, path)
         name = posixpath.normpath(name)
-        return None if name == ".." or name.startswith("../") else name
+        return None if _leads_out(name) else name
 
 
 def _resolve_outside(path: str, root_uri: str, base: str) -> str:
@@ -159,19 +165,25 @@ def _resolve_outside(path: str, root_uri: str, base: str) -> str:
     return scheme + separator + posixpath.normpath(posixpath.join(folder, base, path))
 
 
+def _leads_out(name: str) -> bool:
+    """Whether a normalised path leads out of the folder that it starts at."""
+    return name == ".." or name.startswith("../")
+
+
 def _spell(name: str) -> Iterator[str]:
     """Spellings of a path: as it is, with the slashes of Windows, and in the Unicode forms of other systems."""
     yield name
     if "\\" in name:
         name = posixpath.normpath(name.replace("\\", "/"))
-        yield name
+        if not _leads_out(name):
+            yield name
     if not name.isascii():
         yield from {unicodedata.normalize(form, name) for form in ("NFC", "NFD")} - {name}
 
 
 def _clean(text: str) -> str:
-    """Replace unpaired surrogates, which Arrow cannot hold."""
-    return text.encode("utf-8", "replace").decode()
+    """Escape unpaired surrogates, which Arrow cannot hold; names that differ stay different."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def count_rows(rows: Iterable[IndexRow], findings: Findings) -> Iterator[IndexRow]:
@@ -180,7 +192,10 @@ def count_rows(rows: Iterable[IndexRow], findings: Findings) -> Iterator[IndexRo
         findings.num_rows += 1
         findings.num_with_tags += row.tags not in (None, "null", '""', "[]")
         if row.problem is not None:
-            findings.missing.add("their image does not exist" if row.path else "they name no path", row.path or row.key)
+            kind = (
+                "they name no path" if not row.path else NO_IMAGE if row.uri else "the name of their file is not UTF-8"
+            )
+            findings.missing.add(kind, row.path or row.key)
         yield row
 
 
@@ -201,6 +216,6 @@ def require_images(findings: Findings, name: str, advice: str) -> None:
         )
     if not findings.num_rows:
         raise ShardError(f"{name} holds no row; check that it is the right one")
-    number, example = findings.missing.list_kinds().get("their image does not exist", (0, ""))
+    number, example = findings.missing.list_kinds().get(NO_IMAGE, (0, ""))
     if number == findings.num_rows:
         raise ShardError(f"{name}: none of its {number} images exists, such as '{example}'; {advice}")

@@ -1,10 +1,13 @@
 """The same photos in every form give the same samples."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pipeline.collections.discover import IndexPlace, find_inputs
+from pipeline.run.config import InputConfig
 from pipeline.run.records import Sample
 from tests.collections.forms import (
     PHOTOS,
@@ -108,8 +111,17 @@ def test_metadata_of_a_sub_folder_applies_to_it(tmp_path: Path) -> None:
         write_csv(tmp_path / "photos" / split / "metadata.csv", ("id", "file_name", "tags"))
     shards, _ = find(tmp_path / "photos", tmp_path / "index")
     samples = read_samples(shards)
-    assert len(samples) == 2 * len(PHOTOS)
+    assert [sample.key for sample in samples] == [f"{split}/{key}.jpg" for split in ("test", "train") for key in PHOTOS]
     assert all(sample.image for sample in samples)
+
+
+def test_files_of_one_name_in_two_tables_are_samples_of_two_shards(tmp_path: Path) -> None:
+    tables = []
+    for split in ("train", "test"):
+        write_photos(tmp_path / split)
+        tables.append(str(write_csv(tmp_path / split / "list.csv")))
+    shards = find_inputs(tables, InputConfig(), IndexPlace(str(tmp_path / "index"), is_begun=False), print, print)
+    assert [[sample.key for sample in read_samples((shard,))] for shard in shards] == [list(PHOTOS), list(PHOTOS)]
 
 
 def test_table_of_the_same_photos_on_s3_gives_the_same_samples(s3_folder: str, tmp_path: Path) -> None:
@@ -123,6 +135,19 @@ def test_table_of_the_same_photos_on_s3_gives_the_same_samples(s3_folder: str, t
     remote, _ = find(f"{s3_folder}/photos", f"{s3_folder}/index")
     table, _ = find(f"{s3_folder}/photos/metadata.csv", f"{s3_folder}/other")
     assert read_samples(remote) == read_samples(local) == read_samples(table)
+
+
+def test_file_whose_name_is_not_utf_8_is_a_row_that_names_it(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos/cat")
+    for number in (0xFE, 0xFF):
+        odd = os.fsencode(tmp_path / "photos/cat") + bytes([ord("/"), number]) + b".jpg"
+        Path(os.fsdecode(odd)).write_bytes(PHOTOS["a"])
+    shards, said = find(tmp_path / "photos", tmp_path / "index")
+    samples = read_samples(shards)
+    assert [sample.key for sample in samples[-2:]] == ["cat/\\udcfe.jpg", "cat/\\udcff.jpg"]
+    assert all("is not UTF-8; rename the file" in sample.image_error for sample in samples[-2:])
+    assert all(sample.image for sample in samples[:-2])
+    assert any("the name of their file is not UTF-8: 2" in line for line in said)
 
 
 def test_image_root_is_where_paths_start(tmp_path: Path) -> None:

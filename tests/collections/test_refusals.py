@@ -240,3 +240,26 @@ def test_chunks_close_by_the_sizes_of_the_index(folder: Path, tmp_path: Path) ->
     (folder / "c.jpg").unlink()
     assert list_ends() == before
     assert len(before) > 1
+
+
+def test_path_with_backslashes_does_not_lead_out_of_the_image_root(folder: Path) -> None:
+    (folder.parent / "outside.jpg").write_bytes(PHOTOS["b"])
+    (folder / "list.csv").write_text("file_name,tags\na.jpg,cat\n..\\outside.jpg,cat\n.\\..\\outside.jpg,cat\n")
+    shards, _ = find(folder / "list.csv", folder.parent / "index")
+    samples = read_samples(shards)
+    assert [sample.image for sample in samples] == [PHOTOS["a"], None, None]
+    assert {sample.image_reason for sample in samples[1:]} == {Reason.NOT_FOUND}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"images": [{"id": [1], "file_name": "a.jpg"}]},
+        {"annotations": [["cat"]]},
+        {"categories": [{"id": {}, "name": 1}]},
+    ],
+)
+def test_coco_file_of_other_parts_is_refused(folder: Path, fields: dict[str, object]) -> None:
+    document = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}
+    (folder / "coco.json").write_text(json.dumps(document | fields))
+    assert "is no COCO file of instances" in refuse(folder / "coco.json")
