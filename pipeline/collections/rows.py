@@ -119,7 +119,8 @@ class PathFollower:
         uri, size, etag, problem = self._find(path, base) if path else (None, None, None, "its row names no path")
         if uri is not None and _clean(uri) != uri:
             # Neither Arrow nor JSON can hold the name, so no worker could be told it.
-            uri, size, etag, problem = None, None, None, f"the name '{_clean(uri)}' is not UTF-8; rename the file"
+            problem = f"the name '{_clean(uri)}' is not UTF-8; rename the file"
+            uri = size = etag = None
         return IndexRow(_clean(key), path and _clean(path), uri, size, etag, tags and _clean(tags), problem)
 
     def _find(self, path: str, base: str) -> tuple[str | None, int | None, str | None, str | None]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -14,8 +14,15 @@ from tests.collections.forms import PHOTOS, find, read_samples
 
 
 class _Server(BaseHTTPRequestHandler):
+    is_over = Event()
+    """Set when the server of a test ends."""
+
     def do_GET(self) -> None:
         assert isinstance(self.server, ThreadingHTTPServer)
+        if self.path == "/stalling":
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\nx")
+            self.is_over.wait()
+            return
         other = f"http://localhost:{self.server.server_port}/a.jpg"
         status, headers, body = {
             "/a.jpg": (200, {}, PHOTOS["a"]),
@@ -40,10 +47,12 @@ class _Server(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     """Address of a web server."""
+    _Server.is_over.clear()
     running = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
     thread = Thread(target=running.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{running.server_port}"
+    _Server.is_over.set()
     running.shutdown()
     thread.join()
     running.server_close()
@@ -86,3 +95,8 @@ def test_file_above_the_limit_is_not_read(server: str) -> None:
         read_web_file(f"{server}/large", 100, lambda url: True)
     with pytest.raises(WebFileError):
         read_web_file(f"{server}/gone", 100, lambda url: True)
+
+
+def test_file_of_a_server_that_sends_single_bytes_fails_when_its_time_is_over(server: str) -> None:
+    with pytest.raises(WebFileError, match="1 bytes after 0 s"):
+        read_web_file(f"{server}/stalling", 100, lambda url: True, pause_s=0.0, total_timeout_s=0.0)
