@@ -186,12 +186,8 @@ def _write_index(
     folder_uri: str,
     findings: Findings,
 ) -> tuple[InputShard, ...]:
-    names: list[str] = []
-    for source in sources:
-        # A key comes once in a shard, and two folders may hold files of the same names.
-        names += write_shards(
-            count_rows(_collect(source, config, findings), findings), folder_uri, findings, len(names)
-        )
+    rows = count_rows(chain.from_iterable(_collect(source, config, findings) for source in sources), findings)
+    names = write_shards(rows, folder_uri, findings)
     require_images(findings, _name(sources), _advise(sources, config))
     write_record(folder_uri, description, names, findings)
     return list_index_shards(folder_uri, names)

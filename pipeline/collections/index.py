@@ -26,8 +26,8 @@ ROWS_PER_SHARD = 4096
 MAX_INDEX_BYTES = 2**28
 
 
-def write_shards(rows: Iterator[IndexRow], folder_uri: str, findings: Findings, first_number: int = 0) -> list[str]:
-    """Write rows as index shards, numbered from `first_number`; return their file names.
+def write_shards(rows: Iterator[IndexRow], folder_uri: str, findings: Findings) -> list[str]:
+    """Write rows as index shards; return their file names.
 
     A name contains a hash of the content, so that a file never changes: of two drivers that list the same collection
     both use the same files. Once a path has been refused, rows are only counted.
@@ -37,7 +37,7 @@ def write_shards(rows: Iterator[IndexRow], folder_uri: str, findings: Findings, 
         if findings.refused:
             continue
         payload = _encode(batch)
-        name = f"index-{first_number + len(names):05d}-{hashlib.sha256(payload).hexdigest()[:12]}.parquet"
+        name = f"index-{len(names):05d}-{hashlib.sha256(payload).hexdigest()[:12]}.parquet"
         create_if_absent(join_uri(folder_uri, name), payload)
         names.append(name)
     return names

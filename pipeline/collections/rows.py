@@ -109,8 +109,7 @@ class PathFollower:
 
     def _make_row(self, image: NamedImage, base: str) -> IndexRow:
         path = image.path
-        # Tables of other folders may name the same files.
-        key = (path and posixpath.join(base, path)) if image.key in (None, "") else image.key
+        key = path if image.key in (None, "") else image.key
         if not key:
             key = f"{image.where} without a path"
         if len(key) > MAX_KEY_LETTERS:
