@@ -18,11 +18,11 @@ from pipeline.storage.bulk.scanning import scan_folder
 from pipeline.storage.listing import find_object
 from pipeline.storage.uris import get_local_path, join_uri, normalise_uri
 
+NO_IMAGE = "their image does not exist"
+"""Kind of rows whose path leads to no file."""
 MAX_LOOKUPS = 1000
 """Paths of a table that are looked up one by one; for more the folder is listed once."""
 NUM_THREADS = 16
-NO_IMAGE = "their image does not exist"
-"""Kind of rows whose path leads to no file."""
 
 Listing = dict[str, tuple[int, str]]
 """Size and etag of the files below a folder, by relative path."""
@@ -114,7 +114,7 @@ class PathFollower:
             key = f"{image.where} without a path"
         if len(key) > MAX_KEY_LETTERS:
             raise ShardError(f"{image.where}: key '{key[:50]}...' has {len(key)} letters, limit {MAX_KEY_LETTERS}")
-        tags = None if image.tags is None else json.dumps(image.tags, ensure_ascii=False)
+        tags = None if image.tags is None else _write_tags(image.tags)
         uri, size, etag, problem = self._find(path, base) if path else (None, None, None, "its row names no path")
         if uri is not None and _clean(uri) != uri:
             # Neither Arrow nor JSON can hold the name, so no worker could be told it.
@@ -179,6 +179,21 @@ def _spell(name: str) -> Iterator[str]:
             yield name
     if not name.isascii():
         yield from {unicodedata.normalize(form, name) for form in ("NFC", "NFD")} - {name}
+
+
+def _write_tags(tags: Any) -> str:
+    """Write tags as JSON; what JSON cannot hold, such as the bytes and sets of a Python list, as text and lists."""
+    try:
+        return json.dumps(tags, ensure_ascii=False, default=_to_plain)
+    except TypeError:
+        # Keys of a mapping that are no text.
+        return json.dumps(str(tags), ensure_ascii=False)
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return sorted(value, key=str) if isinstance(value, set | frozenset) else str(value)
 
 
 def _clean(text: str) -> str:
