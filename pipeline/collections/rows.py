@@ -18,7 +18,7 @@ from pipeline.storage.bulk.scanning import scan_folder
 from pipeline.storage.listing import find_object
 from pipeline.storage.uris import get_local_path, join_uri, normalise_uri
 
-NO_IMAGE = "their image does not exist"
+NOT_THERE = "their image does not exist"
 """Kind of rows whose path leads to no file."""
 MAX_LOOKUPS = 1000
 """Paths of a table that are looked up one by one; for more the folder is listed once."""
@@ -208,7 +208,7 @@ def count_rows(rows: Iterable[IndexRow], findings: Findings) -> Iterator[IndexRo
         findings.num_with_tags += row.tags not in (None, "null", '""', "[]")
         if row.problem is not None:
             kind = (
-                "they name no path" if not row.path else NO_IMAGE if row.uri else "the name of their file is not UTF-8"
+                "they name no path" if not row.path else NOT_THERE if row.uri else "the name of their file is not UTF-8"
             )
             findings.missing.add(kind, row.path or row.key)
         yield row
@@ -231,6 +231,6 @@ def require_images(findings: Findings, name: str, advice: str) -> None:
         )
     if not findings.num_rows:
         raise ShardError(f"{name} holds no row; check that it is the right one")
-    number, example = findings.missing.list_kinds().get(NO_IMAGE, (0, ""))
+    number, example = findings.missing.list_kinds().get(NOT_THERE, (0, ""))
     if number == findings.num_rows:
         raise ShardError(f"{name}: none of its {number} images exists, such as '{example}'; {advice}")
