@@ -20,6 +20,12 @@ from pipeline.storage.uris import get_local_path, join_uri, normalise_uri
 
 NOT_THERE = "their image does not exist"
 """Kind of rows whose path leads to no file."""
+SAME_ROW = "all of an earlier row"
+OTHER_TAGS = "the image of an earlier row, with other tags"
+OTHER_IMAGE = "the key of an earlier row, of another image"
+"""What rows repeat; of rows of one key only the first is labelled."""
+MAX_REPEATED_FRACTION = 0.05
+"""Share of the rows above which repeated keys show that the table has another form."""
 MAX_LOOKUPS = 1000
 """Paths of a table that are looked up one by one; for more the folder is listed once."""
 NUM_THREADS = 16
@@ -63,6 +69,8 @@ class Findings:
     """Rows without an image, by reason."""
     refused: PassedOverFiles = field(default_factory=PassedOverFiles)
     """Paths that lead to places which the command line does not allow, by place."""
+    repeated: PassedOverFiles = field(default_factory=PassedOverFiles)
+    """Rows whose key an earlier row has, by what differs."""
     notes: list[str] = field(default_factory=list)
     """Choices that were made, as sentences."""
 
@@ -201,10 +209,32 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+class _Keys:
+    """Keys of the rows so far, as hashes: about 200 bytes each."""
+
+    def __init__(self) -> None:
+        self._images: dict[int, int] = {}
+        self._rows: set[int] = set()
+
+    def find_repeat(self, row: IndexRow) -> str:
+        """Enter a row; return how it repeats an earlier one, empty if its key is new."""
+        key, image, whole = hash(row.key), hash(row.path), hash((row.key, row.path, row.tags))
+        first = self._images.get(key)
+        is_known = whole in self._rows
+        self._rows.add(whole)
+        if first is None:
+            self._images[key] = image
+            return ""
+        return SAME_ROW if is_known else OTHER_TAGS if first == image else OTHER_IMAGE
+
+
 def count_rows(rows: Iterable[IndexRow], findings: Findings) -> Iterator[IndexRow]:
     """Count rows while they pass."""
+    keys = _Keys()
     for row in rows:
         findings.num_rows += 1
+        if repeat := keys.find_repeat(row):
+            findings.repeated.add(repeat, row.key)
         findings.num_with_tags += row.tags not in (None, "null", '""', "[]")
         if row.problem is not None:
             kind = (
@@ -231,6 +261,27 @@ def require_images(findings: Findings, name: str, advice: str) -> None:
         )
     if not findings.num_rows:
         raise ShardError(f"{name} holds no row; check that it is the right one")
+    _require_own_keys(findings, name)
     number, example = findings.missing.list_kinds().get(NOT_THERE, (0, ""))
     if number == findings.num_rows:
         raise ShardError(f"{name}: none of its {number} images exists, such as '{example}'; {advice}")
+
+
+def _require_own_keys(findings: Findings, name: str) -> None:
+    """Check that a table has a row for each image.
+
+    Raises:
+        ShardError: Many rows have the key of another one.
+    """
+    kinds = findings.repeated.list_kinds()
+    remedies = {
+        OTHER_TAGS: "write one row for each image with the list of its tags, in pandas by groupby(...).agg(list)",
+        OTHER_IMAGE: "name a column of keys that differ by --inputs.key-column, or rename this one so that paths are keys",
+    }
+    for kind, remedy in remedies.items():
+        number, example = kinds.get(kind, (0, ""))
+        if number > MAX_REPEATED_FRACTION * findings.num_rows:
+            raise ShardError(
+                f"{name}: {number} of {findings.num_rows} rows have {kind}, such as '{example}', and would be "
+                f"rejected; {remedy}"
+            )

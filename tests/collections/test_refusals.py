@@ -263,3 +263,25 @@ def test_coco_file_of_other_parts_is_refused(folder: Path, fields: dict[str, obj
     document = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}
     (folder / "coco.json").write_text(json.dumps(document | fields))
     assert "is no COCO file of instances" in refuse(folder / "coco.json")
+
+
+def test_table_with_a_row_for_each_tag_is_refused_before_images_get_the_first_one_alone(folder: Path) -> None:
+    (folder / "list.csv").write_text("file_name,tags\na.jpg,cat\na.jpg,dog\nb.jpg,dog\n")
+    message = refuse(folder / "list.csv")
+    assert "1 of 3 rows have the image of an earlier row, with other tags, such as 'a.jpg'" in message
+    assert "groupby(...).agg(list)" in message
+
+
+def test_column_of_keys_that_do_not_differ_is_refused(folder: Path) -> None:
+    (folder / "list.csv").write_text("key,file_name,tags\n1,a.jpg,cat\n1,b.jpg,dog\n2,c.jpg,dog\n")
+    assert "1 of 3 rows have the key of an earlier row, of another image, such as '1'" in refuse(folder / "list.csv")
+
+
+def test_few_rows_that_come_twice_are_counted_and_told(folder: Path) -> None:
+    lines = [f"{key}.jpg,cat" for key in (*PHOTOS, "a", "a")] + [f"x{number}.jpg,cat" for number in range(40)]
+    lines.append("b.jpg,dog")
+    (folder / "list.csv").write_text("\n".join(["file_name,tags", *lines]))
+    shards, said = find(folder / "list.csv", folder.parent / "index")
+    assert len(read_samples(shards)) == len(lines)
+    what = "all of an earlier row: 2, such as 'a.jpg'; the image of an earlier row, with other tags: 1, such as 'b.jpg'"
+    assert any(f"3 rows have the key of an earlier row and are rejected ({what})" in line for line in said)
