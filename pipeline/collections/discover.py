@@ -237,9 +237,5 @@ def _list_warnings(what: str, findings: Findings) -> Iterator[str]:
         kinds = findings.missing.list_kinds().items()
         shown = "; ".join(f"{kind}: {number}, such as '{example}'" for kind, (number, example) in kinds)
         yield f"{what}: {len(findings.missing)} rows are rejected as not_found ({shown})"
-    if findings.repeated:
-        kinds = findings.repeated.list_kinds().items()
-        shown = "; ".join(f"{kind}: {number}, such as '{example}'" for kind, (number, example) in kinds)
-        yield f"{what}: {len(findings.repeated)} rows have the key of an earlier row and are rejected ({shown})"
     if findings.passed_over:
         yield f"{what}: passed over {findings.passed_over.describe()}"

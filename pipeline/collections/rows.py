@@ -268,7 +268,7 @@ def require_images(findings: Findings, name: str, advice: str) -> None:
 
 
 def _require_own_keys(findings: Findings, name: str) -> None:
-    """Check that a table has a row for each image.
+    """Check that a table has a row for each image; note the few rows that repeat another one.
 
     Raises:
         ShardError: Many rows have the key of another one.
@@ -276,7 +276,7 @@ def _require_own_keys(findings: Findings, name: str) -> None:
     kinds = findings.repeated.list_kinds()
     remedies = {
         OTHER_TAGS: "write one row for each image with the list of its tags, in pandas by groupby(...).agg(list)",
-        OTHER_IMAGE: "name a column of keys that differ by --inputs.key-column, or rename this one so that paths are keys",
+        OTHER_IMAGE: "name a column of keys that differ by --inputs.key-column, or rename this one, and paths are keys",
     }
     for kind, remedy in remedies.items():
         number, example = kinds.get(kind, (0, ""))
@@ -285,3 +285,8 @@ def _require_own_keys(findings: Findings, name: str) -> None:
                 f"{name}: {number} of {findings.num_rows} rows have {kind}, such as '{example}', and would be "
                 f"rejected; {remedy}"
             )
+    if kinds:
+        shown = "; ".join(f"{kind}: {number}, such as '{example}'" for kind, (number, example) in kinds.items())
+        findings.notes.append(
+            f"{len(findings.repeated)} rows have the key of an earlier row and are rejected as duplicate_key ({shown})"
+        )
