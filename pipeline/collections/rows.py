@@ -288,5 +288,5 @@ def _require_own_keys(findings: Findings, name: str) -> None:
     if kinds:
         shown = "; ".join(f"{kind}: {number}, such as '{example}'" for kind, (number, example) in kinds.items())
         findings.notes.append(
-            f"{len(findings.repeated)} rows have the key of an earlier row and are rejected as duplicate_key ({shown})"
+            f"{len(findings.repeated)} rows have the key of an earlier row; of those in a shard only the first is labelled ({shown})"
         )

@@ -284,4 +284,4 @@ def test_few_rows_that_come_twice_are_counted_and_told(folder: Path) -> None:
     shards, said = find(folder / "list.csv", folder.parent / "index")
     assert len(read_samples(shards)) == len(lines)
     what = "all of an earlier row: 2, such as 'a.jpg'; the image of an earlier row, with other tags: 1, such as 'b.jpg'"
-    assert f"3 rows have the key of an earlier row and are rejected as duplicate_key ({what})" in said
+    assert f"3 rows have the key of an earlier row; of those in a shard only the first is labelled ({what})" in said
