@@ -218,14 +218,15 @@ class _Keys:
 
     def find_repeat(self, row: IndexRow) -> str:
         """Enter a row; return how it repeats an earlier one, empty if its key is new."""
-        key, image, whole = hash(row.key), hash(row.path), hash((row.key, row.path, row.tags))
+        image = row.uri or row.path
+        key, whole = hash(row.key), hash((row.key, image, row.tags))
         first = self._images.get(key)
         is_known = whole in self._rows
         self._rows.add(whole)
         if first is None:
-            self._images[key] = image
+            self._images[key] = hash(image)
             return ""
-        return SAME_ROW if is_known else OTHER_TAGS if first == image else OTHER_IMAGE
+        return SAME_ROW if is_known else OTHER_TAGS if first == hash(image) else OTHER_IMAGE
 
 
 def count_rows(rows: Iterable[IndexRow], findings: Findings) -> Iterator[IndexRow]:
@@ -288,5 +289,6 @@ def _require_own_keys(findings: Findings, name: str) -> None:
     if kinds:
         shown = "; ".join(f"{kind}: {number}, such as '{example}'" for kind, (number, example) in kinds.items())
         findings.notes.append(
-            f"{len(findings.repeated)} rows have the key of an earlier row; of those in a shard only the first is labelled ({shown})"
+            f"{len(findings.repeated)} rows have the key of an earlier row; of those in a shard only the first is "
+            f"labelled ({shown})"
         )
