@@ -272,20 +272,15 @@ def _require_own_keys(findings: Findings, name: str) -> None:
     """Check that a table has a row for each image; note the few rows that repeat another one.
 
     Raises:
-        ShardError: Many rows have the key of another one.
+        ShardError: Many rows have the image of another one.
     """
     kinds = findings.repeated.list_kinds()
-    remedies = {
-        OTHER_TAGS: "write one row for each image with the list of its tags, in pandas by groupby(...).agg(list)",
-        OTHER_IMAGE: "name a column of keys that differ by --inputs.key-column, or rename this one, and paths are keys",
-    }
-    for kind, remedy in remedies.items():
-        number, example = kinds.get(kind, (0, ""))
-        if number > MAX_REPEATED_FRACTION * findings.num_rows:
-            raise ShardError(
-                f"{name}: {number} of {findings.num_rows} rows have {kind}, such as '{example}', and would be "
-                f"rejected; {remedy}"
-            )
+    number, example = kinds.get(OTHER_TAGS, (0, ""))
+    if number > MAX_REPEATED_FRACTION * findings.num_rows:
+        raise ShardError(
+            f"{name}: {number} of {findings.num_rows} rows have {OTHER_TAGS}, such as '{example}', and would be "
+            "rejected; write one row for each image with the list of its tags, in pandas by groupby(...).agg(list)"
+        )
     if kinds:
         shown = "; ".join(f"{kind}: {number}, such as '{example}'" for kind, (number, example) in kinds.items())
         findings.notes.append(

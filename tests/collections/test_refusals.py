@@ -272,11 +272,6 @@ def test_table_with_a_row_for_each_tag_is_refused_before_images_get_the_first_on
     assert "groupby(...).agg(list)" in message
 
 
-def test_column_of_keys_that_do_not_differ_is_refused(folder: Path) -> None:
-    (folder / "list.csv").write_text("key,file_name,tags\n1,a.jpg,cat\n1,b.jpg,dog\n2,c.jpg,dog\n")
-    assert "1 of 3 rows have the key of an earlier row, of another image, such as '1'" in refuse(folder / "list.csv")
-
-
 def test_few_rows_that_come_twice_are_counted_and_told(folder: Path) -> None:
     lines = [f"{key}.jpg,cat" for key in (*PHOTOS, "a", "a")] + [f"x{number}.jpg,cat" for number in range(40)]
     lines.append("b.jpg,dog")
