@@ -66,12 +66,13 @@ def read_coco(uri: str, document: Mapping[str, Any], config: InputConfig, findin
         _index_by_id(uri, "image", ((item["id"], item.get("file_name")) for item in document["images"]))
         found = _list_tags(document["annotations"], names, uri)
         identifiers = [image["id"] for image in document["images"]]
-    except (KeyError, TypeError) as error:
+        unlisted = found.keys() - set(identifiers)
+    except (AttributeError, KeyError, TypeError) as error:
         raise ShardError(
             f"'{uri}' is no COCO file of instances: {type(error).__name__} {error} in its images, annotations or "
             "categories; name one whose annotations have image_id and category_id"
         ) from error
-    for identifier in found.keys() - set(identifiers):
+    for identifier in unlisted:
         findings.passed_over.add("annotations of images that are not listed", f"image_id {identifier}")
     for number, (image, identifier) in enumerate(zip(document["images"], identifiers, strict=True)):
         path = image.get(config.image_column or "file_name")

@@ -188,8 +188,8 @@ def read_tag_cells(
 ) -> Iterator[SampleTags]:
     """Read the tags of each cell of a column; arguments are those of `read_tag_cell`."""
     values: list[Any] | None = None
-    # So few bytes exceed no limit.
-    if cells.nbytes <= SMALL_COLUMN_BYTES:
+    # So few bytes exceed no limit; but nulls of the type null take none.
+    if cells.nbytes <= SMALL_COLUMN_BYTES and "null" not in str(cells.type):
         with suppress(UnicodeDecodeError, KeyError):
             values = cells.to_pylist(maps_as_pydicts="strict")
     if values is None:

@@ -1,6 +1,7 @@
 """The same photos in every form give the same samples."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,39 @@ def test_table_of_the_same_photos_on_s3_gives_the_same_samples(s3_folder: str, t
     remote, _ = find(f"{s3_folder}/photos", f"{s3_folder}/index")
     table, _ = find(f"{s3_folder}/photos/metadata.csv", f"{s3_folder}/other")
     assert read_samples(remote) == read_samples(local) == read_samples(table)
+
+
+@pytest.mark.parametrize(
+    ("cell", "tags"),
+    [
+        ("[b'dog', b'cat']", ("dog", "cat")),
+        ("{'cat': {True}}", ()),
+        ("[1+2j, 'cat']", ("(1+2j)", "cat")),
+        ("{(1, 2): 3}", ("{(1", "2): 3}")),
+    ],
+)
+def test_list_of_python_with_values_that_json_lacks_is_read_or_is_a_bad_tag(
+    tmp_path: Path, cell: str, tags: tuple[str, ...]
+) -> None:
+    write_photos(tmp_path / "photos")
+    (tmp_path / "photos/list.csv").write_text(f'file_name,tags\na.jpg,"{cell}"\n')
+    shards, _ = find(tmp_path / "photos/list.csv", tmp_path / "index")
+    (sample,) = read_samples(shards)
+    assert sample.tags == tags
+    assert bool(sample.tags_error) == (not tags)
+
+
+def test_file_whose_name_is_not_utf_8_is_a_row_that_names_it(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos/cat")
+    for number in (0xFE, 0xFF):
+        odd = os.fsencode(tmp_path / "photos/cat") + bytes([ord("/"), number]) + b".jpg"
+        Path(os.fsdecode(odd)).write_bytes(PHOTOS["a"])
+    shards, said = find(tmp_path / "photos", tmp_path / "index")
+    samples = read_samples(shards)
+    assert [sample.key for sample in samples[-2:]] == ["cat/\\udcfe.jpg", "cat/\\udcff.jpg"]
+    assert all("is not UTF-8; rename the file" in sample.image_error for sample in samples[-2:])
+    assert all(sample.image for sample in samples[:-2])
+    assert any("the name of their file is not UTF-8: 2" in line for line in said)
 
 
 def test_image_root_is_where_paths_start(tmp_path: Path) -> None:

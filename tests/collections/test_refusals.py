@@ -328,3 +328,43 @@ def test_chunks_close_by_the_sizes_of_the_index(folder: Path, tmp_path: Path) ->
     (folder / "c.jpg").unlink()
     assert list_ends() == before
     assert len(before) > 1
+
+
+def test_path_with_backslashes_does_not_lead_out_of_the_image_root(folder: Path) -> None:
+    (folder.parent / "outside.jpg").write_bytes(PHOTOS["b"])
+    (folder / "list.csv").write_text("file_name,tags\na.jpg,cat\n..\\outside.jpg,cat\n.\\..\\outside.jpg,cat\n")
+    shards, _ = find(folder / "list.csv", folder.parent / "index")
+    samples = read_samples(shards)
+    assert [sample.image for sample in samples] == [PHOTOS["a"], None, None]
+    assert {sample.image_reason for sample in samples[1:]} == {Reason.NOT_FOUND}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"images": [{"id": [1], "file_name": "a.jpg"}]},
+        {"annotations": [["cat"]]},
+        {"categories": [{"id": {}, "name": 1}]},
+    ],
+)
+def test_coco_file_of_other_parts_is_refused(folder: Path, fields: dict[str, object]) -> None:
+    document = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}
+    (folder / "coco.json").write_text(json.dumps(document | fields))
+    assert "is no COCO file of instances" in refuse(folder / "coco.json")
+
+
+def test_table_with_a_row_for_each_tag_is_refused_before_images_get_the_first_one_alone(folder: Path) -> None:
+    (folder / "list.csv").write_text("file_name,tags\na.jpg,cat\na.jpg,dog\nb.jpg,dog\n")
+    message = refuse(folder / "list.csv")
+    assert "1 of 3 rows have the image of an earlier row, with other tags, such as 'a.jpg'" in message
+    assert "groupby(...).agg(list)" in message
+
+
+def test_few_rows_that_come_twice_are_counted_and_told(folder: Path) -> None:
+    lines = [f"{key}.jpg,cat" for key in (*PHOTOS, "a", "a")] + [f"x{number}.jpg,cat" for number in range(40)]
+    lines.append("b.jpg,dog")
+    (folder / "list.csv").write_text("\n".join(["file_name,tags", *lines]))
+    shards, said = find(folder / "list.csv", folder.parent / "index")
+    assert len(read_samples(shards)) == len(lines)
+    what = "all of an earlier row: 2, such as 'a.jpg'; the image of an earlier row, with other tags: 1, such as 'b.jpg'"
+    assert f"3 rows have the key of an earlier row; of those in a shard only the first is labelled ({what})" in said

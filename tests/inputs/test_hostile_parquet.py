@@ -123,6 +123,21 @@ def test_list_of_millions_in_one_row_is_not_converted_to_tags(tmp_path: Path) ->
         list(read_parquet_samples(shard, InputConfig(), limits=limits))
 
 
+@pytest.mark.parametrize("kind", [pa.list_(pa.null()), pa.large_list(pa.null())])
+def test_list_of_nulls_which_take_no_bytes_is_not_converted(tmp_path: Path, kind: pa.DataType) -> None:
+    tags = pa.array([[None] * 1_000_000], kind)
+    pq.write_table(pa.table({"image": pa.array([b"i"], pa.binary()), "tags": tags}), tmp_path / "a.parquet")
+    del tags
+    tracemalloc.start()
+    try:
+        (sample,) = read_samples(tmp_path / "a.parquet")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sample.tags_error == f"column 'tags' holds 1000000 tags, limit {MAX_TAGS}"
+    assert peak < 2**22
+
+
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
 def test_text_of_megabytes_is_not_converted_to_tags(tmp_path: Path, kind: Any) -> None:
     texts = pa.array(["x" * (MAX_TAGS_BYTES + 1), "cat"]).cast(kind)
