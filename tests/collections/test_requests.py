@@ -76,7 +76,7 @@ def test_bytes_in_flight_are_bounded(
         next(stream)
         stream.close()  # type: ignore[attr-defined]
     # The first image has left when the next one is requested.
-    assert sum(request.path.endswith(".jpg") for request in network.requests) <= most + 1
+    assert sum(".jpg" in request.path for request in network.requests) <= most + 1
 
 
 def test_missing_and_changed_objects_are_rows_with_a_reason(s3_folder: str) -> None:
@@ -94,10 +94,10 @@ def test_store_that_fails_in_the_middle_is_an_outage_and_read_again_from_there(
 ) -> None:
     put_photos(s3_folder, [bytes([number]) for number in range(20)])
     shards, _ = find(f"{s3_folder}/photos", f"{s3_folder}/index")
-    faults = [Fault.SLOW_DOWN]
+    down = {"011.jpg"}
 
     def choose(method: str, path: str) -> Fault | None:
-        return faults.pop() if path.endswith("011.jpg") and faults else None
+        return Fault.SLOW_DOWN if path.rpartition("/")[2] in down else None
 
     config = InputConfig(max_chunk_samples=5)
     with FaultyNetwork(s3_endpoint, choose=choose) as network, use_s3_client(OneTryS3):
@@ -107,6 +107,7 @@ def test_store_that_fails_in_the_middle_is_an_outage_and_read_again_from_there(
         with pytest.raises(OSError, match=r"011.jpg' cannot be reached: .*SlowDown") as failure:
             next(stream)
         assert is_outage(failure.value)
+        down.clear()
         again = list(read_chunks(shards[0], config, start_offset=second.end_offset, first_chunk=2))  # type: ignore[union-attr]
     assert first.index == 0  # type: ignore[union-attr]
     assert [piece.end_offset for piece in again[:-1]] == [15, 20]  # type: ignore[union-attr]
