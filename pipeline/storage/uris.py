@@ -15,6 +15,8 @@ SCHEMES = re.compile(
 """Scheme of a URI, or of a link of a chained one, with the links before it that have no path (`simplecache::s3`)."""
 ONE_SLASH = re.compile(r"^(s3a?|gs|gcs|az|abfss?|hf|https?|hdfs|memory|file):/(?!/)", re.IGNORECASE)
 """Start of a URI that lacks a slash, which would be read as a local path."""
+BUCKET_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+"""Schemes of stores whose first level is a bucket or container, which must exist before anything is written."""
 SAME_STORE = {"s3a": "s3", "gcs": "gs"}
 """Schemes that lead to the same objects as another one."""
 LINK = re.compile(r"::(?=[a-z0-9+.\-]+://)", re.IGNORECASE)
