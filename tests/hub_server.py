@@ -74,7 +74,9 @@ class _HubHandler(BaseHTTPRequestHandler):
         if self.served.is_down:
             raise _HubError(503, None, "Service Unavailable")
         is_api = parts[0] == "api"
-        _, organisation, name, *rest = parts[is_api:]
+        if parts[is_api] != "datasets":
+            raise _HubError(401, "RepoNotFound", "Repository not found")
+        organisation, name, *rest = parts[is_api + 1 :]
         files = self._find_repository(f"{organisation}/{name}", is_file=not is_api)
         kind, revision, *path = rest or ["revision", "main"]
         if revision not in REVISIONS:
