@@ -9,14 +9,13 @@ from typing import Any
 from jobs.arguments.label import LabelJob
 from jobs.cluster.actor_count import choose_gpus, choose_num_actors, describe_wait, measure_cluster
 from jobs.cluster.connection import connect, find_address, use_endpoint
-from jobs.cluster.driving import drive, print_passed_over, print_warning, warn_of_nothing_labelled
+from jobs.cluster.driving import MAX_FOOTERS, conclude_published, drive, print_warning, read_published
 from jobs.command_line.console import EXIT_OK, format_bytes, print_config
 from jobs.display.extension import print_extension
 from jobs.display.tags_table import print_unmatched
 from jobs.execution.inputs import find_shards, open_listed_run
 from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
-from pipeline.commit.outcome import read_outcomes
 from pipeline.commit.plan import Plan
 from pipeline.commit.retry import RetryOrder, open_retry, parse_reasons
 from pipeline.driver.silence import WaitNotices
@@ -31,9 +30,6 @@ from pipeline.run.run_file import Run, open_run
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary
 from pipeline.storage.outage import Patience
 from pipeline.thresholds.calibration import MASK_FIELDS, describe_maps, use_calibration
-
-MAX_FOOTERS = 1000
-"""Shards of a finished run whose footers are read for its totals."""
 
 
 def label(job: LabelJob) -> int:
@@ -70,17 +66,10 @@ def _label(job: LabelJob, patience: Patience, scratch: str | None) -> int:
 
 def _conclude_published(run: Run, plan: Plan, job: LabelJob) -> int:
     """Print the totals of a finished run; return the exit code."""
-    if not 0 < len(plan.sealed) <= MAX_FOOTERS:
-        return EXIT_OK
-    outcome = read_outcomes(run.out_uri, [shard.name for shard in plan.sealed])
-    counts = outcome.counts
-    print(f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images")
-    print_passed_over(outcome.members)
-    if run.config.inputs.tags_table and len(plan.sealed) == len(run.shards):
+    outcome = read_published(run, plan)
+    if outcome is not None and run.config.inputs.tags_table and len(plan.sealed) == len(run.shards):
         print_unmatched(run)
-    if counts.num_labelled:
-        return EXIT_OK
-    return warn_of_nothing_labelled(outcome, allows_nothing_labelled=job.allow_nothing_labelled)
+    return conclude_published(outcome, allows_nothing_labelled=job.allow_nothing_labelled)
 
 
 def _open(job: LabelJob, patience: Patience, scratch: str | None) -> tuple[Run, RetryOrder | None]:

@@ -1,6 +1,8 @@
 """Read files and objects: whole, as one sequential stream, or at random offsets."""
 
+import asyncio
 import io
+from concurrent.futures import Future
 from contextlib import closing
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -43,12 +45,36 @@ def read_bytes(uri: str) -> bytes:
             with translate_local_errors(path):
                 return path.read_bytes()
         filesystem, name = open_filesystem(uri)
-        # If s3fs may split a read, it requests the size first: twice the requests for a small object.
-        options = {"max_concurrency": 1} if is_s3(filesystem) else {}
         with translate_errors(uri):
-            return cast(bytes, filesystem.cat_file(name, **options))
+            return cast(bytes, filesystem.cat_file(name, **_get_options(filesystem)))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"'{uri}' does not exist") from error
+
+
+def start_read(uri: str) -> Future[bytes] | None:
+    """Start to read a whole object without a thread; None if the client of its store only reads in threads.
+
+    The result raises what `read_bytes` raises.
+    """
+    if get_local_path(uri) is not None:
+        return None
+    filesystem, name = open_filesystem(uri)
+    if not getattr(filesystem, "async_impl", False):
+        return None
+
+    async def read() -> bytes:
+        try:
+            with translate_errors(uri):
+                return cast(bytes, await filesystem._cat_file(name, **_get_options(filesystem)))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"'{uri}' does not exist") from error
+
+    return asyncio.run_coroutine_threadsafe(read(), filesystem.loop)
+
+
+def _get_options(filesystem: Any) -> dict[str, Any]:
+    """Options of a read in one request: if s3fs may split it, it requests the size first."""
+    return {"max_concurrency": 1} if is_s3(filesystem) else {}
 
 
 def read_head(uri: str, num_bytes: int) -> bytes:

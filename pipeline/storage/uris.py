@@ -17,7 +17,8 @@ ONE_SLASH = re.compile(r"^(s3a?|gs|gcs|az|abfss?|hf|https?|hdfs|memory|file):/(?
 """Start of a URI that lacks a slash, which would be read as a local path."""
 NO_HOST = re.compile(r"^(file(?=://$)|(?:s3a?|gs|gcs|ftp|sftp)(?=://(?:/|$)))", re.IGNORECASE)
 """Scheme of a URI without what has to follow it: a bucket, a host, or the path of a file."""
-BUCKETS = ("s3", "s3a", "gs", "gcs")
+BUCKET_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+"""Schemes of stores whose first level is a bucket or container, which must exist before anything is written."""
 SAME_STORE = {"s3a": "s3", "gcs": "gs"}
 """Schemes that lead to the same objects as another one."""
 LINK = re.compile(r"::(?=[a-z0-9+.\-]+://)", re.IGNORECASE)
@@ -72,7 +73,7 @@ def normalise_uri(uri: str) -> str:
         slashes = "///" if scheme == "file" else "//"
         raise ValueError(f"'{uri}' has one slash after '{scheme}:'; write '{scheme}:{slashes}{uri[match.end() :]}'")
     if match := NO_HOST.match(uri):
-        what = "file" if match[1].lower() == "file" else "bucket" if match[1].lower() in BUCKETS else "host"
+        what = "file" if match[1].lower() == "file" else "bucket" if match[1].lower() in BUCKET_SCHEMES else "host"
         raise ValueError(f"'{uri}' names no {what}; write it after '{match[1]}://'")
     return SCHEMES.sub(lambda match: match[0].lower(), uri)
 

@@ -81,7 +81,12 @@ def test_members_passed_over_are_printed_with_what_helps(
     open_small_run: OpenRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "photos-0.tar").write_bytes(make_archive(list_mixed_members()))
-    assert conclude("out", label(open_small_run(str(tmp_path / "out"), inputs_uri=str(tmp_path)))) == 0
+    assert (
+        conclude(
+            "out", label(open_small_run(str(tmp_path / "out"), inputs_uri=str(tmp_path))), allows_nothing_labelled=False
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "  passed over, directory: 1, such as 'd'\n" in printed
     assert "  passed over, second_member: 1, such as 'last.json'; give every sample a key of its own" in printed
