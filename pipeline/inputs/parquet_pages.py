@@ -161,7 +161,8 @@ class _PageCursor:
             start = column.dictionary_page_offset
         self.name = column.path_in_schema
         self.next_header = start
-        self.stop = start + column.total_compressed_size
+        self.num_bytes = column.total_compressed_size
+        self.stop = start + self.num_bytes
         self._limits = limits
         self._is_list = is_list
         self._num_values = 0
@@ -218,6 +219,11 @@ class PageGuard(io.RawIOBase):
             for column, schema in columns
             if any(f"{column.path_in_schema}.".startswith(f"{name}.") for name in names)
         ]
+
+    @property
+    def num_expected_bytes(self) -> int:
+        """Size in the file of the columns that are read next."""
+        return sum(column.num_bytes for column in self._columns)
 
     def readable(self) -> bool:
         """True: the stream is readable."""

@@ -23,6 +23,7 @@ LIST_SCALARS = (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar, pa.Li
 NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.0*)?")
 """A class number in a `.cls` member."""
 MAX_FIELDS_SHOWN = 10
+_ONLY_TEXT = frozenset({str})
 
 MAX_TAGS_BYTES = 4 * 2**20
 """Maximum size of a member or cell that is read; those of crawlers take some kilobytes."""
@@ -58,7 +59,7 @@ def read_tag_value(where: str, value: Any, config: InputConfig, labels: Sequence
             places in the vocabulary, and after a file of names.
     """
     try:
-        if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+        if isinstance(value, list) and _ONLY_TEXT.issuperset(map(type, value)):
             # The usual form, which needs no option.
             return _limit_tags(value, ())
         entries = list_entries(value, config)
@@ -189,13 +190,15 @@ def read_tag_cells(
     values: list[Any] | None = None
     # So few bytes exceed no limit.
     if cells.nbytes <= SMALL_COLUMN_BYTES:
+        kind = cells.type
+        may_hold_maps = pa.types.is_nested(kind) and not (pa.types.is_list(kind) and not pa.types.is_nested(kind.value_type))
         with suppress(UnicodeDecodeError, KeyError):
-            values = cells.to_pylist(maps_as_pydicts="strict")
+            # Checked for maps, the conversion takes ten times as long.
+            values = cells.to_pylist(maps_as_pydicts="strict") if may_hold_maps else cells.to_pylist()
     if values is None:
-        yield from (read_tag_cell(column, cell, config, labels) for cell in cells)
-    else:
-        where = f"column '{column}'"
-        yield from (read_tag_value(where, value, config, labels) for value in values)
+        return (read_tag_cell(column, cell, config, labels) for cell in cells)
+    where = f"column '{column}'"
+    return (read_tag_value(where, value, config, labels) for value in values)
 
 
 def _describe_excess(cell: pa.Scalar) -> str:
@@ -302,13 +305,13 @@ def _limit_tags(tags: Iterable[str], class_numbers: Sequence[int]) -> SampleTags
     Raises:
         ValueError: They are too many or too long.
     """
-    trimmed = tuple(_replace_surrogates(tag.strip()) for tag in tags if tag.strip())
+    trimmed = tuple([tag if tag.isascii() else _replace_surrogates(tag) for tag in map(str.strip, tags) if tag])
     num_tags, num_letters = len(trimmed) + len(class_numbers), sum(map(len, trimmed))
     if num_tags > MAX_TAGS:
         raise ValueError(f"holds {num_tags} tags, limit {MAX_TAGS}")
     if num_letters > MAX_TAG_LETTERS:
         raise ValueError(f"holds tags of {num_letters} letters, limit {MAX_TAG_LETTERS}")
-    return SampleTags(tags=trimmed, class_numbers=tuple(class_numbers))
+    return SampleTags(trimmed, tuple(class_numbers))
 
 
 def _decode_text(member: str, payload: bytes) -> str:

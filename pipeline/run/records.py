@@ -143,8 +143,8 @@ class Sample:
     """The members of an archive that share a key, still encoded."""
 
     key: str
-    image: bytes | None = None
-    """Encoded image; None when the sample has none."""
+    image: bytes | memoryview | None = None
+    """Encoded image; None when the sample has none. A view holds the memory of several images of its chunk."""
     image_name: str = ""
     """Suffix of the image's member, such as `jpg`; empty without an image."""
     image_bytes: int = 0
