@@ -6,6 +6,7 @@ read twice.
 """
 
 import io
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,7 +27,10 @@ MAX_HEADER_BYTES = 2**20
 """Maximum size of a page header: it takes tens of bytes, plus the minimum and maximum value by some writers."""
 MAX_DEPTH = 8
 POOLED_BYTES = 2**17
-"""Reads of this size or more use memory of pyarrow's pool."""
+"""Reads of this size or more use memory that is used again."""
+ROUNDED_BYTES = 8 * 2**20
+MAX_SPARE_BYTES = 64 * 2**20
+"""Maximum size of memory that is kept for the next read."""
 
 _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)
 
@@ -190,15 +194,34 @@ class _PageCursor:
             raise HostilePageError(f"column '{self.name}' holds a page that ends behind its row group; copy it again")
 
 
-def _read_pooled(stream: ByteStream, size: int) -> bytes | pa.Buffer:
-    """Read into memory of pyarrow's pool, if the stream can: new pages for every large read took half of the time."""
-    if size < POOLED_BYTES or not isinstance(stream, io.BufferedReader):
-        return stream.read(size)
-    buffer = pa.allocate_buffer(size, resizable=True)
-    num_read = stream.readinto(memoryview(buffer))
-    if num_read < size:
-        buffer.resize(num_read)
-    return buffer
+class _ReadMemory:
+    """Memory of large reads, used again once pyarrow has released it: new pages took up to half of the time."""
+
+    def __init__(self) -> None:
+        """Hold no memory yet."""
+        self._spare: list[pa.Buffer] = []
+        self._lent: dict[int, tuple[weakref.ref[memoryview], pa.Buffer]] = {}
+
+    def read(self, stream: ByteStream, size: int) -> bytes | memoryview:
+        """Read up to `size` bytes of a stream, into this memory if the stream can."""
+        if size < POOLED_BYTES or not isinstance(stream, io.BufferedReader):
+            return stream.read(size)
+        buffer = next((one for one in self._spare if one.size >= size), None)
+        if buffer is None:
+            # Rounded up: row groups differ a little in size.
+            buffer = pa.allocate_buffer(-(-size // ROUNDED_BYTES) * ROUNDED_BYTES)
+        self._spare.clear()
+        # Arrow's buffers of the content hold the view.
+        content = memoryview(buffer).cast("B")[:size]
+        content = content[: stream.readinto(content)]
+        number = id(content)
+        self._lent[number] = weakref.ref(content, lambda _: self._take_back(number)), buffer
+        return content
+
+    def _take_back(self, number: int) -> None:
+        _, buffer = self._lent.pop(number)
+        if buffer.size <= MAX_SPARE_BYTES:
+            self._spare = [buffer]
 
 
 class PageGuard(io.RawIOBase):
@@ -207,6 +230,7 @@ class PageGuard(io.RawIOBase):
     def __init__(self, stream: ByteStream, limits: PageLimits) -> None:
         """Check pages against the limits."""
         self._stream = stream
+        self._memory = _ReadMemory()
         self._limits = limits
         self._columns: list[_PageCursor] = []
 
@@ -241,7 +265,7 @@ class PageGuard(io.RawIOBase):
         """Position in bytes."""
         return self._stream.tell()
 
-    def read(self, size: int = -1, /) -> bytes | pa.Buffer:  # pyarrow takes any buffer
+    def read(self, size: int = -1, /) -> bytes | memoryview:  # pyarrow takes any buffer
         """Read up to `size` bytes.
 
         Raises:
@@ -249,19 +273,19 @@ class PageGuard(io.RawIOBase):
             ArrowInvalid: They contain a page header that cannot be parsed.
         """
         start = self._stream.tell()
-        content = _read_pooled(self._stream, size)
+        content = self._memory.read(self._stream, size)
         stop = start + len(content)
         for column in self._columns:
             while start < column.stop and column.next_header < min(stop, column.stop):
                 column.check(self._read_header(column, start, content))
         return content
 
-    def _read_header(self, column: _PageCursor, start: int, content: bytes | pa.Buffer) -> PageHeader:
+    def _read_header(self, column: _PageCursor, start: int, content: bytes | memoryview) -> PageHeader:
         """Parse the next header of a column, from the last read if it contains the whole header."""
         try:
             if column.next_header >= start:
                 try:
-                    return parse_page_header(memoryview(content).cast("B")[column.next_header - start :])
+                    return parse_page_header(memoryview(content)[column.next_header - start :])
                 except IndexError:
                     pass
             position = self._stream.tell()

@@ -171,23 +171,24 @@ def _make_samples(
     is_shared = max((len(image) for image in images if image is not None), default=0) <= limit
     rows = zip(count(first_row), images, keys, tags, statuses, messages)  # noqa: B905 (some are endless)
     for row, image, key, found, status, message in islice(rows, start, None):
-        if image is None:
-            error = find_download_error({"status": status, "error_message": message})
-            has_image: dict[str, Any] = {"download_error": error}
-        elif is_shared or len(image) <= limit:
-            payload = image if is_shared else bytes(image)
-            has_image = {"image": payload, "image_name": columns.image, "image_bytes": len(image)}
-        else:
-            error = describe_oversized_image(len(image), limit)
-            has_image = {"image_name": columns.image, "image_bytes": len(image), "image_error": error}
+        num_bytes = 0 if image is None else len(image)
         sample = Sample(
             key=f"{row:09d}" if key is None or key == "" else _require_short_key(str(key), row),
+            image=image if is_shared else _copy_up_to(limit, image),
+            image_name="" if image is None else columns.image,
+            image_bytes=num_bytes,
+            image_error="" if num_bytes <= limit else describe_oversized_image(num_bytes, limit),
             tags=found.tags,
             class_numbers=found.class_numbers,
             tags_error=found.error,
-            **has_image,
         )
+        if image is None:
+            sample.download_error = find_download_error({"status": status, "error_message": message})
         yield row, sample
+
+
+def _copy_up_to(limit: int, image: memoryview | None) -> bytes | None:
+    return None if image is None or len(image) > limit else bytes(image)
 
 
 def _view_images(cells: pa.Array) -> list[memoryview | None]:
@@ -196,9 +197,10 @@ def _view_images(cells: pa.Array) -> list[memoryview | None]:
         cells = pc.struct_field(cells, "bytes")
     if not len(cells):
         return []
-    cells = cells.cast(pa.large_binary())
+    if not pa.types.is_binary(cells.type):
+        cells = cells.cast(pa.large_binary())
     _, ends, content = cells.buffers()
-    places = np.frombuffer(ends, np.int64)[cells.offset :][: len(cells) + 1].tolist()
+    places = np.frombuffer(ends, np.int32 if pa.types.is_binary(cells.type) else np.int64)[cells.offset :][: len(cells) + 1].tolist()
     view = memoryview(content or b"").cast("B").toreadonly()
     views: list[memoryview | None] = [view[start:stop] for start, stop in pairwise(places)]
     if cells.null_count:
