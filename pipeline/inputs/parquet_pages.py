@@ -26,6 +26,7 @@ MAX_LIST_VALUES = 2**26
 MAX_HEADER_BYTES = 2**20
 """Maximum size of a page header: it takes tens of bytes, plus the minimum and maximum value by some writers."""
 MAX_DEPTH = 8
+_DICTIONARY_PAGE, _DELTA_BYTE_ARRAY = 2, 7
 POOLED_BYTES = 2**17
 """Reads of this size or more use memory that is used again."""
 ROUNDED_BYTES = 8 * 2**20
@@ -57,6 +58,9 @@ class PageHeader(NamedTuple):
     """Size in the file, without the header."""
     unpacked_bytes: int
     num_values: int
+    is_dictionary: bool
+    has_prefixes: bool
+    """Whether a value is the end of one that starts as the value before it."""
 
 
 def parse_page_header(content: bytes | memoryview) -> PageHeader:
@@ -75,7 +79,15 @@ def parse_page_header(content: bytes | memoryview) -> PageHeader:
         raise ValueError(f"a page header claims {unpacked} bytes unpacked, {packed} in the file")
     # By the kind of the page: data, dictionary, data of version 2.
     num_values = max(fields.get((kind, 1), 0) for kind in (5, 7, 8))
-    return PageHeader(parser.position, packed, unpacked, num_values)
+    encodings = fields.get((5, 2)), fields.get((8, 4))
+    return PageHeader(
+        header_bytes=parser.position,
+        page_bytes=packed,
+        unpacked_bytes=unpacked,
+        num_values=num_values,
+        is_dictionary=fields.get((1,)) == _DICTIONARY_PAGE,
+        has_prefixes=_DELTA_BYTE_ARRAY in encodings,
+    )
 
 
 class _ThriftParser:
@@ -166,7 +178,9 @@ class _PageCursor:
         self.name = column.path_in_schema
         self.next_header = start
         self.num_bytes = column.total_compressed_size
-        self.stop = start + self.num_bytes
+        self.start, self.stop = start, start + self.num_bytes
+        self.unpacked_bytes = column.total_uncompressed_size
+        self.has_prefixes = "DELTA_BYTE_ARRAY" in column.encodings
         self._limits = limits
         self._is_list = is_list
         self._num_values = 0
@@ -183,6 +197,8 @@ class _PageCursor:
                 f"column '{self.name}' holds a page that unpacks from {header.page_bytes} to {header.unpacked_bytes} "
                 f"bytes, limit {limit}; write it with smaller pages or raise --inputs.max-image-bytes"
             )
+        if (header.is_dictionary and self.next_header > self.start) or (header.has_prefixes and not self.has_prefixes):
+            raise HostilePageError(f"column '{self.name}' holds a page that its footer does not announce; write it again")
         self._num_values += header.num_values
         if self._is_list and self._num_values > self._limits.max_list_values:
             raise HostilePageError(
@@ -248,6 +264,23 @@ class PageGuard(io.RawIOBase):
     def num_expected_bytes(self) -> int:
         """Size in the file of the columns that are read next."""
         return sum(column.num_bytes for column in self._columns)
+
+    def count_shared_bytes(self, max_unread: int) -> int:
+        """Count the bytes that several values of a column may share, so that each row gets a copy of them.
+
+        Args:
+            max_unread: Of columns of at most this size, all bytes are counted, and their dictionary is not read.
+
+        Raises:
+            ArrowInvalid: A page header cannot be parsed.
+        """
+        return max((self._count_shared(column, max_unread) for column in self._columns), default=0)
+
+    def _count_shared(self, column: _PageCursor, max_unread: int) -> int:
+        if column.has_prefixes or column.unpacked_bytes <= max_unread:
+            return column.unpacked_bytes
+        header = self._read_header(column, column.stop, b"")
+        return header.unpacked_bytes if header.is_dictionary else 0
 
     def readable(self) -> bool:
         """True: the stream is readable."""

@@ -40,7 +40,7 @@ BUFFER_BYTES = 8 * 2**20
 MAX_UNBUFFERED = 8
 """Row groups are fetched without a buffer if the needed columns take at most as many buffers."""
 LARGE_COLUMN_BYTES = 64 * 2**20
-"""Rows of a row group with a larger column are read one by one."""
+"""Bytes of a column in memory at a time: less than `BATCH_ROWS` rows if their mean or a dictionary is large."""
 MAX_KEY_LETTERS = 4096
 """Maximum letters of a key, as of a path: keys are kept in rows and messages."""
 
@@ -136,7 +136,7 @@ def _read_rows(
             continue
         names = columns.list_names()
         stream.expect(file, group, names)
-        num_rows = _choose_batch_rows(file.metadata.row_group(group))
+        num_rows = _choose_batch_rows(file.metadata.row_group(group), stream)
         reader = unbuffered if stream.num_expected_bytes <= MAX_UNBUFFERED * buffer_bytes else file
         for batch in reader.iter_batches(num_rows, row_groups=[group], columns=names, use_threads=False):
             yield from _make_samples(batch, max(start_row - row, 0), row, columns, config)
@@ -145,10 +145,12 @@ def _read_rows(
             raise _make_file_error(shard, f"it ends at row {row}, its footer claims more")
 
 
-def _choose_batch_rows(group: pq.RowGroupMetaData) -> int:
+def _choose_batch_rows(group: pq.RowGroupMetaData, stream: PageGuard) -> int:
     """Number of rows in memory at a time: each row that refers to a large dictionary value gets a copy of it."""
     sizes = [group.column(place).total_uncompressed_size for place in range(group.num_columns)]
-    return BATCH_ROWS if max(sizes, default=0) <= LARGE_COLUMN_BYTES else 1
+    row_bytes = max(sizes, default=0) // max(group.num_rows, 1)
+    value_bytes = max(row_bytes, stream.count_shared_bytes(LARGE_COLUMN_BYTES) // BATCH_ROWS)
+    return min(max(LARGE_COLUMN_BYTES // max(value_bytes, 1), 1), BATCH_ROWS)
 
 
 def _make_file_error(shard: InputShard, reason: str) -> ShardError:
