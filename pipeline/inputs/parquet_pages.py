@@ -198,7 +198,9 @@ class _PageCursor:
                 f"bytes, limit {limit}; write it with smaller pages or raise --inputs.max-image-bytes"
             )
         if (header.is_dictionary and self.next_header > self.start) or (header.has_prefixes and not self.has_prefixes):
-            raise HostilePageError(f"column '{self.name}' holds a page that its footer does not announce; write it again")
+            raise HostilePageError(
+                f"column '{self.name}' holds a page that its footer does not announce; write it again"
+            )
         self._num_values += header.num_values
         if self._is_list and self._num_values > self._limits.max_list_values:
             raise HostilePageError(

@@ -171,7 +171,7 @@ def _make_samples(
     limit = config.max_image_bytes
     # A view keeps the memory of all images of its batch.
     is_shared = max((len(image) for image in images if image is not None), default=0) <= limit
-    rows = zip(count(first_row), images, keys, tags, statuses, messages)  # noqa: B905 (some are endless)
+    rows = zip(count(first_row), images, keys, tags, statuses, messages)
     for row, image, key, found, status, message in islice(rows, start, None):
         num_bytes = 0 if image is None else len(image)
         sample = Sample(
@@ -202,7 +202,9 @@ def _view_images(cells: pa.Array) -> list[memoryview | None]:
     if not pa.types.is_binary(cells.type):
         cells = cells.cast(pa.large_binary())
     _, ends, content = cells.buffers()
-    places = np.frombuffer(ends, np.int32 if pa.types.is_binary(cells.type) else np.int64)[cells.offset :][: len(cells) + 1].tolist()
+    places = np.frombuffer(ends, np.int32 if pa.types.is_binary(cells.type) else np.int64)[cells.offset :][
+        : len(cells) + 1
+    ].tolist()
     view = memoryview(content or b"").cast("B").toreadonly()
     views: list[memoryview | None] = [view[start:stop] for start, stop in pairwise(places)]
     if cells.null_count:

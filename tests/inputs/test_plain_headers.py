@@ -15,7 +15,7 @@ def make_header(name: str = "a/000000001.jpg", tar_format: int = tarfile.USTAR_F
     member = tarfile.TarInfo(name)
     for field, value in fields.items():
         setattr(member, field, value)
-    return member.tobuf(tar_format)
+    return member.tobuf(tar_format)  # type: ignore[arg-type]
 
 
 def describe(member: tarfile.TarInfo) -> tuple[object, ...]:
@@ -52,7 +52,9 @@ def test_other_headers_are_left_to_tarfile(block: bytes) -> None:
 
 
 @settings(max_examples=1000, deadline=None)
-@given(place=st.integers(0, 511), byte=st.integers(0, 255), tar_format=st.sampled_from(FORMATS), is_summed=st.booleans())
+@given(
+    place=st.integers(0, 511), byte=st.integers(0, 255), tar_format=st.sampled_from(FORMATS), is_summed=st.booleans()
+)
 @example(place=124, byte=0x80, tar_format=tarfile.GNU_FORMAT, is_summed=True)
 def test_damaged_header_is_parsed_as_by_tarfile_or_left_to_it(
     place: int, byte: int, tar_format: int, is_summed: bool

@@ -116,7 +116,7 @@ class TarStream:
         return block
 
     def take_plain_header(self, position: int) -> tarfile.TarInfo | None:
-        """Read the header of an ordinary file that starts in this block or the next one; None, and no move, if none is."""
+        """Read the header of an ordinary file less than a block ahead; None, and no move, if there is none."""
         padding = position - self._position
         if not 0 <= padding < BLOCK_BYTES:
             return None
