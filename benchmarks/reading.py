@@ -6,9 +6,9 @@
 Each reader gets the key, the tags and the encoded image of each sample; nobody decodes. One round runs every reader
 once, in CPU time of the process; a reader's time and its ratio to tagmask are medians over the rounds.
 
-tagmask makes chunks of samples, as a run does. webdataset makes dicts of bytes, and the `.json` is parsed; `tarfile` reads
-every member. pyarrow makes Python objects of batches of 16 rows by `to_pylist`: one reader drops each batch, the other
-keeps 1,000 rows, as a chunk keeps its samples. The last reader converts nothing: its batches are dropped as Arrow arrays.
+tagmask makes chunks of samples, as a run does. webdataset makes dicts of bytes, and the `.json` is parsed; `tarfile`
+reads every member. pyarrow makes Python objects of batches of 16 rows by `to_pylist`: one reader drops each batch, the
+other keeps 1,000 rows, as a chunk keeps its samples. The last reader converts nothing: it drops Arrow's batches.
 """
 
 import io

@@ -169,8 +169,9 @@ def _make_samples(
     )
     images = _view_images(batch.column(columns.image))
     limit = config.max_image_bytes
+    sizes = [len(image) for image in images if image is not None]
     # A view keeps the memory of all images of its batch.
-    is_shared = max((len(image) for image in images if image is not None), default=0) <= limit
+    is_shared = max(sizes, default=0) <= limit and sum(sizes) <= LARGE_COLUMN_BYTES
     rows = zip(count(first_row), images, keys, tags, statuses, messages)
     for row, image, key, found, status, message in islice(rows, start, None):
         num_bytes = 0 if image is None else len(image)
