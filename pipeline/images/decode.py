@@ -72,7 +72,7 @@ class ImageRejection:
 
 
 def decode_image(
-    payload: bytes, *, max_pixels: int, min_short_side_px: int | None = None
+    payload: bytes | memoryview, *, max_pixels: int, min_short_side_px: int | None = None
 ) -> DecodedImage | ImageRejection:
     """Decode an image to upright RGB.
 
@@ -86,6 +86,7 @@ def decode_image(
         min_short_side_px: Allows a JPEG to be decoded at 1/2, 1/4 or 1/8 if its short side keeps this size: several
             times faster for photographs.
     """
+    payload = bytes(payload)
     try:
         if excess := find_excess(payload):
             return _reject_as_slow(excess)

@@ -144,7 +144,7 @@ def _find_fault(shard: InputShard, samples: Sequence[Sample], config: InputConfi
 
 def _find_pointers(shard: InputShard, samples: Sequence[Sample]) -> str:
     """Message if the images of all samples are pointers or pages of one kind, left in place of images; else empty."""
-    kinds = {recognise_kind(sample.image[:HEAD_BYTES]) for sample in samples if sample.image}
+    kinds = {recognise_kind(bytes(sample.image[:HEAD_BYTES])) for sample in samples if sample.image}
     if len(kinds) != 1 or not kinds <= IN_PLACE_OF_IMAGES:
         return ""
     (kind,) = kinds

@@ -1,18 +1,20 @@
 """Parquet files as sequences of samples: one per row, read by row group in small batches."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import repeat
-from typing import Any
+from functools import partial
+from itertools import count, islice, pairwise, repeat
+from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ColumnError, ShardError, is_store_failure
 from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
-from pipeline.inputs.sample_tags import SampleTags, find_download_error, read_tag_cells
+from pipeline.inputs.sample_tags import SMALL_COLUMN_BYTES, SampleTags, find_download_error, read_tag_cells
 from pipeline.inputs.tables.partitions import Partitions
 from pipeline.inputs.tag_values.columns import (
     TAGS_NEED,
@@ -38,8 +40,10 @@ BATCH_ROWS = 16
 """Rows in memory at a time, besides pages (whose size the writer chose) and buffers."""
 BUFFER_BYTES = 8 * 2**20
 """Bytes fetched of a column at a time. Without a buffer all images of a row group would be fetched at once."""
+MAX_UNBUFFERED = 8
+"""Row groups are fetched without a buffer if the needed columns take at most as many buffers."""
 LARGE_COLUMN_BYTES = 64 * 2**20
-"""Rows of a row group with a larger column are read one by one."""
+"""Bytes of a column in memory at a time: less than `BATCH_ROWS` rows if their mean or a dictionary is large."""
 MAX_KEY_LETTERS = 4096
 """Maximum letters of a key, as of a path: keys are kept in rows and messages."""
 
@@ -122,7 +126,10 @@ def _open_parquet(shard: InputShard) -> Iterator[ByteStream]:
 def _read_rows(
     shard: InputShard, stream: PageGuard, config: InputConfig, start_row: int, buffer_bytes: int
 ) -> Iterator[tuple[int, Sample]]:
-    file = pq.ParquetFile(stream, buffer_size=buffer_bytes, pre_buffer=False, page_checksum_verification=True)
+    open_file = partial(pq.ParquetFile, stream, pre_buffer=False, page_checksum_verification=True)
+    file = open_file(buffer_size=buffer_bytes)
+    # Reads each column of a row group at once, which saves a copy of it.
+    unbuffered = open_file(metadata=file.metadata)
     partitions = Partitions(shard.uri, file.schema_arrow)
     columns = _choose_columns(shard, partitions, config)
     if columns.key in partitions and file.metadata.num_rows > 1:
@@ -139,8 +146,9 @@ def _read_rows(
         if stop_row <= start_row:
             continue
         stream.expect(file, group, own_names)
-        num_rows = _choose_batch_rows(file.metadata.row_group(group))
-        for own in file.iter_batches(num_rows, row_groups=[group], columns=own_names, use_threads=False):
+        num_rows = _choose_batch_rows(file.metadata.row_group(group), stream)
+        reader = unbuffered if stream.num_expected_bytes <= MAX_UNBUFFERED * buffer_bytes else file
+        for own in reader.iter_batches(num_rows, row_groups=[group], columns=own_names, use_threads=False):
             batch = partitions.complete(own, names)
             yield from _make_samples(batch, max(start_row - row, 0), row, columns, config)
             row += batch.num_rows
@@ -148,10 +156,12 @@ def _read_rows(
             raise _make_file_error(shard, f"it ends at row {row}, its footer claims more")
 
 
-def _choose_batch_rows(group: pq.RowGroupMetaData) -> int:
+def _choose_batch_rows(group: pq.RowGroupMetaData, stream: PageGuard) -> int:
     """Number of rows in memory at a time: each row that refers to a large dictionary value gets a copy of it."""
     sizes = [group.column(place).total_uncompressed_size for place in range(group.num_columns)]
-    return BATCH_ROWS if max(sizes, default=0) <= LARGE_COLUMN_BYTES else 1
+    row_bytes = max(sizes, default=0) // max(group.num_rows, 1)
+    value_bytes = max(row_bytes, stream.count_shared_bytes(LARGE_COLUMN_BYTES) // BATCH_ROWS)
+    return min(max(LARGE_COLUMN_BYTES // max(value_bytes, 1), 1), BATCH_ROWS)
 
 
 def _make_file_error(shard: InputShard, reason: str) -> ShardError:
@@ -162,52 +172,64 @@ def _make_samples(
     batch: pa.RecordBatch, start: int, first_row: int, columns: _Columns, config: InputConfig
 ) -> Iterator[tuple[int, Sample]]:
     """Make the samples of a batch, from a place in it, each with its row number."""
-    images = batch.column(columns.image)
-    paths = None
-    if pa.types.is_struct(images.type):
-        paths = pc.struct_field(images, "path") if images.type.get_field_index("path") >= 0 else None
-        images = pc.struct_field(images, "bytes")
-    tags: Iterator[SampleTags] = repeat(SampleTags())
+    tags: Iterable[SampleTags] = repeat(SampleTags())
     if columns.tags is not None:
         tags = read_tag_cells(columns.tags, batch.column(columns.tags), config, columns.labels)
     keys, statuses, messages = (
-        None if name is None else batch.column(name) for name in (columns.key, columns.status, columns.error_message)
+        _read_cells(batch, name) for name in (columns.key, columns.status, columns.error_message)
     )
+    images = _view_images(batch.column(columns.image))
     limit = config.max_image_bytes
-    for place in range(batch.num_rows):
-        found = next(tags)
-        if place < start:
-            continue
-        row, cell, key = first_row + place, images[place], _read_cell(keys, place)
-        num_bytes = _count_image_bytes(cell)
-        image_error = describe_oversized_image(num_bytes, limit) if num_bytes > limit else ""
-        image = None if image_error else cell.as_py()
-        has_image = image is not None or bool(image_error)
-        outcome = {"status": _read_cell(statuses, place), "error_message": _read_cell(messages, place)}
+    sizes = [len(image) for image in images if image is not None]
+    # A view keeps the memory of all images of its batch.
+    is_shared = max(sizes, default=0) <= limit and sum(sizes) <= LARGE_COLUMN_BYTES
+    rows = zip(count(first_row), images, keys, tags, statuses, messages)
+    for row, image, key, found, status, message in islice(rows, start, None):
+        num_bytes = 0 if image is None else len(image)
         sample = Sample(
-            key=f"{row:09d}" if key in (None, "") else _require_short_key(str(key), row),
-            image=image,
-            image_name=columns.image if has_image else "",
+            key=f"{row:09d}" if key is None or key == "" else _require_short_key(str(key), row),
+            image=image if is_shared else _copy_up_to(limit, image),
+            image_name="" if image is None else columns.image,
             image_bytes=num_bytes,
-            image_error=image_error,
-            no_image_error="" if has_image else _describe_path(_read_cell(paths, place)),
+            image_error="" if num_bytes <= limit else describe_oversized_image(num_bytes, limit),
+            no_image_error="" if image is not None else _describe_path(batch, columns.image, row - first_row),
             tags=found.tags,
             class_numbers=found.class_numbers,
             tags_error=found.error,
-            download_error="" if has_image else find_download_error(outcome),
         )
+        if image is None:
+            sample.download_error = find_download_error({"status": status, "error_message": message})
         yield row, sample
 
 
-def _describe_path(path: Any) -> str:
+def _describe_path(batch: pa.RecordBatch, column: str, place: int) -> str:
     """Message for a row without the bytes of its image; empty if it has no path either."""
+    cell = batch.column(column)[place].as_py()
+    path = cell.get("path") if isinstance(cell, dict) else None
     return f"only its path is there, '{str(path)[:MAX_KEY_LETTERS]}', no bytes" if path else ""
 
 
-def _count_image_bytes(cell: pa.Scalar) -> int:
-    """Count the bytes of a cell without copying them."""
-    buffer = cell.as_buffer() if cell.is_valid else None
-    return 0 if buffer is None else buffer.size
+def _copy_up_to(limit: int, image: memoryview | None) -> bytes | None:
+    return None if image is None or len(image) > limit else bytes(image)
+
+
+def _view_images(cells: pa.Array) -> list[memoryview | None]:
+    """Views of the bytes in a column, without a copy."""
+    if pa.types.is_struct(cells.type):
+        cells = pc.struct_field(cells, "bytes")
+    if not len(cells):
+        return []
+    if not pa.types.is_binary(cells.type):
+        cells = cells.cast(pa.large_binary())
+    _, ends, content = cells.buffers()
+    places = np.frombuffer(ends, np.int32 if pa.types.is_binary(cells.type) else np.int64)[cells.offset :][
+        : len(cells) + 1
+    ].tolist()
+    view = memoryview(content or b"").cast("B").toreadonly()
+    views: list[memoryview | None] = [view[start:stop] for start, stop in pairwise(places)]
+    if cells.null_count:
+        return [one if is_valid else None for one, is_valid in zip(views, cells.is_valid().to_pylist(), strict=True)]
+    return views
 
 
 def _require_short_key(key: str, row: int) -> str:
@@ -218,12 +240,21 @@ def _require_short_key(key: str, row: int) -> str:
     return key
 
 
-def _read_cell(cells: pa.Array | None, place: int) -> Any:
-    """Read a cell; None if the column is missing, or the cell is null or not UTF-8."""
-    if cells is None:
-        return None
+def _read_cells(batch: pa.RecordBatch, name: str | None) -> Iterable[Any]:
+    """Read a column; None for cells that are null or not UTF-8, and for those of a missing column, without end."""
+    if name is None:
+        return repeat(None)
+    cells = batch.column(name)
+    # One large text at a time.
+    if cells.nbytes <= SMALL_COLUMN_BYTES:
+        with suppress(UnicodeDecodeError):
+            return cast(list[Any], cells.to_pylist())
+    return (_read_cell(cell) for cell in cells)
+
+
+def _read_cell(cell: pa.Scalar) -> Any:
     try:
-        return cells[place].as_py()
+        return cell.as_py()
     except UnicodeDecodeError:
         return None
 

@@ -261,7 +261,7 @@ class ChunkLabeler:
             row=row,
         )
 
-    def _decode(self, payload: bytes) -> DecodedImage | ImageRejection:
+    def _decode(self, payload: bytes | memoryview) -> DecodedImage | ImageRejection:
         return decode_image(
             payload,
             max_pixels=self._config.inputs.max_image_pixels,

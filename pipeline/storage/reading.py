@@ -15,6 +15,10 @@ from pipeline.storage.uris import get_local_path
 
 READAHEAD_BYTES = 8 * 2**20
 """Bytes fetched per request by a sequential read from an object store."""
+LOCAL_STREAM_BYTES = 2**20
+"""Bytes fetched per request by small sequential reads of a local file."""
+LOCAL_RANDOM_BYTES = 2**16
+"""Bytes fetched per request by small reads of a local file at random offsets."""
 
 
 @runtime_checkable
@@ -111,7 +115,7 @@ def open_stream(uri: str, offset: int = 0) -> ByteStream:
     Raises:
         FileNotFoundError: The file does not exist; the message contains the URI.
     """
-    stream = _open_to_read(uri, block_size=READAHEAD_BYTES, cache_type="readahead")
+    stream = _open_to_read(uri, LOCAL_STREAM_BYTES, block_size=READAHEAD_BYTES, cache_type="readahead")
     stream.seek(offset)
     return stream
 
@@ -122,14 +126,14 @@ def open_random(uri: str) -> ByteStream:
     Raises:
         FileNotFoundError: The file does not exist; the message contains the URI.
     """
-    return _open_to_read(uri, cache_type="none")
+    return _open_to_read(uri, LOCAL_RANDOM_BYTES, cache_type="none")
 
 
-def _open_to_read(uri: str, **options: Any) -> ByteStream:
+def _open_to_read(uri: str, local_buffer_bytes: int, **options: Any) -> ByteStream:
     try:
         if (path := get_local_path(uri)) is not None:
             with translate_local_errors(path):
-                return path.open("rb", buffering=2**20)
+                return path.open("rb", buffering=local_buffer_bytes)
         filesystem, name = open_filesystem(uri)
         with translate_errors(uri):
             file = filesystem.open(name, "rb", **options)

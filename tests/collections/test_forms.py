@@ -31,12 +31,12 @@ from tests.collections.forms import (
 Write = Callable[[Path], Path]
 
 
-def summarise(samples: list[Sample]) -> list[tuple[str, bytes | None, set[str], str]]:
+def summarise(samples: list[Sample]) -> list[tuple[str, bytes | memoryview | None, set[str], str]]:
     return [(sample.key, sample.image, set(sample.tags), sample.tags_error) for sample in samples]
 
 
 @pytest.fixture
-def wanted(tmp_path: Path) -> list[tuple[str, bytes | None, set[str], str]]:
+def wanted(tmp_path: Path) -> list[tuple[str, bytes | memoryview | None, set[str], str]]:
     """The samples of the tar."""
     shards, _ = find(write_tar(tmp_path / "tar/photos.tar"), tmp_path / "unused")
     found = summarise(read_samples(shards))
@@ -57,7 +57,7 @@ def wanted(tmp_path: Path) -> list[tuple[str, bytes | None, set[str], str]]:
     ],
 )
 def test_table_beside_photos_gives_the_samples_of_the_tar(
-    tmp_path: Path, name: str, write: Write, wanted: list[tuple[str, bytes | None, set[str], str]]
+    tmp_path: Path, name: str, write: Write, wanted: list[tuple[str, bytes | memoryview | None, set[str], str]]
 ) -> None:
     folder = tmp_path / "photos"
     write_photos(folder)
@@ -67,7 +67,7 @@ def test_table_beside_photos_gives_the_samples_of_the_tar(
 
 
 def test_coco_file_gives_the_samples_of_the_tar(
-    tmp_path: Path, wanted: list[tuple[str, bytes | None, set[str], str]]
+    tmp_path: Path, wanted: list[tuple[str, bytes | memoryview | None, set[str], str]]
 ) -> None:
     write_photos(tmp_path / "photos")
     coco = write_coco(tmp_path / "photos/instances.json")

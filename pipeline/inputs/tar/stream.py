@@ -5,6 +5,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 
+from pipeline.inputs.tar.plain_headers import parse_plain_header
 from pipeline.storage.reading import ByteStream
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -129,9 +130,25 @@ class TarStream:
     def peek_block(self) -> bytes:
         """Return the next block; it will be read again."""
         block = self.take(BLOCK_BYTES)
-        self._pending = block + self._pending
-        self._position -= len(block)
+        self._put_back(block)
         return block
+
+    def take_plain_header(self, position: int) -> tarfile.TarInfo | None:
+        """Read the header of an ordinary file less than a block ahead; None, and no move, if there is none."""
+        padding = position - self._position
+        if not 0 <= padding < BLOCK_BYTES:
+            return None
+        content = self.take(padding + BLOCK_BYTES)
+        member = parse_plain_header(content[padding:])
+        if member is None:
+            self._put_back(content)
+            return None
+        member.offset, member.offset_data = position, self._position
+        return member
+
+    def _put_back(self, content: bytes) -> None:
+        self._pending = content + self._pending
+        self._position -= len(content)
 
     def close(self) -> None:
         """Release the connection or file handle."""
@@ -163,7 +180,7 @@ def read_members(stream: TarStream) -> Iterator[tarfile.TarInfo]:
                 member = archive.firstmember  # type: ignore[attr-defined]
                 archive.firstmember = None  # type: ignore[attr-defined]
             else:
-                member = archive.next()
+                member = _next_plain_member(archive, stream) or archive.next()
         except (tarfile.TarError, ValueError, OverflowError) as error:
             # After a truncated payload tarfile finds no data; other invalid headers count from their start.
             offset = stream.tell() if stream.is_at_end else start
@@ -179,6 +196,17 @@ def read_members(stream: TarStream) -> Iterator[tarfile.TarInfo]:
             return
         else:
             archive = None
+
+
+def _next_plain_member(archive: tarfile.TarFile, stream: TarStream) -> tarfile.TarInfo | None:
+    """The next member as `archive.next()` returns it, if it is an ordinary file; otherwise None, and no move."""
+    # Those of the whole archive change its members.
+    if archive.pax_headers:
+        return None
+    member = stream.take_plain_header(archive.offset)
+    if member is not None:
+        archive.offset = member.offset_data + -(-member.size // BLOCK_BYTES) * BLOCK_BYTES
+    return member
 
 
 def _skip_end_marks(stream: TarStream, start: int) -> bool:
