@@ -23,6 +23,8 @@ FILES = st.lists(st.tuples(NAMES, NAMES, SUFFIXES), min_size=1, max_size=12)
 TAGS = st.one_of(
     st.none(), st.sampled_from(["cat", "cat, dog", "é; 中", "it's"]), st.lists(st.sampled_from(["cat", "a b", "é"]))
 )
+# A row for each image: a table with a row for each tag is refused.
+ROWS = st.lists(st.tuples(NAMES, TAGS), min_size=1, max_size=12, unique_by=lambda row: row[0].strip())
 
 
 def take_row(index: Path, number: int) -> dict[str, Any]:
@@ -63,20 +65,21 @@ def test_index_of_random_class_folders_agrees_and_a_lost_image_is_named(
             place = photos / "train" / (folder if folder.strip(".") else "dots")
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{stem}.{suffix}").write_bytes(b"x")
-        (photos / "train/one.jpg").write_bytes(b"x")
+        (photos / "train/cats").mkdir(exist_ok=True)
+        (photos / "train/cats/one.jpg").write_bytes(b"x")
         shards, _ = find(photos, index)
         check(shards, index, number)
 
 
 @settings(max_examples=25, deadline=None)
-@given(rows=st.lists(st.tuples(NAMES, TAGS), min_size=1, max_size=12), is_csv=st.booleans(), number=st.integers(0, 100))
+@given(rows=ROWS, is_csv=st.booleans(), number=st.integers(0, 100))
 def test_index_of_a_random_table_agrees_and_a_lost_row_is_named(
     rows: list[tuple[str, Any]], is_csv: bool, number: int
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
         photos, index = Path(name, "photos"), Path(name, "index")
         photos.mkdir()
-        records = [{"file_name": f"i{stem}.jpg", "tags": tags} for stem, tags in rows]
+        records = [{"file_name": f"{stem}.jpg", "tags": tags} for stem, tags in rows]
         # Some images do not exist; one does, else the collection is refused.
         for record in [*records[::2], {"file_name": "one.jpg"}]:
             (photos / record["file_name"].strip()).write_bytes(b"x")
@@ -95,3 +98,15 @@ def test_index_of_a_random_table_agrees_and_a_lost_row_is_named(
             table.write_text("\n".join(map(json.dumps, records)))
         shards, _ = find(photos, index)
         check(shards, index, number)
+
+
+def test_hidden_images_that_a_table_names_are_rows_and_agree(tmp_path: Path) -> None:
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    photos.mkdir()
+    for name in (".x.jpg", "a.jpg", "__y.jpg", ".z.jpg"):
+        (photos / name).write_bytes(b"x")
+    (photos / "metadata.csv").write_text("file_name,tags\n.x.jpg,cat\na.jpg,dog\n__y.jpg,dog\n.gone.jpg,cat\n")
+    shards, _ = find(photos, index)
+    rows = pq.read_table(shards[0].uri).to_pylist()
+    assert [row["problem"] is None for row in rows] == [True, True, True, False]
+    check(shards, index, 0)
