@@ -12,7 +12,7 @@ from pipeline.collections.columns import choose_columns, find_path_column
 from pipeline.collections.rows import NamedImage
 from pipeline.errors import ShardError, is_store_failure
 from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
-from pipeline.inputs.parquet_reader import BUFFER_BYTES, IMAGE_COLUMNS, KEYS_NEED
+from pipeline.inputs.parquet_reader import BUFFER_BYTES, IMAGE_COLUMNS, KEYS_NEED, LARGE_COLUMN_BYTES
 from pipeline.inputs.sample_tags import read_tag_value
 from pipeline.inputs.tables.partitions import Partitions
 from pipeline.inputs.tag_values.columns import find_labels, holds_keys
@@ -20,6 +20,8 @@ from pipeline.run.config import InputConfig
 from pipeline.storage.reading import open_random
 
 BATCH_ROWS = 1024
+MIN_BATCH_ROWS = 16
+"""Rows in memory at a time."""
 NUM_PEEKED = 16
 """Rows whose images are looked at where the file has no counts of nulls."""
 
@@ -72,7 +74,10 @@ def read_parquet_table(uri: str, config: InputConfig) -> Iterator[NamedImage]:
         number = 0
         for group in range(file.num_row_groups):
             guard.expect(file, group, own)
-            for part in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=own, use_threads=False):
+            # Each row that refers to a large value of a dictionary gets a copy of it.
+            num_rows = LARGE_COLUMN_BYTES // max(guard.count_shared_bytes(max_unread=0), 1)
+            num_rows = min(max(num_rows, MIN_BATCH_ROWS), BATCH_ROWS)
+            for part in file.iter_batches(num_rows, row_groups=[group], columns=own, use_threads=False):
                 batch = partitions.complete(part, wanted)
                 paths = batch.column(columns.path)
                 if pa.types.is_struct(paths.type):

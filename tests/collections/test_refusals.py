@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -368,3 +370,28 @@ def test_few_rows_that_come_twice_are_counted_and_told(folder: Path) -> None:
     assert len(read_samples(shards)) == len(lines)
     what = "all of an earlier row: 2, such as 'a.jpg'; the image of an earlier row, with other tags: 1, such as 'b.jpg'"
     assert f"3 rows have the key of an earlier row; of those in a shard only the first is labelled ({what})" in said
+
+
+READ_LARGE_PATHS = """
+import resource, sys
+from itertools import islice
+from pipeline.collections.parquet_tables import read_parquet_table
+from pipeline.run.config import InputConfig
+rows = list(islice(read_parquet_table(sys.argv[1], InputConfig()), 40))
+print(len(rows), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_rows_that_share_a_large_path_are_few_at_a_time(tmp_path: Path) -> None:
+    path = pa.DictionaryArray.from_arrays(pa.array([0] * 1024, pa.int32()), ["a" * 4_000_000])
+    pq.write_table(pa.table({"path": path, "tags": ["cat"] * 1024}), tmp_path / "a.parquet", compression="zstd")
+    read = subprocess.run(
+        [sys.executable, "-c", READ_LARGE_PATHS, str(tmp_path / "a.parquet")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    num_rows, peak_mib = map(int, read.stdout.split())
+    assert num_rows == 40
+    # All 1,024 rows at once take 4 GB.
+    assert peak_mib < 1024
