@@ -1,11 +1,12 @@
 """Listing a folder of a million images with its table, and reading small images by an index or from a tar.
 
     python -m benchmarks.image_folders list --folder million
+    python -m benchmarks.image_folders audit --folder million
     python -m benchmarks.image_folders read --folder small [--store s3://bucket/small]
 
 `list` writes the files first if the folder is empty: one byte each, 1,000 a sub-folder, and metadata.csv with file_name
-and tags. `read` reads 5,000 images of 100 kB as the labelling job reads them: an index shard (images fetched
-ahead by threads), and the same samples as a tar.
+and tags. `audit` compares its index with it, as tagmask verify does. `read` reads 5,000 images of 100 kB as the
+labelling job reads them: an index shard (images fetched ahead by threads), and the same samples as a tar.
 """
 
 import json
@@ -21,7 +22,9 @@ from typing import Annotated, TypeVar
 
 import tyro
 
+from pipeline.audit.collections.judge import judge_collections
 from pipeline.collections.discover import IndexPlace, find_inputs
+from pipeline.collections.index import list_index_shards
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import InputConfig
@@ -53,6 +56,11 @@ class ListJob:
         index = IndexPlace(index_uri, is_begun=False)
         shards = _measure("list", lambda: find_inputs([str(images)], InputConfig(), index, print, print))
         print(f"{len(shards)} index shards; peak {_get_peak_bytes() / 2**20:.0f} MiB, {before / 2**20:.0f} before")
+        begun = IndexPlace(index_uri, is_begun=True, recorded=tuple(shard.uri.rpartition("/")[2] for shard in shards))
+        _measure(
+            "list again to extend", lambda: find_inputs([str(images)], InputConfig(), begun, print, print, extend=True)
+        )
+        print(f"peak {_get_peak_bytes() / 2**20:.0f} MiB")
 
     def _write(self, images: Path) -> None:
         images.mkdir(parents=True)
@@ -65,6 +73,23 @@ class ListJob:
                 name = f"{folder}/{number:09d}.jpg"
                 (images / name).write_bytes(b"x")
                 table.write(f'{name},"dog, cat"\n')
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditJob:
+    """Compare the index that `list` wrote with its folder."""
+
+    folder: Path
+    """Folder of `list`."""
+
+    def run(self) -> None:
+        """Measure seconds and the peak of memory."""
+        uri = str(self.folder / "index")
+        shards = list_index_shards(uri, json.loads((self.folder / "index/index.json").read_text())["shards"])
+        before = _get_peak_bytes()
+        found = _measure("audit", lambda: judge_collections(shards, has_tags_table=False))
+        print(f"{found.num_rows} rows, {found.verdict.findings}, {found.obstacles}")
+        print(f"peak {_get_peak_bytes() / 2**20:.0f} MiB, {before / 2**20:.0f} before")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,4 +158,8 @@ def _get_peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    tyro.cli(Annotated[ListJob, tyro.conf.subcommand("list")] | Annotated[ReadJob, tyro.conf.subcommand("read")]).run()
+    tyro.cli(
+        Annotated[ListJob, tyro.conf.subcommand("list")]
+        | Annotated[AuditJob, tyro.conf.subcommand("audit")]
+        | Annotated[ReadJob, tyro.conf.subcommand("read")]
+    ).run()

@@ -9,7 +9,7 @@ chosen with the true masks, so the figure is an upper bound for a run without th
 """
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -31,6 +31,7 @@ from pipeline.images.decode import DecodedImage, decode_image
 from pipeline.images.frames import choose_grid, normalise, resize_rgb
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.shards import list_shards
+from pipeline.run.class_names import settle_inputs
 from pipeline.run.config import InputConfig
 from pipeline.run.records import Chunk
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary
@@ -50,6 +51,8 @@ class Benchmark:
     """Folder or tar of true masks."""
     num_patches: tuple[int, ...] = (196,)
     """Resolutions, in patches per image."""
+    class_numbers: str | None = None
+    """What numbers in place of tags mean: zero-based, one-based or names:FILE."""
     every: int = 1
     """Use every n-th photo."""
 
@@ -63,19 +66,29 @@ class Photo(NamedTuple):
 
 
 def read_photos(job: Benchmark, vocabulary: Vocabulary) -> Iterator[Photo]:
-    """Read the photos that have tags and a true mask."""
+    """Read the photos that have known tags and a true mask; print how many of the others there are."""
     find_truth = open_truth(job.truth)
-    config = InputConfig()
+    config = settle_inputs(InputConfig(class_numbers=job.class_numbers), vocabulary)
+    left_out: Counter[str] = Counter()
     pieces = (piece for shard in list_shards(job.shards) for piece in read_chunks(shard, config))
     samples = [sample for piece in pieces if isinstance(piece, Chunk) for sample in piece.samples]
     for sample in samples[:: job.every]:
         payload = find_truth(sample.key)
         decoded = decode_image(sample.image, max_pixels=config.max_image_pixels) if sample.image else None
-        class_ids = vocabulary.match(sample.tags, sample.class_numbers).class_ids
+        matched = vocabulary.match(sample.tags, sample.class_numbers, first_number=config.first_class_number)
+        class_ids = matched.class_ids
         if payload is None or not isinstance(decoded, DecodedImage) or not class_ids:
+            causes = (
+                (payload is None, "no true mask"),
+                (not isinstance(decoded, DecodedImage), "no readable image"),
+                (bool(sample.tags_error), "unreadable tags, such as numbers without --class-numbers"),
+            )
+            left_out[next((cause for holds, cause in causes if holds), "no known tag")] += 1
             continue
         truth = decode_truth(payload, sample.key, decoded.image_rgb.shape[:2], len(vocabulary.classes))
         yield Photo(decoded.image_rgb, tuple(class_ids), truth)
+    for cause, number in left_out.most_common():
+        print(f"left out {number} photos: {cause}")
 
 
 @torch.inference_mode()

@@ -4,8 +4,9 @@
         --vocabulary vocabulary.json --model s3://bucket/model --out s3://bucket/masks
 
 Run the same command again to resume after any interruption: committed chunks are not labelled again, and a finished
-run has nothing to do. --extend adds new shards to the run. Exit code 0: every shard is published; 1: some shard is not;
-2: the command or its inputs are wrong; 75: stopped by a signal, run the same command again.
+run has nothing to do. --extend adds new shards, or the new images of a folder or table, to the run. Exit code 0: every
+shard is published; 1: some shard is not; 2: the command or its inputs are wrong; 75: stopped by a signal, run the same
+command again.
 """
 
 from collections.abc import Sequence

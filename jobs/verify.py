@@ -3,7 +3,8 @@
     tagmask verify --labels s3://bucket/masks
 
 Reads every manifest and every input again: each byte of a manifest, each row, each mask, and the image that it
-was made of. Masks are measured again, and inputs walked through, by code that labelling does not use. With
+was made of. Masks are measured again, and inputs walked through, by code that labelling does not use. The index of
+a folder or table is compared with its source, which is listed and read again. With
 --sample 0.01 the masks and images of one row in a hundred are looked at. With --footers-only it reads the
 footers of the manifests and no input: cheap, and enough to see that all shards are published and their counts
 add up. Run it while nobody labels. Nothing is changed.

@@ -170,6 +170,13 @@ class _BoundedLoader(yaml.SafeLoader):
         if self._num_aliased > MAX_ALIASED:
             raise DocumentError(f"its aliases stand for more than {MAX_ALIASED} values; write them out")
 
+    def compose_scalar_node(self, anchor: Any) -> Any:
+        """Compose text; join surrogate pairs, which JSON and many writers of YAML write as two escapes."""
+        node = super().compose_scalar_node(anchor)
+        if not node.value.isascii():
+            node.value = node.value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        return node
+
     def compose_mapping_node(self, anchor: Any) -> Any:
         """Compose a mapping; check its keys before merges join it with others, which may repeat them."""
         node = super().compose_mapping_node(anchor)

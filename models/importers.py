@@ -196,7 +196,8 @@ def _require_variant(path: Path, weights: StateDict, variant: Variant) -> None:
     if found == variant:
         return
     remedy = f"import it with --variant {found}"
-    if found is None:
+    # A ViT without its classifier cannot be told from a V1 of one class.
+    if found is None or (found == Variant.V1 and weights["cls_token"].shape[1] == 1):
         remedy = "import a checkpoint of MCTformer; training starts from a plain ViT by --backbone-weights"
     raise CheckpointError(
         f"'{path}' is not a checkpoint of MCTformer {variant}: it looks like {describe_weights(weights)}; {remedy}"

@@ -8,8 +8,9 @@ bottom up; a folder imports only from those above it:
     storage/bulk/     many small files: streams of listings, files of web servers
     workers/          worker processes: heartbeats, hangs, deaths, retries
     inputs/patterns/  what the patterns of --shards name: list files, folders, kinds of files
-    inputs/tags_table/  a table of tags beside the shards, sorted by key
     inputs/tag_values/  what the values of tag fields and columns mean
+    inputs/tables/    CSV, JSON lines and Parquet tables; columns in paths
+    inputs/tags_table/  a table of tags beside the shards, sorted by key
     inputs/tar/       bytes, names, hard links and counts of the members of a tar
     inputs/           archives -> chunks of samples; a new input format goes here
     images/encoded/   one encoded image byte by byte: limits, parts that pixels need, names of what is no image
@@ -23,8 +24,10 @@ bottom up; a folder imports only from those above it:
     driver/           the driver process: waves, counts, silence, stops; decides what to do next
     evaluation/       scores of masks against true masks
     audit/parquet/    Parquet files byte by byte
+    audit/sources/    folders and tables of a collection, listed and read without the code of collections/
     audit/archives/   samples of an input, counted without the code of inputs/
     audit/            the independent audit of a run
+    audit/collections/  the index of a collection against its source
     thresholds/       thresholds of kept maps, with or without true masks
     reports/          pages and pictures; a new page goes here
     training/         what a training run is

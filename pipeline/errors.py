@@ -29,7 +29,7 @@ class ColumnError(ShardError):
 
 
 class TagsError(LabellingError):
-    """Tags of a run that cannot be read as the configuration says."""
+    """First samples of a run whose tags cannot be read as the configuration says, or that have no images."""
 
 
 class ChunkError(LabellingError):
@@ -86,6 +86,10 @@ class RejectionLimitError(LabellingError):
 
 class RunConflictError(LabellingError):
     """An output folder that belongs to another run, or inputs that changed under their parts."""
+
+
+class GrowthConflictError(RunConflictError):
+    """A collection that another driver added to the run at the same time: what is new has to be listed again."""
 
 
 class WaveError(LabellingError):

@@ -32,7 +32,7 @@ from pipeline.inputs.parquet_reader import count_parquet_rows
 from pipeline.inputs.tar_reader import ArchiveEnd, read_groups
 from pipeline.run.config import LabelConfig
 from pipeline.run.records import PART_SCHEMA, InputShard, MemberCounts
-from pipeline.run.run_file import open_run
+from pipeline.run.run_file import Run, open_run
 from pipeline.run.vocabulary import Vocabulary
 
 
@@ -182,6 +182,19 @@ def count_members(shard: InputShard) -> MemberCounts | None:
         return MemberCounts()
 
 
+def start_run(out_uri: Any, shards: Sequence[InputShard], **changes: Any) -> Run:
+    """Open a run of a model that is not there; `changes` are other arguments of `open_run`."""
+    arguments: dict[str, Any] = {
+        "out_uri": str(out_uri),
+        "model_uri": "model",
+        "model_digest": "d" * 64,
+        "vocabulary": Vocabulary(classes=("cat", "dog")),
+        "config": LabelConfig(),
+        "shards": shards,
+    }
+    return open_run(**arguments | changes)
+
+
 def make_run(
     out_uri: str,
     classes: Sequence[str],
@@ -194,15 +207,8 @@ def make_run(
 
     With `extend` the shards are added to a run that stands.
     """
-    run = open_run(
-        out_uri=out_uri,
-        model_uri="model",
-        model_digest="d" * 64,
-        vocabulary=Vocabulary(classes=tuple(classes)),
-        config=config or LabelConfig(),
-        shards=list(shards),
-        extend=extend,
-    )
+    vocabulary = Vocabulary(classes=tuple(classes))
+    run = start_run(out_uri, list(shards), vocabulary=vocabulary, config=config or LabelConfig(), extend=extend)
     for shard, rows in shards.items():
         part = PartName(chunk_index=0, end_offset=find_end_offset(shard))
         table = pa.Table.from_pylist(list(rows), schema=PART_SCHEMA)

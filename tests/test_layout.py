@@ -29,12 +29,15 @@ FLOORS = (
     {"storage"},
     {"storage/bulk"},
     {"run", "workers"},
-    {"inputs/patterns", "inputs/tags_table", "inputs/tag_values", "inputs/tar", "images/encoded", "audit/parquet"},
+    {"inputs/patterns", "inputs/tag_values", "inputs/tar", "images/encoded", "audit/parquet"},
+    {"inputs/tables"},
+    {"inputs/tags_table"},
+    {"audit/sources"},
     {"inputs", "images", "commit", "training", "bundles"},
     {"audit/archives", "training/data", "collections", "images/drawing"},
     {"images/mapping"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
-    {"reports", "thresholds"},
+    {"reports", "thresholds", "audit/collections"},
     {"training/driver"},
     {"label", "remask", "train"},
 )
@@ -49,6 +52,7 @@ WITHOUT_TORCH = {
     "inputs/patterns",
     "inputs/tar",
     "collections",
+    "inputs/tables",
     "inputs/tags_table",
     "inputs/tag_values",
     "images/encoded",
@@ -56,6 +60,7 @@ WITHOUT_TORCH = {
     "driver",
     "audit/parquet",
     "audit/archives",
+    "audit/sources",
     "training",
 }
 WITHOUT_RAY = {
@@ -66,6 +71,7 @@ WITHOUT_RAY = {
     "inputs/patterns",
     "inputs/tar",
     "collections",
+    "inputs/tables",
     "inputs/tags_table",
     "inputs/tag_values",
     "images",
@@ -76,6 +82,7 @@ WITHOUT_RAY = {
     "evaluation",
     "audit/parquet",
     "audit/archives",
+    "audit/sources",
 }
 WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10

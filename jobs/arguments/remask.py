@@ -49,6 +49,8 @@ class RemaskJob:
     """File of tagmask calibrate that sets thresholds; made for the same model, views and evidence."""
     maps: MaskChanges = field(default_factory=MaskChanges)
     """What changes."""
+    allow_nothing_labelled: bool = False
+    """Exit with 0 also if no image of a shard is labelled: right for shards of few images, or of rare classes."""
     waits: Annotated[DriverOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DriverOptions)
     run: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
     cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)

@@ -10,7 +10,8 @@ import ray.exceptions
 from jobs.cluster.head_watch import watch_head
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
 from jobs.display.progress import ProgressPrinter
-from pipeline.commit.outcome import Outcome
+from pipeline.commit.outcome import Outcome, read_outcomes
+from pipeline.commit.plan import Plan
 from pipeline.driver.stop import Stop
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks
@@ -22,12 +23,12 @@ from pipeline.workers.ray_failures import describe_ray_failure
 
 REASONS_OF_NAMES = (Reason.DOTTED_NAME, Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE)
 """Reasons that lie in the names and the order of members: another command or another archive gives other rows."""
+MAX_FOOTERS = 1000
+"""Shards of a finished run whose footers are read for its totals."""
 GO_ON = "what is committed stays, run the same command again"
 
 
-def drive(
-    run: Run, run_steps: Callable[[Hooks], RunSummary], *, grace_s: float, allows_nothing_labelled: bool = True
-) -> int:
+def drive(run: Run, run_steps: Callable[[Hooks], RunSummary], *, grace_s: float, allows_nothing_labelled: bool) -> int:
     """Complete a run, show its progress, handle signals, and return the exit code. Needs a connected Ray.
 
     Args:
@@ -84,7 +85,7 @@ def print_warning(warning: str) -> None:
     print_lines(f"warning: {warning}", to_stderr=True)
 
 
-def conclude(out_uri: str, summary: RunSummary, *, allows_nothing_labelled: bool = True) -> int:
+def conclude(out_uri: str, summary: RunSummary, *, allows_nothing_labelled: bool) -> int:
     """Print what an invocation did and what remains; return the exit code.
 
     Args:
@@ -115,6 +116,29 @@ def conclude(out_uri: str, summary: RunSummary, *, allows_nothing_labelled: bool
         return EXIT_FAILED
     print(f"masks and statistics: {out_uri.rstrip('/')}/labels/*.parquet")
     return outcome_code
+
+
+def read_published(run: Run, plan: Plan) -> Outcome | None:
+    """Read what became of the published shards of a run; None if there is none, or too many to read all footers."""
+    if not 0 < len(plan.sealed) <= MAX_FOOTERS:
+        return None
+    return read_outcomes(run.out_uri, [shard.name for shard in plan.sealed])
+
+
+def conclude_published(outcome: Outcome | None, *, allows_nothing_labelled: bool) -> int:
+    """Print the totals of a finished run; return the exit code.
+
+    Args:
+        outcome: Of its shards, by `read_published`.
+        allows_nothing_labelled: Whether a shard of which no image is labelled is a success.
+    """
+    if outcome is None:
+        print(f"these are more than {MAX_FOOTERS} shards, whose totals tagmask verify counts")
+        return EXIT_OK
+    counts = outcome.counts
+    print(f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images")
+    print_passed_over(outcome.members)
+    return warn_of_nothing_labelled(outcome, allows_nothing_labelled=allows_nothing_labelled)
 
 
 def _print_rejected(summary: RunSummary) -> None:

@@ -30,7 +30,7 @@ class RunOptions:
     limit: int | None = None
     """Only the first LIMIT shards. The whole can follow under the same --out."""
     extend: bool = False
-    """Add the shards that the run in --out does not have yet. Those that it has stay, whether they are given or not."""
+    """Add what the run in --out does not have yet: shards, or images of a folder or table. What it has stays."""
     dry_run: bool = False
     """Print what is done and what remains, and stop. Nothing is written."""
     grace_s: float = 2.0

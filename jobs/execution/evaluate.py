@@ -24,7 +24,7 @@ from pipeline.evaluation.scores import (
     score_curve,
     score_masks,
 )
-from pipeline.evaluation.truth import FindTruth, open_truth
+from pipeline.evaluation.truth import FindTruth, TrueMasks, open_truth
 from pipeline.reports.evaluation_report import (
     find_best,
     make_image_table,
@@ -48,7 +48,7 @@ def evaluate(job: EvaluateJob) -> int:
     if not counts.num_images and counts.num_bad_truth:
         print_lines(f"error: {show_complaints(counts, complaints)}; none is left to score", to_stderr=True)
         return EXIT_FAILED
-    _require_pixels(job, counts)
+    _require_pixels(job, counts, true_masks)
     used = score_masks(counts)
     curve = [] if counts.num_without_maps else score_curve(counts)
     unused = true_masks.list_unused()
@@ -94,11 +94,11 @@ def show_complaints(counts: EvaluationCounts, complaints: Sequence[str]) -> str:
     )
 
 
-def _require_pixels(job: EvaluateJob, counts: EvaluationCounts) -> None:
+def _require_pixels(job: EvaluateJob, counts: EvaluationCounts, true_masks: TrueMasks) -> None:
     if not counts.num_images:
         raise LabellingError(
-            f"no labelled image has a true mask in '{job.truth}' ({counts.num_without_truth} have none); "
-            "name the masks by the keys of the manifests"
+            f"no labelled image has a true mask in '{job.truth}' ({counts.num_without_truth} have none), which holds "
+            f"'{true_masks.name_some()}.png'; name the masks by the keys of the manifests"
         )
     if not counts.confusion.any():
         raise LabellingError(f"the truth in '{job.truth}' ignores every pixel (255); give masks with class ids")

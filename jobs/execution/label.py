@@ -1,6 +1,7 @@
 """Label tagged image shards: check the inputs, show what remains, and drive the run."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -8,36 +9,27 @@ from typing import Any
 from jobs.arguments.label import LabelJob
 from jobs.cluster.actor_count import choose_gpus, choose_num_actors, describe_wait, measure_cluster
 from jobs.cluster.connection import connect, find_address, use_endpoint
-from jobs.cluster.driving import drive, print_passed_over, print_warning, warn_of_nothing_labelled
-from jobs.command_line.console import EXIT_OK, format_bytes, print_config, print_lines
+from jobs.cluster.driving import MAX_FOOTERS, conclude_published, drive, print_warning, read_published
+from jobs.command_line.console import EXIT_OK, format_bytes, print_config
 from jobs.display.extension import print_extension
 from jobs.display.tags_table import print_unmatched
+from jobs.execution.inputs import find_shards, open_listed_run
 from jobs.qualities import QUALITIES
 from pipeline.bundles import load_bundle, require_same_classes
-from pipeline.collections.discover import IndexPlace, find_inputs
-from pipeline.commit.outcome import read_outcomes
 from pipeline.commit.plan import Plan
 from pipeline.commit.retry import RetryOrder, open_retry, parse_reasons
 from pipeline.driver.silence import WaitNotices
-from pipeline.inputs.first_look import look_at_tags
-from pipeline.inputs.patterns.first_bytes import require_archives
 from pipeline.inputs.tag_join import settle_tags_table
-from pipeline.inputs.tags_table.sorted_file import open_tags_table
 from pipeline.label import label_run, plan_label_run
 from pipeline.labelling.estimate import estimate_rest
 from pipeline.run.class_names import settle_inputs
 from pipeline.run.config import LabelConfig, MapKind, settle_config
 from pipeline.run.options import LabelOptions
-from pipeline.run.records import INDEX_FOLDER, RUN_FILE
+from pipeline.run.records import InputShard
 from pipeline.run.run_file import Run, open_run
 from pipeline.run.vocabulary import Vocabulary, load_vocabulary
-from pipeline.storage.listing import exists
 from pipeline.storage.outage import Patience
-from pipeline.storage.uris import join_uri
 from pipeline.thresholds.calibration import MASK_FIELDS, describe_maps, use_calibration
-
-MAX_FOOTERS = 1000
-"""Shards of a finished run whose footers are read for its totals."""
 
 
 def label(job: LabelJob) -> int:
@@ -68,44 +60,27 @@ def _label(job: LabelJob, patience: Patience, scratch: str | None) -> int:
         allows_nothing_labelled=job.allow_nothing_labelled,
     )
     if code == EXIT_OK and job.run.limit is None and run.config.inputs.tags_table and len(run.shards) <= MAX_FOOTERS:
-        outcome = patience.call(lambda: read_outcomes(run.out_uri, [shard.name for shard in run.shards]))
-        print_unmatched(open_tags_table(run.config.inputs).num_rows, outcome.counts)
+        patience.call(lambda: print_unmatched(run))
     return code
 
 
 def _conclude_published(run: Run, plan: Plan, job: LabelJob) -> int:
     """Print the totals of a finished run; return the exit code."""
-    if not 0 < len(plan.sealed) <= MAX_FOOTERS:
-        return EXIT_OK
-    outcome = read_outcomes(run.out_uri, [shard.name for shard in plan.sealed])
-    counts = outcome.counts
-    print(f"labelled {counts.num_labelled} and rejected {counts.num_rejected} of {counts.num_read} images")
-    print_passed_over(outcome.members)
-    if run.config.inputs.tags_table and len(plan.sealed) == len(run.shards):
-        print_unmatched(open_tags_table(run.config.inputs).num_rows, counts)
-    if counts.num_labelled:
-        return EXIT_OK
-    return warn_of_nothing_labelled(outcome, allows_nothing_labelled=job.allow_nothing_labelled)
+    outcome = read_published(run, plan)
+    if outcome is not None and run.config.inputs.tags_table and len(plan.sealed) == len(run.shards):
+        print_unmatched(run)
+    return conclude_published(outcome, allows_nothing_labelled=job.allow_nothing_labelled)
 
 
 def _open(job: LabelJob, patience: Patience, scratch: str | None) -> tuple[Run, RetryOrder | None]:
     reasons = parse_reasons(job.retry) if job.retry is not None else None
     vocabulary = patience.call(lambda: load_vocabulary(job.vocabulary))
     inputs = patience.call(lambda: settle_tags_table(settle_inputs(job.config.inputs, vocabulary)))
-    is_begun = patience.call(lambda: exists(join_uri(job.out, RUN_FILE)))
-    index = IndexPlace(join_uri(job.out, INDEX_FOLDER), is_begun=is_begun, scratch_uri=scratch)
-    shards = patience.call(lambda: find_inputs(job.shards, inputs, index, print_lines, print_warning))
-    if job.run.extend and is_begun and any(shard.is_index for shard in shards):
-        raise ValueError(
-            "--extend adds shards, not the images of a folder or table; label new images under a new --out"
-        )
-    # Shards of a run that has begun may have been lost since; the run goes on with the others.
-    if not is_begun:
-        patience.call(lambda: require_archives(shards, print_warning))
-        for warning in patience.call(
-            lambda: look_at_tags(shards, inputs, vocabulary, allow_nothing_labelled=job.allow_nothing_labelled)
-        ):
-            print_warning(warning)
+
+    def find() -> tuple[InputShard, ...]:
+        return patience.call(lambda: find_shards(job, inputs, vocabulary, scratch))
+
+    shards = find()
     model, bundle, digest = patience.call(lambda: load_bundle(job.model))
     require_same_classes(bundle, vocabulary)
     if job.config.maps.kind == MapKind.PATCH_CAM and str(model.config.variant) == "v1":
@@ -119,15 +94,18 @@ def _open(job: LabelJob, patience: Patience, scratch: str | None) -> tuple[Run, 
         "model_digest": digest,
         "vocabulary": vocabulary,
         "config": config,
-        "shards": shards,
     }
     if reasons is None:
         is_dry, extend = job.run.dry_run, job.run.extend
-        run = patience.call(lambda: open_run(**arguments, writes=not is_dry, extend=extend))
+
+        def open_with(shards: Sequence[InputShard]) -> Run:
+            return patience.call(lambda: open_run(**arguments, shards=shards, writes=not is_dry, extend=extend))
+
+        run, num_listed = open_listed_run(shards, find, open_with, print_warning)
         if extend:
-            print_extension(run, len(shards), is_dry=is_dry)
+            print_extension(run, num_listed, is_dry=is_dry)
         return run, None
-    return patience.call(lambda: open_retry(Run(**arguments, fingerprint=""), reasons))
+    return patience.call(lambda: open_retry(Run(**arguments, shards=shards, fingerprint=""), reasons))
 
 
 def _calibrate(job: LabelJob, config: LabelConfig, model_digest: str, vocabulary: Vocabulary) -> LabelConfig:

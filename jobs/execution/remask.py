@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from jobs.arguments.remask import RemaskJob
 from jobs.cluster.connection import connect, use_endpoint
-from jobs.cluster.driving import drive, print_warning
+from jobs.cluster.driving import conclude_published, drive, print_warning, read_published
 from jobs.command_line.console import EXIT_OK, print_config
 from jobs.display.extension import print_extension
 from pipeline.commit.plan import Plan, plan_run
@@ -38,10 +38,16 @@ def remask(job: RemaskJob) -> int:
         return EXIT_OK
     if not plan.work and not plan.leftover_parts:
         print(f"nothing to do: every shard is published under {job.out}")
-        return EXIT_OK
+        published = patience.call(lambda: read_published(run, plan))
+        return conclude_published(published, allows_nothing_labelled=job.allow_nothing_labelled)
     connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
     options = DriverOptions(**vars(job.waits))
-    return drive(run, lambda hooks: remask_run(run, options, limit=job.run.limit, hooks=hooks), grace_s=job.run.grace_s)
+    return drive(
+        run,
+        lambda hooks: remask_run(run, options, limit=job.run.limit, hooks=hooks),
+        grace_s=job.run.grace_s,
+        allows_nothing_labelled=job.allow_nothing_labelled,
+    )
 
 
 def choose_maps(job: RemaskJob, kept: KeptRun) -> MapConfig:

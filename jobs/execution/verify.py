@@ -10,6 +10,7 @@ from jobs.arguments.verify import VerifyJob
 from jobs.cluster.connection import connect, use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK
 from pipeline.audit.archives.member_counts import MemberCounts
+from pipeline.audit.collections.judge import CollectionVerdict, judge_collections
 from pipeline.audit.verdict import CONTENT_CHECKS, WARNINGS, Check, Finding, Verdict
 from pipeline.audit.verify import FOOTERS, FULL, judge_model, list_run, verify_run
 from pipeline.printable import escape_controls
@@ -37,12 +38,15 @@ def verify(job: VerifyJob) -> int:
             file=sys.stderr,
         )
         return EXIT_FAILED
-    obstacle = "footers only"
+    obstacle, collections = "footers only", CollectionVerdict()
     if not job.footers_only:
         of_model, obstacle = judge_model(listing)
-        verdict = verdict.merge(of_model)
+        collections = judge_collections(
+            listing.record.shards, has_tags_table=bool(listing.record.inputs.get("tags_table"))
+        )
+        verdict = verdict.merge(of_model).merge(collections.verdict)
     print_table(verdict, footers_only=job.footers_only)
-    print_totals(verdict, job, obstacle)
+    print_totals(verdict, job, obstacle, collections)
     if job.json:
         facts = {
             "out": job.labels,
@@ -50,6 +54,7 @@ def verify(job: VerifyJob) -> int:
             "footers_only": job.footers_only,
             "sample": job.sample,
             "model_not_checked": obstacle,
+            "collections_not_checked": collections.obstacles,
         }
         put_atomic(job.json, json.dumps(facts | verdict.to_dict(), indent=1).encode())
     return EXIT_FAILED if verdict.failed_checks else EXIT_OK
@@ -93,13 +98,14 @@ def print_table(verdict: Verdict, *, footers_only: bool) -> None:
             print(f"{'':50s}  {text}")
 
 
-def print_totals(verdict: Verdict, job: VerifyJob, obstacle: str) -> None:
+def print_totals(verdict: Verdict, job: VerifyJob, obstacle: str, collections: CollectionVerdict) -> None:
     """Print what there is in all, and the verdict.
 
     Args:
         verdict: On the run.
         job: What was looked at.
         obstacle: Why the model could not be looked at; empty if it could.
+        collections: What the indexes of folders and tables were compared with.
     """
     counts = verdict.counts
     print(f"\n{verdict.num_published} of {verdict.num_shards} shards published, {counts.num_read} rows read")
@@ -107,6 +113,7 @@ def print_totals(verdict: Verdict, job: VerifyJob, obstacle: str) -> None:
     for reason, number in sorted(counts.rejected_by_reason.items()):
         print(f"  rejected, {escape_controls(reason) or 'without a known reason'}: {number}")
     print_members(verdict.members)
+    print_collections(collections)
     if obstacle:
         print(f"the model was not held against its digest: {escape_controls(obstacle)}")
     if job.sample < 1 and not job.footers_only:
@@ -117,6 +124,16 @@ def print_totals(verdict: Verdict, job: VerifyJob, obstacle: str) -> None:
         print("the footers balance; rows and inputs were not read, leave out --footers-only to compare them")
     else:
         print("the books balance: every sample of every input is a row, once and in order")
+
+
+def print_collections(collections: CollectionVerdict) -> None:
+    """Print how many rows of indexes were compared with their collections, and what could not be compared."""
+    if collections.num_rows:
+        print(f"{collections.num_rows} rows of the index were compared with the collection, which was listed again")
+    for kind, number in sorted(collections.passed_over.items()):
+        print(f"  passed over: {number} {escape_controls(kind)}")
+    for reason in collections.obstacles:
+        print(f"the index was not compared with its collection: {escape_controls(reason)}")
 
 
 def print_members(members: MemberCounts) -> None:

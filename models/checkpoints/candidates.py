@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +18,8 @@ ANCHORS = ("patch_embed.proj.weight", "cls_token")
 """Keys of a ViT that no wrapper has: what stands before one of them is the prefix of a model. The first that occurs."""
 MAX_DEPTH = 12
 """Wrappers within wrappers that are looked into."""
+MAX_VISITS = 200_000
+"""Modules and weights of a pickled module that are looked at: modules that hold one another stand for any number."""
 AVERAGES = ("ema", "average", "averaged", "swa")
 """Parts of the names of averaged weights."""
 TOP_NAMES = ("model", "state_dict", "net", "network", "module")
@@ -93,7 +96,7 @@ def _iterate_groups(
         return
     seen.add(id(value))
     if isinstance(value, Record):
-        group = dict(_flatten_module(value, "", 0))
+        group = dict(_flatten_module(value, "", 0, count()))
         if group:
             yield path, group
     elif isinstance(value, list | tuple):
@@ -109,20 +112,23 @@ def _iterate_groups(
                 yield from _iterate_groups(inner, (*path, str(name)), seen)
 
 
-def _flatten_module(record: Record, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+def _flatten_module(record: Record, prefix: str, depth: int, visits: Iterator[int]) -> Iterator[tuple[str, Tensor]]:
     """Iterate over the weights of a pickled `torch.nn.Module` by the keys of its state dict."""
     state = record.state
+    if next(visits) > MAX_VISITS:
+        raise CheckpointError(f"it has more than {MAX_VISITS} modules and weights; give the state dict of one model")
     if not isinstance(state, Mapping) or depth > MAX_DEPTH:
         return
     for kind in ("_parameters", "_buffers"):
         named = state.get(kind)
         for name, tensor in named.items() if isinstance(named, Mapping) else ():
             if isinstance(tensor, Tensor):
+                next(visits)
                 yield f"{prefix}{name}", tensor
     modules = state.get("_modules")
     for name, inner in modules.items() if isinstance(modules, Mapping) else ():
         if isinstance(inner, Record):
-            yield from _flatten_module(inner, f"{prefix}{name}.", depth + 1)
+            yield from _flatten_module(inner, f"{prefix}{name}.", depth + 1, visits)
 
 
 def _split_by_prefix(path: tuple[str, ...], group: Mapping[str, Tensor], anchor: str) -> Iterator[Candidate]:

@@ -38,9 +38,11 @@ def load_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
     try:
         candidates = find_candidates(content)
         taken = choose_candidate(candidates, key)
-        _require_values(taken.weights)
+        counters = [name for name, tensor in taken.weights.items() if _is_counter(tensor)]
+        weights = {name: tensor.detach() for name, tensor in taken.weights.items() if name not in counters}
+        _require_values(weights)
         # All of them, for an unused one that is not finite shows that the file is damaged or its training failed.
-        require_finite(taken.weights)
+        require_finite(weights)
     except CheckpointError as error:
         more = f" (objects of other types: {join_names(foreign_types)})" if foreign_types else ""
         raise CheckpointError(f"'{path}' cannot be used: {error}{more}") from error
@@ -55,8 +57,14 @@ def load_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
         notes.append(f"weights are taken from '{taken.name}' of '{path}'")
     if foreign_types:
         notes.append(f"objects that are no weights are passed over: {join_names(foreign_types)}")
-    weights = {name: tensor.detach() for name, tensor in taken.weights.items()}
+    if counters:
+        notes.append(f"counters that are no weights are passed over: {join_names(counters)}")
     return Checkpoint(weights=weights, notes=(*notes, *_describe_conversions(weights)))
+
+
+def _is_counter(tensor: Tensor) -> bool:
+    """True for the numbers that averages of weights keep beside them, such as n_averaged and step."""
+    return tensor.ndim == 0 and not tensor.is_floating_point() and not tensor.is_complex()
 
 
 def _require_values(weights: StateDict) -> None:

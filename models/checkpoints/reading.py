@@ -21,6 +21,8 @@ NEVER_READ = ("os", "posix", "nt", "sys", "subprocess")
 """Modules that no checkpoint names; PyTorch refuses most of them under any stand-in."""
 _NOT_TOLD = ("torch.", "collections.", "builtins.", "_codecs.", "numpy.")
 """Packages whose objects are read, or missed by nobody."""
+MAX_UNPACKED_RATIO = 8
+"""Largest ratio of the unpacked size of a zip to its size; torch.save does not compress."""
 
 
 class CheckpointContent(NamedTuple):
@@ -72,10 +74,20 @@ def _require_no_system_calls(names: list[str]) -> None:
 def _scan_file(path: Path, kind: FileKind) -> list[PickledName]:
     if kind == FileKind.TORCH_ZIP:
         with zipfile.ZipFile(path) as archive:
+            _require_unpackable(archive, path.stat().st_size)
             name = next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
             return scan_pickle(io.BytesIO(archive.read(name)))
     with path.open("rb") as file:
         return [one for _ in range(NUM_LEGACY_PICKLES) for one in scan_pickle(file)]
+
+
+def _require_unpackable(archive: zipfile.ZipFile, num_bytes: int) -> None:
+    num_unpacked = sum(entry.file_size for entry in archive.infolist())
+    if num_unpacked > MAX_UNPACKED_RATIO * num_bytes:
+        raise CheckpointError(
+            f"its {num_bytes} bytes unpack to {num_unpacked}, which is more than any program writes; do not trust this "
+            "file, get the weights as .safetensors"
+        )
 
 
 def _describe(error: Exception) -> str:

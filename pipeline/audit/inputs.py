@@ -87,7 +87,7 @@ class InputReader:
             self._walk = walk_index(shard.uri, limit, wants_image)
         elif shard.uri.lower().endswith(PARQUET_SUFFIX):
             self._stream = open_random(shard.uri)
-            self._walk = walk_parquet(self._stream, self._record.inputs, wants_image)
+            self._walk = walk_parquet(shard.uri, self._stream, self._record.inputs, wants_image)
         else:
             self._stream = open_stream(shard.uri)
             self._walk = walk_tar(self._stream, self._record.members, wants_image or (lambda key: False))

@@ -55,6 +55,14 @@ class Check(StrEnum):
     """Members of the archive that are neither in a row nor in the counts of what was passed over; or more of these."""
     MISCOUNTED_MEMBERS = "passed over wrongly"
     """The footer counts other members under a kind than the archive has, or names another as the first."""
+    UNLISTED_IMAGES = "image not in the index"
+    """An image or row of a collection that its index neither has as a row nor counts as passed over."""
+    WRONG_INDEX_ROWS = "index row wrong"
+    """A row of an index that its collection does not have, or has with other tags or another file."""
+    WRONG_INDEX = "index counts wrong"
+    """index.json is missing, or states other numbers than its shards have."""
+    CHANGED_COLLECTION = "collection changed"
+    """Images or tables were added, written or removed since the collection was listed; the run keeps its list."""
     MISPLACED_ROWS = "row out of order"
     """Smallest number of rows whose move restores the order of the input."""
     MISNUMBERED_ROWS = "row misnumbered"
@@ -73,7 +81,7 @@ class Check(StrEnum):
     """Another error ended the audit of this shard alone; nothing is proved of it."""
 
 
-WARNINGS = frozenset({Check.LEFTOVER_PARTS, Check.TRUNCATED_INPUT})
+WARNINGS = frozenset({Check.LEFTOVER_PARTS, Check.TRUNCATED_INPUT, Check.CHANGED_COLLECTION})
 """Checks that are reported without failing the audit: each row that can exist is there once."""
 
 CONTENT_CHECKS = frozenset(
@@ -81,6 +89,7 @@ CONTENT_CHECKS = frozenset(
         *(Check.INPUT_GONE, Check.INPUT_CHANGED, Check.INPUT_UNREADABLE),
         *(Check.MISSING_ROWS, Check.DOUBLED_ROWS, Check.UNKNOWN_ROWS, Check.MISPLACED_ROWS),
         *(Check.UNACCOUNTED_MEMBERS, Check.MISCOUNTED_MEMBERS),
+        *(Check.UNLISTED_IMAGES, Check.WRONG_INDEX_ROWS, Check.WRONG_INDEX, Check.CHANGED_COLLECTION),
         *(Check.MISNUMBERED_ROWS, Check.INCONSISTENT_ROWS, Check.CHANGED_ROWS, Check.WRONG_STATISTICS),
         *(Check.WRONG_MASKS, Check.WRONG_IMAGES, Check.OTHER_MODEL),
     }

@@ -2,13 +2,16 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.collections.rows import Findings, NamedImage
-from pipeline.collections.tables import GZIP_SUFFIX, read_records
+from pipeline.collections.tables import read_records
 from pipeline.errors import ShardError
 from pipeline.inputs.allowed_places import is_web_uri
+from pipeline.inputs.patterns.file_kinds import HEAD_BYTES
+from pipeline.inputs.tables.kinds import GZIP_SUFFIX
+from pipeline.inputs.tables.text import find_encoding, require_table_text
 from pipeline.run.config import InputConfig
 from pipeline.storage.listing import exists
 from pipeline.storage.reading import read_bytes
@@ -28,10 +31,16 @@ def read_document(uri: str) -> Any:
     if uri.lower().endswith(GZIP_SUFFIX):
         raise ShardError(f"'{uri}' is compressed; decompress it, or write its records as JSON lines (*.jsonl.gz)")
     try:
-        return json.loads(read_bytes(uri).decode("utf-8-sig"), object_hook=_shorten)
+        payload = read_bytes(uri)
+        require_table_text(uri, payload[:HEAD_BYTES])
+        return json.loads(payload.decode(find_encoding(payload[:HEAD_BYTES])), object_hook=_shorten)
     except FileNotFoundError as error:
         raise ShardError(f"'{uri}' does not exist; check the path") from error
     except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            raise ShardError(
+                f"'{uri}' holds more than one JSON document; if each of its lines is one, name it *.jsonl"
+            ) from error
         raise ShardError(f"'{uri}' is not JSON: {error}; correct it, or name JSON lines *.jsonl") from error
 
 
@@ -53,15 +62,17 @@ def read_coco(uri: str, document: Mapping[str, Any], config: InputConfig, findin
     if missing := [part for part in PARTS if not isinstance(document.get(part), list)]:
         raise ShardError(f"'{uri}' has images, but no list of {' and '.join(missing)}; name a COCO file of instances")
     try:
-        names = {category["id"]: str(category["name"]) for category in document["categories"]}
+        names = _index_by_id(uri, "category", ((item["id"], str(item["name"])) for item in document["categories"]))
+        _index_by_id(uri, "image", ((item["id"], item.get("file_name")) for item in document["images"]))
         found = _list_tags(document["annotations"], names, uri)
         identifiers = [image["id"] for image in document["images"]]
-    except (KeyError, TypeError) as error:
+        unlisted = found.keys() - set(identifiers)
+    except (AttributeError, KeyError, TypeError) as error:
         raise ShardError(
             f"'{uri}' is no COCO file of instances: {type(error).__name__} {error} in its images, annotations or "
             "categories; name one whose annotations have image_id and category_id"
         ) from error
-    for identifier in found.keys() - set(identifiers):
+    for identifier in unlisted:
         findings.passed_over.add("annotations of images that are not listed", f"image_id {identifier}")
     for number, (image, identifier) in enumerate(zip(document["images"], identifiers, strict=True)):
         path = image.get(config.image_column or "file_name")
@@ -70,6 +81,21 @@ def read_coco(uri: str, document: Mapping[str, Any], config: InputConfig, findin
             raise ShardError(f"'{uri}', image {number}: its path is a {type(path).__name__}, need text")
         tags = list(found[identifier]) if identifier in found else []
         yield NamedImage(f"{uri}, image {number}", path, None if key is None else str(key), tags)
+
+
+def _index_by_id(uri: str, what: str, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Names by number.
+
+    Raises:
+        ShardError: A number stands for two names, so that its annotations may mean either.
+    """
+    names: dict[Any, Any] = {}
+    for number, name in pairs:
+        if names.setdefault(number, name) != name:
+            raise ShardError(
+                f"'{uri}': {what} id {number} stands for '{names[number]}' and for '{name}'; give each its own"
+            )
+    return names
 
 
 def _list_tags(annotations: list[Any], names: Mapping[Any, str], uri: str) -> dict[Any, dict[str, None]]:
@@ -92,8 +118,8 @@ def read_json_records(uri: str, document: Any, config: InputConfig) -> Iterator[
     """
     if not isinstance(document, list) or not all(isinstance(record, dict) for record in document):
         raise ShardError(
-            f"'{uri}' is neither a COCO file nor a list of records with fields; write its records as JSON lines, in "
-            "pandas by to_json(orient='records', lines=True)"
+            f"'{uri}' is neither a COCO file nor a list of records with fields; write its records as JSON lines in a "
+            "*.jsonl file, in pandas by to_json(orient='records', lines=True)"
         )
     return read_records(uri, ((f"record {number}", record) for number, record in enumerate(document)), config)
 

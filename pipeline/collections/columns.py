@@ -1,10 +1,8 @@
 """Columns of a table by their role: path, tags, key."""
 
-import ast
-import json
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.errors import ShardError
 from pipeline.inputs.parquet_reader import KEY_COLUMNS, MAX_COLUMNS_SHOWN, TAGS_COLUMNS
@@ -12,8 +10,9 @@ from pipeline.run.config import InputConfig
 
 PATH_COLUMNS = ("file_name", "path", "image", "image_path", "filepath", "filename", "url")
 """Columns searched for paths, without regard to case; the first is Hugging Face's."""
-NUMPY_LIST = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*")\s*)*\]""")
-"""A list as NumPy prints it: without commas, which Python would join to one text."""
+
+
+IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
 
 
 class Columns(NamedTuple):
@@ -43,6 +42,11 @@ def choose_columns(table: str, names: Sequence[str], config: InputConfig) -> Col
     path = find_path_column(names, config)
     if path is None:
         wanted = f"'{config.image_column}'" if config.image_column else "of paths (file_name, path, image, url ...)"
+        if any(IMAGE_NAME.search(name) for name in names):
+            raise ShardError(
+                f"table '{table}' has no column {wanted}, and its first line looks like a row: {there}; write its "
+                "column names there, such as file_name and tags"
+            )
         raise ShardError(
             f"table '{table}' has no column {wanted}; name one of its columns by --inputs.image-column: {there}"
         )
@@ -63,27 +67,3 @@ def choose_columns(table: str, names: Sequence[str], config: InputConfig) -> Col
         if names.count(name) > 1:
             raise ShardError(f"table '{table}' has several columns '{name}'; rename all but one")
     return Columns(path, tags, key)
-
-
-def read_text_cell(cell: str | None) -> Any:
-    """Value of a cell of a CSV table: a list or an object if it is written as one by JSON, Python or NumPy; else text.
-
-    >>> read_text_cell("dog, cat"), read_text_cell('["dog", "cat"]'), read_text_cell("['a b' 'c']"), read_text_cell("")
-    ('dog, cat', ['dog', 'cat'], ['a b', 'c'], None)
-    """
-    text = (cell or "").strip()
-    if not text:
-        return None
-    if not (text[0] == "[" and text[-1] == "]") and not (text[0] == "{" and text[-1] == "}"):
-        return text
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    if NUMPY_LIST.fullmatch(text):
-        return [single or double for single, double in re.findall(r"""'([^']*)'|"([^"]*)\"""", text)]
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
-    return sorted(value, key=str) if isinstance(value, set | frozenset) else value

@@ -1,14 +1,16 @@
 """Folders of images: with Hugging Face's metadata tables, or with one sub-folder a class."""
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from pipeline.collections.rows import Findings, IndexRow, Listing, NamedImage, PathFollower
-from pipeline.collections.tables import CSV_SUFFIXES, GZIP_SUFFIX, TEXT_SUFFIXES, has_paths, read_table, strip_suffix
+from pipeline.collections.tables import has_paths, read_table
 from pipeline.errors import ShardError
 from pipeline.inputs.patterns.folders import OUTPUT_FOLDERS, PassedOverFiles
+from pipeline.inputs.tables.kinds import GZIP_SUFFIX, TEXT_SUFFIXES, strip_suffix
 from pipeline.run.config import InputConfig
 from pipeline.run.records import PARQUET_SUFFIX, RUN_FILE
 from pipeline.storage.bulk.scanning import scan_folder
@@ -19,6 +21,12 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Suffixes of images; those that cannot be decoded become rows that say so."""
 SIDECAR_SUFFIXES = frozenset({"txt", "json", "cls", "caption"})
+NO_CLASS = re.compile(
+    r"(train|training|val|valid|validation|dev|test|testing|images?|imgs?|jpegimages|photos?|pictures?|data)[-_]?\d*",
+    re.IGNORECASE,
+)
+"""Names of folders that stand for a part of a collection, or for images as such."""
+MAX_SHOWN = 4
 METADATA_STEM = "metadata"
 HIDDEN = "hidden files, of names that begin with '.' or '__'"
 
@@ -78,25 +86,32 @@ def _drop_outputs(folder: Folder) -> None:
             del folder.others[name]
 
 
-def collect_folder(folder: Folder, config: InputConfig, findings: Findings) -> Iterator[IndexRow]:
+def collect_folder(folder: Folder, config: InputConfig, findings: Findings, key_base: str = "") -> Iterator[IndexRow]:
     """List the samples of a folder of images.
 
     With metadata tables their rows, table by table; else all images, sorted by path, each tagged by its folder.
 
+    Args:
+        folder: The folder.
+        config: How tables are read.
+        findings: What is found is added.
+        key_base: Folder that stands before all paths to make keys.
+
     Raises:
         ShardError: The folder says nothing about tags, or two things.
     """
-    findings.passed_over = folder.passed_over
+    findings.passed_over.merge(folder.passed_over)
     metadata = [name for name in (*folder.tables, *folder.parquets) if _get_stem(name) == METADATA_STEM]
     metadata.sort()
     for name in (*folder.tables, *folder.parquets, *sorted(folder.others)):
         if name not in metadata:
             findings.passed_over.add_other(name)
     if metadata:
-        yield from _follow_metadata(folder, metadata, config, findings)
+        yield from _follow_metadata(folder, metadata, config, findings, key_base)
         return
     _require_class_folders(folder, config)
-    yield from PathFollower(folder.uri, config, findings, folder.images).follow(_tag_by_folder(sorted(folder.images)))
+    follower = PathFollower(folder.uri, config, findings, folder.images)
+    yield from follower.follow(_tag_by_folder(sorted(folder.images)), key_base=key_base)
 
 
 def _tag_by_folder(names: Iterable[str]) -> Iterator[NamedImage]:
@@ -110,7 +125,7 @@ def _get_stem(name: str) -> str:
 
 
 def _follow_metadata(
-    folder: Folder, metadata: Sequence[str], config: InputConfig, findings: Findings
+    folder: Folder, metadata: Sequence[str], config: InputConfig, findings: Findings, key_base: str
 ) -> Iterator[IndexRow]:
     """Follow the tables of Hugging Face's imagefolder, each for its own folder."""
     places = Counter(posixpath.dirname(name) for name in metadata)
@@ -120,7 +135,10 @@ def _follow_metadata(
         raise ShardError(f"folder '{folder.uri}' holds '{both[0]}' and '{both[1]}'; keep one of them")
     follower = PathFollower(folder.uri, config, findings, folder.images | folder.others)
     for name in metadata:
-        yield from follower.follow(read_table(join_uri(folder.uri, name), config), posixpath.dirname(name))
+        findings.note_table(join_uri(folder.uri, name))
+        base = posixpath.dirname(name)
+        rows = read_table(join_uri(folder.uri, name), config)
+        yield from follower.follow(rows, base, posixpath.join(key_base, base) if base else key_base)
     for name in sorted(folder.images.keys() - follower.used):
         findings.passed_over.add("images that no metadata table names", name)
 
@@ -150,12 +168,26 @@ def _require_class_folders(folder: Folder, config: InputConfig) -> None:
             f"folder '{folder.uri}' holds a file of tags beside each image, such as '{sidecars[0]}'; make a shard of "
             f"it, by tar --sort=name -cf photos.tar -C {folder.uri} ."
         )
-    if not any("/" in name for name in folder.images):
-        first = min(folder.images)
+    classes = {posixpath.basename(posixpath.dirname(name)) for name in folder.images} - {""}
+    if all(NO_CLASS.fullmatch(name) for name in classes):
+        where = f" in {', '.join(f'{name!r}' for name in sorted(classes)[:MAX_SHOWN])}" if classes else ""
         raise ShardError(
-            f"folder '{folder.uri}' holds {len(folder.images)} images such as '{first}' and nothing about their tags; "
-            "put a metadata.csv with columns file_name and tags beside them, or one sub-folder a class"
+            f"folder '{folder.uri}' holds {len(folder.images)} images such as '{min(folder.images)}'{where} and nothing"
+            f" about their tags; {_advise_on_tags(folder)}"
         )
+
+
+def _advise_on_tags(folder: Folder) -> str:
+    """Where the tags of a folder of images may be."""
+    if folder.tables:
+        return (
+            f"if '{folder.tables[0]}' holds them, name it and its columns, as --shards "
+            f"{join_uri(folder.uri, folder.tables[0])} --inputs.image-column NAME --inputs.tags-field NAME"
+        )
+    documents = sorted(name for name in folder.others if name.lower().endswith(".json"))
+    if documents:
+        return f"if '{documents[0]}' holds them, name it, as --shards {join_uri(folder.uri, documents[0])}"
+    return "put a metadata.csv with columns file_name and tags beside them, or one sub-folder a class"
 
 
 def choose_table(folder: Folder) -> str | None:
@@ -164,7 +196,7 @@ def choose_table(folder: Folder) -> str | None:
     Raises:
         ShardError: There are several.
     """
-    found = [name for name in folder.tables if strip_suffix(name) in (*CSV_SUFFIXES, *TEXT_SUFFIXES)]
+    found = [name for name in folder.tables if strip_suffix(name) in TEXT_SUFFIXES]
     named = [name for name in found if _get_stem(name) == METADATA_STEM] or found
     if len(named) > 1:
         raise ShardError(

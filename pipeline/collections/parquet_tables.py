@@ -1,7 +1,6 @@
 """Parquet files whose images are paths: tables of paths, and Hugging Face's image structs without bytes."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -13,11 +12,16 @@ from pipeline.collections.columns import choose_columns, find_path_column
 from pipeline.collections.rows import NamedImage
 from pipeline.errors import ShardError, is_store_failure
 from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
-from pipeline.inputs.parquet_reader import BUFFER_BYTES, IMAGE_COLUMNS
+from pipeline.inputs.parquet_reader import BUFFER_BYTES, IMAGE_COLUMNS, KEYS_NEED, LARGE_COLUMN_BYTES
+from pipeline.inputs.sample_tags import read_tag_value
+from pipeline.inputs.tables.partitions import Partitions
+from pipeline.inputs.tag_values.columns import find_labels, holds_keys
 from pipeline.run.config import InputConfig
 from pipeline.storage.reading import open_random
 
 BATCH_ROWS = 1024
+MIN_BATCH_ROWS = 16
+"""Rows in memory at a time."""
 NUM_PEEKED = 16
 """Rows whose images are looked at where the file has no counts of nulls."""
 
@@ -52,18 +56,29 @@ def read_parquet_table(uri: str, config: InputConfig) -> Iterator[NamedImage]:
         OSError: The store failed.
     """
     with _open(uri) as (file, guard):
-        schema = file.schema_arrow
+        partitions = Partitions(uri, file.schema_arrow)
+        schema = partitions.schema
         columns = choose_columns(uri, schema.names, config)
         if not _is_path(schema.field(columns.path).type):
             raise ShardError(
                 f"table '{uri}': column '{columns.path}' holds {schema.field(columns.path).type}, need paths as text"
             )
-        class_names = _find_class_names(schema, columns.tags) if columns.tags else None
+        if columns.key and not holds_keys(schema.field(columns.key).type):
+            raise ShardError(
+                f"table '{uri}': column '{columns.key}' holds {schema.field(columns.key).type}, need {KEYS_NEED}; or "
+                "name another one by --inputs.key-column"
+            )
+        labels = _find_labels(schema, columns.tags, config)
         wanted = list(dict.fromkeys(filter(None, columns)))
+        own = partitions.select_own(wanted)
         number = 0
         for group in range(file.num_row_groups):
-            guard.expect(file, group, wanted)
-            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=wanted, use_threads=False):
+            guard.expect(file, group, own)
+            # Each row that refers to a large value of a dictionary gets a copy of it.
+            num_rows = LARGE_COLUMN_BYTES // max(guard.count_shared_bytes(max_unread=0), 1)
+            num_rows = min(max(num_rows, MIN_BATCH_ROWS), BATCH_ROWS)
+            for part in file.iter_batches(num_rows, row_groups=[group], columns=own, use_threads=False):
+                batch = partitions.complete(part, wanted)
                 paths = batch.column(columns.path)
                 if pa.types.is_struct(paths.type):
                     paths = pc.struct_field(paths, "path")
@@ -74,7 +89,7 @@ def read_parquet_table(uri: str, config: InputConfig) -> Iterator[NamedImage]:
                         f"{uri}, row {number}",
                         path,
                         None if key is None else str(key),
-                        _name_classes(_to_plain(value), class_names),
+                        _name_classes(f"{uri}, row {number}", _to_plain(value), labels, config),
                     )
                     number += 1
 
@@ -108,29 +123,19 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
-def _find_class_names(schema: pa.Schema, column: str) -> list[str] | None:
-    """Names of a column of Hugging Face's ClassLabel, or of a list of them; None for other columns."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        feature = features[column]
-        while "names" not in feature and ("feature" in feature or isinstance(feature, list)):
-            feature = feature[0] if isinstance(feature, list) else feature["feature"]
-        names = feature["names"] if feature.get("_type") == "ClassLabel" else None
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError):
+def _find_labels(schema: pa.Schema, column: str | None, config: InputConfig) -> tuple[str, ...] | None:
+    """Names of class numbers by Hugging Face's metadata; None without them, or if an option says what numbers mean."""
+    if column is None or config.class_names is not None or config.multi_hot:
         return None
-    return [str(name) for name in names] if isinstance(names, list) else None
+    return find_labels(schema, column)
 
 
-def _name_classes(value: Any, names: list[str] | None) -> Any:
-    """Replace class numbers by their names; -1 is no class, as Hugging Face writes it."""
-    if names is None or value is None:
+def _name_classes(where: str, value: Any, labels: Sequence[str] | None, config: InputConfig) -> Any:
+    """Replace class numbers by their names; a value that cannot be read stays, and its row is rejected later."""
+    if labels is None or value is None:
         return value
-    if isinstance(value, list):
-        found = [_name_classes(entry, names) for entry in value]
-        return [name for name in found if name is not None]
-    if not isinstance(value, int) or value == -1:
-        return None
-    return names[value] if 0 <= value < len(names) else f"class {value} of {len(names)}"
+    found = read_tag_value(where, value, config, labels)
+    return value if found.error else list(found.tags)
 
 
 def _to_plain(value: Any) -> Any:

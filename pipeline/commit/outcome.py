@@ -110,11 +110,12 @@ def read_outcomes(out_uri: str, shard_names: Sequence[str]) -> Outcome:
 
 
 def _describe_row(row: Mapping[str, Any]) -> str:
-    error = _shorten(row["error"] or "no message")
-    tags = [f"'{_shorten(tag)}'" for tag in (row["tags_unknown"] or ())[:MAX_TAGS]]
+    error = shorten(row["error"] or "no message")
+    tags = [f"'{shorten(tag)}'" for tag in (row["tags_unknown"] or ())[:MAX_TAGS]]
     is_tagged = row["reason"] == Reason.NO_KNOWN_TAG and tags
-    return f"'{_shorten(row['key'])}' ({row['reason']}: {error}{': ' + ', '.join(tags) if is_tagged else ''})"
+    return f"'{shorten(row['key'])}' ({row['reason']}: {error}{': ' + ', '.join(tags) if is_tagged else ''})"
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
+    """Truncate a key or an error for a message."""
     return text if len(text) <= MAX_LETTERS else f"{text[:MAX_LETTERS]}..."

@@ -37,9 +37,11 @@ CHANGEABLE_TEXT = (
     "--inputs.max-image-pixels, --inputs.max-image-bytes, --inputs.tags-field, and the aliases of the vocabulary"
 )
 PERMANENT = frozenset(
-    {Reason.DUPLICATE_KEY, Reason.NOT_IN_TAGS_TABLE, Reason.SPLIT_SAMPLE, Reason.NO_IMAGE, Reason.DOWNLOAD_FAILED}
+    {Reason.DUPLICATE_KEY, Reason.NOT_IN_TAGS_TABLE, Reason.SPLIT_SAMPLE, Reason.NO_IMAGE, Reason.DOTTED_NAME}
 )
 """Reasons that lie in the shard: labelling again cannot change them, and a changed shard needs another run."""
+ONLY_BY_NAME = frozenset({Reason.DOWNLOAD_FAILED})
+"""Reasons of which a retry has to be asked: a URL may be delivered now, but what img2dataset lacked stays lacking."""
 NUM_THREADS = 16
 
 
@@ -65,7 +67,7 @@ def parse_reasons(text: str) -> tuple[str, ...]:
     known = sorted(str(reason) for reason in set(Reason) - PERMANENT)
     if status != Status.REJECTED:
         raise ValueError(f"--retry takes 'rejected' or 'rejected:reason', got '{text}'")
-    reasons = sorted({reason.strip() for reason in listed.split(",")}) if listed else known
+    reasons = sorted({reason.strip() for reason in listed.split(",")} if listed else set(known) - ONLY_BY_NAME)
     for reason in reasons:
         if reason not in known:
             raise ValueError(f"--retry does not apply to rows rejected as '{reason}'; it applies to {', '.join(known)}")

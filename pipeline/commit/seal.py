@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.commit.manifests import open_manifest, publish_manifest
 from pipeline.commit.names import PartName, locate_manifest, locate_part
-from pipeline.commit.outcome import Outcome, describe_outcome, read_outcome
+from pipeline.commit.outcome import Outcome, describe_outcome, read_outcome, shorten
 from pipeline.commit.parts import PartContent, count_rows, read_part
 from pipeline.commit.repeated_keys import SampleCounts, count_samples, reject_repeated_keys
 from pipeline.errors import LabellingError, ManifestError, RejectionLimitError, describe_exception, is_store_failure
@@ -156,14 +156,14 @@ def _require_few_rejections(
     if num_damaged <= max_rejected_fraction * samples.num:
         return
     most = max(damaged, key=lambda reason: damaged[reason])
-    first = next(
-        key
+    key, error = next(
+        (key, error)
         for table in tables
-        for key, reason in zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True)
+        for key, reason, error in zip(*(table[name].to_pylist() for name in ("key", "reason", "error")), strict=True)
         if reason == most
     )
     raise RejectionLimitError(
         f"shard '{shard_name}': rejected {num_damaged} of {samples.num} rows, limit {max_rejected_fraction:.0%}, "
-        f"mostly {most}, first '{first}'; {FOR_REJECTED.get(Reason(most), 'look at its parts')}, or raise "
-        "--max-rejected-fraction"
+        f"mostly {most}, first '{shorten(key)}'; {FOR_REJECTED.get(Reason(most), 'look at its parts')}, or raise "
+        f"--max-rejected-fraction; the error of '{shorten(key)}': {shorten(error or 'none')}"
     )

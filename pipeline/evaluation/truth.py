@@ -9,8 +9,11 @@ from pathlib import PurePosixPath
 import numpy as np
 from jaxtyping import UInt8
 
+from pipeline.collections.folders import IMAGE_SUFFIXES
 from pipeline.errors import LabellingError, ManifestError, TruthError
+from pipeline.images.encoded.kinds import name_foreign, name_readable
 from pipeline.images.masks import decode_mask
+from pipeline.inputs.patterns.folders import PassedOverFiles
 from pipeline.run.records import IGNORE_LABEL
 from pipeline.storage.listing import list_objects
 from pipeline.storage.reading import read_bytes
@@ -47,7 +50,7 @@ class TrueMasks:
             LabellingError: Several masks have the base name of the key.
             TruthError: The file is gone or cannot be opened.
         """
-        names = [key] if key in self._members else self._by_base_name.get(PurePosixPath(key).name, [])
+        names = self._find(key)
         if len(names) > 1:
             raise LabellingError(f"true masks '{names[0]}' and '{names[1]}' both fit the key '{key}'; keep one of them")
         if not names:
@@ -58,6 +61,19 @@ class TrueMasks:
         except (FileNotFoundError, PermissionError) as error:
             reason = "it does not exist any more" if isinstance(error, FileNotFoundError) else "permission denied"
             raise TruthError(f"true mask of '{key}' cannot be opened: {reason}; restore the file") from error
+
+    def _find(self, key: str) -> list[str]:
+        """Masks of a key; the key of a collection is the path of its image, with a suffix that its mask may lack."""
+        stem, dot, suffix = key.rpartition(".")
+        keys = [key, stem] if dot and suffix.lower() in IMAGE_SUFFIXES else [key]
+        whole = [name for name in keys if name in self._members]
+        if whole:
+            return whole[:1]
+        return next(filter(None, (self._by_base_name.get(PurePosixPath(name).name) for name in keys)), [])
+
+    def name_some(self) -> str:
+        """Name of the first mask, for messages."""
+        return next(iter(self._members))
 
     def list_unused(self) -> list[str]:
         """List the masks, by path without suffix, that no key has asked for so far."""
@@ -97,7 +113,9 @@ def _describe_file(payload: bytes) -> str:
     if not payload:
         return "is an empty file; copy it again"
     if not payload.startswith(_PNG_START):
-        return f"cannot be read: it is no PNG and begins with {payload[:8]!r}; give {wanted}"
+        readable = name_readable(payload)
+        found = name_foreign(payload) or (f"a {readable}" if readable else f"begins with {payload[:8]!r}")
+        return f"cannot be read: it is no PNG but {found}; give {wanted}"
     num_bits, colour_type = payload[24:25], payload[25:26]
     kind = _COLOUR_TYPES.get(colour_type[0]) if colour_type else None
     if kind in ("RGB", "RGBA", "grey with alpha"):
@@ -122,15 +140,29 @@ def _describe_values(unknown: Sequence[int], num_classes: int) -> str:
 def open_truth(truth_uri: str) -> TrueMasks:
     """Open a collection of true masks: a folder of PNGs, or a tar of them.
 
-    The mask of a sample is the one whose path without suffix is the key, else the one with the key's base name.
+    The mask of a sample is the one whose path without suffix is the key, or the key without the suffix of an image;
+    else the one with the key's base name.
 
     Raises:
         LabellingError: There are no PNGs.
     """
     members = dict(_list_tar(truth_uri)) if truth_uri.endswith(".tar") else dict(_list_folder(truth_uri))
     if not members:
-        raise LabellingError(f"'{truth_uri}' holds no PNGs; pass a folder or a tar of true masks, one per key")
+        raise LabellingError(
+            f"'{truth_uri}' {_describe_others(truth_uri)}; pass a folder or a tar of true masks, one PNG per key"
+        )
     return TrueMasks(members)
+
+
+def _describe_others(truth_uri: str) -> str:
+    """What is there instead of PNGs."""
+    others = PassedOverFiles()
+    for item in [] if truth_uri.endswith(".tar") else list_objects(truth_uri):
+        others.add_other(item.uri)
+    if others:
+        return f"holds no PNGs but {others.describe()}"
+    path = get_local_path(truth_uri)
+    return "holds no PNGs" if path is None or path.exists() else "does not exist"
 
 
 def _list_folder(truth_uri: str) -> Iterator[tuple[str, Callable[[], bytes]]]:

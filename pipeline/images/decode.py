@@ -20,7 +20,7 @@ from pipeline.images.colour_profiles import convert_to_srgb
 from pipeline.images.encoded.bounds import find_coded_excess, find_excess, find_scan_excess
 from pipeline.images.encoded.exif import read_exif_orientation
 from pipeline.images.encoded.kinds import name_foreign, name_readable
-from pipeline.images.encoded.parts import find_preview, keep_needed_parts
+from pipeline.images.encoded.parts import describe_tiff, find_preview, keep_needed_parts
 from pipeline.images.orientation import ORIENTATIONS, turn_size, turn_upright
 from pipeline.run.records import Reason
 
@@ -72,7 +72,7 @@ class ImageRejection:
 
 
 def decode_image(
-    payload: bytes, *, max_pixels: int, min_short_side_px: int | None = None
+    payload: bytes | memoryview, *, max_pixels: int, min_short_side_px: int | None = None
 ) -> DecodedImage | ImageRejection:
     """Decode an image to upright RGB.
 
@@ -86,6 +86,7 @@ def decode_image(
         min_short_side_px: Allows a JPEG to be decoded at 1/2, 1/4 or 1/8 if its short side keeps this size: several
             times faster for photographs.
     """
+    payload = bytes(payload)
     try:
         if excess := find_excess(payload):
             return _reject_as_slow(excess)
@@ -218,9 +219,12 @@ def _describe(error: BaseException, payload: bytes) -> str:
     if kind := name_foreign(payload):
         return _describe_foreign(kind)
     readable = name_readable(payload)
+    is_unknown = isinstance(error, Image.UnidentifiedImageError)
+    if readable == "TIFF" and (is_unknown or "decoder error" in str(error)) and (layout := describe_tiff(payload)):
+        return f"cannot be decoded: the decoder does not read this TIFF ({layout}), or it is damaged"
     if readable == "AVIF" and not features.check("avif"):
         return "the image is an AVIF, which this Pillow cannot read; install a Pillow with AVIF, or convert the image"
-    if not isinstance(error, Image.UnidentifiedImageError):
+    if not is_unknown:
         said = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "it", str(error)).strip().rstrip(".")
         return f"cannot be decoded: {said or type(error).__name__}"
     if readable:

@@ -108,6 +108,7 @@ def _make_tar_sample(group: MemberGroup, config: InputConfig) -> Sample:
         image_bytes=group.image_bytes,
         image_error=group.image_error,
         no_image_error=group.no_image_error,
+        no_tags_error=group.no_tags_error,
         dotted_name_error=group.dotted_name_error,
         tags=found.tags,
         class_numbers=found.class_numbers,
@@ -155,7 +156,8 @@ def _chunk_samples(
     keys: set[str] = set()
     members: MemberCounts | None = None
     for item in _read_samples(shard, config, start_offset):
-        members = merge_members([members, item.members_before])
+        if item.members_before is not None:
+            members = merge_members([members, item.members_before])
         is_full = len(samples) >= config.max_chunk_samples or num_bytes >= config.max_chunk_bytes
         if samples and (isinstance(item, ArchiveEnd) or (is_full and item.is_start)):
             yield Chunk(index=index, end_offset=item.offset, samples=tuple(samples), members=members)

@@ -6,6 +6,7 @@ read twice.
 """
 
 import io
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,8 +26,12 @@ MAX_LIST_VALUES = 2**26
 MAX_HEADER_BYTES = 2**20
 """Maximum size of a page header: it takes tens of bytes, plus the minimum and maximum value by some writers."""
 MAX_DEPTH = 8
+_DICTIONARY_PAGE, _DELTA_BYTE_ARRAY = 2, 7
 POOLED_BYTES = 2**17
-"""Reads of this size or more use memory of pyarrow's pool."""
+"""Reads of this size or more use memory that is used again."""
+ROUNDED_BYTES = 8 * 2**20
+MAX_SPARE_BYTES = 64 * 2**20
+"""Maximum size of memory that is kept for the next read."""
 
 _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)
 
@@ -53,6 +58,9 @@ class PageHeader(NamedTuple):
     """Size in the file, without the header."""
     unpacked_bytes: int
     num_values: int
+    is_dictionary: bool
+    has_prefixes: bool
+    """Whether a value is the end of one that starts as the value before it."""
 
 
 def parse_page_header(content: bytes | memoryview) -> PageHeader:
@@ -71,7 +79,15 @@ def parse_page_header(content: bytes | memoryview) -> PageHeader:
         raise ValueError(f"a page header claims {unpacked} bytes unpacked, {packed} in the file")
     # By the kind of the page: data, dictionary, data of version 2.
     num_values = max(fields.get((kind, 1), 0) for kind in (5, 7, 8))
-    return PageHeader(parser.position, packed, unpacked, num_values)
+    encodings = fields.get((5, 2)), fields.get((8, 4))
+    return PageHeader(
+        header_bytes=parser.position,
+        page_bytes=packed,
+        unpacked_bytes=unpacked,
+        num_values=num_values,
+        is_dictionary=fields.get((1,)) == _DICTIONARY_PAGE,
+        has_prefixes=_DELTA_BYTE_ARRAY in encodings,
+    )
 
 
 class _ThriftParser:
@@ -161,7 +177,10 @@ class _PageCursor:
             start = column.dictionary_page_offset
         self.name = column.path_in_schema
         self.next_header = start
-        self.stop = start + column.total_compressed_size
+        self.num_bytes = column.total_compressed_size
+        self.start, self.stop = start, start + self.num_bytes
+        self.unpacked_bytes = column.total_uncompressed_size
+        self.has_prefixes = "DELTA_BYTE_ARRAY" in column.encodings
         self._limits = limits
         self._is_list = is_list
         self._num_values = 0
@@ -178,6 +197,10 @@ class _PageCursor:
                 f"column '{self.name}' holds a page that unpacks from {header.page_bytes} to {header.unpacked_bytes} "
                 f"bytes, limit {limit}; write it with smaller pages or raise --inputs.max-image-bytes"
             )
+        if (header.is_dictionary and self.next_header > self.start) or (header.has_prefixes and not self.has_prefixes):
+            raise HostilePageError(
+                f"column '{self.name}' holds a page that its footer does not announce; write it again"
+            )
         self._num_values += header.num_values
         if self._is_list and self._num_values > self._limits.max_list_values:
             raise HostilePageError(
@@ -189,15 +212,34 @@ class _PageCursor:
             raise HostilePageError(f"column '{self.name}' holds a page that ends behind its row group; copy it again")
 
 
-def _read_pooled(stream: ByteStream, size: int) -> bytes | pa.Buffer:
-    """Read into memory of pyarrow's pool, if the stream can: new pages for every large read took half of the time."""
-    if size < POOLED_BYTES or not isinstance(stream, io.BufferedReader):
-        return stream.read(size)
-    buffer = pa.allocate_buffer(size, resizable=True)
-    num_read = stream.readinto(memoryview(buffer))
-    if num_read < size:
-        buffer.resize(num_read)
-    return buffer
+class _ReadMemory:
+    """Memory of large reads, used again once pyarrow has released it: new pages took up to half of the time."""
+
+    def __init__(self) -> None:
+        """Hold no memory yet."""
+        self._spare: list[pa.Buffer] = []
+        self._lent: dict[int, tuple[weakref.ref[memoryview], pa.Buffer]] = {}
+
+    def read(self, stream: ByteStream, size: int) -> bytes | memoryview:
+        """Read up to `size` bytes of a stream, into this memory if the stream can."""
+        if size < POOLED_BYTES or not isinstance(stream, io.BufferedReader):
+            return stream.read(size)
+        buffer = next((one for one in self._spare if one.size >= size), None)
+        if buffer is None:
+            # Rounded up: row groups differ a little in size.
+            buffer = pa.allocate_buffer(-(-size // ROUNDED_BYTES) * ROUNDED_BYTES)
+        self._spare.clear()
+        # Arrow's buffers of the content hold the view.
+        content = memoryview(buffer).cast("B")[:size]
+        content = content[: stream.readinto(content)]
+        number = id(content)
+        self._lent[number] = weakref.ref(content, lambda _: self._take_back(number)), buffer
+        return content
+
+    def _take_back(self, number: int) -> None:
+        _, buffer = self._lent.pop(number)
+        if buffer.size <= MAX_SPARE_BYTES:
+            self._spare = [buffer]
 
 
 class PageGuard(io.RawIOBase):
@@ -206,6 +248,7 @@ class PageGuard(io.RawIOBase):
     def __init__(self, stream: ByteStream, limits: PageLimits) -> None:
         """Check pages against the limits."""
         self._stream = stream
+        self._memory = _ReadMemory()
         self._limits = limits
         self._columns: list[_PageCursor] = []
 
@@ -218,6 +261,28 @@ class PageGuard(io.RawIOBase):
             for column, schema in columns
             if any(f"{column.path_in_schema}.".startswith(f"{name}.") for name in names)
         ]
+
+    @property
+    def num_expected_bytes(self) -> int:
+        """Size in the file of the columns that are read next."""
+        return sum(column.num_bytes for column in self._columns)
+
+    def count_shared_bytes(self, max_unread: int) -> int:
+        """Count the bytes that several values of a column may share, so that each row gets a copy of them.
+
+        Args:
+            max_unread: Of columns of at most this size, all bytes are counted, and their dictionary is not read.
+
+        Raises:
+            ArrowInvalid: A page header cannot be parsed.
+        """
+        return max((self._count_shared(column, max_unread) for column in self._columns), default=0)
+
+    def _count_shared(self, column: _PageCursor, max_unread: int) -> int:
+        if column.has_prefixes or column.unpacked_bytes <= max_unread:
+            return column.unpacked_bytes
+        header = self._read_header(column, column.stop, b"")
+        return header.unpacked_bytes if header.is_dictionary else 0
 
     def readable(self) -> bool:
         """True: the stream is readable."""
@@ -235,7 +300,7 @@ class PageGuard(io.RawIOBase):
         """Position in bytes."""
         return self._stream.tell()
 
-    def read(self, size: int = -1, /) -> bytes | pa.Buffer:  # pyarrow takes any buffer
+    def read(self, size: int = -1, /) -> bytes | memoryview:  # pyarrow takes any buffer
         """Read up to `size` bytes.
 
         Raises:
@@ -243,19 +308,19 @@ class PageGuard(io.RawIOBase):
             ArrowInvalid: They contain a page header that cannot be parsed.
         """
         start = self._stream.tell()
-        content = _read_pooled(self._stream, size)
+        content = self._memory.read(self._stream, size)
         stop = start + len(content)
         for column in self._columns:
             while start < column.stop and column.next_header < min(stop, column.stop):
                 column.check(self._read_header(column, start, content))
         return content
 
-    def _read_header(self, column: _PageCursor, start: int, content: bytes | pa.Buffer) -> PageHeader:
+    def _read_header(self, column: _PageCursor, start: int, content: bytes | memoryview) -> PageHeader:
         """Parse the next header of a column, from the last read if it contains the whole header."""
         try:
             if column.next_header >= start:
                 try:
-                    return parse_page_header(memoryview(content).cast("B")[column.next_header - start :])
+                    return parse_page_header(memoryview(content)[column.next_header - start :])
                 except IndexError:
                     pass
             position = self._stream.tell()

@@ -1,22 +1,26 @@
 """Parquet files as sequences of samples: one per row, read by row group in small batches."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import repeat
-from typing import Any
+from functools import partial
+from itertools import count, islice, pairwise, repeat
+from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ColumnError, ShardError, is_store_failure
 from pipeline.inputs.parquet_pages import HostilePageError, PageGuard, PageLimits
-from pipeline.inputs.sample_tags import SampleTags, find_download_error, read_tag_cells
+from pipeline.inputs.sample_tags import SMALL_COLUMN_BYTES, SampleTags, find_download_error, read_tag_cells
+from pipeline.inputs.tables.partitions import Partitions
 from pipeline.inputs.tag_values.columns import (
     TAGS_NEED,
     find_labels,
     find_needed_option,
+    holds_keys,
     holds_tags,
     is_text,
     list_label_columns,
@@ -29,14 +33,17 @@ IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 TAGS_COLUMNS = ("tags", "txt", "caption")
 """Columns searched for tags while `tags_field` has its default; the later names are img2dataset's."""
 KEY_COLUMNS = ("key", "__key__")
+KEYS_NEED = "text or whole numbers (cast it to one of these)"
 MAX_COLUMNS_SHOWN = 20
 
 BATCH_ROWS = 16
 """Rows in memory at a time, besides pages (whose size the writer chose) and buffers."""
 BUFFER_BYTES = 8 * 2**20
 """Bytes fetched of a column at a time. Without a buffer all images of a row group would be fetched at once."""
+MAX_UNBUFFERED = 8
+"""Row groups are fetched without a buffer if the needed columns take at most as many buffers."""
 LARGE_COLUMN_BYTES = 64 * 2**20
-"""Rows of a row group with a larger column are read one by one."""
+"""Bytes of a column in memory at a time: less than `BATCH_ROWS` rows if their mean or a dictionary is large."""
 MAX_KEY_LETTERS = 4096
 """Maximum letters of a key, as of a path: keys are kept in rows and messages."""
 
@@ -119,28 +126,42 @@ def _open_parquet(shard: InputShard) -> Iterator[ByteStream]:
 def _read_rows(
     shard: InputShard, stream: PageGuard, config: InputConfig, start_row: int, buffer_bytes: int
 ) -> Iterator[tuple[int, Sample]]:
-    file = pq.ParquetFile(stream, buffer_size=buffer_bytes, pre_buffer=False, page_checksum_verification=True)
-    columns = _choose_columns(shard, file.schema_arrow, config)
+    open_file = partial(pq.ParquetFile, stream, pre_buffer=False, page_checksum_verification=True)
+    file = open_file(buffer_size=buffer_bytes)
+    # Reads each column of a row group at once, which saves a copy of it.
+    unbuffered = open_file(metadata=file.metadata)
+    partitions = Partitions(shard.uri, file.schema_arrow)
+    columns = _choose_columns(shard, partitions, config)
+    if columns.key in partitions and file.metadata.num_rows > 1:
+        raise ColumnError(
+            f"shard '{shard.uri}': key column '{columns.key}' is a folder of its path, one key for all "
+            f"{file.metadata.num_rows} rows; name another one by --inputs.key-column, or leave it out for row numbers"
+        )
+    names = columns.list_names()
+    own_names = partitions.select_own(names)
     stop_row = 0
     for group in range(file.num_row_groups):
         row = stop_row
         stop_row += file.metadata.row_group(group).num_rows
         if stop_row <= start_row:
             continue
-        names = columns.list_names()
-        stream.expect(file, group, names)
-        num_rows = _choose_batch_rows(file.metadata.row_group(group))
-        for batch in file.iter_batches(num_rows, row_groups=[group], columns=names, use_threads=False):
+        stream.expect(file, group, own_names)
+        num_rows = _choose_batch_rows(file.metadata.row_group(group), stream)
+        reader = unbuffered if stream.num_expected_bytes <= MAX_UNBUFFERED * buffer_bytes else file
+        for own in reader.iter_batches(num_rows, row_groups=[group], columns=own_names, use_threads=False):
+            batch = partitions.complete(own, names)
             yield from _make_samples(batch, max(start_row - row, 0), row, columns, config)
             row += batch.num_rows
         if row != stop_row:
             raise _make_file_error(shard, f"it ends at row {row}, its footer claims more")
 
 
-def _choose_batch_rows(group: pq.RowGroupMetaData) -> int:
+def _choose_batch_rows(group: pq.RowGroupMetaData, stream: PageGuard) -> int:
     """Number of rows in memory at a time: each row that refers to a large dictionary value gets a copy of it."""
     sizes = [group.column(place).total_uncompressed_size for place in range(group.num_columns)]
-    return BATCH_ROWS if max(sizes, default=0) <= LARGE_COLUMN_BYTES else 1
+    row_bytes = max(sizes, default=0) // max(group.num_rows, 1)
+    value_bytes = max(row_bytes, stream.count_shared_bytes(LARGE_COLUMN_BYTES) // BATCH_ROWS)
+    return min(max(LARGE_COLUMN_BYTES // max(value_bytes, 1), 1), BATCH_ROWS)
 
 
 def _make_file_error(shard: InputShard, reason: str) -> ShardError:
@@ -151,44 +172,64 @@ def _make_samples(
     batch: pa.RecordBatch, start: int, first_row: int, columns: _Columns, config: InputConfig
 ) -> Iterator[tuple[int, Sample]]:
     """Make the samples of a batch, from a place in it, each with its row number."""
-    images = batch.column(columns.image)
-    if pa.types.is_struct(images.type):
-        images = pc.struct_field(images, "bytes")
-    tags: Iterator[SampleTags] = repeat(SampleTags())
+    tags: Iterable[SampleTags] = repeat(SampleTags())
     if columns.tags is not None:
         tags = read_tag_cells(columns.tags, batch.column(columns.tags), config, columns.labels)
     keys, statuses, messages = (
-        None if name is None else batch.column(name) for name in (columns.key, columns.status, columns.error_message)
+        _read_cells(batch, name) for name in (columns.key, columns.status, columns.error_message)
     )
+    images = _view_images(batch.column(columns.image))
     limit = config.max_image_bytes
-    for place in range(batch.num_rows):
-        found = next(tags)
-        if place < start:
-            continue
-        row, cell, key = first_row + place, images[place], _read_cell(keys, place)
-        num_bytes = _count_image_bytes(cell)
-        image_error = describe_oversized_image(num_bytes, limit) if num_bytes > limit else ""
-        image = None if image_error else cell.as_py()
-        has_image = image is not None or bool(image_error)
-        outcome = {"status": _read_cell(statuses, place), "error_message": _read_cell(messages, place)}
+    sizes = [len(image) for image in images if image is not None]
+    # A view keeps the memory of all images of its batch.
+    is_shared = max(sizes, default=0) <= limit and sum(sizes) <= LARGE_COLUMN_BYTES
+    rows = zip(count(first_row), images, keys, tags, statuses, messages)
+    for row, image, key, found, status, message in islice(rows, start, None):
+        num_bytes = 0 if image is None else len(image)
         sample = Sample(
-            key=f"{row:09d}" if key in (None, "") else _require_short_key(str(key), row),
-            image=image,
-            image_name=columns.image if has_image else "",
+            key=f"{row:09d}" if key is None or key == "" else _require_short_key(str(key), row),
+            image=image if is_shared else _copy_up_to(limit, image),
+            image_name="" if image is None else columns.image,
             image_bytes=num_bytes,
-            image_error=image_error,
+            image_error="" if num_bytes <= limit else describe_oversized_image(num_bytes, limit),
+            no_image_error="" if image is not None else _describe_path(batch, columns.image, row - first_row),
             tags=found.tags,
             class_numbers=found.class_numbers,
             tags_error=found.error,
-            download_error="" if has_image else find_download_error(outcome),
         )
+        if image is None:
+            sample.download_error = find_download_error({"status": status, "error_message": message})
         yield row, sample
 
 
-def _count_image_bytes(cell: pa.Scalar) -> int:
-    """Count the bytes of a cell without copying them."""
-    buffer = cell.as_buffer() if cell.is_valid else None
-    return 0 if buffer is None else buffer.size
+def _describe_path(batch: pa.RecordBatch, column: str, place: int) -> str:
+    """Message for a row without the bytes of its image; empty if it has no path either."""
+    cell = batch.column(column)[place].as_py()
+    path = cell.get("path") if isinstance(cell, dict) else None
+    return f"only its path is there, '{str(path)[:MAX_KEY_LETTERS]}', no bytes" if path else ""
+
+
+def _copy_up_to(limit: int, image: memoryview | None) -> bytes | None:
+    return None if image is None or len(image) > limit else bytes(image)
+
+
+def _view_images(cells: pa.Array) -> list[memoryview | None]:
+    """Views of the bytes in a column, without a copy."""
+    if pa.types.is_struct(cells.type):
+        cells = pc.struct_field(cells, "bytes")
+    if not len(cells):
+        return []
+    if not pa.types.is_binary(cells.type):
+        cells = cells.cast(pa.large_binary())
+    _, ends, content = cells.buffers()
+    places = np.frombuffer(ends, np.int32 if pa.types.is_binary(cells.type) else np.int64)[cells.offset :][
+        : len(cells) + 1
+    ].tolist()
+    view = memoryview(content or b"").cast("B").toreadonly()
+    views: list[memoryview | None] = [view[start:stop] for start, stop in pairwise(places)]
+    if cells.null_count:
+        return [one if is_valid else None for one, is_valid in zip(views, cells.is_valid().to_pylist(), strict=True)]
+    return views
 
 
 def _require_short_key(key: str, row: int) -> str:
@@ -199,32 +240,43 @@ def _require_short_key(key: str, row: int) -> str:
     return key
 
 
-def _read_cell(cells: pa.Array | None, place: int) -> Any:
-    """Read a cell; None if the column is missing, or the cell is null or not UTF-8."""
-    if cells is None:
-        return None
+def _read_cells(batch: pa.RecordBatch, name: str | None) -> Iterable[Any]:
+    """Read a column; None for cells that are null or not UTF-8, and for those of a missing column, without end."""
+    if name is None:
+        return repeat(None)
+    cells = batch.column(name)
+    # One large text at a time.
+    if cells.nbytes <= SMALL_COLUMN_BYTES:
+        with suppress(UnicodeDecodeError):
+            return cast(list[Any], cells.to_pylist())
+    return (_read_cell(cell) for cell in cells)
+
+
+def _read_cell(cell: pa.Scalar) -> Any:
     try:
-        return cells[place].as_py()
+        return cell.as_py()
     except UnicodeDecodeError:
         return None
 
 
-def _choose_columns(shard: InputShard, schema: pa.Schema, config: InputConfig) -> _Columns:
+def _choose_columns(shard: InputShard, partitions: Partitions, config: InputConfig) -> _Columns:
+    schema = partitions.schema
+
     def require(option: str, names: Sequence[str], holds: Callable[[pa.DataType], bool], need: str) -> str:
         return _require_column(shard, schema, option, names, holds, need)
 
     def look_for(names: Sequence[str], holds: Callable[[pa.DataType], bool]) -> str | None:
-        fitting = (name for name in names if schema.names.count(name) == 1 and holds(schema.field(name).type))
-        return next(fitting, None)
+        there = [name for name in names if schema.names.count(name) == 1 and name not in partitions]
+        return next((name for name in there if holds(schema.field(name).type)), None)
 
     image_names = IMAGE_COLUMNS if config.image_column is None else (config.image_column,)
     # With a table of tags the shard needs none.
     tags = _choose_tags_column(shard, schema, config) if config.tags_table is None else None
-    key = look_for(KEY_COLUMNS, _holds_key)
-    if config.key_column is not None or (key is None and set(KEY_COLUMNS) & set(schema.names)):
+    key = look_for(KEY_COLUMNS, holds_keys)
+    if config.key_column is not None or (key is None and partitions.select_own(list({*KEY_COLUMNS} & {*schema.names}))):
         # Row numbers in place of keys that cannot be read would be keys of nobody.
         names = KEY_COLUMNS if config.key_column is None else (config.key_column,)
-        key = require("--inputs.key-column", names, _holds_key, "text or whole numbers")
+        key = require("--inputs.key-column", names, holds_keys, KEYS_NEED)
     return _Columns(
         image=require("--inputs.image-column", image_names, _holds_image, "bytes, or struct{bytes, path}"),
         tags=tags,
@@ -246,6 +298,12 @@ def _choose_tags_column(shard: InputShard, schema: pa.Schema, config: InputConfi
         names, labels = TAGS_COLUMNS, list_label_columns(schema)
         if len(labels) == 1 and not set(names) & set(schema.names):
             names = (labels[0],)
+    first = config.tags_field.partition(".")[0]
+    if config.tags_field not in schema.names and first in schema.names:
+        raise ColumnError(
+            f"shard '{shard.uri}': a field of column '{first}' is no column; give --inputs.tags-field {first} if it "
+            "holds records with a name or a category"
+        )
     found = _require_column(shard, schema, "--inputs.tags-field", names, holds_tags, TAGS_NEED)
     if needed := find_needed_option(schema.field(found).type, config, find_labels(schema, found)):
         raise ColumnError(f"shard '{shard.uri}': column '{found}' holds {needed}")
@@ -284,10 +342,6 @@ def _holds_image(kind: pa.DataType) -> bool:
         place = kind.get_field_index("bytes")
         return place >= 0 and _is_binary(kind.field(place).type)
     return _is_binary(kind)
-
-
-def _holds_key(kind: pa.DataType) -> bool:
-    return is_text(kind) or pa.types.is_integer(kind)
 
 
 def _is_binary(kind: pa.DataType) -> bool:

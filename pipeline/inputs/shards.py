@@ -170,6 +170,9 @@ def _look_up_names(pattern: str, names: Sequence[str]) -> list[StoredObject]:
     if missing:
         require_bucket(missing[0])
         shown = ", ".join(f"'{name}'" for name in missing[:5])
+        path = get_local_path(missing[0])
+        if path is not None and path.is_dir():
+            raise ShardError(f"shard pattern '{pattern}' names folders, such as '{missing[0]}'; give each by itself")
         raise ShardError(
             f"shard pattern '{pattern}': {len(missing)} of {len(names)} shards do not exist, such as {shown}; "
             "copy them or change the pattern"

@@ -15,6 +15,8 @@ from pipeline.inputs.tar.names import (
     TAG_SUFFIXES,
     USED_SUFFIXES,
     classify_member,
+    describe_missing_image,
+    describe_missing_tags,
     is_dotted_image,
     split_member_name,
 )
@@ -56,6 +58,8 @@ class MemberGroup:
     """Why an existing image was not read; empty if it was read."""
     no_image_error: str = ""
     """Why there is no image; empty if there is one."""
+    no_tags_error: str = ""
+    """Why there are no tags; empty if a member may contain them."""
     dotted_name_error: str = ""
     """Why this is one of several images of a name with dots; empty if it is not."""
     tag_payloads: dict[str, bytes] = field(default_factory=dict)
@@ -70,9 +74,14 @@ class MemberGroup:
     """All members from the offset of the previous group, or from the start of the reading, to this one's."""
 
     @property
+    def has_tags(self) -> bool:
+        """Whether there is a member for the tags."""
+        return bool(self.tag_payloads or self.oversized_tags or self.broken_tags)
+
+    @property
     def is_complete(self) -> bool:
         """Whether there is a member for the image and one for the tags."""
-        return bool(self.image_name and (self.tag_payloads or self.oversized_tags or self.broken_tags))
+        return bool(self.image_name) and self.has_tags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +280,9 @@ class _Grouping:
             self._before.take(sample.lead, OF_SAMPLE)
             self._before.take(sample.rest, OF_SAMPLE)
             if not sample.has_image:
-                sample.group.no_image_error = _describe_members(sample)
+                sample.group.no_image_error = describe_missing_image(sample.names, MAX_NAMED)
+            if not sample.group.has_tags:
+                sample.group.no_tags_error = describe_missing_tags(sample.names, MAX_NAMED)
             yield sample.group
 
     def _close_dotted(self, sample: _OpenSample) -> Iterator[MemberGroup]:
@@ -333,9 +344,3 @@ def _find_start(sample: _OpenSample, key: str, suffix: str) -> _Start:
     if suffix not in sample.suffixes or not sample.has_image:
         return _Start.NONE
     return _Start.SAMPLE if suffix in IMAGE_SUFFIXES else _Start.TENTATIVE
-
-
-def _describe_members(sample: _OpenSample) -> str:
-    names = ", ".join(f"'{name}'" for name in sample.names)
-    more = ", ..." if len(sample.names) == MAX_NAMED else ""
-    return f"no image among the members of this key: {names}{more}; images are {', '.join(IMAGE_SUFFIXES)}"

@@ -80,4 +80,4 @@ def _take_image(shard: InputShard, sample: Sample, row: dict[str, Any]) -> bytes
         return None
     if sample.image is None or hashlib.sha256(sample.image).hexdigest() != row["image_sha256"]:
         raise ShardError(f"shard '{shard.uri}': the image of key '{sample.key}' is not the one that was labelled")
-    return sample.image
+    return bytes(sample.image)

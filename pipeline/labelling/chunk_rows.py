@@ -33,6 +33,7 @@ SAMPLE = pa.struct(
         ("image_error", pa.string()),
         ("image_reason", pa.string()),
         ("no_image_error", pa.string()),
+        ("no_tags_error", pa.string()),
         ("dotted_name_error", pa.string()),
         ("tags", pa.list_(pa.string())),
         ("class_numbers", pa.list_(pa.int64())),

@@ -51,7 +51,7 @@ class ProcessWorkers:
     def prepare(self, numbered: Sequence[tuple[int, Sample]]) -> Callable[[], list[Prepared]]:
         """Begin to prepare samples."""
         slot = self._slots.take()
-        future = self._submit(_prepare, slot, numbered)
+        future = self._submit(_prepare, slot, [(position, _copy_image(sample)) for position, sample in numbered])
 
         def wait() -> list[Prepared]:
             try:
@@ -86,6 +86,13 @@ class ProcessWorkers:
         context.set_forkserver_preload([__name__])
         shared = (self._slots.name, self._slots.num_bytes)
         return ProcessPoolExecutor(self._num_workers, context, initializer=_begin, initargs=(self._jobs, *shared))
+
+
+def _copy_image(sample: Sample) -> Sample:
+    """Copy an image that is a view of the memory of its chunk, which no pipe takes."""
+    if not isinstance(sample.image, memoryview):
+        return sample
+    return dataclasses.replace(sample, image=bytes(sample.image))
 
 
 class _InSlot(NamedTuple):

@@ -86,7 +86,8 @@ class SamplePreparer:
         )
         row |= {"tags_unknown": list(matched.unknown), "class_ids": list(matched.class_ids)}
         if not matched.class_ids:
-            error = "no tags" if not (sample.tags or sample.class_numbers) else "none of its tags is in the vocabulary"
+            has_tags = sample.tags or sample.class_numbers
+            error = "none of its tags is in the vocabulary" if has_tags else sample.no_tags_error or "no tags"
             return RejectedSample(position, reject(row, Reason.NO_KNOWN_TAG, error))
         image = self._decode(sample.image)
         if isinstance(image, ImageRejection):
@@ -107,7 +108,7 @@ class SamplePreparer:
             row=row,
         )
 
-    def _decode(self, payload: bytes) -> DecodedImage | ImageRejection:
+    def _decode(self, payload: bytes | memoryview) -> DecodedImage | ImageRejection:
         return decode_image(
             payload,
             max_pixels=self._config.inputs.max_image_pixels,

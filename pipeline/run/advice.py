@@ -18,6 +18,9 @@ FOR_REJECTED = {
     Reason.CRASHED: "look at these images, and at the logs of the workers",
     Reason.OUT_OF_MEMORY: "label on a device with more memory, or with fewer patches (--views.num-patches)",
     Reason.NOT_FINITE: "check the weights of the model",
+    Reason.NOT_FOUND: "compare the paths of the table with the files there; --inputs.image-root names the folder that "
+    "they start at, and --inputs.image-column their column",
+    Reason.CHANGED: "label the collection as it is now under a new --out",
 }
 
 FOR_PASSED_OVER = {

@@ -14,8 +14,9 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from models.documents import STRICT, DocumentError, check_fields, parse_json
-from pipeline.errors import ManifestError
+from pipeline.errors import GrowthConflictError, ManifestError, RunConflictError
 from pipeline.run.fingerprint import compute_fingerprint, get_library_version, hash_uri, to_canonical_json
+from pipeline.run.records import INDEX_PREFIX
 from pipeline.storage.listing import UNKNOWN_ETAG, list_folder
 from pipeline.storage.reading import read_bytes
 from pipeline.storage.uris import join_uri
@@ -161,6 +162,67 @@ def list_input_differences(before: list[list[Any]], after: list[list[Any]], most
     if len(differences) > most:
         differences = [*differences[:most], f"and {len(differences) - most} more shards"]
     return differences
+
+
+def require_allowed(
+    out_uri: str,
+    recorded: Sequence[Sequence[Any]],
+    unknown: Sequence[Sequence[Any]],
+    listed: list[list[Any]],
+    *,
+    extend: bool,
+    is_remask: bool,
+) -> None:
+    """Check that the listed shards of a run are those of its record, or may differ from them.
+
+    Args:
+        out_uri: Output folder.
+        recorded: Shards of the run.
+        unknown: Listed shards that it does not have.
+        listed: All listed shards.
+        extend: Whether shards may be added.
+        is_remask: Whether its masks are made of kept maps.
+
+    Raises:
+        RunConflictError: They may not, or are index shards at another place.
+        GrowthConflictError: They are those of a collection, which another driver listed at the same time.
+    """
+    gone = len(recorded) + len(unknown) - len(listed)
+    places, found = ([entry[0].rpartition("/")[0] for entry in of if _is_index(entry)] for of in (recorded, listed))
+    if found and places and not is_remask and found[0] != places[0]:
+        raise RunConflictError(
+            f"the run in '{out_uri}' has its index in '{places[0]}', and this command finds it in '{found[0]}'; "
+            "give --out as it was given first, or another one"
+        )
+    # What this driver found to be new was compared with the rows of other index shards.
+    if places and not is_remask and (gone or (unknown and not extend)):
+        raise GrowthConflictError(
+            f"another driver listed the collection of '{out_uri}' at the same time; run the same command again"
+        )
+    if unknown and not extend:
+        raise RunConflictError(
+            f"the run in '{out_uri}' has {len(recorded)} shards and lacks {len(unknown)} that this command lists, "
+            f"such as '{unknown[0][0]}'; add --extend to take them into the run, or give another --out"
+        )
+    if gone:
+        differences = "; ".join(list_input_differences(list(map(list, recorded)), listed))
+        # Masks of kept maps are made of all published shards, so there a missing one is gone.
+        if is_remask:
+            raise RunConflictError(f"'{out_uri}' holds another run: {differences}; give another --out")
+        if not extend:
+            raise RunConflictError(
+                f"the run in '{out_uri}' has {len(recorded)} shards, of which this command lacks {gone}: "
+                f"{differences}; name them as before, add --extend to keep them unnamed, or give another --out"
+            )
+    if copy := find_copy(recorded, unknown, listed):
+        raise RunConflictError(
+            f"shard '{copy[0]}' has the file name, size and etag of '{copy[1]}' of the run, so --extend would label "
+            "its images twice; name it as before, or name both if both belong to the run"
+        )
+
+
+def _is_index(entry: Sequence[Any]) -> bool:
+    return bool(entry[1].startswith(INDEX_PREFIX))
 
 
 def find_copy(

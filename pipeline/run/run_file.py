@@ -14,11 +14,11 @@ from pipeline.run.extensions import (
     Growth,
     RecordedInput,
     create_extension,
-    find_copy,
     list_input_differences,
     merge_inputs,
     name_added,
     read_growth,
+    require_allowed,
 )
 from pipeline.run.fingerprint import compute_fingerprint, get_library_version, list_changes, to_canonical_json
 from pipeline.run.records import RUN_FILE, InputShard
@@ -150,6 +150,7 @@ def open_run(
     Raises:
         ValueError: The number of class scales is not the number of classes.
         RunConflictError: The folder belongs to another run; the message contains the differences.
+        GrowthConflictError: Another driver added rows of the same collection; list it again.
         ManifestError: The record of the run or of an extension cannot be read.
     """
     scales = config.maps.class_scales
@@ -217,7 +218,9 @@ def _compare(
         kept["source"] = identity["source"] | {"manifests": of_source}
     differences = list_differences(existing, kept)
     if not differences:
-        _require_allowed(run, present, unknown, identity["inputs"], extend=extend)
+        require_allowed(
+            run.out_uri, present, unknown, identity["inputs"], extend=extend, is_remask=run.source is not None
+        )
     elif not extend:
         differences = list_differences(existing, identity)
     expected = identity | {name: first[name] for name in ("inputs", "source") if name in first}
@@ -230,36 +233,6 @@ def _compare(
             "another --out"
         )
     return Growth(inputs=name_added(present, unknown), manifests=manifests)
-
-
-def _require_allowed(
-    run: Run, recorded: list[Any], unknown: list[Any], listed: list[list[Any]], *, extend: bool
-) -> None:
-    """Check that the listed shards of a run are those of its record, or may differ from them.
-
-    Raises:
-        RunConflictError: They may not.
-    """
-    if unknown and not extend:
-        raise RunConflictError(
-            f"the run in '{run.out_uri}' has {len(recorded)} shards and lacks {len(unknown)} that this command lists, "
-            f"such as '{unknown[0][0]}'; add --extend to take them into the run, or give another --out"
-        )
-    if gone := len(recorded) + len(unknown) - len(listed):
-        differences = "; ".join(list_input_differences(recorded, listed))
-        # Masks of kept maps are made of all published shards, so there a missing one is gone.
-        if run.source is not None:
-            raise RunConflictError(f"'{run.out_uri}' holds another run: {differences}; give another --out")
-        if not extend:
-            raise RunConflictError(
-                f"the run in '{run.out_uri}' has {len(recorded)} shards, of which this command lacks {gone}: "
-                f"{differences}; name them as before, add --extend to keep them unnamed, or give another --out"
-            )
-    if copy := find_copy(recorded, unknown, listed):
-        raise RunConflictError(
-            f"shard '{copy[0]}' has the file name, size and etag of '{copy[1]}' of the run, so --extend would label "
-            "its images twice; name it as before, or name both if both belong to the run"
-        )
 
 
 def read_run(out_uri: str) -> dict[str, Any]:

@@ -26,6 +26,13 @@ NOT_IN_LINES = frozenset(',;:|\t{}[]"#')
 TABLE_SUFFIXES = ("csv", "tsv", "xlsx", "xls", "parquet")
 
 FILE_KEYS = ("classes", "aliases", "colours", "colors", "ignored_tags")
+EXAMPLE = '{"classes": ["cat", "dog"], "aliases": {"cat": ["kitty"]}}'
+
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0100-\U000e01ef]"
+)
+"""Characters that no reader sees, among Unicode's default ignorable ones: zero-width spaces and joiners, soft hyphens,
+variation selectors such as that of many emoji. The tags of flags are not among them."""
 
 
 class MatchedTags(NamedTuple):
@@ -128,13 +135,15 @@ class Vocabulary:
 
 
 def normalise_tag(tag: str) -> str:
-    """Normalise case, spaces and Unicode form of a tag for comparison.
+    """Normalise case, spaces and Unicode form of a tag for comparison; remove invisible characters.
 
     >>> normalise_tag("  Flock_of--SHEEP ")
     'flock of sheep'
     >>> normalise_tag("Straße") == normalise_tag("STRASSE")
     True
     """
+    if not tag.isascii():
+        tag = INVISIBLE.sub("", tag)
     # Case folding can undo the normal form, and the normal form can introduce new capitals: "ΐ", "㎒".
     folded = unicodedata.normalize("NFKC", tag).casefold()
     folded = unicodedata.normalize("NFKC", folded).casefold()
@@ -169,16 +178,42 @@ def _parse_file(payload: bytes, uri: str) -> Any:
     Raises:
         DocumentError: It is a table, or its text is neither JSON nor YAML nor a class a line.
     """
+    if not payload.strip():
+        raise DocumentError(f"it is empty; write {EXAMPLE}")
     suffix = uri.rpartition(".")[2].lower()
     if suffix in TABLE_SUFFIXES:
         raise DocumentError(
             'it is a table; write its names as JSON, {"classes": ["cat", "dog"]}, or one a line into a .txt file'
         )
-    if suffix in TEXT_SUFFIXES:
-        lines = [line.strip() for line in decode_text(payload, MAX_FILE_BYTES).splitlines()]
-        if not any(set(line) & NOT_IN_LINES for line in lines):
-            return [line for line in lines if line]
-    return parse_json_or_yaml(payload, uri, max_bytes=MAX_FILE_BYTES)
+    if suffix not in TEXT_SUFFIXES:
+        return parse_json_or_yaml(payload, uri, max_bytes=MAX_FILE_BYTES)
+    lines = [line.strip() for line in decode_text(payload, MAX_FILE_BYTES).splitlines()]
+    lines = [line for line in lines if line]
+    if not any(set(line) & NOT_IN_LINES for line in lines):
+        return lines
+    _require_lines_of_names(lines)
+    fields = parse_json_or_yaml(payload, uri, max_bytes=MAX_FILE_BYTES)
+    # To YAML, lines without signs of its own are one text.
+    return lines if isinstance(fields, str) else fields
+
+
+def _require_lines_of_names(lines: Sequence[str]) -> None:
+    """Check that lines are no table and no comments.
+
+    Raises:
+        DocumentError: They are; the message contains the line.
+    """
+    if lines[0].startswith(("{", "[")):
+        return
+    for line in lines:
+        if line.startswith("#"):
+            raise DocumentError(f"the line {show_value(line)} begins with #; a class a line has no comments, remove it")
+        if "\t" in line:
+            raise DocumentError(
+                f"the line {show_value(line)} contains a tab; need one name a line, and aliases as JSON"
+            )
+    if len(lines) == 1 and set(lines[0]) & set(",;|"):
+        raise DocumentError(f"its only line is {show_value(lines[0])}; need one name a line")
 
 
 def parse_vocabulary(fields: Any) -> Vocabulary:
@@ -192,6 +227,9 @@ def parse_vocabulary(fields: Any) -> Vocabulary:
             f"need a mapping with the key 'classes', got {show_value(fields)}; "
             'write {"classes": ["cat", "dog"]}, or a class a line in a .txt file'
         )
+    if "classes" not in fields and not difflib.get_close_matches("classes", map(str, fields), n=1, cutoff=0.7):
+        found = ", ".join(repr(name) for name in list(fields)[:5]) or "none"
+        raise VocabularyError(f"need the key 'classes', got the keys {found}; write {EXAMPLE}")
     _check_known(fields, FILE_KEYS, "key")
     classes = _parse_names(fields.get("classes"), "classes")
     _check_classes(classes)
@@ -237,7 +275,8 @@ def _parse_names(names: Any, key: str) -> tuple[str, ...]:
     for name in names:
         # YAML parses no, on and 12 as other types than text; their original spelling is lost.
         if not isinstance(name, str):
-            raise VocabularyError(f"need text under {key!r}, got {show_value(name)}; put it into quotes")
+            advice = "write the name alone" if isinstance(name, list | Mapping) else "put it into quotes"
+            raise VocabularyError(f"need text under {key!r}, got {show_value(name)}; {advice}")
     return tuple(names)
 
 

@@ -4,6 +4,7 @@ Nothing is cached between calls: other machines write to the same folders.
 """
 
 import glob
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -12,10 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
+from pipeline.errors import BucketError, StorageError
 from pipeline.storage.atomic_files import TEMPORARY_PREFIX
 from pipeline.storage.filesystems import is_s3, open_filesystem
-from pipeline.storage.store_errors import translate_errors, translate_local_errors
-from pipeline.storage.uris import get_local_path, join_uri
+from pipeline.storage.store_errors import describe_missing_bucket, translate_errors, translate_local_errors
+from pipeline.storage.uris import BUCKET_SCHEMES, get_local_path, join_uri
+
+logger = logging.getLogger(__name__)
 
 BrokenLink = Callable[[str], None] | None
 UNKNOWN_ETAG = "-0"
@@ -66,7 +70,9 @@ def list_objects(folder_uri: str, on_broken_link: BrokenLink = None) -> list[Sto
         filesystem, name = open_filesystem(folder_uri)
         try:
             with translate_errors(folder_uri):
-                entries = filesystem.find(name, detail=True).items()
+                listed = filesystem.find(name, detail=True)
+            # The client of Azure lists a file, which is no folder, as a list of its name.
+            entries = listed.items() if isinstance(listed, Mapping) else ()
         except FileNotFoundError:
             entries = ()
         found = _describe_remote_files(folder_uri, name, entries)
@@ -127,7 +133,9 @@ def is_folder(uri: str) -> bool:
 
 
 def require_bucket(uri: str) -> None:
-    """Check that the bucket of a URI of S3 exists, where a search found nothing. Other stores are not asked.
+    """Check that the bucket or container of a URI exists, where a search found nothing.
+
+    Stores without buckets are not asked. A store that refuses the question gets the benefit of the doubt.
 
     Raises:
         BucketError: It does not exist.
@@ -138,6 +146,14 @@ def require_bucket(uri: str) -> None:
     if is_s3(filesystem):
         with translate_errors(uri):
             filesystem.call_s3("list_objects_v2", Bucket=filesystem.split_path(name)[0], MaxKeys=1)
+    elif uri.partition("://")[0] in BUCKET_SCHEMES:
+        try:
+            with translate_errors(uri):
+                filesystem.info(name.partition("/")[0])
+        except FileNotFoundError as error:
+            raise BucketError(describe_missing_bucket(uri)) from error
+        except StorageError as error:
+            logger.debug("the bucket of %s cannot be looked up: %s", uri, error)
 
 
 def _describe_remote_files(
@@ -166,7 +182,7 @@ def _describe_local(uri: str, path: Path) -> StoredObject:
 def _describe_remote(uri: str, entry: Mapping[str, Any]) -> StoredObject:
     """Convert fsspec's entry. Each store has its own name for the etag."""
     size_bytes = int(entry["size"] or 0)
-    for key in ("ETag", "etag", "md5Hash", "content_md5"):
+    for key in ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "xet_hash"):
         if entry.get(key):
             return StoredObject(uri=uri, size_bytes=size_bytes, etag=str(entry[key]).strip('"'))
     changed = next((entry[key] for key in ("mtime", "LastModified", "created") if entry.get(key)), "")

@@ -16,7 +16,7 @@ import aiohttp
 import botocore.exceptions
 import tenacity
 
-from pipeline.errors import NO_SPACE, OutageError
+from pipeline.errors import NO_SPACE, BucketError, OutageError, UriError
 from pipeline.storage.store_errors import list_causes
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ REFUSALS = (
     IsADirectoryError,
     NotADirectoryError,
     aiohttp.InvalidURL,
+    BucketError,
+    UriError,
 )
 NETWORK_FAILURES = (
     ConnectionError,
@@ -107,7 +109,8 @@ def _find_http_status(error: Any) -> int | None:
     """HTTP status in an exception of a client; each client has its own attribute for it."""
     response = getattr(error, "response", None)
     found = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
-    for value in (found, *(getattr(error, name, None) for name in ("status", "status_code", "code"))):
+    of_error = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+    for value in (found, getattr(response, "status_code", None), *of_error):
         if isinstance(value, int) and 100 <= value < 600:
             return value
     return None

@@ -1,6 +1,8 @@
 """Read files and objects: whole, as one sequential stream, or at random offsets."""
 
+import asyncio
 import io
+from concurrent.futures import Future
 from contextlib import closing
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -13,6 +15,10 @@ from pipeline.storage.uris import get_local_path
 
 READAHEAD_BYTES = 8 * 2**20
 """Bytes fetched per request by a sequential read from an object store."""
+LOCAL_STREAM_BYTES = 2**20
+"""Bytes fetched per request by small sequential reads of a local file."""
+LOCAL_RANDOM_BYTES = 2**16
+"""Bytes fetched per request by small reads of a local file at random offsets."""
 
 
 @runtime_checkable
@@ -43,12 +49,36 @@ def read_bytes(uri: str) -> bytes:
             with translate_local_errors(path):
                 return path.read_bytes()
         filesystem, name = open_filesystem(uri)
-        # If s3fs may split a read, it requests the size first: twice the requests for a small object.
-        options = {"max_concurrency": 1} if is_s3(filesystem) else {}
         with translate_errors(uri):
-            return cast(bytes, filesystem.cat_file(name, **options))
+            return cast(bytes, filesystem.cat_file(name, **_get_options(filesystem)))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"'{uri}' does not exist") from error
+
+
+def start_read(uri: str) -> Future[bytes] | None:
+    """Start to read a whole object without a thread; None if the client of its store only reads in threads.
+
+    The result raises what `read_bytes` raises.
+    """
+    if get_local_path(uri) is not None:
+        return None
+    filesystem, name = open_filesystem(uri)
+    if not getattr(filesystem, "async_impl", False):
+        return None
+
+    async def read() -> bytes:
+        try:
+            with translate_errors(uri):
+                return cast(bytes, await filesystem._cat_file(name, **_get_options(filesystem)))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"'{uri}' does not exist") from error
+
+    return asyncio.run_coroutine_threadsafe(read(), filesystem.loop)
+
+
+def _get_options(filesystem: Any) -> dict[str, Any]:
+    """Options of a read in one request: if s3fs may split it, it requests the size first."""
+    return {"max_concurrency": 1} if is_s3(filesystem) else {}
 
 
 def read_head(uri: str, num_bytes: int) -> bytes:
@@ -85,7 +115,7 @@ def open_stream(uri: str, offset: int = 0) -> ByteStream:
     Raises:
         FileNotFoundError: The file does not exist; the message contains the URI.
     """
-    stream = _open_to_read(uri, block_size=READAHEAD_BYTES, cache_type="readahead")
+    stream = _open_to_read(uri, LOCAL_STREAM_BYTES, block_size=READAHEAD_BYTES, cache_type="readahead")
     stream.seek(offset)
     return stream
 
@@ -96,14 +126,14 @@ def open_random(uri: str) -> ByteStream:
     Raises:
         FileNotFoundError: The file does not exist; the message contains the URI.
     """
-    return _open_to_read(uri, cache_type="none")
+    return _open_to_read(uri, LOCAL_RANDOM_BYTES, cache_type="none")
 
 
-def _open_to_read(uri: str, **options: Any) -> ByteStream:
+def _open_to_read(uri: str, local_buffer_bytes: int, **options: Any) -> ByteStream:
     try:
         if (path := get_local_path(uri)) is not None:
             with translate_local_errors(path):
-                return path.open("rb", buffering=2**20)
+                return path.open("rb", buffering=local_buffer_bytes)
         filesystem, name = open_filesystem(uri)
         with translate_errors(uri):
             file = filesystem.open(name, "rb", **options)

@@ -15,6 +15,10 @@ SCHEMES = re.compile(
 """Scheme of a URI, or of a link of a chained one, with the links before it that have no path (`simplecache::s3`)."""
 ONE_SLASH = re.compile(r"^(s3a?|gs|gcs|az|abfss?|hf|https?|hdfs|memory|file):/(?!/)", re.IGNORECASE)
 """Start of a URI that lacks a slash, which would be read as a local path."""
+NO_HOST = re.compile(r"^(file(?=://$)|(?:s3a?|gs|gcs|ftp|sftp)(?=://(?:/|$)))", re.IGNORECASE)
+"""Scheme of a URI without what has to follow it: a bucket, a host, or the path of a file."""
+BUCKET_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+"""Schemes of stores whose first level is a bucket or container, which must exist before anything is written."""
 SAME_STORE = {"s3a": "s3", "gcs": "gs"}
 """Schemes that lead to the same objects as another one."""
 LINK = re.compile(r"::(?=[a-z0-9+.\-]+://)", re.IGNORECASE)
@@ -61,11 +65,16 @@ def normalise_uri(uri: str) -> str:
     ('s3://Bucket/A.tar', 'simplecache::s3://b/A', 'A:b.tar')
 
     Raises:
-        ValueError: A slash is missing after the scheme.
+        ValueError: A slash is missing after the scheme, or the bucket or host.
     """
     if (match := ONE_SLASH.match(uri)) and not Path(uri).exists():
         scheme = match[1].lower()
-        raise ValueError(f"'{uri}' has one slash after '{scheme}:'; write '{scheme}://{uri[match.end() :]}'")
+        # The URI of a local file has no host, so its path keeps its slash.
+        slashes = "///" if scheme == "file" else "//"
+        raise ValueError(f"'{uri}' has one slash after '{scheme}:'; write '{scheme}:{slashes}{uri[match.end() :]}'")
+    if match := NO_HOST.match(uri):
+        what = "file" if match[1].lower() == "file" else "bucket" if match[1].lower() in BUCKET_SCHEMES else "host"
+        raise ValueError(f"'{uri}' names no {what}; write it after '{match[1]}://'")
     return SCHEMES.sub(lambda match: match[0].lower(), uri)
 
 

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import NO_SPACE, StorageError
+from pipeline.errors import NO_SPACE, BucketError, StorageError
 from pipeline.storage.atomic_files import create_file, put_file
 from pipeline.storage.filesystems import is_s3, open_filesystem
 from pipeline.storage.listing import exists, list_objects
-from pipeline.storage.store_errors import translate_errors, translate_local_errors
-from pipeline.storage.uris import get_local_path
+from pipeline.storage.store_errors import describe_missing_bucket, translate_errors, translate_local_errors
+from pipeline.storage.uris import BUCKET_SCHEMES, get_local_path
 
 CREATE_ATTEMPTS = 5
 
@@ -25,7 +25,7 @@ def put_atomic(uri: str, payload: bytes) -> None:
     """Write or replace a file or object atomically: no reader sees a part of it."""
     if (path := get_local_path(uri)) is None:
         filesystem, name = open_filesystem(uri)
-        with translate_errors(uri):
+        with _explain_missing_bucket(uri):
             filesystem.pipe_file(name, payload)
         return
     with _explain_errors(path):
@@ -50,7 +50,7 @@ def _create_remote(uri: str, payload: bytes) -> bool:
     filesystem, name = open_filesystem(uri)
     for attempt in range(CREATE_ATTEMPTS):
         try:
-            with translate_errors(uri):
+            with _explain_missing_bucket(uri):
                 filesystem.pipe_file(name, payload, mode="create")
         except FileExistsError:
             return False
@@ -113,6 +113,18 @@ def _delete_one(filesystem: Any, name: str) -> None:
         filesystem.rm_file(name)
     except FileNotFoundError:
         return
+
+
+@contextmanager
+def _explain_missing_bucket(uri: str) -> Iterator[None]:
+    """Turn the errors of a write to a store into ours; a missing file can only be the bucket."""
+    try:
+        with translate_errors(uri):
+            yield
+    except FileNotFoundError as error:
+        if uri.partition("://")[0] not in BUCKET_SCHEMES:
+            raise
+        raise BucketError(describe_missing_bucket(uri)) from error
 
 
 @contextmanager

@@ -84,4 +84,4 @@ def test_footer_whose_row_groups_have_other_rows_than_it_states_is_refused(tmp_p
     place = payload.index(b"\x16\xc8\x01", start)
     changed = payload[:place] + b"\x16\xca\x01" + payload[place + 3 :]
     with pytest.raises(ThriftError, match="its footer states 101 rows, its row groups have 100"):
-        list(walk_parquet(io.BytesIO(changed), {}, None))
+        list(walk_parquet("a.parquet", io.BytesIO(changed), {}, None))

@@ -3,22 +3,43 @@
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
+from typing import ClassVar
 
 import pytest
 
+from pipeline.commit.retry import open_retry, parse_reasons
 from pipeline.errors import StorageError
+from pipeline.label import label_run
+from pipeline.run.config import InputConfig
 from pipeline.run.records import Reason
 from pipeline.storage.bulk.web import OversizedFileError, WebFileError, read_web_file
 from tests.collections.forms import PHOTOS, find, read_samples
+from tests.collections.test_labelling import label, model, open_collection, read_rows  # noqa: F401 (a fixture)
+from tests.fakes import SerialCluster
+from tests.small_run import OPTIONS
 
 
 class _Server(BaseHTTPRequestHandler):
+    is_over = Event()
+    """Set when the server of a test ends."""
+    asked: ClassVar[set[str]] = set()
+    """Addresses that a first request did not get."""
+
     def do_GET(self) -> None:
         assert isinstance(self.server, ThreadingHTTPServer)
+        if self.path == "/stalling":
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\nx")
+            self.is_over.wait()
+            return
+        if self.path == "/late.jpg" and self.path not in self.asked:
+            self.asked.add(self.path)
+            self.send_error(404)
+            return
         other = f"http://localhost:{self.server.server_port}/a.jpg"
         status, headers, body = {
             "/a.jpg": (200, {}, PHOTOS["a"]),
+            "/late.jpg": (200, {}, PHOTOS["b"]),
             "/b%20c.jpg": (200, {}, PHOTOS["b"]),
             "/moved": (302, {"Location": "/a.jpg"}, b""),
             "/elsewhere": (302, {"Location": other}, b""),
@@ -40,10 +61,13 @@ class _Server(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     """Address of a web server."""
+    _Server.is_over.clear()
+    _Server.asked.clear()
     running = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
     thread = Thread(target=running.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{running.server_port}"
+    _Server.is_over.set()
     running.shutdown()
     thread.join()
     running.server_close()
@@ -86,3 +110,24 @@ def test_file_above_the_limit_is_not_read(server: str) -> None:
         read_web_file(f"{server}/large", 100, lambda url: True)
     with pytest.raises(WebFileError):
         read_web_file(f"{server}/gone", 100, lambda url: True)
+
+
+def test_file_of_a_server_that_sends_single_bytes_fails_when_its_time_is_over(server: str) -> None:
+    with pytest.raises(WebFileError, match="1 bytes after 0 s"):
+        read_web_file(f"{server}/stalling", 100, lambda url: True, pause_s=0.0, total_timeout_s=0.0)
+
+
+def test_image_that_its_server_delivers_later_is_labelled_by_a_retry(
+    server: str,
+    tmp_path: Path,
+    model: str,  # noqa: F811
+) -> None:
+    (tmp_path / "list.csv").write_text(f"url,tags\n{server}/a.jpg,cat\n{server}/late.jpg,dog\n")
+    run = open_collection(tmp_path / "list.csv", str(tmp_path / "out"), model, InputConfig(allow_url=(server,)))
+    label(run)
+    first = read_rows(run)
+    retried, order = open_retry(run, parse_reasons("rejected:download_failed"))
+    label_run(retried, OPTIONS, retry=order, cluster=SerialCluster())
+    assert [row["reason"] for row in first] == [None, "download_failed"]
+    assert read_rows(run)[0] == first[0]
+    assert [row["status"] for row in read_rows(run)] == ["labelled", "labelled"]

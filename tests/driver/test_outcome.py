@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from jobs.cluster.driving import conclude
+from jobs.cluster.driving import conclude, warn_of_nothing_labelled
 from pipeline.commit.manifests import open_manifest, read_members
-from pipeline.commit.outcome import read_outcomes
+from pipeline.commit.outcome import Outcome, read_outcomes
 from pipeline.driver.totals import RunSummary
 from pipeline.label import label_run
 from pipeline.run.options import LabelOptions
-from pipeline.run.records import MemberCounts
+from pipeline.run.records import MemberCounts, Reason
 from pipeline.run.run_file import Run
 from pipeline.storage.writing import put_atomic
 from tests.factories import make_photo
@@ -81,7 +81,12 @@ def test_members_passed_over_are_printed_with_what_helps(
     open_small_run: OpenRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "photos-0.tar").write_bytes(make_archive(list_mixed_members()))
-    assert conclude("out", label(open_small_run(str(tmp_path / "out"), inputs_uri=str(tmp_path)))) == 0
+    assert (
+        conclude(
+            "out", label(open_small_run(str(tmp_path / "out"), inputs_uri=str(tmp_path))), allows_nothing_labelled=False
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "  passed over, directory: 1, such as 'd'\n" in printed
     assert "  passed over, second_member: 1, such as 'last.json'; give every sample a key of its own" in printed
@@ -134,6 +139,15 @@ def test_shard_of_which_nothing_is_labelled_is_published_and_fails_the_job_with_
     assert conclude("out", summary, allows_nothing_labelled=True) == 0
 
 
+@pytest.mark.parametrize("reason", list(Reason))
+def test_shard_rejected_for_any_reason_fails_the_job_with_advice(
+    capsys: pytest.CaptureFixture[str], reason: Reason
+) -> None:
+    outcome = Outcome(num_unlabelled=1, unlabelled=("photos-0",), reasons={reason: 3})
+    assert warn_of_nothing_labelled(outcome, allows_nothing_labelled=False) == 1
+    assert f"warning: for {reason}: " in capsys.readouterr().err
+
+
 def test_published_shards_tell_again_what_was_not_labelled(open_small_run: OpenRun, tmp_path: Path) -> None:
     summary = run_unlabelled(open_small_run, tmp_path)
     again = read_outcomes(str(tmp_path / "out"), ["photos-0", "photos-1"])
@@ -167,6 +181,7 @@ def test_images_and_tags_that_stand_apart_are_split_samples_and_count_once(
     assert sorted(summary.failed_shards) == ["photos-0", "photos-1"]
     for error in summary.failed_shards.values():
         assert "rejected 3 of 3 rows, limit 50%, mostly split_sample, first 'a'; sort the members" in error
+        assert "the error of 'a': members of this key stand apart" in error
     summary = label(run, max_rejected_fraction=1.0)
     assert summary.outcome.counts.rejected_by_reason == {"split_sample": 12}
     assert (summary.outcome.num_unlabelled, dict(summary.outcome.reasons)) == (2, {"split_sample": 6})

@@ -71,6 +71,15 @@ def test_remask_job_gives_the_bytes_of_the_steps_without_ray_and_goes_on(
     assert main(["--labels", f"{tmp_path}/bare", "--out", f"{tmp_path}/none"]) == 1
     assert "row '0/photo0' has no class maps" in capsys.readouterr().err
 
+    # Nothing labelled is no success: neither now, nor when the command is repeated.
+    nothing = {shard: [make_rejected_row("0/photo0")] for shard in rows}
+    make_run(str(tmp_path / "nothing"), ["cat", "dog"], nothing, LabelConfig(maps=MapConfig(keep_maps=True)))
+    flags = ["--labels", f"{tmp_path}/nothing", "--out", f"{tmp_path}/still-nothing"]
+    for _ in range(2):
+        assert main(flags) == 1
+        assert "no image of 3 shards such as " in capsys.readouterr().err
+    assert main([*flags, "--allow-nothing-labelled"]) == 0
+
 
 def test_remask_job_reads_the_images_that_refine_maps_and_names_a_shard_that_is_gone(
     local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]

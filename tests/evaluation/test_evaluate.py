@@ -233,7 +233,7 @@ def test_job_on_bad_input_prints_one_line_and_exits_with_2(
     put_atomic(str(folder / "ignored" / "photo0.png"), make_mask_png(np.full((24, 32), IGNORE_LABEL)))
     for labels, truth, message in [
         ("nowhere", "truth", "holds no labelling run"),
-        ("run", "nowhere", "holds no PNGs"),
+        ("run", "nowhere", "does not exist"),
         ("run", "nowhere.tar", "nowhere.tar"),
         ("run", "other", "no labelled image has a true mask"),
         ("run", "ignored", "ignores every pixel"),

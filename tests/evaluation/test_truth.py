@@ -37,7 +37,9 @@ BAD_TRUTHS = {
     "rgba": (encode("RGBA"), "is a picture in RGBA"),
     "one bit": (encode("1"), "is a grey PNG of 1 bits"),
     "16 bits": (encode("I;16"), "is a grey PNG of 16 bits"),
-    "jpeg": (b"\xff\xd8\xff\xe0" + bytes(20), "is no PNG and begins with"),
+    "jpeg": (b"\xff\xd8\xff\xe0" + bytes(20), "is no PNG but a JPEG; give a palette PNG"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "is no PNG but a pointer of Git LFS"),
+    "unknown": (b"\x01\xfe\x80\x99" * 9, "is no PNG but begins with b'\\x01\\xfe"),
     "truncated": (encode("L")[:44], "the PNG is damaged"),
     "signature alone": (encode("L")[:8], "the PNG is damaged"),
     "empty": (b"", "is an empty file"),
@@ -93,6 +95,14 @@ def test_truth_is_found_by_whole_key_else_by_base_name(tmp_path: Path, kind: str
     assert [find(key) for key in keys] == [b"x/a", b"y/a", b"b", b"deep/er/c", b"d.e", b"loud", None, None]
 
 
+def test_truth_of_an_image_file_is_found_with_and_without_the_suffix_of_the_image(tmp_path: Path) -> None:
+    names = ["train/a", "val/a", "b", "c.jpg", "c", "IMG_1"]
+    find = open_truth(write_truth("folder", tmp_path, names))
+    keys = ["train/a.jpg", "val/a.JPEG", "dogs/b.png", "https://host/x/b.webp", "c.jpg", "x/c.jpg", "IMG_1.0", "a.b"]
+    assert [find(key) for key in keys] == [b"train/a", b"val/a", b"b", b"b", b"c.jpg", b"c.jpg", None, None]
+    assert find.list_unused() == ["IMG_1", "LOUD", "c"]
+
+
 @pytest.mark.parametrize("kind", ["folder", "tar"])
 def test_two_true_masks_that_fit_a_key_are_an_error_and_no_guess(tmp_path: Path, kind: str) -> None:
     find = open_truth(write_truth(kind, tmp_path, ["SegmentationClass/a", "SegmentationObject/a"]))
@@ -108,7 +118,10 @@ def test_truth_in_an_object_store_is_found(s3_folder: str) -> None:
 
 def test_truth_without_pngs_and_truth_that_is_no_tar_are_errors(tmp_path: Path) -> None:
     (tmp_path / "broken.tar").write_bytes(b"this is no archive" * 100)
-    with pytest.raises(LabellingError, match="nowhere' holds no PNGs"):
+    with pytest.raises(LabellingError, match="nowhere' does not exist; pass a folder or a tar of true masks"):
         open_truth(str(tmp_path / "nowhere"))
+    put_atomic(join_uri(str(tmp_path), "photos", "a.jpg"), b"photo")
+    with pytest.raises(LabellingError, match=r"holds no PNGs but 1 file \(\*\.jpg: 1, such as '.*a\.jpg'\)"):
+        open_truth(str(tmp_path / "photos"))
     with pytest.raises(LabellingError, match="broken.tar' is no readable tar"):
         open_truth(str(tmp_path / "broken.tar"))

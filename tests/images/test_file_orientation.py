@@ -8,6 +8,7 @@ import pytest
 from pipeline.images.decode import DecodedImage, decode_image
 from tests.images.encoded.written_images import (
     XMP,
+    XMP_NAME,
     encode,
     make_chunk,
     make_exif_block,
@@ -21,7 +22,6 @@ from tests.images.encoded.written_images import (
 )
 
 PICTURE = make_picture()
-XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"
 NO_ORIENTATION = make_exif_block(None)
 
 

@@ -71,7 +71,16 @@ def test_image_above_the_limit_is_not_copied_and_its_row_contains_the_limit(tmp_
         assert (missing.image, missing.image_error, missing.image_name) == (None, "", "")
 
 
-def test_large_dictionary_value_of_many_rows_is_copied_for_one_row_at_a_time(tmp_path: Path) -> None:
+def test_image_above_the_limit_is_not_held_by_the_samples_beside_it(tmp_path: Path) -> None:
+    columns = {"image": [bytes([number]) * 1000 for number in range(8)] + [b"1" * 2**24], "tags": ["cat"] * 9}
+    path = make_parquet(tmp_path / "a.parquet", columns)
+    before = pa.total_allocated_bytes()
+    samples = read_samples(path, max_image_bytes=1000)
+    assert [sample.image for sample in samples] == [*columns["image"][:8], None]
+    assert pa.total_allocated_bytes() - before < 2**20
+
+
+def test_large_dictionary_value_of_many_rows_is_copied_for_a_few_rows_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write_page_bomb(path, 70 * 2**20, use_dictionary=True, number=6)
     tracemalloc.start()
@@ -88,7 +97,8 @@ def test_ordinary_pages_of_hundreds_of_megabytes_are_read(tmp_path: Path) -> Non
     limits, config = PageLimits(max_page_bytes=2**18), InputConfig(max_image_bytes=2000)
     rng = np.random.default_rng(0)
     images = [rng.bytes(2000) for _ in range(1500)]
-    for options in ({}, {"use_dictionary": False}, {"data_page_version": "2.0"}, {"compression": "none"}):
+    prefixes = {"use_dictionary": False, "column_encoding": {"image": "DELTA_BYTE_ARRAY"}}
+    for options in ({}, {"use_dictionary": False}, prefixes, {"data_page_version": "2.0"}, {"compression": "none"}):
         path = make_parquet(tmp_path / "a.parquet", {"image": images, "tags": ["cat"] * 1500}, 1500, **options)
         samples = read_parquet_samples(list_shards([str(path)])[0], config, limits=limits)
         assert [sample.image for _, sample in samples] == images
@@ -121,6 +131,21 @@ def test_list_of_millions_in_one_row_is_not_converted_to_tags(tmp_path: Path) ->
     limits = PageLimits(max_list_values=1_000_000)
     with pytest.raises(ShardError, match="column 'tags.list.element' holds .* values in one row group, limit 1000000"):
         list(read_parquet_samples(shard, InputConfig(), limits=limits))
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.null()), pa.large_list(pa.null())])
+def test_list_of_nulls_which_take_no_bytes_is_not_converted(tmp_path: Path, kind: pa.DataType) -> None:
+    tags = pa.array([[None] * 1_000_000], kind)
+    pq.write_table(pa.table({"image": pa.array([b"i"], pa.binary()), "tags": tags}), tmp_path / "a.parquet")
+    del tags
+    tracemalloc.start()
+    try:
+        (sample,) = read_samples(tmp_path / "a.parquet")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sample.tags_error == f"column 'tags' holds 1000000 tags, limit {MAX_TAGS}"
+    assert peak < 2**22
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])

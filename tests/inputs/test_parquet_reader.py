@@ -29,6 +29,11 @@ from tests.factories import make_parquet, make_photo, make_tar
 from tests.fakes import REPORTING, FaultyStore
 
 TAGS = (["cat"], ["dog", "cat"], ["film"])
+WHOLE_NUMBERS = (pa.int8(), pa.int32(), pa.int64(), pa.uint8(), pa.uint32(), pa.decimal128(20, 0))
+NO_KEYS = (
+    *(pa.float32(), pa.bool_(), pa.date32(), pa.timestamp("us"), pa.time64("us"), pa.binary(), pa.binary(16)),
+    *(pa.decimal128(20, 2), pa.list_(pa.string()), pa.struct([("id", pa.int64())])),
+)
 
 
 def read_pieces(path: Path | str, start_offset: int = 0, first_chunk: int = 0, **options: Any) -> tuple[Any, Any]:
@@ -226,13 +231,35 @@ def test_image_column_is_the_one_that_is_named_or_the_first_that_is_usual(
         ({"__key__": ["a", "b", "c"], "key": [0, 1, 20]}, {}, ["0", "1", "20"]),
         ({"key": [0.5, 1.5, 2.5], "__key__": ["a", "b", "c"]}, {}, ["a", "b", "c"]),
         ({"key": ["a", "b", "c"], "name": ["x", "y", "z"]}, {"key_column": "name"}, ["x", "y", "z"]),
+        *[({"key": pa.array([7, None, 0], kind)}, {}, ["7", "000000001", "0"]) for kind in WHOLE_NUMBERS],
+        ({"key": pa.array([-7, None, -7]).dictionary_encode()}, {}, ["-7", "000000001", "-7"]),
+        ({"key": pa.array(["a", None, "b"]).dictionary_encode()}, {}, ["a", "000000001", "b"]),
+        ({"key": pa.array(["a", "", "b"], pa.large_string())}, {}, ["a", "000000001", "b"]),
+        ({"key": pa.array([10**25, 1, 2], pa.decimal128(30))}, {}, [f"1{25 * '0'}", "1", "2"]),
+        ({"key": pa.array([2**64 - 1, 1, 2], pa.uint64())}, {}, [str(2**64 - 1), "1", "2"]),
     ],
 )
 def test_keys_come_from_their_column_or_are_row_numbers(
-    tmp_path: Path, columns: dict[str, list[str | float | None]], options: dict[str, str], expected: list[str]
+    tmp_path: Path, columns: dict[str, Any], options: dict[str, str], expected: list[str]
 ) -> None:
     path = make_parquet(tmp_path / "a.parquet", {"image": [b"i"] * 3, "tags": [["cat"]] * 3} | columns, 2)
     assert [sample.key for sample in read_samples(path, **options)] == expected
+
+
+@pytest.mark.parametrize("kind", NO_KEYS, ids=str)
+def test_keys_of_several_spellings_are_refused_with_what_to_do(tmp_path: Path, kind: pa.DataType) -> None:
+    columns = {"key": pa.array([None, None], kind), "image": [b"i"] * 2, "tags": ["cat"] * 2, "id": ["a", "b"]}
+    path = make_parquet(tmp_path / "a.parquet", columns)
+    message = r"column 'key' holds .*, need text or whole numbers \(cast it .*by --inputs.key-column: .*'id'"
+    with pytest.raises(ShardError, match=message):
+        read_samples(path)
+    assert [sample.key for sample in read_samples(path, key_column="id")] == ["a", "b"]
+
+
+def test_keys_that_are_equal_as_text_are_duplicates(tmp_path: Path) -> None:
+    columns = {"key": pa.array([7, 7, None], pa.int64()), "image": [b"i"] * 3, "tags": ["cat"] * 3}
+    samples = read_samples(make_parquet(tmp_path / "a.parquet", columns))
+    assert [sample.is_continuation for sample in samples] == [False, True, False]
 
 
 def test_key_repeated_in_the_chunk_is_a_continuation(tmp_path: Path) -> None:
@@ -393,3 +420,13 @@ def test_training_counts_failed_downloads_separately(tmp_path: Path) -> None:
     survey = survey_shards(shards, Vocabulary(classes=("cat", "dog")), InputConfig())
     assert (survey.num_usable, survey.unusable) == (2, {"download_failed": 2})
     assert survey.images_per_class == {1: 2}
+
+
+def test_row_with_a_path_in_place_of_bytes_is_rejected_with_its_path(tmp_path: Path) -> None:
+    images = [
+        {"bytes": make_photo(1), "path": "a.jpg"},
+        {"bytes": None, "path": "b.jpg"},
+        {"bytes": None, "path": None},
+    ]
+    samples = read_samples(make_parquet(tmp_path / "a.parquet", {"image": images, "tags": [["cat"]] * 3}))
+    assert [sample.no_image_error for sample in samples] == ["", "only its path is there, 'b.jpg', no bytes", ""]

@@ -242,6 +242,17 @@ def test_schemes_in_capitals_are_written_in_lower_case_everywhere() -> None:
     assert (job.vocabulary, job.model, job.out) == ("https://Host/V.json", "simplecache::s3://b/M", "s3a://b/Out")
 
 
+@pytest.mark.parametrize(
+    ("uri", "missing"),
+    [("file://", "file"), ("s3://", "bucket"), ("S3:///a.tar", "bucket"), ("sftp:///a", "host")],
+)
+def test_uri_without_bucket_or_host_is_refused_and_lists_no_folder(uri: str, missing: str) -> None:
+    with pytest.raises(ValueError, match=f"'{uri}' names no {missing}; write it after '"):
+        label.parse_command([*LABEL[:-1], uri])
+
+
 def test_uri_that_lacks_a_slash_is_refused_and_not_taken_for_a_local_folder() -> None:
+    with pytest.raises(ValueError, match=r"one slash after 'file:'; write 'file:///nowhere/a.tar'"):
+        label.parse_command([*LABEL[:-1], "file:/nowhere/a.tar"])
     with pytest.raises(ValueError, match=r"'S3:/b/out' has one slash after 's3:'; write 's3://b/out'"):
         label.parse_command([*LABEL[:-1], "S3:/b/out"])

@@ -117,6 +117,26 @@ def test_optimiser_and_plain_values_beside_the_weights_are_no_weights(tmp_path: 
     require_equal(load_checkpoint(tmp_path / "a.pth").weights, dict(model.state_dict()))
 
 
+def test_counters_beside_averaged_weights_are_passed_over_and_named(tmp_path: Path) -> None:
+    averaged = torch.optim.swa_utils.AveragedModel(make_model())
+    torch.save({"step": torch.tensor(7), "initted": torch.tensor(True), **averaged.state_dict()}, tmp_path / "a.pth")
+    checkpoint = load_checkpoint(tmp_path / "a.pth")
+    require_equal(checkpoint.weights, make_weights())
+    assert "counters that are no weights are passed over: 'step', 'initted', 'n_averaged'" in checkpoint.notes
+
+
+def test_vit_without_classifier_is_no_import_of_another_variant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = {name: tensor for name, tensor in make_weights().items() if not name.startswith("head.")}
+    torch.save(weights | {"cls_token": weights["cls_token"][:, :1]}, tmp_path / "vit.pth")
+    assert run_import(tmp_path, tmp_path / "vit.pth") == 2
+    printed = capsys.readouterr().err
+    assert "it looks like a plain ViT or DeiT" in printed
+    assert "--backbone-weights" in printed
+    assert "--variant" not in printed
+
+
 def make_foreign_objects() -> dict[str, Any]:
     counts: Any = collections.defaultdict(list)
     counts["a"].append(1)

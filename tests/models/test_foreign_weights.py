@@ -1,12 +1,15 @@
 """Weights of a readable checkpoint: those of another variant, architecture or size, without values, not finite."""
 
 import argparse
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from jobs.import_checkpoint import main
 from models.checkpoints.loading import load_checkpoint
@@ -158,3 +161,22 @@ def test_backbone_of_another_size_is_refused_with_the_name_that_fits(tmp_path: P
     backbone = load_timm_backbone("deit_small_patch16_224", weights_path=tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"width 192, the model 384; .* as deit_tiny_patch16_224 or vit_tiny"):
         load_backbone_weights(make_model(width=384, depth=12, num_heads=6), backbone.weights)
+
+
+def test_checkpoint_that_unpacks_to_far_more_than_its_size_is_refused_before_it_does(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(bytes(2**22), protocol=2))
+    with pytest.raises(CheckpointError, match="unpack to 4194.*, which is more than any program writes"):
+        load_checkpoint(tmp_path / "small.pth")
+
+
+def test_modules_that_hold_one_another_many_times_are_refused(tmp_path: Path) -> None:
+    module: nn.Module = nn.Linear(1, 1)
+    for _ in range(9):
+        outer = nn.Module()
+        for name in range(8):
+            outer.add_module(str(name), module)
+        module = outer
+    torch.save({"model": module}, tmp_path / "nested.pth")
+    with pytest.raises(CheckpointError, match="more than 200000 modules and weights"):
+        load_checkpoint(tmp_path / "nested.pth")

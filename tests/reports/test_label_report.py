@@ -261,7 +261,7 @@ def test_job_on_bad_input_prints_one_line_and_exits_with_2(tmp_path: Path, capsy
     run = write_run(tmp_path)
     for flags, message in [
         (["--labels", f"{tmp_path}/nowhere"], "holds no labelling run"),
-        (["--labels", run, "--truth", f"{tmp_path}/nowhere"], "holds no PNGs"),
+        (["--labels", run, "--truth", f"{tmp_path}/nowhere"], "does not exist"),
         (["--labels", run, "--num-images", "0"], "need --num-images >= 1, got 0"),
     ]:
         assert main([*flags, "--out", f"{tmp_path}/report.html"]) == 2

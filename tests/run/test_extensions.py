@@ -14,29 +14,18 @@ from pipeline.errors import ManifestError, RunConflictError
 from pipeline.run.config import LabelConfig, MapConfig
 from pipeline.run.extensions import name_added
 from pipeline.run.records import InputShard
-from pipeline.run.run_file import Run, open_run, read_run
+from pipeline.run.run_file import Run, read_run
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.listing import list_objects
 from pipeline.storage.reading import read_bytes
 from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import put_atomic
+from tests.factories import start_run as start
 from tests.fakes import FaultyStore
 
 
 def make_shards(names: str, folder: str = "in") -> tuple[InputShard, ...]:
     return tuple(InputShard(uri=f"{folder}/{name}.tar", name=name, size_bytes=1000, etag="e") for name in names)
-
-
-def start(out_uri: Any, shards: Any, **changes: Any) -> Run:
-    arguments: dict[str, Any] = {
-        "out_uri": str(out_uri),
-        "model_uri": "model",
-        "model_digest": "d" * 64,
-        "vocabulary": Vocabulary(classes=("cat", "dog")),
-        "config": LabelConfig(),
-        "shards": shards,
-    }
-    return open_run(**arguments | changes)
 
 
 def extend(out_uri: Any, names: str, **changes: Any) -> Run:

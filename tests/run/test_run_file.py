@@ -19,22 +19,15 @@ from pipeline.run.config import (
     parse_config,
 )
 from pipeline.run.records import InputShard
-from pipeline.run.run_file import open_run, read_run
+from pipeline.run.run_file import Run, read_run
 from pipeline.run.vocabulary import Vocabulary
+from tests.factories import start_run
 
 SHARDS = tuple(InputShard(uri=f"in/{name}.tar", name=name, size_bytes=1000, etag="e") for name in "abc")
 
 
-def start(out_uri: Any, **changes: Any) -> Any:
-    arguments: dict[str, Any] = {
-        "out_uri": str(out_uri),
-        "model_uri": "model",
-        "model_digest": "d" * 64,
-        "vocabulary": Vocabulary(classes=("cat", "dog")),
-        "config": LabelConfig(),
-        "shards": SHARDS,
-    }
-    return open_run(**arguments | changes)
+def start(out_uri: Any, **changes: Any) -> Run:
+    return start_run(out_uri, **{"shards": SHARDS} | changes)
 
 
 def test_same_command_resumes_the_same_run(tmp_path: Path) -> None:

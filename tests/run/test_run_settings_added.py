@@ -9,9 +9,10 @@ from pipeline.errors import RunConflictError
 from pipeline.run.config import InputConfig, LabelConfig, MapConfig, describe_config, parse_config
 from pipeline.run.fingerprint import compute_fingerprint
 from pipeline.run.records import InputShard
-from pipeline.run.run_file import describe_identity, open_run, read_run
+from pipeline.run.run_file import describe_identity, read_run
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.training.config import TrainConfig, describe_train_config
+from tests.factories import start_run
 
 VOCABULARY = Vocabulary(classes=("cat", "dog"), aliases=(("kitty",), ()))
 SHARDS = [InputShard(uri="s3://bucket/a.tar", name="a", size_bytes=10240, etag="e1")]
@@ -43,18 +44,11 @@ def test_training_run_without_later_settings_keeps_its_fingerprint() -> None:
 def test_later_setting_is_described_and_parsed_and_makes_another_run(tmp_path: Path) -> None:
     config = LabelConfig(inputs=InputConfig(max_image_bytes=1000))
     assert describe_config(config)["inputs"]["max_image_bytes"] == 1000
-    arguments: dict[str, Any] = {
-        "out_uri": str(tmp_path),
-        "model_uri": "model",
-        "model_digest": "d" * 64,
-        "vocabulary": VOCABULARY,
-        "shards": SHARDS,
-    }
-    open_run(**arguments, config=config)
+    start_run(tmp_path, SHARDS, config=config)
     assert parse_config(read_run(str(tmp_path))["config"]) == config
     message = f"config.inputs.max_image_bytes was 1000, is {256 * 2**20};"
     with pytest.raises(RunConflictError, match=message):
-        open_run(**arguments, config=LabelConfig())
+        start_run(tmp_path, SHARDS)
 
 
 def test_image_bytes_must_be_at_least_one() -> None:

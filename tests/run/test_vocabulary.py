@@ -108,11 +108,18 @@ def test_repeated_key_is_refused_by_name(tmp_path: Path, text: str) -> None:
     ("name", "payload", "message"),
     [
         ("v.json", b'{"classes": ["cat",]}', "not JSON"),
+        ("v.json", b"\n", "it is empty; write"),
         ("v.json", '{"classes": ["cat"]}'.encode("utf-16"), "UTF-16; save it as UTF-8"),
         ("v.json", b'{"classes": ["cat", "\\ud83d"]}', "half of a surrogate pair"),
         ("v.yaml", b"classes: [cat, __Background__]", "'__Background__' is not needed"),
         ("v.csv", b"cat\ndog\n", "it is a table"),
-        ("v.txt", b"cat,dog\n", "a class a line"),
+        ("v.txt", b"cat,dog\n", 'its only line is "cat,dog"; need one name a line'),
+        ("v.txt", b"cat\tkitty\ndog\tpuppy\n", "contains a tab"),
+        ("v.names", b"# classes\ncat\ndog\n", "begins with #"),
+        ("v.json", b'{"cat": ["kitty"], "dog": []}', "need the key 'classes', got the keys 'cat', 'dog'"),
+        ("v.json", b'{"categories": [{"id": 1, "name": "cat"}]}', "need the key 'classes', got the keys 'categories'"),
+        ("v.json", b'{"classes": [{"name": "cat"}]}', "write the name alone"),
+        ("v.yaml", b'aliases: {cat: ["\\udc31\\ud83d"]}', "half of a surrogate pair"),
     ],
 )
 def test_unusable_vocabulary_file_is_refused_by_its_kind(
@@ -127,6 +134,43 @@ def test_unusable_vocabulary_file_is_refused_by_its_kind(
 def test_list_of_classes_is_a_vocabulary(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     assert load_vocabulary(str(tmp_path / name)).classes == ("cat", "red dog")
+
+
+def test_names_with_commas_are_a_class_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "synsets.txt"
+    path.write_text("tench, Tinca tinca\ngoldfish, Carassius auratus\nC#\n")
+    assert load_vocabulary(str(path)).classes == ("tench, Tinca tinca", "goldfish, Carassius auratus", "C#")
+
+
+def test_emoji_that_yaml_writes_as_two_escapes_is_matched(tmp_path: Path) -> None:
+    path = tmp_path / "vocabulary.yaml"
+    path.write_text('classes: [cat, dog]\naliases:\n  cat: ["\\ud83d\\udc31"]\n')
+    assert load_vocabulary(str(path)).match(["\N{CAT FACE}"]) == ((1,), ())
+
+
+@pytest.mark.parametrize(
+    ("alias", "tag"),
+    [
+        ("\N{HEAVY BLACK HEART}\ufe0f", "\N{HEAVY BLACK HEART}"),
+        ("sheep", "\ufeffsheep"),
+        ("sheep", "sheep\u200b"),
+        ("sheep", "she\u00adep"),
+        ("ne\u200cko", "neko"),
+        ("\u845b", "\u845b\U000e0100"),
+        ("caf\u00e9", "cafe\u200b\u0301"),
+    ],
+)
+def test_invisible_characters_make_no_difference(alias: str, tag: str) -> None:
+    vocabulary = Vocabulary(classes=("cat", "dog"), aliases=((alias,), ()))
+    assert vocabulary.match([tag]) == ((1,), ())
+
+
+def test_flags_that_differ_in_invisible_tags_are_two() -> None:
+    england, scotland = (
+        "\N{WAVING BLACK FLAG}" + "".join(chr(0xE0000 + ord(c)) for c in name) for name in ("en", "sc")
+    )
+    vocabulary = Vocabulary(classes=("England", "Scotland"), aliases=((england,), (scotland,)))
+    assert vocabulary.match([scotland]) == ((2,), ())
 
 
 def test_number_from_one_is_the_first_class() -> None:

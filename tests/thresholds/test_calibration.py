@@ -260,7 +260,7 @@ def test_job_on_bad_input_prints_one_line_and_exits_with_2(
     for flags, message in [
         (["--truth", f"{tmp_path}/other"], "has no labelled image with a true mask in"),
         (["--truth", f"{tmp_path}/few"], "2 images to fit thresholds on are too few"),
-        (["--truth", f"{tmp_path}/nowhere"], "holds no PNGs"),
+        (["--truth", f"{tmp_path}/nowhere"], "does not exist"),
     ]:
         calibrate(collection, *flags, check=2)
         assert message in capsys.readouterr().err.splitlines()[-1]

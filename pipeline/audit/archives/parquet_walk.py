@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,11 +21,12 @@ BUFFER_BYTES = 8 * 2**20
 
 
 def walk_parquet(
-    stream: ByteStream, inputs: Mapping[str, Any], wants_image: Callable[[str], bool] | None
+    uri: str, stream: ByteStream, inputs: Mapping[str, Any], wants_image: Callable[[str], bool] | None
 ) -> Iterator[WalkedSample | WalkEnd]:
     """Walk through the rows of a Parquet file.
 
     Args:
+        uri: Of the file; its folders may hold the key, as in `id=7/part-0.parquet`.
         stream: Of the file.
         inputs: Configuration of the inputs, with names of columns or None.
         wants_image: True for the keys of rows whose images are read; None: no image is read.
@@ -35,12 +37,15 @@ def walk_parquet(
     num_rows = count_group_rows(stream)
     file = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
     image_name, key_name = _choose_columns(file.schema_arrow, inputs)
+    folder_key = None
+    if key_name is not None and key_name not in file.schema_arrow.names:
+        folder_key, key_name = _find_folder_key(uri, key_name), None
     columns = [name for name in (image_name if wants_image else None, key_name) if name is not None]
     row = 0
     # Without a column to read, the footer counts the rows.
     for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False) if columns else ():
         for place in range(batch.num_rows):
-            given = _read_text(batch.column(key_name)[place]) if key_name else None
+            given = _read_text(batch.column(key_name)[place]) if key_name else folder_key
             sample = WalkedSample(key=given or f"{row:09d}", offset=row)
             sample.has_image = True
             if wants_image is not None and wants_image(sample.key):
@@ -49,7 +54,7 @@ def walk_parquet(
             yield sample
             row += 1
     if not columns:
-        yield from (WalkedSample(key=f"{row:09d}", offset=row, has_image=True) for row in range(num_rows))
+        yield from (WalkedSample(key=folder_key or f"{row:09d}", offset=row, has_image=True) for row in range(num_rows))
     elif row != num_rows:
         raise ValueError(f"it ends at row {row}, the row groups of its footer have {num_rows}")
     yield WalkEnd(offset=num_rows, truncated_at=None)
@@ -68,7 +73,23 @@ def _choose_columns(schema: pa.Schema, inputs: Mapping[str, Any]) -> tuple[str, 
 
 def _holds_key(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_decimal(kind):
+        return bool(kind.scale == 0)
     return str(kind) in ("string", "large_string", "string_view", "null") or pa.types.is_integer(kind)
+
+
+def _find_folder_key(uri: str, name: str) -> str | None:
+    """Key that a folder of the path names; None if it is null.
+
+    Raises:
+        ValueError: No folder does.
+    """
+    is_web = uri.lower().startswith(("http://", "https://"))
+    for part in reversed(uri.split("/")[:-1]):
+        found, is_one, value = (unquote(part) if is_web else part).partition("=")
+        if is_one and unquote(found) == name:
+            return None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
+    raise ValueError(f"it has no column '{name}'")
 
 
 def _read_text(cell: pa.Scalar) -> str | None:

@@ -27,6 +27,25 @@ class FoundMember(NamedTuple):
     """False if the archive ends within its content; nothing follows it."""
 
 
+class NamedHeader(tarfile.TarInfo):
+    """Header whose name is right in incremental archives of GNU tar, too.
+
+    They hold times where those of POSIX hold the start of a long name; `tarfile` looks at neither mark.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "NamedHeader":
+        """Parse a header of 512 bytes."""
+        header = super().frombuf(buf, encoding, errors)
+        is_gnu, field = buf[257:262] == b"ustar" and buf[262:264] == b"  ", buf[345:500]
+        is_octal = len(field[:11].strip(b"01234567")) == 0 and field[11:12] in (b" ", b"\0") and field[0] != 0
+        if is_gnu and (is_octal or field[0] in (0x80, 0xFF)):
+            wrong = field.split(b"\0")[0].decode(encoding, errors) + "/"
+            if header.name.startswith(wrong):
+                header.name = header.name[len(wrong) :]
+        return header
+
+
 class WatchedStream:
     """Stream that records whether a read reached its end."""
 
@@ -94,7 +113,12 @@ def _open_archive(stream: WatchedStream, start: int, num_bytes: int) -> tarfile.
     block = stream.read(BLOCK_BYTES)
     stream.seek(start)
     try:
-        return tarfile.TarFile(fileobj=stream, encoding="utf-8", errors="backslashreplace")  # type: ignore[arg-type]
+        return tarfile.TarFile(
+            fileobj=stream,  # type: ignore[arg-type]
+            tarinfo=NamedHeader,
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
     except (tarfile.TarError, ValueError, OverflowError) as error:
         at_end = stream.is_at_end
         if block != bytes(BLOCK_BYTES):

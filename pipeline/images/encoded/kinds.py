@@ -31,7 +31,12 @@ _SIGNATURES = (
     (b"FLIF", "a FLIF image"),
     (b"AT&TFORM", "a DjVu document"),
     (b"\0\0\x01\0", "an icon (ICO)"),
+    # Without a colour map. A cursor has the number of its images there.
+    (b"\0\0\x02\0\0\0\0\0", "a Targa image (TGA)"),
+    (b"\0\0\x0a\0\0\0\0\0", "a Targa image (TGA)"),
     (b"\0\0\x02\0", "a cursor (CUR)"),
+    (b"\xabKTX ", "a GPU texture (KTX)"),
+    (b"\xd7\xcd\xc6\x9a", "a Windows metafile (WMF)"),
     (b"\x8aMNG\r\n\x1a\n", "an MNG animation"),
     (b"\x8bJNG\r\n\x1a\n", "a JNG image"),
     (b"SIMPLE  =", "a FITS image"),

@@ -30,6 +30,16 @@ _TIFF_PIXELS = frozenset(
 _TIFF_PROFILE, _TIFF_SUBFILE, _TIFF_SUBIMAGES, _TIFF_PHOTOMETRIC, _TIFF_DNG = 34675, 254, 330, 262, 50706
 _TIFF_SENSORS = (32803, 34892)
 _TIFF_BYTES, _TIFF_SHORT = (1, 7), 3
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_TIFF_BITS, _TIFF_COMPRESSION, _TIFF_NUM_SAMPLES, _TIFF_SAMPLE_KIND = 258, 259, 277, 339
+_TIFF_LAYOUT = (_TIFF_BITS, _TIFF_COMPRESSION, _TIFF_NUM_SAMPLES, _TIFF_SAMPLE_KIND)
+_TIFF_SAMPLE_KINDS = {1: "unsigned", 2: "signed", 3: "floating point", 5: "complex", 6: "complex floating point"}
+_TIFF_COMPRESSIONS = {
+    **{1: "uncompressed", 2: "CCITT", 3: "CCITT", 4: "CCITT", 5: "LZW", 6: "old JPEG", 7: "JPEG", 8: "Deflate"},
+    **{32773: "PackBits", 32946: "Deflate", 33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000"},
+    **{34712: "JPEG 2000", 34887: "LERC", 34892: "lossy JPEG", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP"},
+    **{22610: "JPEG XR", 34934: "JPEG XR", 50002: "JPEG XL", 52546: "JPEG XL"},
+}
 
 
 class _Entry(NamedTuple):
@@ -112,6 +122,28 @@ def find_preview(payload: bytes) -> str:
     if _TIFF_DNG in values and (is_preview or values.get(_TIFF_PHOTOMETRIC) in _TIFF_SENSORS):
         return "a raw file of a camera (DNG)"
     return "a raw file of a camera, whose first image is a preview" if is_preview and _TIFF_SUBIMAGES in values else ""
+
+
+def describe_tiff(payload: bytes) -> str:
+    """Describe how a TIFF stores its first image, such as "3 samples of 32 bits, floating point"; empty for others."""
+    entries = {entry.tag: entry for entry in _list_tiff_entries(payload)}
+    if not {_TIFF_WIDTH, _TIFF_HEIGHT} <= entries.keys():
+        return ""
+    values = {tag: _read_first_value(payload, entry) for tag, entry in entries.items() if tag in _TIFF_LAYOUT}
+    number, bits = values.get(_TIFF_NUM_SAMPLES, 1), values.get(_TIFF_BITS, 1)
+    kind = _TIFF_SAMPLE_KINDS.get(values.get(_TIFF_SAMPLE_KIND, 1), "of an unknown kind")
+    compression = values.get(_TIFF_COMPRESSION, 1)
+    how = _TIFF_COMPRESSIONS.get(compression, f"compression {compression}")
+    return f"{number} {'sample' if number == 1 else 'samples'} of {bits} bits, {kind}, {how}"
+
+
+def _read_first_value(tiff: bytes, entry: _Entry) -> int:
+    """First of the values of an entry; 0 if they lie outside the file."""
+    if entry.kind != _TIFF_SHORT or entry.length <= 2:
+        return entry.value
+    order, _ = _find_tiff_table(tiff)
+    (place,) = struct.unpack_from(order + "L", entry.content, 8)
+    return int.from_bytes(tiff[place : place + 2], "little" if order == "<" else "big")
 
 
 def _find_tiff_table(tiff: bytes) -> tuple[str, int]:

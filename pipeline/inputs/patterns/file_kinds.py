@@ -32,6 +32,7 @@ class FileKind(StrEnum):
     XZ = "compressed with xz"
     LZ4 = "compressed with lz4"
     ZIP = "a zip archive"
+    OFFICE = "an Excel or Office document"
     SEVEN_ZIP = "a 7z archive"
     RAR = "a rar archive"
     CPIO = "a cpio archive"
@@ -86,11 +87,16 @@ ADVICE = {
     FileKind.XZ: DECOMPRESS,
     FileKind.LZ4: DECOMPRESS,
     FileKind.ZIP: "unpack it and pack its files with tar",
+    FileKind.OFFICE: "save its table as CSV in UTF-8, and name that",
     FileKind.SEVEN_ZIP: "unpack it and pack its files with tar",
     FileKind.RAR: "unpack it and pack its files with tar",
     FileKind.CPIO: "unpack it and pack its files with tar",
     FileKind.UNKNOWN: "check that it is a tar or a Parquet file, and copy it again or leave it out",
 }
+IN_PLACE_OF_TEXT = frozenset(
+    {FileKind.LFS_POINTER, FileKind.ANNEX_POINTER, FileKind.DVC_POINTER, FileKind.HTML, FileKind.XML, FileKind.ZEROS}
+)
+"""Kinds of files that are saved in place of a list or a table."""
 MAGIC = (
     (b"PAR1", FileKind.PARQUET),
     (b"PARE", FileKind.PARQUET),
@@ -129,6 +135,10 @@ MAGIC = (
     (b"\x93NUMPY", FileKind.NUMPY),
 )
 """First bytes of formats."""
+ZIP_NAME_OFFSET = 30
+"""Offset of the name of the first member of a zip archive."""
+OFFICE_MEMBERS = (b"[Content_Types].xml", b"_rels/", b"docProps/", b"xl/", b"mimetypeapplication/vnd.oasis")
+"""First members of documents of Microsoft and OpenDocument."""
 LMDB_MAGIC = b"\xde\xc0\xef\xbe"
 LMDB_OFFSET = 16
 IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
@@ -154,7 +164,8 @@ def recognise_kind(head: bytes) -> FileKind:
         return FileKind.TAR
     for magic, kind in MAGIC:
         if head.startswith(magic):
-            return kind
+            is_office = kind == FileKind.ZIP and head[ZIP_NAME_OFFSET:].startswith(OFFICE_MEMBERS)
+            return FileKind.OFFICE if is_office else kind
     return _recognise_structure(head) or _recognise_text(head.removeprefix(b"\xef\xbb\xbf"))
 
 

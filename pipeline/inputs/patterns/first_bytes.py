@@ -36,6 +36,13 @@ class _Problem:
         return f"shard '{self.shard.uri}' is no {wanted}: it is {self.what}"
 
 
+def choose_looks(shards: Sequence[InputShard], most: int = MAX_LOOKS) -> list[InputShard]:
+    """Choose shards to look at: the first, the last and others between, evenly spread."""
+    last = len(shards) - 1
+    num_looks = min(most, len(shards))
+    return [shards[place * last // max(num_looks - 1, 1)] for place in range(num_looks)]
+
+
 def require_archives(shards: Sequence[InputShard], on_warning: Callable[[str], None]) -> None:
     """Check by their first bytes that shards are archives: the first, the last and up to 14 between.
 
@@ -48,9 +55,7 @@ def require_archives(shards: Sequence[InputShard], on_warning: Callable[[str], N
         ShardError: The first shard is no archive, or more than half of the shards looked at are none.
         OSError: The store of a shard is down.
     """
-    last = len(shards) - 1
-    num_looks = min(MAX_LOOKS, len(shards))
-    looked = [shards[place * last // max(num_looks - 1, 1)] for place in range(num_looks)]
+    looked = choose_looks(shards)
     with ThreadPoolExecutor(max_workers=MAX_LOOKS) as pool:
         problems = [problem for problem in pool.map(_look, looked) if problem is not None]
     if not problems:

@@ -10,7 +10,7 @@ from pipeline.inputs.patterns.file_kinds import FORMS
 from pipeline.run.records import PARQUET_SUFFIX, RUN_FILE
 from pipeline.storage.listing import StoredObject, list_objects
 
-OUTPUT_FOLDERS = ("labels/", "parts/", "retries/", "inputs/")
+OUTPUT_FOLDERS = ("labels/", "parts/", "retries/", "inputs/", "extensions/")
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
 TAR_SUFFIX = ".tar"
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
@@ -44,6 +44,12 @@ class PassedOverFiles:
     def add_broken_link(self, uri: str) -> None:
         """Count a link that leads nowhere."""
         self.add(BROKEN_LINK, uri)
+
+    def merge(self, other: "PassedOverFiles") -> None:
+        """Add the files of another folder."""
+        for kind, number in other._counts.items():
+            self._counts[kind] += number
+            self._examples.setdefault(kind, other._examples[kind])
 
     def list_kinds(self) -> dict[str, tuple[int, str]]:
         """Count and first example of each kind."""
@@ -193,7 +199,8 @@ def _matches_visibly(wanted: Sequence[str], names: Sequence[str]) -> bool:
 
 
 def _has_hidden_part(parts: Sequence[str]) -> bool:
-    return any(part.startswith((".", "_")) for part in parts)
+    # As in Spark, a partition such as `_split=train` is not hidden.
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
 
 
 def _name_suffix(uri: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import ShardError
-from pipeline.inputs.patterns.file_kinds import HEAD_BYTES, FileKind, recognise_kind
+from pipeline.inputs.patterns.file_kinds import HEAD_BYTES, IN_PLACE_OF_TEXT, FileKind, recognise_kind
 from pipeline.storage.listing import find_object, list_folder
 from pipeline.storage.reading import read_bytes, read_head
 from pipeline.storage.uris import get_local_path, identify_place, normalise_uri, require_no_password
@@ -26,10 +26,6 @@ LINE_END = re.compile(r"\r\n|\n|\r")
 """End of a line. `str.splitlines` also splits at characters that names may contain."""
 PLAIN_KINDS = frozenset({FileKind.TEXT, FileKind.TABLE, FileKind.EMPTY})
 """Kinds of files that may be lists: a brace pattern contains commas."""
-REPAIRABLE = frozenset(
-    {FileKind.LFS_POINTER, FileKind.ANNEX_POINTER, FileKind.DVC_POINTER, FileKind.HTML, FileKind.XML, FileKind.ZEROS}
-)
-"""Kinds of files that stand in the place of the list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +96,7 @@ def _read(uri: str) -> bytes:
     if kind in (FileKind.TAR, FileKind.PARQUET):
         raise ShardError(f"'{MARK}{uri}' is no list: the file is {kind}; leave out the '{MARK}' to read it as a shard")
     if kind not in PLAIN_KINDS and not _looks_encoded(head):
-        advice = kind.advice if kind in REPAIRABLE else "write one path or URI of a shard a line"
+        advice = kind.advice if kind in IN_PLACE_OF_TEXT else "write one path or URI of a shard a line"
         raise ShardError(f"list '{uri}' is {kind}, not a text; {advice}")
     return read_bytes(uri)
 

@@ -12,6 +12,7 @@ from pipeline.inputs.tag_values.forms import (
     MULTI_HOT_ADVICE,
     NAME_KEYS,
     SCORE_KEYS,
+    VECTOR_ADVICE,
 )
 from pipeline.run.config import InputConfig
 
@@ -27,6 +28,13 @@ def is_text(kind: pa.DataType) -> bool:
     types = pa.types
     kind = kind.value_type if types.is_dictionary(kind) else kind
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
+
+
+def holds_keys(kind: pa.DataType) -> bool:
+    """Whether a column holds keys: text or whole numbers, of which each has one spelling."""
+    kind = _strip_dictionary(kind)
+    is_whole = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0)
+    return is_text(kind) or is_whole
 
 
 def holds_tags(kind: pa.DataType) -> bool:
@@ -48,7 +56,7 @@ def find_needed_option(kind: pa.DataType, config: InputConfig, labels: tuple[str
             return ""
         if inner is None:
             return f"numbers; {CLASS_NUMBERS_ADVICE}"
-        return f"lists of numbers; {CLASS_NUMBERS_ADVICE}; for vectors of zeros and ones add --inputs.multi-hot, too"
+        return f"lists of numbers; {CLASS_NUMBERS_ADVICE}; {VECTOR_ADVICE}"
     if config.min_score is not None:
         return ""
     if inner is None and _holds_scores(kind) and not _is_record(kind):

@@ -15,9 +15,14 @@ MAX_CLASS_DIGITS = 9
 NAME_KEYS = (
     *("name", "label", "tag", "category", "class", "class_name", "category_name", "label_name"),
     *("category_id", "class_id", "label_id"),
+    *("names", "labels", "tags", "categories", "classes", "class_names", "category_names", "label_names"),
+    *("category_ids", "class_ids", "label_ids"),
 )
 """Keys of a record that hold the tag, in the order in which they are searched; case does not matter."""
-SCORE_KEYS = ("score", "confidence", "probability", "prob")
+SCORE_KEYS = (
+    *("score", "confidence", "probability", "prob"),
+    *("scores", "confidences", "probabilities", "probs"),
+)
 """Keys of a record that hold its score."""
 
 CLASS_NUMBERS_ADVICE = (
@@ -28,9 +33,21 @@ MIN_SCORE_ADVICE = "add --inputs.min-score 0.5, or another number, to take the n
 MULTI_HOT_ADVICE = (
     "add --inputs.multi-hot if each place stands for a class, and --inputs.class-numbers for the order of the classes"
 )
+VECTOR_ADVICE = "for vectors of zeros and ones add --inputs.multi-hot, too"
+SCORES_ADVICE = (
+    "add --inputs.multi-hot and --inputs.min-score if each place holds the score of a class, and "
+    "--inputs.class-numbers for the order of the classes"
+)
 
+NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.0*)?")
+"""A class number in text."""
+DECIMAL = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,3})?")
+"""A number in text."""
 HASHTAG = re.compile(r"[#＃]([^\s#＃!-,./:-@\[-^`{-~、。，！？；：]+)")
 """A word after a number sign, up to a space or punctuation; emoji, `-` and `_` belong to words."""
+
+MIN_VECTOR = 3
+"""Shorter lists of zeros and ones are class numbers."""
 
 Entry: TypeAlias = str | int
 """A tag, or the number of a class as written."""
@@ -77,17 +94,38 @@ def _is_missing(value: Any) -> bool:
 
 
 def _list_text_entries(text: str, config: InputConfig) -> Iterator[Entry]:
-    if text.lstrip().startswith("[") and text.rstrip().endswith("]"):
+    stripped = text.strip()
+    if (stripped[:1], stripped[-1:]) in (("[", "]"), ("{", "}")):
         try:
-            # A list that a table without lists keeps as text.
-            entries = json.loads(text)
+            # A list or mapping that a table without them keeps as text.
+            value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            if re.match(r"""\s*\[\s*['"]""", text):
-                raise ValueError(f"holds {show_value(text)}, a list as Python prints it; write it as JSON") from error
+            if re.match(r"""[\[{]\s*['"]""", stripped):
+                kind = "a list" if stripped[0] == "[" else "a mapping"
+                raise ValueError(f"holds {show_value(text)}, {kind} as Python prints it; write it as JSON") from error
         else:
-            yield from _list_list_entries(entries, config)
+            yield from list_entries(value, config)
             return
-    yield from split_text(text, config)
+    pieces = split_text(text, config)
+    if config.class_numbers is None:
+        yield from pieces
+        return
+    words = [parse_class_number(piece) for piece in pieces if piece.strip()]
+    numbers = [word if isinstance(word, int) else _parse_decimal(word) for word in words]
+    yield from _list_list_entries(words if len(words) < 2 or None in numbers else numbers, config)
+
+
+def parse_class_number(word: str) -> Entry:
+    """Parse a class number of `.cls` members and other text; other words stay as they are.
+
+    >>> parse_class_number(" 3.0"), parse_class_number("cat")
+    (3, 'cat')
+    """
+    return int(word.strip().partition(".")[0]) if NUMBER.fullmatch(word.strip()) else word
+
+
+def _parse_decimal(word: str) -> float | None:
+    return float(word) if DECIMAL.fullmatch(word.strip()) else None
 
 
 def _list_list_entries(entries: Sequence[Any], config: InputConfig) -> Iterator[Entry]:
@@ -96,9 +134,11 @@ def _list_list_entries(entries: Sequence[Any], config: InputConfig) -> Iterator[
         return
     if entries and all(isinstance(entry, bool) for entry in entries):
         raise ValueError(f"holds {show_value(entries)}, a list of true and false; {MULTI_HOT_ADVICE}")
+    if any(isinstance(entry, float) and not (entry.is_integer() or math.isnan(entry)) for entry in entries):
+        raise ValueError(f"holds {show_value(entries)}, numbers that are not whole; {SCORES_ADVICE}")
     for entry in entries:
         if isinstance(entry, str):
-            yield entry
+            yield from HASHTAG.findall(entry) if config.hashtags and entry.lstrip()[:1] in ("#", "＃") else (entry,)
         elif isinstance(entry, Mapping):
             yield from _list_record_entries(entry, config)
         elif _is_missing(entry):
@@ -146,11 +186,7 @@ def _list_places(length: int, config: InputConfig) -> Sequence[int]:
 def _list_mapping_entries(mapping: Mapping[str, Any], config: InputConfig) -> Iterator[Entry]:
     """List the entries of a record, of columns of records, or of a mapping from names to scores."""
     name_key = _find_key(mapping, NAME_KEYS)
-    if name_key is not None and isinstance(mapping[name_key], str | list):
-        yield from _list_record_entries(mapping, config)
-        return
-    score_key = _find_key(mapping, SCORE_KEYS)
-    if name_key is not None and score_key is not None and isinstance(mapping[name_key], int):
+    if name_key is not None and _is_record(mapping, name_key):
         yield from _list_record_entries(mapping, config)
         return
     scores = {name: score for name, score in mapping.items() if not _is_missing(score)}
@@ -163,6 +199,18 @@ def _list_mapping_entries(mapping: Mapping[str, Any], config: InputConfig) -> It
             f"holds {show_value(dict(mapping))}; need scores by name, or a record with one of the keys "
             f"{', '.join(NAME_KEYS[:5])}"
         )
+
+
+def _is_record(mapping: Mapping[str, Any], name_key: str) -> bool:
+    """Whether a mapping is a record with a name or class number, and not scores by name."""
+    name = mapping[name_key]
+    if isinstance(name, str | list):
+        return True
+    if isinstance(name, bool) or not isinstance(name, int | float) or name != int(name):
+        return False
+    others = [value for key, value in mapping.items() if key != name_key and not _is_missing(value)]
+    are_scores = others and all(isinstance(value, int | float) and not isinstance(value, bool) for value in others)
+    return not are_scores or _find_key(mapping, SCORE_KEYS) is not None
 
 
 def _list_record_entries(record: Mapping[str, Any], config: InputConfig) -> Iterator[Entry]:

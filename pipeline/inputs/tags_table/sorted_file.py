@@ -5,6 +5,7 @@ rows cost a worker far less memory than a dictionary, and nothing per worker.
 """
 
 import hashlib
+import json
 import os
 import tempfile
 from bisect import bisect_right
@@ -18,9 +19,13 @@ import pyarrow.compute as pc
 from filelock import FileLock
 
 from pipeline.errors import ShardError
-from pipeline.inputs.tags_table.sources import OPTION, look_up_table, read_table
+from pipeline.inputs.tags_table.sources import OPTION, Form, load_pairs, look_up_table
 from pipeline.run.config import InputConfig
 
+FILE_FORMAT = "2"
+"""Changes with the layout of sorted files: machines may hold those of earlier versions."""
+FORM, LABELS = b"form", b"labels"
+"""Keys of the metadata of a sorted file."""
 GROUP_ROWS = 65_536
 """Rows of a record batch: the first key of each is kept in memory."""
 
@@ -37,6 +42,12 @@ class TagsTable:
         """Number of rows; each has another key."""
         self.first_key: str = self._first_keys[0]
         """The first key in order."""
+        metadata = self._file.schema.metadata
+        self.form = Form(metadata[FORM].decode())
+        """How tags are kept."""
+        labels = json.loads(metadata[LABELS])
+        self.labels: tuple[str, ...] | None = None if labels is None else tuple(labels)
+        """Names of class numbers by the metadata of the table."""
 
     def find(self, key: str) -> pa.Scalar | None:
         """The tags of a key as written; None if the table has no row of this key."""
@@ -47,6 +58,16 @@ class TagsTable:
         keys = batch.column(0)
         row = bisect_right(range(batch.num_rows), key, key=lambda index: keys[index].as_py()) - 1
         return batch.column(1)[row] if row >= 0 and keys[row].as_py() == key else None
+
+    def count_matches(self, keys: pa.ChunkedArray) -> tuple[int, int]:
+        """Count the rows that have one of some keys, and those of the keys that have a row.
+
+        Args:
+            keys: Large text; a key may come several times.
+        """
+        rows = pa.chunked_array([batch.column(0) for batch in self._batches])
+        matched = rows.filter(pc.is_in(rows, value_set=keys.unique()))
+        return len(matched), pc.sum(pc.is_in(keys, value_set=matched.combine_chunks())).as_py() or 0
 
 
 def open_tags_table(config: InputConfig) -> TagsTable:
@@ -74,7 +95,9 @@ def describe_table_version(uri: str) -> str:
 
 @lru_cache(maxsize=2)
 def _open(uri: str, version: str, key_column: str | None, tags_column: str) -> TagsTable:
-    name = hashlib.sha256("\0".join((uri, version, key_column or "", tags_column)).encode()).hexdigest()[:32]
+    name = hashlib.sha256("\0".join((FILE_FORMAT, uri, version, key_column or "", tags_column)).encode()).hexdigest()[
+        :32
+    ]
     folder = Path(tempfile.gettempdir(), f"tagmask-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
@@ -114,35 +137,18 @@ def sort_table(uri: str, key_column: str | None, tags_column: str) -> Iterator[p
         ShardError: It is empty, damaged, or has a key twice.
         StorageError: The store failed.
     """
-    batches = [_widen(batch) for batch in read_table(uri, key_column, tags_column)]
-    if not batches or not any(batch.num_rows for batch in batches):
+    batches, form, labels = load_pairs(uri, key_column, tags_column)
+    if not any(batch.num_rows for batch in batches):
         raise ShardError(f"tags table '{uri}' has no rows; check the file of {OPTION}")
     rows = pa.Table.from_batches(batches).combine_chunks()
     del batches
+    rows = rows.replace_schema_metadata({FORM: form, LABELS: json.dumps(labels)})
     order = pc.sort_indices(rows["key"])
     last: str | None = None
     for start in range(0, rows.num_rows, GROUP_ROWS):
         (batch,) = rows.take(order[start : start + GROUP_ROWS]).combine_chunks().to_batches()
         last = _require_unique(uri, batch.column(0), last)
         yield batch
-
-
-def _widen(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Give columns types without a limit of 2 GiB, and values in place of dictionaries."""
-    tags = batch.column(1)
-    kind = _widen_type(tags.type)
-    return pa.record_batch([batch.column(0), tags if kind == tags.type else tags.cast(kind)], ["key", "tags"])
-
-
-def _widen_type(kind: pa.DataType) -> pa.DataType:
-    types = pa.types
-    if types.is_dictionary(kind):
-        return _widen_type(kind.value_type)
-    if types.is_string(kind) or types.is_string_view(kind):
-        return pa.large_string()
-    if types.is_list(kind):
-        return pa.large_list(_widen_type(kind.value_type))
-    return kind
 
 
 def _require_unique(uri: str, keys: pa.Array, last: str | None) -> str:

@@ -1,6 +1,7 @@
 """Names of a tar's members: which belong to a sample, and which part each plays."""
 
 import tarfile
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.inputs.tar.links import is_plain_file
@@ -62,3 +63,19 @@ def _is_hidden_folder(name: str) -> bool:
 def is_dotted_image(suffix: str) -> bool:
     """Whether a suffix has several parts and the last one is that of an image, as in `IMG_1.0.jpg`."""
     return "." in suffix and suffix.rpartition(".")[2] in IMAGE_SUFFIXES
+
+
+def describe_missing_image(names: Sequence[str], max_named: int) -> str:
+    """Error of a sample without an image, from the names of its first members."""
+    return f"no image among {_list_members(names, max_named)}; images are {', '.join(IMAGE_SUFFIXES)}"
+
+
+def describe_missing_tags(names: Sequence[str], max_named: int) -> str:
+    """Error of a sample without tags, from the names of its first members."""
+    return f"no tags among {_list_members(names, max_named)}; tags are {', '.join(TAG_SUFFIXES)}"
+
+
+def _list_members(names: Sequence[str], max_named: int) -> str:
+    shown = (f"'{name}'" for name in names)
+    more = ", ..." if len(names) == max_named else ""
+    return f"the members of this key: {', '.join(shown)}{more}"

@@ -5,6 +5,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 
+from pipeline.inputs.tar.plain_headers import parse_plain_header
 from pipeline.storage.reading import ByteStream
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -18,6 +19,24 @@ a few kilobytes, extended attributes up to 64."""
 MAX_DIGITS = 255
 """Maximum digits in a row in extended headers, as many as in a file name: `tarfile` takes quadratic time for them."""
 _LONG_NUMBER = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
+
+PREFIX = slice(345, 500)
+"""Start of a long name in headers of POSIX; in those of GNU's incremental archives times of access and change."""
+_TIMES = re.compile(rb"[0-7]{11}[\0 ]|[\x80\xff]")
+"""Start of these times: octal digits, or the mark of a binary number."""
+
+
+class _Header(tarfile.TarInfo):
+    """A header; `tarfile` takes times of GNU's incremental archives for a part of the name."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        member = super().frombuf(buf, encoding, errors)
+        # Writers other than GNU tar put names there, with GNU's mark.
+        if buf[257:265] == tarfile.GNU_MAGIC and _TIMES.match(buf, PREFIX.start):
+            times = buf[PREFIX].partition(b"\0")[0].decode(encoding, errors)
+            member.name = member.name.removeprefix(f"{times}/")
+        return member
 
 
 class BrokenArchiveError(Exception):
@@ -111,9 +130,25 @@ class TarStream:
     def peek_block(self) -> bytes:
         """Return the next block; it will be read again."""
         block = self.take(BLOCK_BYTES)
-        self._pending = block + self._pending
-        self._position -= len(block)
+        self._put_back(block)
         return block
+
+    def take_plain_header(self, position: int) -> tarfile.TarInfo | None:
+        """Read the header of an ordinary file less than a block ahead; None, and no move, if there is none."""
+        padding = position - self._position
+        if not 0 <= padding < BLOCK_BYTES:
+            return None
+        content = self.take(padding + BLOCK_BYTES)
+        member = parse_plain_header(content[padding:])
+        if member is None:
+            self._put_back(content)
+            return None
+        member.offset, member.offset_data = position, self._position
+        return member
+
+    def _put_back(self, content: bytes) -> None:
+        self._pending = content + self._pending
+        self._position -= len(content)
 
     def close(self) -> None:
         """Release the connection or file handle."""
@@ -136,11 +171,16 @@ def read_members(stream: TarStream) -> Iterator[tarfile.TarInfo]:
         stream.begin_headers()
         try:
             if archive is None:
-                archive = tarfile.TarFile(fileobj=stream, encoding="utf-8", errors="backslashreplace")  # type: ignore[arg-type]
+                archive = tarfile.TarFile(
+                    fileobj=stream,  # type: ignore[arg-type]
+                    tarinfo=_Header,
+                    encoding="utf-8",
+                    errors="backslashreplace",
+                )
                 member = archive.firstmember  # type: ignore[attr-defined]
                 archive.firstmember = None  # type: ignore[attr-defined]
             else:
-                member = archive.next()
+                member = _next_plain_member(archive, stream) or archive.next()
         except (tarfile.TarError, ValueError, OverflowError) as error:
             # After a truncated payload tarfile finds no data; other invalid headers count from their start.
             offset = stream.tell() if stream.is_at_end else start
@@ -156,6 +196,17 @@ def read_members(stream: TarStream) -> Iterator[tarfile.TarInfo]:
             return
         else:
             archive = None
+
+
+def _next_plain_member(archive: tarfile.TarFile, stream: TarStream) -> tarfile.TarInfo | None:
+    """The next member as `archive.next()` returns it, if it is an ordinary file; otherwise None, and no move."""
+    # Those of the whole archive change its members.
+    if archive.pax_headers:
+        return None
+    member = stream.take_plain_header(archive.offset)
+    if member is not None:
+        archive.offset = member.offset_data + -(-member.size // BLOCK_BYTES) * BLOCK_BYTES
+    return member
 
 
 def _skip_end_marks(stream: TarStream, start: int) -> bool:

@@ -38,7 +38,14 @@ class OversizedFileError(Exception):
         self.num_bytes = num_bytes
 
 
-def read_web_file(url: str, max_bytes: int, is_allowed: Callable[[str], bool], *, pause_s: float = PAUSE_S) -> bytes:
+def read_web_file(
+    url: str,
+    max_bytes: int,
+    is_allowed: Callable[[str], bool],
+    *,
+    pause_s: float = PAUSE_S,
+    total_timeout_s: float = TOTAL_TIMEOUT_S,
+) -> bytes:
     """Read a file of a web server.
 
     Args:
@@ -46,6 +53,7 @@ def read_web_file(url: str, max_bytes: int, is_allowed: Callable[[str], bool], *
         max_bytes: Reading stops above this size.
         is_allowed: Whether a redirect to an address may be followed.
         pause_s: Pause before the second attempt; twice as long before the third.
+        total_timeout_s: Seconds for one attempt to read the whole file.
 
     Raises:
         WebFileError: The server has no such file, refuses it, redirects elsewhere, or sends it in part only.
@@ -54,7 +62,7 @@ def read_web_file(url: str, max_bytes: int, is_allowed: Callable[[str], bool], *
     """
     for attempt in range(MAX_ATTEMPTS):
         try:
-            return _read_once(url, max_bytes, is_allowed)
+            return _read_once(url, max_bytes, is_allowed, total_timeout_s)
         except (StorageError, WebFileError) as error:
             is_final = isinstance(error, WebFileError) and not isinstance(error, _PassingError)
             if is_final or attempt == MAX_ATTEMPTS - 1:
@@ -83,7 +91,7 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _read_once(url: str, max_bytes: int, is_allowed: Callable[[str], bool]) -> bytes:
+def _read_once(url: str, max_bytes: int, is_allowed: Callable[[str], bool], total_timeout_s: float) -> bytes:
     opener = urllib.request.build_opener(_CheckedRedirects(is_allowed))
     # Characters that an address cannot contain are escaped, as browsers do.
     request = urllib.request.Request(
@@ -91,7 +99,7 @@ def _read_once(url: str, max_bytes: int, is_allowed: Callable[[str], bool]) -> b
     )
     try:
         with opener.open(request, timeout=TIMEOUT_S) as answer:
-            return _read_answer(answer, max_bytes)
+            return _read_answer(answer, max_bytes, total_timeout_s)
     except _RefusedRedirectError as error:
         raise WebFileError(f"the server redirects to '{error}', which --inputs.allow-url does not allow") from error
     except urllib.error.HTTPError as error:
@@ -106,19 +114,20 @@ def _read_once(url: str, max_bytes: int, is_allowed: Callable[[str], bool]) -> b
         raise StorageError(f"'{url}' cannot be read: {reason}; check network and address") from error
 
 
-def _read_answer(answer: Any, max_bytes: int) -> bytes:
+def _read_answer(answer: Any, max_bytes: int, total_timeout_s: float) -> bytes:
     stated = answer.headers.get("Content-Length") or ""
     if stated.isdecimal() and int(stated) > max_bytes:
         raise OversizedFileError(int(stated))
-    stop = time.monotonic() + TOTAL_TIMEOUT_S
+    stop = time.monotonic() + total_timeout_s
     pieces, num_bytes = [], 0
-    while piece := answer.read(PIECE_BYTES):
+    # `read` would wait until a piece is full, which single bytes delay beyond any limit.
+    while piece := answer.read1(PIECE_BYTES):
         pieces.append(piece)
         num_bytes += len(piece)
         if num_bytes > max_bytes:
             raise OversizedFileError(num_bytes)
         if time.monotonic() > stop:
-            raise _PassingError(f"{num_bytes} bytes after {TOTAL_TIMEOUT_S:g} s")
+            raise _PassingError(f"{num_bytes} bytes after {total_timeout_s:g} s")
     if stated.isdecimal() and num_bytes < int(stated):
         raise _PassingError(f"{num_bytes} of {stated} bytes")
     return b"".join(pieces)

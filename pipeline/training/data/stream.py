@@ -136,7 +136,9 @@ def _read_usable_samples(
                 sample.tags, sample.class_numbers, first_number=inputs.first_class_number
             ).class_ids
             if not find_unusable_reason(sample, class_ids):
-                rows.append(EncodedSample(key=sample.key, epoch=epoch, image=sample.image, class_ids=list(class_ids)))
+                # Rows are pickled and shuffled, so each owns its bytes.
+                image = None if sample.image is None else bytes(sample.image)
+                rows.append(EncodedSample(key=sample.key, epoch=epoch, image=image, class_ids=list(class_ids)))
         yield rows
 
 

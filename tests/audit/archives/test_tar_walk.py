@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipeline.audit.archives.member_rules import DOTTED_IMAGE, KINDS, MemberRules
@@ -144,6 +145,14 @@ def test_walk_reads_no_image_that_is_not_wanted() -> None:
         {"image": [{"bytes": make_photo(1), "path": "p"}] * 3, "tags": ["a"] * 3, "__key__": [7, 8, 9]},
         {"image": [b"1"] * 3, "tags": ["a"] * 3, "key": [0.5, 1.5, 2.5], "__key__": ["a", "b", "c"]},
         {"png": [b"1"] * 3, "other": [b"4"] * 3, "tags": ["a"] * 3, "id": ["u", "v", "w"]},
+        {"image": [b"1"] * 3, "tags": ["a"] * 3, "key": pa.array([-7, None, 9]).dictionary_encode()},
+        {"image": [b"1"] * 3, "tags": ["a"] * 3, "key": pa.array([1, None, 10**25], pa.decimal128(30))},
+        {
+            "image": [b"1"] * 3,
+            "tags": ["a"] * 3,
+            "key": pa.array([1.5, 2, 3]).cast(pa.decimal128(20, 1)),
+            "__key__": [1, 2, 3],
+        },
     ],
 )
 def test_walk_counts_what_the_reader_counts_in_a_parquet_file(tmp_path: Path, columns: dict[str, list[Any]]) -> None:
@@ -157,11 +166,11 @@ def test_walk_counts_what_the_reader_counts_in_a_parquet_file(tmp_path: Path, co
         for sample in chunk.samples
     ]
     with path.open("rb") as stream:
-        *samples, walked = walk_parquet(stream, named, lambda key: True)
+        *samples, walked = walk_parquet(str(path), stream, named, lambda key: True)
     assert [(one.key, one.image and one.image.sha256) for one in samples] == expected
     assert walked == WalkEnd(offset=3, truncated_at=end.truncated_at)
     with path.open("rb") as stream:
-        *samples, _ = walk_parquet(stream, named, None)
+        *samples, _ = walk_parquet(str(path), stream, named, None)
     assert [one.key for one in samples] == [key for key, _ in expected]
 
 

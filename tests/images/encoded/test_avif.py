@@ -158,7 +158,7 @@ def test_ordinary_avif_is_within_all_bounds() -> None:
         payload = encode(make_picture(mode="RGBA"), "AVIF", icc_profile=bytes(3000), **options)
         assert find_excess(payload) == ""
         assert find_coded_excess(payload, 1000) == ""
-        assert all(frames == 1 and size == 24 * 36 for frames, size in read_avif(payload).coded)
+        assert set(read_avif(payload).coded) == {(1, 24 * 36)}
 
 
 @given(data=st.data())

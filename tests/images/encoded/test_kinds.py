@@ -57,6 +57,8 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     "12 bits, progressive": (code_otherwise(0xC2, num_bits=12), "a JPEG of 12 bits a sample"),
     "lossless, 16 bits": (code_otherwise(0xC3, num_bits=16), "a lossless JPEG (SOF3) of 16 bits a sample"),
     "hierarchical": (code_otherwise(0xC5), "a hierarchical JPEG (SOF5)"),
+    "Targa": (b"\0\0\x02" + bytes(9) + b"\x05\0\x05\0\x18\0" + bytes(75), "a Targa image (TGA)"),
+    "cursor": (b"\0\0\x02\0\x01\0\x20\x20" + bytes(60), "a cursor (CUR)"),
     "JPEG-LS": (code_otherwise(0xF7), "a JPEG-LS"),
     "two channels": (code_otherwise(num_channels=2), "a JPEG of 2 channels"),
     "JPEG XL": (b"\xff\x0a" + bytes(range(200)), "a JPEG XL"),
@@ -122,6 +124,28 @@ def test_damaged_image_of_a_readable_format_is_not_called_a_foreign_one(image_fo
     payload = encode(make_picture(), image_format)
     for damaged in (payload[:24] + bytes(60), payload[: len(payload) // 2]):
         assert reject(damaged).startswith("cannot be decoded: ")
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({258: 32, 339: 3}, "3 samples of 32 bits, floating point, uncompressed"),
+        ({259: 33003}, "3 samples of 8 bits, unsigned, JPEG 2000"),
+        ({259: 12345}, "3 samples of 8 bits, unsigned, compression 12345"),
+    ],
+)
+def test_tiff_in_a_layout_that_the_decoder_does_not_read_is_described(tags: dict[int, int], words: str) -> None:
+    entries = {256: 4, 257: 4, 258: 8, 259: 1, 262: 2, 273: 8, 277: 3, 278: 4, 279: 192, 339: 1} | tags
+    # The bits of the three samples follow the table.
+    end = 8 + 2 + 12 * len(entries) + 4
+    table = b"".join(
+        struct.pack("<HHII", tag, 3, 3, end) if tag == 258 else struct.pack("<HHIHH", tag, 3, 1, value, 0)
+        for tag, value in sorted(entries.items())
+    )
+    payload = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + table + bytes(4)
+    assert f"does not read this TIFF ({words}), or it is damaged" in reject(
+        payload + struct.pack("<3H", *[entries[258]] * 3) + bytes(200)
+    )
 
 
 def test_terminal_escapes_in_a_text_are_not_repeated() -> None:

@@ -15,6 +15,7 @@ from pipeline.images.decode import DecodedImage, ImageRejection, decode_image
 from pipeline.run.records import Reason
 from tests.images.encoded.written_images import (
     XMP,
+    XMP_NAME,
     encode,
     make_chunk,
     make_exif_block,
@@ -31,7 +32,6 @@ PICTURE = make_picture()
 PNG, JPEG = encode(PICTURE, "PNG"), encode(PICTURE, "JPEG", quality=90)
 WEBP = encode(PICTURE, "WEBP", lossless=True)
 ICC = b"ICC_PROFILE\0\1\1"
-XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def decode(payload: bytes) -> DecodedImage:

@@ -14,6 +14,8 @@ XMP = (
     b'<rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF>'
     b"</x:xmpmeta>"
 )
+XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"
+"""What a segment of a JPEG with XMP begins with."""
 
 
 def make_picture(height: int = 24, width: int = 36, mode: str = "RGB") -> Image.Image:

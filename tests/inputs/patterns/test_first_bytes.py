@@ -39,6 +39,11 @@ def write_zip(path: Path) -> None:
         archive.writestr("a.jpg", b"x")
 
 
+def write_spreadsheet(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("[Content_Types].xml", b"<Types/>")
+
+
 def write_image(image_format: str) -> Callable[[Path], None]:
     return lambda path: Image.new("RGB", (4, 4)).save(path, image_format)
 
@@ -89,6 +94,7 @@ FILES: dict[str, tuple[FileKind, Callable[[Path], object]]] = {
     "xz": (FileKind.XZ, write(lzma.compress(make_archive()))),
     "zstd": (FileKind.ZSTD, write(pa.compress(make_archive(), codec="zstd", asbytes=True))),
     "zip": (FileKind.ZIP, write_zip),
+    "spreadsheet": (FileKind.OFFICE, write_spreadsheet),
     "7z": (FileKind.SEVEN_ZIP, write(b"7z\xbc\xaf\x27\x1c\x00\x04")),
     "rar": (FileKind.RAR, write(b"Rar!\x1a\x07\x01\x00")),
     "jpeg": (FileKind.IMAGE, write_image("JPEG")),

@@ -20,6 +20,7 @@ ZERO: dict[str, Any] = {"class_numbers": "zero-based"}
 NAMES: dict[str, Any] = {"class_numbers": "names", "class_names": ((1, "person"), (17, "cat"), (90, "toothbrush"))}
 TEXTS = pa.list_(pa.string())
 RECORDS = pa.list_(pa.struct([("name", pa.string()), ("score", pa.float64())]))
+COLUMNS = pa.struct([("labels", TEXTS), ("scores", pa.list_(pa.float64()))])
 
 READABLE: list[tuple[Any, pa.DataType | None, dict[str, Any], tuple[str, ...], tuple[int, ...]]] = [
     (None, pa.string(), {}, (), ()),
@@ -32,7 +33,15 @@ READABLE: list[tuple[Any, pa.DataType | None, dict[str, Any], tuple[str, ...], t
     ("nice #dog! #red_cat#cow", pa.string(), {"hashtags": True}, ("dog", "red_cat", "cow"), ()),
     (["tench, Tinca tinca", " ", "a;b"], TEXTS, {}, ("tench, Tinca tinca", "a;b"), ()),
     ('["cat", "red, dog"]', pa.string(), {}, ("cat", "red, dog"), ()),
-    ("3", pa.string(), ZERO, ("3",), ()),
+    ("3", pa.string(), {}, ("3",), ()),
+    ("3", pa.string(), ZERO, (), (3,)),
+    ("3; 1.0,\n0", pa.string(), ZERO, (), (3, 1, 0)),
+    ("cat, 3", pa.string(), ZERO, ("cat",), (3,)),
+    ("17", pa.string(), NAMES, ("cat",), ()),
+    ("0, 1, 1", pa.string(), NAMES | {"multi_hot": True}, ("cat", "toothbrush"), ()),
+    ("0.1, 0.9, 0.5", pa.string(), NAMES | {"multi_hot": True, "min_score": 0.5}, ("cat", "toothbrush"), ()),
+    ('{"cat": 0.9, "dog": 0.2}', pa.string(), {"min_score": 0.5}, ("cat",), ()),
+    (["#cat#red_dog", "cow #1"], TEXTS, {"hashtags": True}, ("cat", "red_dog", "cow #1"), ()),
     (["3", "cat"], TEXTS, ZERO, ("3", "cat"), ()),
     (3, pa.int64(), ZERO, (), (3,)),
     (3.0, pa.float64(), ZERO, (), (3,)),
@@ -56,6 +65,8 @@ READABLE: list[tuple[Any, pa.DataType | None, dict[str, Any], tuple[str, ...], t
     ({"cat": True, "dog": False}, pa.map_(pa.string(), pa.bool_()), {}, ("cat",), ()),
     ([{"name": "cat", "score": 0.9}, {"name": "a, b", "score": 0.1}], RECORDS, {"min_score": 0.5}, ("cat",), ()),
     ([{"Label": "cat"}, {"Label": "dog"}], pa.list_(pa.struct([("Label", pa.string())])), {}, ("cat", "dog"), ()),
+    ({"label": 17, "source": "a"}, pa.struct([("label", pa.int64()), ("source", pa.string())]), NAMES, ("cat",), ()),
+    ({"labels": ["cat", "dog"], "scores": [0.9, 0.1]}, COLUMNS, {"min_score": 0.5}, ("cat",), ()),
     ({"category": [17, 1]}, pa.struct([("category", pa.list_(pa.int64()))]), NAMES, ("cat", "person"), ()),
 ]
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
@@ -75,6 +86,11 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     ([["cat"], ["dog"]], {}, "list in a list"),
     (["cat", None], {}, "null"),
     ("['cat', 'dog']", {}, "as Python prints it"),
+    ("{'cat': 0.9}", {}, "a mapping as Python prints it"),
+    ([0, 1, 0], {}, "for vectors of zeros and ones add --inputs.multi-hot"),
+    ([0.1, 0.9], {}, "--inputs.multi-hot and --inputs.min-score"),
+    ("0.1, 0.9", ZERO, "--inputs.multi-hot and --inputs.min-score"),
+    ("1, 0", NAMES | {"multi_hot": True}, "vector of length 2, need 3"),
 ]
 
 
@@ -138,6 +154,14 @@ def test_column_that_needs_an_option_is_refused_before_any_row(tmp_path: Path, k
         read_first(tmp_path / "a.parquet", InputConfig())
 
 
+def test_field_of_a_column_of_records_is_refused_with_the_column_that_is_read(tmp_path: Path) -> None:
+    table = pa.table({"image": [b"i"], "objects": [{"category": ["cat"], "id": [3]}]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ColumnError, match="give --inputs.tags-field objects"):
+        read_first(tmp_path / "a.parquet", InputConfig(tags_field="objects.category"))
+    assert read_first(tmp_path / "a.parquet", InputConfig(tags_field="objects")).tags == ("cat",)
+
+
 LABEL = {"names": ["dog", "cat", "person"], "_type": "ClassLabel"}
 OLD_LABEL = {"num_classes": 3, "names": ["dog", "cat", "person"], "names_file": None, "id": None, "_type": "ClassLabel"}
 
@@ -184,6 +208,7 @@ def test_class_number_beyond_the_names_of_the_footer_is_bad_tags() -> None:
         (b"[0, 2]", (), (0, 2), ""),
         (b"red dog", ("red dog",), (), ""),
         (b"cat,3", ("cat",), (3,), ""),
+        (b"red dog, 3.0", ("red dog",), (3,), ""),
         (b"\x02" + b"\0" * 7, (), (), "binary"),
     ],
 )
@@ -195,6 +220,13 @@ def test_class_member_holds_numbers_in_any_usual_spelling(
     assert (found.tags, found.class_numbers) == (tags, numbers)
     assert error in found.error
     assert bool(error) == bool(found.error)
+
+
+def test_class_member_of_one_number_is_no_vector(tmp_path: Path) -> None:
+    make_tar(tmp_path / "a.tar", {"a": {"jpg": b"i", "cls": b"17\n"}, "b": {"jpg": b"i", "cls": b"0 1 1"}})
+    first = next(iter(read_chunks(list_shards([str(tmp_path / "a.tar")])[0], InputConfig(**NAMES, multi_hot=True))))
+    assert isinstance(first, Chunk)
+    assert [sample.tags for sample in first.samples] == [("cat",), ("cat", "toothbrush")]
 
 
 @pytest.mark.parametrize(

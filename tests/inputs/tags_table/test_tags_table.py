@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from jobs.display.tags_table import print_unmatched
 from pipeline.commit.manifests import list_manifests, open_manifest
@@ -23,7 +24,6 @@ from pipeline.inputs.tag_join import settle_tags_table
 from pipeline.inputs.tags_table.sorted_file import GROUP_ROWS, describe_table_version, open_tags_table, sort_table
 from pipeline.label import label_run
 from pipeline.run.config import InputConfig
-from pipeline.run.counts import LabelCounts
 from pipeline.run.records import Chunk, Reason, Sample
 from pipeline.run.run_file import Run
 from pipeline.run.vocabulary import Vocabulary
@@ -139,21 +139,24 @@ def test_every_key_of_several_groups_is_found_and_no_other(tmp_path: Path) -> No
     ("name", "content", "message"),
     [
         ("t.csv", write_csv({"a": "dog"}) + b"note,a,cat\n", "the key 'a' twice"),
-        ("t.csv", write_csv({"a": "dog", "": "cat"}), "no key in row 1"),
+        ("t.csv", write_csv({"a": "dog", "": "cat"}), "no key in line 4"),
         ("t.csv", write_csv({"a": "dog"}, names=("id", "tags")), "--inputs.tags-table-key: 'note', 'id', 'tags'"),
         ("t.csv", write_csv({"a": "dog"}, names=("key", "label")), "no column 'tags'; its columns: 'note', 'key'"),
-        ("t.csv", write_csv({"a": "dog"}) + b"too,few\n", "cannot be read: CSV parse error"),
-        ("t.csv", b"", "no header line"),
+        ("t.csv", write_csv({"a": "dog"}) + b"too,few\n", "2 cells in line 4, its header 3"),
+        ("t.csv", b"", "has no rows"),
         ("t.csv", b"key,tags\n", "has no rows"),
-        ("t.csv", "key,tags\na,dog\n".encode("utf-16"), "UTF-16"),
-        ("t.jsonl", b'{"key": "a", "tags": "dog"}\n{"key": \n', "cannot be read: JSON parse error"),
+        ("t.csv", "key,tags\na,dog\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
+        ("t.csv", b'key,tags\na,"dog\nb,cat\n', "broken at line 2: unexpected end of data; correct its quotes"),
+        ("t.csv", b'key,tags\na,"dog"s\nb,cat\n', "broken at line 2"),
+        ("t.csv", "key,tags\na,bébé\n".encode("latin-1"), "is not UTF-8"),
+        ("t.jsonl", b'{"key": "a", "tags": "dog"}\n{"key": \n', "line 2 is not JSON"),
         ("t.parquet", b"PAR1 no", "cannot be read"),
         ("t.xlsx", b"PK", "of an unknown kind"),
     ],
 )
 def test_unusable_table_is_refused_by_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ShardError, match=f"tags table '.*{name}'") as refusal:
+    with pytest.raises(ShardError, match=f"table '.*{name}'") as refusal:
         open_tags_table(use_table(str(tmp_path / name)))
     assert message in str(refusal.value)
 
@@ -223,9 +226,58 @@ def test_rows_of_a_run_have_the_classes_of_the_table(tmp_path: Path, open_small_
     assert reasons == {None: 2, Reason.NO_KNOWN_TAG: 1, Reason.NOT_IN_TAGS_TABLE: 7}
 
 
-def test_unmatched_rows_and_samples_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    rejected = {"not_in_tags_table": 3, "duplicate_key": 2, "no_known_tag": 1}
-    print_unmatched(10, LabelCounts(num_read=12, num_labelled=6, num_rejected=6, rejected_by_reason=rejected))
+@pytest.mark.parametrize("max_keys", [10, 9])
+def test_rows_and_samples_that_do_not_match_are_counted(
+    tmp_path: Path, open_small_run: Callable[..., Run], capsys: pytest.CaptureFixture[str], max_keys: int
+) -> None:
+    (tmp_path / "in").mkdir()
+    members = {"jpg": make_photo(1)}
+    # Two samples have no image, of which one has a row; one has the key of another.
+    make_tar(tmp_path / "in/0.tar", {"a": members, "b": members, "c": {"txt": b"dog"}, "d": {"txt": b"dog"}})
+    make_tar(tmp_path / "in/1.tar", {"a": members, **{f"x{number}": members for number in range(5)}})
+    path = tmp_path / "t.csv"
+    path.write_bytes(write_csv(dict.fromkeys(("a", "b", "c", "x1", "other", "more"), "dog")))
+    options = {"tags_table": str(path), "tags_table_etag": describe_table_version(str(path))}
+    run = open_small_run(str(tmp_path / "out"), inputs_uri=str(tmp_path), pattern="in", **options)
+    label_run(run, OPTIONS, cluster=SerialCluster())
+    capsys.readouterr()
+    print_unmatched(run, max_keys)
+    numbers = ("2", "5") if max_keys == 10 else ("0 or more", "4 or more")
     assert capsys.readouterr().out == (
-        "tags table: 10 rows, of which 3 or more match no sample; 3 samples have no row\n"
+        f"tags table: 6 rows, of which {numbers[0]} match no sample; {numbers[1]} samples have no row\n"
     )
+
+
+def test_class_names_of_the_metadata_of_a_table_count(tmp_path: Path, shard: Path) -> None:
+    path = str(tmp_path / "t.parquet")
+    features = Features({"key": Value("string"), "tags": List(ClassLabel(names=["cow", "cat", "dog"]))})
+    Dataset.from_dict({"key": ["a", "b/2", "c"], "tags": [[1, 2], [-1], [0]]}, features).to_parquet(path)
+    found = {key: sample.tags for key, sample in read_samples(shard, use_table(path)).items()}
+    assert found == {"a": ("cat", "dog"), "b/2": (), "c": ("cow",), "no-row": ()}
+    names = {"class_numbers": "names", "class_names": ((0, "lion"), (1, "tiger"), (2, "bear"), (-1, "none"))}
+    assert read_samples(shard, use_table(path, **names))["a"].tags == ("tiger", "bear")
+
+
+@pytest.mark.parametrize("cell", ["['dog', 'cat']", "['dog' 'cat']", '["dog", "cat"]', "dog;cat"])
+def test_lists_in_cells_are_read_as_in_a_table_of_paths(tmp_path: Path, shard: Path, cell: str) -> None:
+    (tmp_path / "t.csv").write_bytes(write_csv({"a": cell}))
+    assert read_samples(shard, use_table(str(tmp_path / "t.csv")))["a"].tags == ("dog", "cat")
+
+
+def test_json_lines_of_several_types_are_read_row_by_row(tmp_path: Path, shard: Path) -> None:
+    rows = {"a": ["dog", "cat"], "b/2": "dog, cat", "c": {"dog": True, "cat": False}, "d": None, "e": 3}
+    (tmp_path / "t.jsonl").write_bytes(write_jsonl(rows))
+    found = read_samples(shard, use_table(str(tmp_path / "t.jsonl")))
+    assert [found[key].tags for key in ("a", "b/2", "c")] == [("dog", "cat"), ("dog", "cat"), ("dog",)]
+
+
+@pytest.mark.parametrize("key", [1.5, True, ["a"]])
+def test_keys_of_several_spellings_are_refused_by_their_line(tmp_path: Path, key: Any) -> None:
+    lines = [json.dumps({"key": value, "tags": "dog"}) for value in ("a", key)]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ShardError, match="line 2: 'key' holds .*, need text or whole numbers; write it as text"):
+        open_tags_table(use_table(str(tmp_path / "t.jsonl")))
+    kind = {float: pa.float64(), bool: pa.bool_(), list: pa.list_(pa.string())}[type(key)]
+    table = make_parquet(tmp_path / "t.parquet", {"key": pa.array([key], kind), "tags": ["dog"]})
+    with pytest.raises(ShardError, match=r"column 'key' holds .*, need text or whole numbers \(cast it"):
+        open_tags_table(use_table(str(table)))

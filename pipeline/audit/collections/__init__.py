@@ -1,0 +1,1 @@
+"""Index of a collection against its source, listed and read again."""

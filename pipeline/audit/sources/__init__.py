@@ -1,0 +1,1 @@
+"""Folders and tables of a collection as an audit lists and reads them."""
