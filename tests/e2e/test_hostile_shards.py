@@ -18,15 +18,14 @@ pytestmark = pytest.mark.ray
 HOSTILE_READER = """
 import os, signal, tarfile
 
-read_next = tarfile.TarFile.next
+make = tarfile.TarInfo.__init__
 
-def read_hostile(archive):
-    member = read_next(archive)
-    if member is not None and member.name.startswith("POISON"):
+def make_hostile(member, name=""):
+    if name.startswith("POISON"):
         os.kill(os.getpid(), signal.SIGSEGV)
-    return member
+    make(member, name)
 
-tarfile.TarFile.next = read_hostile
+tarfile.TarInfo.__init__ = make_hostile
 """
 """What Python runs when it starts: a reader that really kills its process at a marked member."""
 

@@ -8,7 +8,7 @@ PLAIN_HEADER = re.compile(
     rb"(?:[0-7]{6}[0-7 ]\0){3}"  # mode, owner, group
     rb"([0-7]{11})[\0 ][0-7]{11}[\0 ]"  # size, modification time
     rb"([0-7]{6})\0 "  # checksum
-    rb"0.{100}ustar(?:\x0000|  \0).{64}"  # regular file, link name, format, names of owner and group
+    rb"0\0{100}ustar(?:\x0000|  \0).{64}"  # regular file, no link name, format, names of owner and group
     rb"(?:(?:[0-7]{6}[0-7 ]\0){2}|\0{16})\0",  # device numbers, and no prefix of the name
     re.DOTALL,
 )
