@@ -26,8 +26,8 @@ SMALL = LabelConfig(
 @pytest.mark.parametrize(
     ("config", "fingerprint"),
     [
-        (LabelConfig(), "eb171b685fb0b8ae6c23c2504979e0cc396819e3d2a9866e5c28846b85ece584"),
-        (SMALL, "39f45b1ddf5c4362161f608256b1f6f199b1db724a427d80775e689c977fee28"),
+        (LabelConfig(), "b716daa552fbfcb3c119003a3dfa184e58286f1c635c36ef6c008a0c480e5fbf"),
+        (SMALL, "1fdd7dc27c64647179ac61aa6d741ff1523e31856fda5b79a08ef514ef3a602b"),
     ],
 )
 def test_labelling_run_without_later_settings_keeps_its_fingerprint(config: Any, fingerprint: str) -> None:
