@@ -9,7 +9,7 @@ of arithmetic on an H100 and 50 us on an L4 (estimates), without memory that gro
 """
 
 # Triton's compiler reads annotations, and knows none but its own.
-# ruff: noqa: ANN001, ANN202, N803
+# ruff: noqa: ANN001, ANN201, ANN202, N803
 
 from typing import Any, no_type_check
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from models import pixel_refinement
 
 TILE_SIZE = (16, 32)
-"""Height and width of the pixels of a program. Tall tiles share the rows that the 8 directions read."""
+"""Height and width of the pixels of a program. Flat tiles would share fewer of the rows above and below."""
 NUM_WARPS = 8
 MOST_MAPS = 8
 """Maps of a program at most. It computes the weights once for all of them; more maps take more programs."""
@@ -45,26 +45,35 @@ POSITION_WEIGHT = tl.constexpr(pixel_refinement.POSITION_WEIGHT)
 
 @torch.no_grad()
 def refine_fused(
-    class_maps: Float[Tensor, "b k h w"], image_rgb: Float[Tensor, "b 3 h w"], num_iterations: int
+    class_maps: Float[Tensor, "b k h w"],
+    image_rgb: Float[Tensor, "b 3 h w"],
+    num_iterations: int,
+    tile_size: tuple[int, int] = TILE_SIZE,
 ) -> Float[Tensor, "b k h w"]:
     """Refine float32 maps as `pixel_refinement.refine_by_pixels` does: one launch, and one for each round.
 
     Beside the result, memory is taken for one more set of maps and for three numbers a pixel.
+
+    Args:
+        class_maps: Float32, on a GPU.
+        image_rgb: Float32, in any memory format.
+        num_iterations: Rounds of averaging.
+        tile_size: Height and width of the pixels of a program, powers of 2. It changes the speed alone.
     """
     if class_maps.numel() == 0 or num_iterations == 0:
         return class_maps
     b, k, h, w = class_maps.shape
     maps = class_maps.contiguous()
     scale = torch.empty((b, 3, h, w), device=maps.device)
-    tiles = (triton.cdiv(w, TILE_SIZE[1]), triton.cdiv(h, TILE_SIZE[0]))
+    tiles = (triton.cdiv(w, tile_size[1]), triton.cdiv(h, tile_size[0]))
     num_maps = min(MOST_MAPS, triton.next_power_of_2(k))
-    shared: dict[str, Any] = {"TILE_HEIGHT": TILE_SIZE[0], "TILE_WIDTH": TILE_SIZE[1], "num_warps": NUM_WARPS}
+    shared: dict[str, Any] = {"TILE_HEIGHT": tile_size[0], "TILE_WIDTH": tile_size[1], "num_warps": NUM_WARPS}
     # Triton launches on the current device.
     with torch.cuda.device_of(maps):
-        _compute_scale[(*tiles, b)](image_rgb, scale, h, w, *image_rgb.stride(), **shared)
+        compute_scale[(*tiles, b)](image_rgb, scale, h, w, *image_rgb.stride(), **shared)
         for _ in range(num_iterations):
             mixed = torch.empty_like(maps)
-            _average_neighbours[(*tiles, b * triton.cdiv(k, num_maps))](
+            average_neighbours[(*tiles, b * triton.cdiv(k, num_maps))](
                 maps, image_rgb, scale, mixed, k, h, w, *image_rgb.stride(), NUM_MAPS=num_maps, **shared
             )
             maps = mixed
@@ -73,7 +82,7 @@ def refine_fused(
 
 @triton.jit
 @no_type_check
-def _compute_scale(
+def compute_scale(
     image,
     scale,
     height,
@@ -96,8 +105,8 @@ def _compute_scale(
         for index in range(NUM_DILATIONS):
             dilation = _choose(index, DILATIONS)
             for direction in tl.static_range(NUM_DIRECTIONS):
-                at_row = _move(row, dilation * DOWN[direction], height)
-                at_column = _move(column, dilation * RIGHT[direction], width)
+                at_row = tl.minimum(tl.maximum(row + dilation * DOWN[direction], 0), height - 1)
+                at_column = tl.minimum(tl.maximum(column + dilation * RIGHT[direction], 0), width - 1)
                 difference = tl.load(colours + at_row * row_stride + at_column * column_stride) - own
                 total += difference
                 squares += difference * difference
@@ -109,7 +118,7 @@ def _compute_scale(
 
 @triton.jit
 @no_type_check
-def _average_neighbours(
+def average_neighbours(
     maps,
     image,
     scale,
@@ -153,8 +162,8 @@ def _average_neighbours(
         dilation = _choose(index, DILATIONS)
         straight, diagonal = _choose(index, STRAIGHT), _choose(index, DIAGONAL)
         for direction in tl.static_range(NUM_DIRECTIONS):
-            at_row = _move(row, dilation * DOWN[direction], height)
-            at_column = _move(column, dilation * RIGHT[direction], width)
+            at_row = tl.minimum(tl.maximum(row + dilation * DOWN[direction], 0), height - 1)
+            at_column = tl.minimum(tl.maximum(column + dilation * RIGHT[direction], 0), width - 1)
             there = at_row * row_stride + at_column * column_stride
             off_red = (tl.load(red + there) - own_red) * per_red
             off_green = (tl.load(green + there) - own_green) * per_green
@@ -192,10 +201,3 @@ def _choose(index, values: tl.constexpr):
     for place in tl.static_range(1, NUM_DILATIONS):
         chosen = tl.where(index == place, values[place], chosen)
     return chosen
-
-
-@triton.jit
-@no_type_check
-def _move(place, step, size):
-    """Rows or columns of a neighbour; edge pixels repeat beyond the edge."""
-    return tl.minimum(tl.maximum(place + step, 0), size - 1)

@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -53,7 +52,7 @@ def refine_by_pixels(
 
     Returns:
         float32, computed in float32 for inputs of any type. On a CPU the bytes of an image are equal in any batch. On a
-        GPU fused kernels compute it where Triton is installed (`find_fused_form`), which differ by rounding.
+        GPU with Triton fused kernels compute it (`choose_form`), whose results differ by rounding.
 
     Raises:
         ValueError: `num_iterations` is negative.
@@ -67,9 +66,7 @@ def refine_by_pixels(
     """
     if num_iterations < 0:
         raise ValueError(f"need num_iterations >= 0, got {num_iterations}")
-    maps, image_rgb = class_maps.float(), image_rgb.float()
-    fused = find_fused_form(maps.device) if maps.device.type == "cuda" else None
-    return (fused or refine_plainly)(maps, image_rgb, num_iterations)
+    return choose_form(class_maps.device)(class_maps.float(), image_rgb.float(), num_iterations)
 
 
 def refine_plainly(
@@ -87,34 +84,34 @@ def refine_plainly(
 
 
 @cache
-def find_fused_form(device: torch.device) -> Callable[..., Any] | None:
-    """Find whether fused kernels work on a device, by a trial; once a process, for each device.
+def choose_form(device: torch.device) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Choose between `refine_plainly` and the fused kernels; once a process, for each device.
 
-    Returns:
-        `fused_pixel_refinement.refine_fused`. None, with a logged warning: Triton is missing, the kernels do not
-        compile there, or their result differs.
+    Kernels are for GPUs, and are tried once. The plain form is used, and a warning logged, if Triton is missing, if the
+    kernels do not compile for the device, or if their result differs.
 
     Raises:
         torch.OutOfMemoryError: The memory of the device is full.
     """
+    if device.type != "cuda":
+        return refine_plainly
     try:
         # Not every build of PyTorch comes with Triton.
         from models.fused_pixel_refinement import refine_fused
 
         rng = torch.Generator().manual_seed(0)
         maps, image_rgb = torch.rand(1, 2, 9, 40, generator=rng), torch.rand(1, 3, 9, 40, generator=rng)
-        expected = refine_plainly(maps, image_rgb, 2)
         refined = refine_fused(maps.to(device), image_rgb.to(device), 2).cpu()
-        difference = float((refined - expected).abs().max())
+        difference = float((refined - refine_plainly(maps, image_rgb, 2)).abs().max())
         if not difference <= MAX_DIFFERENCE:
-            raise ArithmeticError(f"maps differ by {difference:.2g}")
+            raise ArithmeticError(f"refined maps differ by {difference:.2g}")
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 (compilers and drivers raise any type; the plain form needs none of them)
+    except Exception as error:  # noqa: BLE001 (compilers and drivers raise any type; the plain form needs neither)
         # Errors of compilers have many lines.
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_CAUSE]
-        logger.warning("pixel refinement has no fused kernels on %s and is slower without them: %s", device, cause)
-        return None
+        logger.warning("pixel refinement on %s is slower than it could be, without fused kernels: %s", device, cause)
+        return refine_plainly
     return refine_fused
 
 
