@@ -17,7 +17,7 @@ NUM_ROUNDS = 10
 def measure_refinement(device: torch.device, report: Any, peak: float, is_small: bool) -> None:
     """Time, memory and difference of both forms, by the size of the image and the number of maps."""
     cases = [(2, 2, 32)] if is_small else [(64, 1, 224), (64, 3, 224), (16, 8, 224), (16, 3, 448)]
-    fused = choose_form(device)
+    fused: Any = choose_form(device)
     is_fused = fused is not refine_plainly
     for num_images, num_maps, side in cases:
         torch.manual_seed(0)
