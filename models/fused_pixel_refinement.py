@@ -100,8 +100,8 @@ def compute_scale(
     for channel in tl.static_range(3):
         colours = image + batch_index * image_stride + channel * channel_stride
         own = tl.load(colours + row * row_stride + column * column_stride)
-        total = tl.zeros([TILE_HEIGHT * TILE_WIDTH], tl.float32)
-        squares = tl.zeros([TILE_HEIGHT * TILE_WIDTH], tl.float32)
+        total = tl.zeros([1, TILE_HEIGHT * TILE_WIDTH], tl.float32)
+        squares = tl.zeros([1, TILE_HEIGHT * TILE_WIDTH], tl.float32)
         for index in range(NUM_DILATIONS):
             dilation = _choose(index, DILATIONS)
             for direction in tl.static_range(NUM_DIRECTIONS):
@@ -154,8 +154,8 @@ def average_neighbours(
     per_red = tl.load(red_scale)
     per_green, per_blue = tl.load(red_scale + height * width), tl.load(red_scale + 2 * height * width)
 
-    closest = tl.full([TILE_HEIGHT * TILE_WIDTH], float("-inf"), tl.float32)
-    total = tl.zeros([TILE_HEIGHT * TILE_WIDTH], tl.float32)
+    closest = tl.full([1, TILE_HEIGHT * TILE_WIDTH], float("-inf"), tl.float32)
+    total = tl.zeros([1, TILE_HEIGHT * TILE_WIDTH], tl.float32)
     by_colour = tl.zeros([NUM_MAPS, TILE_HEIGHT * TILE_WIDTH], tl.float32)
     by_distance = tl.zeros([NUM_MAPS, TILE_HEIGHT * TILE_WIDTH], tl.float32)
     for index in range(NUM_DILATIONS):
@@ -169,24 +169,24 @@ def average_neighbours(
             off_green = (tl.load(green + there) - own_green) * per_green
             off_blue = (tl.load(blue + there) - own_blue) * per_blue
             closeness = (off_red * off_red + off_green * off_green + off_blue * off_blue) / -3.0
-            values = tl.load(maps + map_offset + (at_row * width + at_column)[None, :], mask=has_map, other=0.0)
+            values = tl.load(maps + map_offset + (at_row * width + at_column), mask=has_map, other=0.0)
             # Of the old sums and the new neighbour the closer one has weight 1.
             lesser = tl.exp(-tl.abs(closeness - closest))
             is_closer = closeness > closest
             kept, weight = tl.where(is_closer, lesser, 1.0), tl.where(is_closer, 1.0, lesser)
             total = total * kept + weight
-            by_colour = by_colour * kept[None, :] + values * weight[None, :]
+            by_colour = by_colour * kept + values * weight
             by_distance += values * (diagonal if IS_DIAGONAL[direction] else straight)
             closest = tl.maximum(closest, closeness)
-    mean = (by_colour / total[None, :] + by_distance * POSITION_WEIGHT) / (1 + POSITION_WEIGHT)
-    tl.store(mixed + map_offset + (row * width + column)[None, :], mean, mask=has_map & is_inside[None, :])
+    mean = (by_colour / total + by_distance * POSITION_WEIGHT) / (1 + POSITION_WEIGHT)
+    tl.store(mixed + map_offset + (row * width + column), mean, mask=has_map & is_inside)
 
 
 @triton.jit
 @no_type_check
 def _find_pixels(height, width, TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr):
     """Rows and columns of the pixels of this program, and which are of the image; others repeat its last ones."""
-    place = tl.arange(0, TILE_HEIGHT * TILE_WIDTH)
+    place = tl.arange(0, TILE_HEIGHT * TILE_WIDTH)[None, :]
     row = tl.program_id(1) * TILE_HEIGHT + place // TILE_WIDTH
     column = tl.program_id(0) * TILE_WIDTH + place % TILE_WIDTH
     is_inside = (row < height) & (column < width)
