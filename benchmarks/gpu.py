@@ -75,7 +75,7 @@ def main() -> int:
         return 2
     import torch
 
-    from benchmarks.gpu_parts import labelling, machine, training
+    from benchmarks.gpu_parts import labelling, machine, pixel_refinement, training
 
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -85,7 +85,7 @@ def main() -> int:
     figures = machine.describe(device)
     report.add("machine", **figures, commit=arguments.commit, date=datetime.now(UTC).date().isoformat())
     peak = machine.measure_peak(device, report, is_small=arguments.small)
-    for part in (machine, labelling, training):
+    for part in (machine, pixel_refinement, labelling, training):
         for name, measure in part.PARTS.items():
             report.run(name, partial(measure, device, report, peak, arguments.small))
     document = json.dumps({"python": platform.python_version(), "rows": report.rows}, indent=1)

@@ -31,6 +31,7 @@ import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
+from jobs.cluster.connection import connect
 from models.losses import compute_loss
 from models.mctformer import Variant
 from pipeline.images.frames import normalise
@@ -272,12 +273,7 @@ def time_training(
             train_shards=list_shards(job.shards),
             validation_shards=(),
         )
-        ray.init(
-            address="local",
-            num_cpus=num_workers + max(os.cpu_count() or 1, DATA_SLOTS),
-            include_dashboard=False,
-            log_to_driver=False,
-        )
+        connect("local", num_cpus=num_workers + max(os.cpu_count() or 1, DATA_SLOTS))
         initial = build_initial_model(config.model, vocabulary.classes, config.rng_seed)
         workers = WorkerConfig(
             num_workers=num_workers, log_steps=2, gpus_per_worker=float(job.gpu), compile=job.compile

@@ -3,13 +3,17 @@
 The computation has no weights. The result for an image does not depend on the others of its batch.
 """
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+
+logger = logging.getLogger(__name__)
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 """Distances of the 8 neighbours of a pixel, in pixels; those of the authors of PAMR and of PAR."""
@@ -25,7 +29,11 @@ POSITION_WEIGHT = 0.01
 MIN_COLOUR_STD = 1e-6
 """Lower bound of the local standard deviation, far below a grey level (1 / 255); only uniform areas reach it."""
 MAX_WEIGHTS = 2**26
-"""Weights on a device at the same time, 256 MiB; larger batches are refined in groups."""
+"""Weights on a device at the same time, 256 MiB; larger batches are refined in groups. Fused kernels store none."""
+MAX_CAUSE = 200
+"""Characters of a logged cause."""
+MAX_DIFFERENCE = 1e-4
+"""Largest difference of the fused kernels from the plain form in a trial, for maps in [0, 1]."""
 
 
 def refine_by_pixels(
@@ -43,7 +51,8 @@ def refine_by_pixels(
         num_iterations: Rounds of averaging; each reaches at most 24 pixels far. 0: the maps stay unchanged.
 
     Returns:
-        float32, computed in float32 for inputs of any type. On a CPU the bytes of an image are equal in any batch.
+        float32, computed in float32 for inputs of any type. On a CPU the bytes of an image are equal in any batch. On a
+        GPU with Triton fused kernels compute it (`choose_form`), whose results differ by rounding.
 
     Raises:
         ValueError: `num_iterations` is negative.
@@ -57,14 +66,53 @@ def refine_by_pixels(
     """
     if num_iterations < 0:
         raise ValueError(f"need num_iterations >= 0, got {num_iterations}")
+    return choose_form(class_maps.device)(class_maps.float(), image_rgb.float(), num_iterations)
+
+
+def refine_plainly(
+    class_maps: Float[Tensor, "b k h w"], image_rgb: Float[Tensor, "b 3 h w"], num_iterations: int
+) -> Float[Tensor, "b k h w"]:
+    """Refine float32 maps by operations of PyTorch: the form for CPUs, and for GPUs without Triton."""
     h, w = class_maps.shape[-2:]
     # CPU kernels round differently at the end of a tensor, so on a CPU each image is a tensor of its own.
     group = 1 if class_maps.device.type == "cpu" else max(1, MAX_WEIGHTS // (NUM_NEIGHBOURS * h * w))
     refined = [
         _average_neighbours(maps, _weigh_neighbours(rgb), num_iterations)
-        for maps, rgb in zip(class_maps.float().split(group), image_rgb.float().split(group), strict=True)
+        for maps, rgb in zip(class_maps.split(group), image_rgb.split(group), strict=True)
     ]
-    return torch.cat(refined) if refined else class_maps.float()
+    return torch.cat(refined) if refined else class_maps
+
+
+@cache
+def choose_form(device: torch.device) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Choose between `refine_plainly` and the fused kernels; once a process, for each device.
+
+    Kernels are for GPUs, and are tried once. The plain form is used, and a warning logged, if Triton is missing, if the
+    kernels do not compile for the device, or if their result differs.
+
+    Raises:
+        torch.OutOfMemoryError: The memory of the device is full.
+    """
+    if device.type != "cuda":
+        return refine_plainly
+    try:
+        # Not every build of PyTorch comes with Triton.
+        from models.fused_pixel_refinement import refine_fused
+
+        rng = torch.Generator().manual_seed(0)
+        maps, image_rgb = torch.rand(1, 2, 9, 40, generator=rng), torch.rand(1, 3, 9, 40, generator=rng)
+        refined = refine_fused(maps.to(device), image_rgb.to(device), 2).cpu()
+        difference = float((refined - refine_plainly(maps, image_rgb, 2)).abs().max())
+        if not difference <= MAX_DIFFERENCE:
+            raise ArithmeticError(f"refined maps differ by {difference:.2g}")
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 (compilers and drivers raise any type; the plain form needs neither)
+        # Errors of compilers have many lines.
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_CAUSE]
+        logger.warning("pixel refinement on %s is slower than it could be, without fused kernels: %s", device, cause)
+        return refine_plainly
+    return refine_fused
 
 
 def _average_neighbours(
@@ -89,7 +137,7 @@ def _weigh_neighbours(image_rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p
     weights -= weights.amax(1, keepdim=True)
     weights.exp_()
     weights /= weights.sum(1, keepdim=True)
-    nearness = _weigh_distances().to(image_rgb.device)[:, None, None]
+    nearness = weigh_distances().flatten().to(image_rgb.device)[:, None, None]
     return weights.add_(POSITION_WEIGHT * nearness).div_(1 + POSITION_WEIGHT)
 
 
@@ -105,9 +153,11 @@ def _compute_colour_std(image_rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b
     return variance.clamp_min(0).sqrt().clamp_min(MIN_COLOUR_STD)
 
 
-def _weigh_distances() -> Float[Tensor, " p"]:
+def weigh_distances() -> Float[Tensor, "dilations directions"]:
+    """Compute the weights of a pixel's neighbours by distance alone; they sum to 1."""
     distances = torch.tensor([dilation * math.hypot(*step) for dilation in DILATIONS for step in DIRECTIONS])
-    return (distances / distances.std() / POSITION_SCALE).square().neg().softmax(0)
+    weights = (distances / distances.std() / POSITION_SCALE).square().neg().softmax(0)
+    return weights.unflatten(0, (len(DILATIONS), len(DIRECTIONS)))
 
 
 def _shift_to_neighbours(values: Float[Tensor, "b c h w"]) -> Iterator[Float[Tensor, "b c h w"]]:

@@ -11,6 +11,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from jobs.cluster.actor_count import ClusterSize, choose_gpus, choose_num_actors, describe_wait
+from jobs.cluster.connection import LOCAL_VARIABLES
 from jobs.label import parse_command
 from pipeline.errors import LabellingError
 
@@ -45,6 +46,15 @@ def test_misspelt_key_is_caught(path: tuple[str, ...]) -> None:
 def test_mounted_paths_are_in_the_repository() -> None:
     for local in yaml.safe_load(PATH.read_text())["file_mounts"].values():
         assert (PATH.parent / local).exists(), local
+
+
+def test_workers_of_every_node_have_the_niceness_of_a_local_ray() -> None:
+    config = yaml.safe_load(PATH.read_text())
+    commands = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    starts = [command for command in commands if "ray start" in command]
+    assert len(starts) == 2
+    for command in starts:
+        assert f"RAY_worker_niceness={LOCAL_VARIABLES['RAY_worker_niceness']}" in shlex.split(command)
 
 
 def list_commands() -> list[Any]:

@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 FORWARDED_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """S3 settings of the driver that workers on other machines receive. Credentials are not sent; machines have theirs."""
 
+LOCAL_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+"""Settings of a local Ray that are set where the environment does not set them.
+
+By default Ray starts workers at nice 15, so that other programs of the machine leave them next to nothing of its CPUs.
+"""
 NUM_TRIES = 2
 PAUSE_S = 5.0
 """Seconds between two tries, in which a load may end or a head may start."""
@@ -86,7 +91,8 @@ def connect(address: str | None, num_cpus: int | None = None) -> None:
         )
         return
     _require_short_paths()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in LOCAL_VARIABLES.items():
+        os.environ.setdefault(name, value)
     options |= {"num_cpus": num_cpus, "include_dashboard": False}
     _try_twice(
         lambda: ray.init(address="local", **options),

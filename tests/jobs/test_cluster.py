@@ -51,6 +51,24 @@ if sys.argv[2] == "heal":
 sys.exit(run_job(job))
 """
 
+WORKERS = """
+import os, ray
+from jobs.cluster.connection import connect
+
+@ray.remote
+class Actor:
+    def get_niceness(self):
+        return os.nice(0)
+
+@ray.remote
+def get_niceness():
+    return os.nice(0)
+
+connect("local", num_cpus=1)
+found = ray.get([Actor.remote().get_niceness.remote(), get_niceness.remote()])
+print(*[niceness - os.nice(0) for niceness in found])
+"""
+
 
 def choose_environment(folder: str, variables: Any) -> dict[str, str]:
     """Environment of this process with other variables; None deletes one."""
@@ -59,9 +77,13 @@ def choose_environment(folder: str, variables: Any) -> dict[str, str]:
 
 
 def run(address: Any, *, heals: bool = False, **variables: Any) -> Any:
+    return run_program(PROGRAM, address, "heal" if heals else "-", **variables)
+
+
+def run_program(program: str, *arguments: str, **variables: Any) -> Any:
     with tempfile.TemporaryDirectory(prefix="rc", dir="/tmp", ignore_cleanup_errors=True) as folder:
         return subprocess.run(
-            [sys.executable, "-c", PROGRAM, address, "heal" if heals else "-"],
+            [sys.executable, "-c", program, *arguments],
             cwd=ROOT,
             env=choose_environment(folder, variables),
             capture_output=True,
@@ -88,6 +110,15 @@ def test_ray_that_comes_up_at_the_second_try_is_used() -> None:
     done = run("local", heals=True, RAY_gcs_server_port_wait_time_s="0")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "servers 1\ncpus 1.0\n"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("variable", "niceness"), [(None, 0), ("7", 7)])
+def test_workers_of_a_local_ray_have_the_niceness_of_its_driver_unless_the_environment_sets_another(
+    variable: Any, niceness: int
+) -> None:
+    done = run_program(WORKERS, RAY_worker_niceness=variable)
+    assert done.stdout == f"{niceness} {niceness}\n", done.stderr
 
 
 def test_address_where_nobody_listens_is_told_at_once() -> None:
