@@ -128,12 +128,12 @@ class RandAugment:
         if operation in (Operation.COLOR, Operation.CONTRAST, Operation.BRIGHTNESS, Operation.SHARPNESS):
             return max(0.1, 1 + sign * level * 0.9) if self.is_increasing else level * 1.8 + 0.1
         if operation == Operation.POSTERIZE:
-            return max(1, 4 - int(level * 4) if self.is_increasing else int(level * 4))
+            return float(max(1, 4 - int(level * 4) if self.is_increasing else int(level * 4)))
         if operation == Operation.SOLARIZE:
             threshold = min(256, int(level * 256))
-            return 256 - threshold if self.is_increasing else threshold
+            return float(256 - threshold if self.is_increasing else threshold)
         if operation == Operation.SOLARIZE_ADD:
-            return min(128, int(level * 110))
+            return float(min(128, int(level * 110)))
         if operation == Operation.ROTATE:
             return sign * level * 30
         if operation in (Operation.SHEAR_X, Operation.SHEAR_Y):

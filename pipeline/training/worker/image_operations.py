@@ -105,7 +105,8 @@ def _stretch(images: UInt8[Tensor, "n 3 s s"], _: Tensor) -> UInt8[Tensor, "n 3 
     """Stretch the values of each channel to 0 to 255; a channel of one value stays."""
     low, high = (edge.double()[:, :, None] for edge in images.flatten(2).aminmax(dim=2))
     levels = torch.arange(256, device=images.device)
-    scale = 255 / (high - low)
+    # Not 255 / (high - low), which PyTorch computes by the reciprocal.
+    scale = torch.full_like(low, 255) / (high - low)
     stretched = (levels * scale - low * scale).clamp(0, 255)
     return _look_up(images, torch.where(high > low, stretched, levels).to(torch.uint8))
 

@@ -75,7 +75,9 @@ def apply_with_timm(picture: Image.Image, operation: Operation, value: float) ->
         if operation in (Operation.AUTO_CONTRAST, Operation.EQUALIZE, Operation.INVERT)
         else (round(value) if is_whole else value,)
     )
-    changed = APPLY_WITH_TIMM[TIMM[operation]](picture, *arguments, fillcolor=FILL_RGB, resample=Image.Resampling.BICUBIC)
+    changed = APPLY_WITH_TIMM[TIMM[operation]](
+        picture, *arguments, fillcolor=FILL_RGB, resample=Image.Resampling.BICUBIC
+    )
     return np.array(changed)
 
 
@@ -148,5 +150,5 @@ def test_launches_do_not_grow_with_the_batch_and_nothing_waits_for_the_device() 
 
     small, large = count(60), count(180)
     assert not small.waits
-    assert 0 < small.launches["other"] <= 200
+    assert 0 < small.launches["other"] <= 300
     assert large.launches == small.launches
