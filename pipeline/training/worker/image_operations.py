@@ -18,7 +18,7 @@ from pipeline.training.operations import Operation
 
 FILL_RGB = (124, 116, 104)
 """Colour of the pixels that a geometric operation leaves empty: the mean of ImageNet, as timm fills them."""
-CPU_BATCH = 8
+CPU_BATCH = 4
 """Images that a CPU changes together: their intermediate values fit its cache."""
 GREY_WEIGHTS = (19595, 38470, 7471)
 """Of red, green and blue, in units of 1 / 65536; Pillow's conversion to grey."""
