@@ -2,19 +2,24 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from benchmarks.gpu_parts.machine import NUM_CLASSES, count_flops, make_model, time_median
 from jobs.recipes import RECIPES
 from models.mctformer import MCTformer, Variant
+from pipeline.training.config import TrainConfig
+from pipeline.training.data.augmentation import make_variation
 from pipeline.training.data.prefetch import TrainingBatch
 from pipeline.training.worker.schedule import choose_seed_term, choose_tag_loss
 from pipeline.training.worker.step import TrainingStep
 
 
-def make_batch(num_images: int, side: int) -> TrainingBatch:
-    """Random images with one tag each."""
+def make_batch(num_images: int, config: TrainConfig) -> TrainingBatch:
+    """Random images with one tag each, and with operations as training draws them."""
+    side = config.model.image_size
+    variation = make_variation(side, config.augment)
     rng = torch.Generator().manual_seed(0)
     labels = torch.zeros(num_images, NUM_CLASSES, dtype=torch.bool)
     labels[torch.arange(num_images), torch.randint(0, NUM_CLASSES, (num_images,), generator=rng)] = True
@@ -23,6 +28,7 @@ def make_batch(num_images: int, side: int) -> TrainingBatch:
         images=torch.randint(0, 256, (num_images, 3, side, side), dtype=torch.uint8, generator=rng),
         image_labels=labels,
         weights=torch.ones(num_images),
+        operations=np.stack([variation.draw_operations(np.random.default_rng(seed)) for seed in range(num_images)]),
     )
 
 
@@ -43,7 +49,7 @@ def measure_steps(device: torch.device, report: Any, peak: float, is_small: bool
             step = TrainingStep(
                 network.train(), config, input_mean=(0.5,) * 3, input_std=(0.5,) * 3, device=device, wrap=wrap
             )
-            batch = make_batch(num_images, side)
+            batch = make_batch(num_images, config)
             score_tags = choose_tag_loss(config.loss, torch.ones(NUM_CLASSES, device=device), epoch=1)
             seed_term = choose_seed_term(config.loss, float(config.optimizer.epochs))
 

@@ -142,9 +142,15 @@ def resize_rgb(image_rgb: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> 
     """
     if image_rgb.shape[:2] == tuple(size):
         return image_rgb
+    return np.ascontiguousarray(resize_planes(image_rgb, size).transpose(1, 2, 0))
+
+
+def resize_planes(image_rgb: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "3 new_h new_w"]:
+    """Resize an image as `resize_rgb` does, to an array of any strides with the channels first."""
     pixels = torch.from_numpy(np.require(image_rgb, requirements="W")).permute(2, 0, 1)[None]
     resized = functional.interpolate(pixels, size=tuple(size), mode="bicubic", antialias=True)
-    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+    planes: np.ndarray = resized[0].numpy()
+    return planes
 
 
 def normalise(

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from pipeline.run.config import ADDED_LATER, InputConfig, describe_fields
+from pipeline.training.operations import RandAugment
 
 
 class TagLoss(StrEnum):
@@ -89,7 +90,7 @@ class AugmentConfig:
     color_jitter: float = 0.4
     """Strength of brightness, contrast and saturation jitter; used without rand_augment only."""
     rand_augment: str = "rand-m9-mstd0.5-mmax9-inc1"
-    """timm's name of a RandAugment policy; empty: colour jitter. With mmax10 timm would posterize to 0 bits."""
+    """timm's name of a RandAugment policy, without weighted choices (t); empty: colour jitter."""
     random_erasing: float = 0.25
     """Probability of erasing a rectangle, filled with noise."""
 
@@ -101,6 +102,8 @@ class AugmentConfig:
                 raise ValueError(f"need 0 <= {name} <= 1, got {getattr(self, name)}")
         if self.color_jitter < 0:
             raise ValueError(f"need color_jitter >= 0, got {self.color_jitter}")
+        if self.rand_augment:
+            RandAugment.parse(self.rand_augment)
 
 
 @dataclass(frozen=True, kw_only=True)

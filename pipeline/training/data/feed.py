@@ -197,9 +197,9 @@ class TrainingFeed:
         else:
             stream = open_stream(pieces, self._vocabulary, self._config, self._box, num_streams=self._num_workers)
             rows = iter(stream.iter_batches(batch_size=cast(int, None), batch_format="numpy"))
-        for columns in rebatch(rows, sizes):
+        for blocks in rebatch(rows, sizes):
             yield make_batch(
-                columns,
+                blocks,
                 batch_size=self.batch_size,
                 image_size=self._config.model.image_size,
                 num_classes=len(self._vocabulary.classes),

@@ -12,7 +12,12 @@ import numpy as np
 from pipeline.errors import ShardError
 from pipeline.run.records import Reason
 from pipeline.training.config import TrainConfig
-from pipeline.training.data.augmentation import ReportRejection, augment_samples
+from pipeline.training.data.augmentation import (
+    ReportRejection,
+    augment_samples,
+    make_empty_rows,
+    make_variation,
+)
 from pipeline.workers.guarded_reads import read_in_child
 
 Columns = dict[str, np.ndarray]
@@ -52,9 +57,4 @@ def _augment_each(
 
 def _make_invalid_row(key: str, config: TrainConfig, num_classes: int) -> Columns:
     size = config.model.image_size
-    return {
-        "key": np.array([key], dtype=object),
-        "image": np.zeros((1, 3, size, size), np.uint8),
-        "image_labels": np.zeros((1, num_classes), bool),
-        "is_valid": np.zeros(1, bool),
-    }
+    return make_empty_rows([key], size, make_variation(size, config.augment).num_layers, num_classes)

@@ -3,13 +3,13 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 POLL_PERIOD_S = 0.5
@@ -24,32 +24,45 @@ class TrainingBatch(NamedTuple):
     image_labels: Bool[Tensor, "b c"]
     weights: Float[Tensor, " b"]
     """1 for an image, 0 for padding and for an image that could not be decoded."""
+    operations: Float32[np.ndarray, "b l 2"] | None = None
+    """Operations of each image and their arguments, in the order in which they are applied; None: no image has any."""
 
 
 def make_batch(
-    columns: dict[str, np.ndarray], *, batch_size: int, image_size: int, num_classes: int, is_pinned: bool = False
+    blocks: Sequence[dict[str, np.ndarray]],
+    *,
+    batch_size: int,
+    image_size: int,
+    num_classes: int,
+    is_pinned: bool = False,
 ) -> TrainingBatch:
     """Make a batch from augmented rows, padded to `batch_size`.
 
     Args:
-        columns: As `augment_samples` returns them, at most `batch_size` rows; empty: padding only.
+        blocks: As `augment_samples` returns them, together at most `batch_size` rows; none: padding only.
         batch_size: Images of the batch.
         image_size: Side of the images, in pixels.
         num_classes: Of the vocabulary.
         is_pinned: Whether the images are in page-locked memory, from which a GPU copies while the CPU goes on.
     """
-    images = torch.zeros(batch_size, 3, image_size, image_size, dtype=torch.uint8, pin_memory=is_pinned)
+    images = torch.empty(batch_size, 3, image_size, image_size, dtype=torch.uint8, pin_memory=is_pinned)
     image_labels = torch.zeros(batch_size, num_classes, dtype=torch.bool)
     weights = torch.zeros(batch_size)
-    if not columns:
-        return TrainingBatch((), images, image_labels, weights)
-    number = len(columns["key"])
-    # Ray's arrays are read-only, so they are copied.
-    images.numpy()[:number] = columns["image"]
-    image_labels.numpy()[:number] = columns["image_labels"]
-    weights.numpy()[:number] = columns["is_valid"]
-    keys = tuple(str(key) for key, is_valid in zip(columns["key"], columns["is_valid"], strict=True) if is_valid)
-    return TrainingBatch(keys, images, image_labels, weights)
+    operations = np.zeros((batch_size, *blocks[0]["operations"].shape[1:]), np.float32) if blocks else None
+    keys: list[str] = []
+    number = 0
+    for block in blocks:
+        places = slice(number, number + len(block["key"]))
+        # Ray's arrays are read-only views of its object store. This is the only copy of them in this process.
+        images.numpy()[places] = block["image"]
+        image_labels.numpy()[places] = block["image_labels"]
+        weights.numpy()[places] = block["is_valid"]
+        if operations is not None:
+            operations[places] = block["operations"]
+        keys += [str(key) for key, is_valid in zip(block["key"], block["is_valid"], strict=True) if is_valid]
+        number = places.stop
+    images[number:] = 0
+    return TrainingBatch(tuple(keys), images, image_labels, weights, operations)
 
 
 @dataclass(frozen=True)

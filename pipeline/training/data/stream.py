@@ -1,11 +1,11 @@
 """Stream of augmented training images in a deterministic order.
 
-pieces of an epoch's order -> usable samples -> decoded, augmented images -> uint8 images and image labels
+pieces of an epoch's order -> usable samples -> decoded, cropped images -> uint8 images, operations and image labels
 
 A row depends on (rng_seed, epoch, key) alone, and Ray keeps the order of rows, so a resumed run sees the same rows. A
 sample that cannot be decoded stays at its position as an invalid row, so the other positions do not change. The trainer
-normalises and erases on its device. Every process that carries images imports this module, so it does not import
-PyTorch or timm, which take seven seconds.
+applies the operations, normalises and erases on its device. Every process that carries images imports this module, so
+it does not import PyTorch, which takes seconds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +35,8 @@ from pipeline.workers.planned_source import PlannedSource, ReadPart
 from pipeline.workers.shared_state import SharedAttempts
 
 Row = TypeVar("Row")
+Block = dict[str, np.ndarray]
+"""Columns of a few rows."""
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -229,34 +231,41 @@ def open_stream(
     return images.streaming_split(1)[0]
 
 
-def rebatch(blocks: Iterator[dict[str, np.ndarray]], sizes: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
-    """Cut blocks of rows into batches of the given sizes, in order; the batch of size 0 is an empty mapping.
+def rebatch(blocks: Iterator[Block], sizes: Sequence[int]) -> Iterator[list[Block]]:
+    """Cut blocks of rows into batches of the given sizes, in order; the batch of size 0 is an empty list.
+
+    A batch is a list of views of the blocks: no row is copied.
 
     Raises:
         ValueError: The number of rows is not the sum of the sizes.
     """
-    parts: list[dict[str, np.ndarray]] = []
+    waiting: list[Block] = []
     num_waiting = 0
     for size in sizes:
-        if size == 0:
-            yield {}
-            continue
         while num_waiting < size:
             block = next(blocks, None)
             if block is None:
                 raise ValueError(f"the stream ended {size - num_waiting} rows early")
-            parts.append(block)
+            waiting.append(block)
             num_waiting += len(block["key"])
-        joined = _join_blocks(parts)
-        yield {name: column[:size] for name, column in joined.items()}
-        parts = [{name: column[size:] for name, column in joined.items()}]
+        batch, waiting = _split_blocks(waiting, size)
+        yield batch
         num_waiting -= size
     num_waiting += sum(len(block["key"]) for block in blocks)
     if num_waiting:
         raise ValueError(f"the stream has {num_waiting} rows too many")
 
 
-def _join_blocks(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _split_blocks(blocks: Sequence[Block], num_rows: int) -> tuple[list[Block], list[Block]]:
+    """Divide blocks of rows into the first `num_rows` rows and the rest, both without empty blocks."""
+    first: list[Block] = []
+    rest: list[Block] = []
+    for block in blocks:
+        length = len(block["key"])
+        taken = min(length, num_rows)
+        num_rows -= taken
+        if taken:
+            first.append({name: column[:taken] for name, column in block.items()})
+        if taken < length:
+            rest.append({name: column[taken:] for name, column in block.items()})
+    return first, rest

@@ -1,10 +1,11 @@
 """One step of training: from a batch to new weights.
 
-normalise, erase -> forward -> weighted loss -> backward -> mean gradient of all workers -> clip -> update weights
+vary, normalise, erase -> forward -> weighted loss -> backward -> mean gradient of all workers -> clip -> update weights
 
 This module does not import Ray: a worker of the cluster and a plain loop call the same `TrainingStep.update`.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from models.output import MCTformerOutput
 from pipeline.images.frames import normalise
 from pipeline.training.config import Precision, TrainConfig
 from pipeline.training.data.prefetch import TrainingBatch
+from pipeline.training.worker.image_operations import apply_operations
 from pipeline.training.worker.schedule import make_optimizer, update_average
 
 
@@ -126,10 +128,11 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         num_passes = min(self._config.optimizer.accumulation, len(batch.weights))
         sums: dict[str, Tensor] = {}
-        for number, places in enumerate(torch.arange(len(batch.weights)).tensor_split(num_passes)):
+        bounds = [len(batch.weights) * number // num_passes for number in range(num_passes + 1)]
+        for places in itertools.starmap(slice, itertools.pairwise(bounds)):
             weights = batch.weights[places].to(self._device)
-            images = self._erase(self._normalise(batch.images[places]))
-            with self._limit_sync(number == num_passes - 1):
+            images = self._erase(self._normalise(self._vary(batch, places)))
+            with self._limit_sync(places.stop == len(batch.weights)):
                 parts = compute_loss(
                     self._run_network(self._module, images),
                     batch.image_labels[places].to(self._device),
@@ -157,6 +160,11 @@ class TrainingStep:
         """
         network: nn.Module = self.average.module if self.average is not None else self.network
         return self._run_network(network.eval(), self._normalise(images))
+
+    def _vary(self, batch: TrainingBatch, places: slice) -> UInt8[Tensor, "n 3 s s"]:
+        """Copy some images of a batch to the device and apply their operations."""
+        images = batch.images[places].to(self._device, non_blocking=True)
+        return images if batch.operations is None else apply_operations(images, batch.operations[places])
 
     def _normalise(self, images: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
         return normalise(images.to(self._device, non_blocking=True), self._mean, self._std)

@@ -1,16 +1,23 @@
 import io
 import json
+import random
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from timm.data import create_transform
+from timm.data.transforms import RandomResizedCropAndInterpolation
 
 from pipeline.errors import ShardError
 from pipeline.inputs.shards import list_shards
@@ -18,7 +25,7 @@ from pipeline.run.config import InputConfig
 from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.training.config import AugmentConfig, ModelConfig, TrainConfig
-from pipeline.training.data.augmentation import augment_image, augment_samples, make_variation
+from pipeline.training.data.augmentation import augment_image, augment_samples, draw_crop, make_variation
 from pipeline.training.data.epoch_order import VALIDATION, group_shards, list_pieces
 from pipeline.training.data.prefetch import BatchFeeder, make_batch
 from pipeline.training.data.stream import list_parts, rebatch, shuffle_in_window
@@ -104,7 +111,7 @@ def test_training_images_with_the_key_of_a_validation_image_are_counted(shards: 
 
 def test_rows_are_cut_into_batches_of_the_given_sizes() -> None:
     blocks = [{"key": np.arange(start, stop)} for start, stop in ((0, 3), (3, 3), (3, 10))]
-    batches = [batch["key"].tolist() if batch else [] for batch in rebatch(iter(blocks), [4, 0, 5, 1])]
+    batches = [[key for part in batch for key in part["key"].tolist()] for batch in rebatch(iter(blocks), [4, 0, 5, 1])]
     assert batches == [[0, 1, 2, 3], [], [4, 5, 6, 7, 8], [9]]
 
 
@@ -138,22 +145,83 @@ def test_augmented_image_is_the_same_in_a_retry_and_another_in_the_next_epoch() 
     first, again, other = (
         augment_image(photo, variation, derive_seed(0, epoch, "image/a"), 10**6) for epoch in (0, 0, 1)
     )
-    assert first.shape == (3, 32, 32)
-    assert first.dtype == np.uint8
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
+    assert first.image.shape == (3, 32, 32)
+    assert first.image.dtype == np.uint8
+    assert np.array_equal(first.image, again.image)
+    assert np.array_equal(first.operations, again.operations)
+    assert not np.array_equal(first.image, other.image)
+
+
+def test_augmented_sample_is_the_same_in_any_batch_and_process() -> None:
+    samples = [(f"photo{number}", 3, make_photo(number), [1]) for number in range(6)]
+    whole = augment_samples(make_encoded(*samples), CONFIG, 2, lambda key, error: None)
+    random.seed(5)
+    np.random.seed(5)
+    torch.manual_seed(5)
+    parts = [
+        augment_samples(make_encoded(*part), CONFIG, 2, lambda key, error: None) for part in (samples[:4], samples[4:])
+    ]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        parts += [pool.submit(augment_quietly, make_encoded(*samples)).result()]
+    assert whole["operations"][:, :, 0].any()
+    for name, column in whole.items():
+        assert np.array_equal(np.concatenate([part[name] for part in parts]), np.concatenate([column, column]))
+
+
+def augment_quietly(batch: dict[str, Any]) -> dict[str, Any]:
+    return augment_samples(batch, CONFIG, 2, lambda key, error: None)
 
 
 def test_validation_image_does_not_depend_on_the_seed() -> None:
     variation = make_variation(32, None)
-    first, other = (augment_image(make_photo(0), variation, rng_seed, 10**6) for rng_seed in (0, 1))
+    first, other = (augment_image(make_photo(0), variation, rng_seed, 10**6).image for rng_seed in (0, 1))
     assert np.array_equal(first, other)
 
 
-def test_strongest_draws_of_the_default_policy_do_not_fail() -> None:
-    variation = make_variation(16, AugmentConfig())
-    photo = make_photo(1)
-    assert all(augment_image(photo, variation, rng_seed, 10**6).shape == (3, 16, 16) for rng_seed in range(300))
+def test_validation_image_is_the_middle_of_the_photo_as_timm_resizes_it() -> None:
+    width, height = 150, 101
+    photo = make_photo(2, (width, height), "PNG")
+    picture = Image.open(io.BytesIO(photo)).resize((12, 8)).resize((width, height))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    found = augment_image(buffer.getvalue(), make_variation(32, None), 0, 10**6).image
+    transform = create_transform(32, is_training=False, interpolation="bicubic", crop_pct=1.0, use_prefetcher=True)
+    expected = np.asarray(transform(picture))
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= 2
+
+
+def test_crops_have_the_areas_aspects_and_places_of_timm() -> None:
+    picture = Image.new("RGB", (90, 60))
+    random.seed(0)
+    expected = np.array(
+        [RandomResizedCropAndInterpolation.get_params(picture, (0.2, 1), (3 / 4, 4 / 3)) for _ in range(4000)]
+    )
+    found = np.array([draw_crop(60, 90, 0.2, np.random.default_rng(seed))[:] for seed in range(4000)])[:, [0, 1, 2, 3]]
+    assert (found[:, :2] >= 0).all()
+    assert (found[:, :2] + found[:, 2:] <= (60, 90)).all()
+    np.testing.assert_allclose(found.mean(0), expected.mean(0), rtol=0.06)
+    np.testing.assert_allclose(
+        np.quantile(found, (0.1, 0.5, 0.9), 0), np.quantile(expected, (0.1, 0.5, 0.9), 0), atol=2.5
+    )
+
+
+@pytest.mark.parametrize(("height", "width", "box"), [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10))])
+def test_image_in_which_no_crop_fits_is_cropped_in_the_middle(height: int, width: int, box: tuple[int, ...]) -> None:
+    assert tuple(draw_crop(height, width, 1.0, np.random.default_rng(0))) == box
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    edge = np.zeros((40, 40, 3), np.uint8)
+    edge[:, 20:] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(edge).save(buffer, "PNG")
+    augment = AugmentConfig(min_crop_fraction=1.0, rand_augment="", color_jitter=0.0)
+    for flip, expected in ((0.5, 0.5), (0.0, 0.0), (1.0, 1.0)):
+        variation = make_variation(16, replace(augment, flip=flip))
+        images = [augment_image(buffer.getvalue(), variation, seed, 10**4) for seed in range(200)]
+        assert not any(found.operations.any() for found in images)
+        assert np.mean([found.image[0, 0, 0] > 100 for found in images]) == pytest.approx(expected, abs=0.1)
 
 
 @pytest.mark.parametrize("side", [128, 512])
@@ -167,7 +235,7 @@ def test_crops_are_as_sharp_as_if_the_image_had_been_decoded_whole(side: int) ->
     chosen = make_variation(image_size, augment)
 
     def find_contrast(variation: Any) -> Any:
-        images = [augment_image(buffer.getvalue(), variation, seed, 10**7).astype(int) for seed in range(20)]
+        images = [augment_image(buffer.getvalue(), variation, seed, 10**7).image.astype(int) for seed in range(20)]
         return max(image.std() for image in images)
 
     contrasts = [
@@ -219,19 +287,23 @@ def test_batches_are_padded_with_images_of_weight_zero() -> None:
     columns = {
         "key": np.array(["a", "b"], dtype=object),
         "image": np.ones((2, 3, 4, 4), np.uint8),
+        "operations": np.full((2, 2, 2), 5, np.float32),
         "image_labels": np.array([[True, False], [False, True]]),
         "is_valid": np.array([True, False]),
     }
-    batch = make_batch(columns, batch_size=3, image_size=4, num_classes=2)
+    batch = make_batch([columns], batch_size=3, image_size=4, num_classes=2)
     assert batch.keys == ("a",)
     assert batch.weights.tolist() == [1.0, 0.0, 0.0]
     assert batch.images.shape == (3, 3, 4, 4)
     assert not batch.images[2].any()
-    assert make_batch({}, batch_size=3, image_size=4, num_classes=2).weights.sum() == 0
+    assert batch.images[:2].all()
+    assert batch.operations is not None
+    assert batch.operations[:, 0, 0].tolist() == [5, 5, 0]
+    assert make_batch([], batch_size=3, image_size=4, num_classes=2).weights.sum() == 0
 
 
 def test_feeder_returns_batches_in_order_then_raises_the_error_of_the_iterator() -> None:
-    batches = [make_batch({}, batch_size=size, image_size=4, num_classes=2) for size in (1, 2)]
+    batches = [make_batch([], batch_size=size, image_size=4, num_classes=2) for size in (1, 2)]
 
     def fail_after_two() -> Iterator[Any]:
         yield from batches
@@ -246,7 +318,7 @@ def test_feeder_returns_batches_in_order_then_raises_the_error_of_the_iterator()
 
 def test_closed_feeder_ends_its_thread() -> None:
     before = set(threading.enumerate())
-    feeder = BatchFeeder(iter([make_batch({}, batch_size=1, image_size=4, num_classes=2)] * 100), depth=1)
+    feeder = BatchFeeder(iter([make_batch([], batch_size=1, image_size=4, num_classes=2)] * 100), depth=1)
     (thread,) = set(threading.enumerate()) - before
     feeder.close()
     thread.join(timeout=10)

@@ -6,6 +6,7 @@ import pytest
 
 from jobs.recipes import RECIPES
 from pipeline.errors import RunConflictError, TrainingError
+from pipeline.run.fingerprint import compute_fingerprint
 from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.uris import join_uri
@@ -113,6 +114,18 @@ def test_training_run_of_a_version_without_some_setting_is_refused_with_both_ver
     with pytest.raises(
         RunConflictError, match=r"started by version 0\.0\.1, this is .*head_lr_factor was absent, is 1.0"
     ):
+        open_at(tmp_path)
+
+
+def test_training_run_of_an_earlier_format_is_refused_with_the_format(tmp_path: Path) -> None:
+    """Its images were augmented otherwise, so the rest of the run would not be that of its beginning."""
+    run = open_at(tmp_path)
+    claim(run)
+    place = tmp_path / TRAIN_FILE
+    identity = run.identity | {"format_version": 3}
+    record = identity | {"fingerprint": compute_fingerprint(identity), "library_version": "0.3.0"}
+    place.write_text(json.dumps(record))
+    with pytest.raises(RunConflictError, match=r"started by version 0\.3\.0, .*format_version was 3, is \d+; .* --out"):
         open_at(tmp_path)
 
 

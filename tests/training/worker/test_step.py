@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,8 @@ from models.mctformer import Variant
 from pipeline.images.frames import normalise
 from pipeline.training.config import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from pipeline.training.data.prefetch import TrainingBatch
+from pipeline.training.operations import Operation
+from pipeline.training.worker.image_operations import apply_operations
 from pipeline.training.worker.network import build_initial_model
 from pipeline.training.worker.schedule import make_optimizer, set_learning_rate
 from pipeline.training.worker.step import Fault, TrainingStep
@@ -90,6 +93,21 @@ def test_batch_in_passes_gives_the_step_of_the_whole_batch(network: Any) -> None
     assert results[0].losses == pytest.approx(results[1].losses, rel=1e-4)
     assert results[0].grad_norm == pytest.approx(results[1].grad_norm, rel=1e-4)
     assert_close(whole.network, passes.network)
+
+
+def test_step_applies_the_operations_of_each_image(network: Any) -> None:
+    batch = make_batch()
+    operations = np.zeros((4, 2, 2), np.float32)
+    operations[1, 0] = Operation.INVERT, 0
+    operations[2, 1] = Operation.ROTATE, 20
+    varied = batch._replace(images=apply_operations(batch.images, operations))
+    expected, found, plain = make_step(network), make_step(network), make_step(network)
+    losses = expected.update(varied, score_soft_margin, None).losses
+    assert found.update(batch._replace(operations=operations), score_soft_margin, None).losses == losses
+    assert plain.update(batch, score_soft_margin, None).losses != losses
+    passes = make_step(network, replace(CONFIG, optimizer=replace(CONFIG.optimizer, accumulation=3)))
+    in_passes = passes.update(batch._replace(operations=operations), score_soft_margin, None).losses
+    assert in_passes == pytest.approx(losses, rel=1e-4)
 
 
 def test_non_finite_loss_leaves_the_weights_unchanged(network: Any) -> None:
