@@ -45,6 +45,7 @@ class Code:
             vocabulary=self._vocabulary,
             config=self._config,
             shards=(),
+            fingerprint="0" * 64,
             source=MapSource(labels_uri="", fingerprint="", manifests=()),
         )
 

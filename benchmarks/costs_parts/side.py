@@ -82,8 +82,8 @@ class Steps:
         return rows
 
 
-def _decode(photo: bytes) -> None:
-    Image.open(io.BytesIO(photo)).convert("RGB")
+def _decode(photo: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(photo)).convert("RGB")
 
 
 def _measure_ms(work: Callable[[], object], number: int) -> float:
