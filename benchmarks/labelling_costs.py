@@ -5,8 +5,10 @@
 Counts of the present code come from a pretended GPU; those of the baseline were counted at that commit in the same way.
 Times are CPU times of one process, the least of three passes. Both codes run in processes of their own and take turns;
 each figure is the median over the turns, and the gain is the median of the ratios of a turn. The model costs nothing
-there: what it finds in each photo is kept from a first pass. The lock of the interpreter is measured by a thread that
-never stops computing in Python; Linux counts how long it waits for a core, and the rest of its waits are for the lock.
+there: what it finds in each photo is kept from a first pass. The lock of the interpreter is measured in the process of
+the device, which has two workers, by a thread that releases and takes the lock all the time. Linux counts how long it
+is on a core and waits for one; the rest of the time others held the lock. On a busy machine that is too little: holds
+end while the thread waits for a core. A thread of known length is measured beside it.
 
 End to end each code runs its own `benchmarks.labelling_end_to_end` with the real model.
 """

@@ -22,9 +22,10 @@ from PIL import Image
 
 NUM_PASSES = 3
 """Passes over the photos in a step."""
-SWITCH_INTERVAL_S = 5e-4
-"""Shorter than usual, so that the spinning thread slows the others down less."""
+SWITCH_INTERVAL_S = 1.0
+"""Longer than the lock is held at once, so that the waiting thread sleeps until it is released."""
 KNOWN_HOLD_S = 0.3
+"""Time for which a thread holds the lock, to check the measurement."""
 
 
 class Steps:
@@ -75,6 +76,11 @@ class Steps:
         known_s = _measure_held_s(_compute_in_python)
         return {"ms": 1e3 * held_s / NUM_PASSES / len(self._photos), "of_known": known_s / KNOWN_HOLD_S}
 
+    def close(self) -> None:
+        """End the workers of labelers that have processes."""
+        for labeler in (self._labeler, self._beside):
+            getattr(labeler, "close", lambda: None)()
+
     def _label_all(self, labeler: Any) -> pa.Table:
         rows = labeler.label_chunk(self._code.read(self._shard))
         assert set(rows["status"].to_pylist()) == {"labelled"}, rows["error"].to_pylist()
@@ -99,30 +105,30 @@ def _measure_ms(work: Callable[[], object], number: int) -> float:
 def _measure_held_s(work: Callable[[], object]) -> float:
     """Seconds for which other threads hold the lock of the interpreter while some work runs.
 
-    A thread that never stops computing in Python waits for nothing but the lock and a core. Linux counts its time on a
-    core and its wait for one; the rest of its time other threads held the lock.
+    A thread releases the lock and takes it again all the time. It waits for nothing but the lock and a core. Linux
+    counts its time on a core and its wait for one; the rest of its time other threads held the lock.
     """
     found: list[float] = []
     is_done = threading.Event()
-    spins = threading.Event()
+    begins = threading.Event()
 
-    def spin() -> None:
+    def wait_often() -> None:
         before, started_s = _read_scheduled_s(), time.perf_counter()
-        spins.set()
+        begins.set()
         while not is_done.is_set():
-            pass
+            time.sleep(0)
         found.append(time.perf_counter() - started_s - (_read_scheduled_s() - before))
 
     usual = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    spinner = threading.Thread(target=spin)
-    spinner.start()
-    spins.wait()
+    waiting = threading.Thread(target=wait_often)
+    waiting.start()
+    begins.wait()
     try:
         work()
     finally:
         is_done.set()
-        spinner.join()
+        waiting.join()
         sys.setswitchinterval(usual)
     return found[0]
 
@@ -150,6 +156,7 @@ def main(arguments: Sequence[str]) -> None:
     steps = Steps(importlib.import_module(name).Code(**settings), photos, large_photos)
     for line in sys.stdin:
         print(json.dumps(getattr(steps, line.strip())()), file=answers, flush=True)
+    steps.close()
 
 
 if __name__ == "__main__":
