@@ -7,8 +7,8 @@ Times are CPU times of one process, the least of three passes. Both codes run in
 each figure is the median over the turns, and the gain is the median of the ratios of a turn. The model costs nothing
 there: what it finds in each photo is kept from a first pass. The lock of the interpreter is measured in the process of
 the device, which has two workers, by a thread that releases and takes the lock all the time. Linux counts how long it
-is on a core and waits for one; the rest of the time others held the lock. Other work on the machine stretches that time,
-so it is divided by the same figure of a thread that holds the lock for a known time. It is an estimate.
+is on a core and waits for one; the rest of the time others held the lock. Other work on the machine stretches it, so
+it is divided by the same figure of a thread that holds the lock for a known time. It is an estimate.
 
 End to end each code runs its own `benchmarks.labelling_end_to_end` with the real model.
 """
