@@ -6,13 +6,18 @@ Both label the same shards with the same model on CPUs. The loop is one process 
 that calls `read_chunks`, `ChunkLabeler.label_chunk`, `encode_part` and `commit_part`. `tagmask label` runs `--num-cpus`
 workers of one thread each. Its warm speed counts from the first report of the driver to the last one at which all
 workers are busy. Its speed over the whole run, with the start of the workers, is printed too.
+
+With `--stub-model` the model costs nothing: what it finds in each image is kept from a first pass. The plain loop
+labels the images again on one core and on `--num-cpus` cores, with its workers as threads and as processes.
 """
 
 import itertools
+import multiprocessing
 import os
 import platform
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +25,7 @@ import ray
 import torch
 import tyro
 
+from benchmarks.recalling_mapper import RecallingLabeler
 from jobs.cluster.connection import connect
 from pipeline.bundles import load_bundle
 from pipeline.commit.names import PartName
@@ -54,6 +60,8 @@ class Benchmark:
     """Samples per chunk; small, so that there are many chunks."""
     batch_size: int = 8
     """Images in a forward pass."""
+    stub_model: bool = False
+    """Measure a plain loop with a model that costs nothing."""
 
 
 def open_benchmark_run(job: Benchmark, out: Path) -> Run:
@@ -94,6 +102,52 @@ def run_loop(job: Benchmark, run: Run) -> tuple[int, float]:
     return num_images, time.perf_counter() - started_s
 
 
+def run_stub(job: Benchmark, out: Path, num_cpus: int, use_processes: bool) -> float:
+    """Images per second of a plain loop on some cores with a model that costs nothing."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cpus])
+    torch.set_num_threads(1)
+    run = open_benchmark_run(job, out)
+    model, bundle, _ = load_bundle(run.model_uri)
+    labeler = RecallingLabeler(
+        model=model,
+        bundle=bundle,
+        vocabulary=run.vocabulary,
+        config=run.config,
+        device=torch.device("cpu"),
+        batch_size=job.batch_size,
+        num_workers=num_cpus,
+        use_bf16=False,
+        use_processes=use_processes,
+    )
+    num_images, started_s = 0, 0.0
+    for _ in range(2):
+        # The model finds what is in the images in the first pass.
+        num_images, started_s = 0, time.perf_counter()
+        for shard in run.shards:
+            for piece in read_chunks(shard, run.config.inputs):
+                if isinstance(piece, Chunk):
+                    payload = encode_part(labeler.label_chunk(piece.samples), run.fingerprint, shard.name, piece.index)
+                    part = PartName(chunk_index=piece.index, end_offset=piece.end_offset)
+                    commit_part(run.out_uri, shard.name, part, payload)
+                    num_images += len(piece.samples)
+    speed = num_images / (time.perf_counter() - started_s)
+    labeler.close()
+    return speed
+
+
+def compare_cores(job: Benchmark, folder: Path) -> None:
+    """Print the speeds of a model that costs nothing, each measured in a process of its own."""
+    first_speed = 0.0
+    # Spawned: cores and threads of PyTorch are those of the whole process.
+    context = multiprocessing.get_context("spawn")
+    for num_cpus, use_processes in ((1, False), (job.num_cpus, False), (job.num_cpus, True)):
+        kind = "processes" if use_processes else "threads"
+        with ProcessPoolExecutor(1, context) as pool:
+            speed = pool.submit(run_stub, job, folder / f"{num_cpus}-{kind}", num_cpus, use_processes).result()
+        first_speed = first_speed or speed
+        print(f"{num_cpus} CPUs, {kind:10s}{speed:8.1f} images/s   {speed / first_speed:.2f}", flush=True)
+
+
 def run_job(job: Benchmark, run: Run) -> tuple[int, float, float]:
     """Label with Ray; return the number of images, the warm images per second and the seconds of the whole run."""
     seen: list[Progress] = []
@@ -110,6 +164,9 @@ def main() -> None:
     """Print the comparison."""
     job = tyro.cli(Benchmark, description=__doc__)
     with tempfile.TemporaryDirectory() as folder:
+        if job.stub_model:
+            compare_cores(job, Path(folder))
+            return
         connect(None, num_cpus=job.num_cpus + 1)
         num_ray, warm_speed, ray_s = run_job(job, open_benchmark_run(job, Path(folder) / "ray"))
         ray.shutdown()

@@ -36,6 +36,7 @@ def list_bucket_grids(num_patches: int) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(wide | tall, key=lambda grid: grid[0] / grid[1]))
 
 
+@lru_cache(maxsize=4096)
 def choose_grid(height: int, width: int, num_patches: int) -> tuple[int, int]:
     """Choose the patch grid of the budget that distorts an image of this size the least.
 

@@ -74,14 +74,16 @@ def _draw(maps: GridMaps, ids: Sequence[int], config: MapConfig) -> tuple[UInt8[
         return np.zeros(maps.size, np.uint8), sums
     mask = np.empty(maps.size, np.uint8)
     order = np.argsort(ids)
-    for rows, values in maps.iterate_bands():
+    ordered = np.asarray(ids, np.uint8)[order]
+    for rows, values in maps.select(order).iterate_bands():
         band = mask[rows]
-        best = _choose_best(values[order], np.asarray(ids, np.uint8)[order], band)
+        best = _choose_best(values, ordered, band)
         if config.has_background:
             _apply_thresholds(band, best, config)
         for place, class_id in enumerate(ids):
             # Outside of the class 0 is added: faster than to select its pixels. The highest map of a class is its own.
-            sums[place] += float(np.multiply(best, band == class_id).sum())
+            own = (band == class_id).astype(np.float32)
+            sums[place] += float(np.multiply(own, best, out=own).sum())
     return mask, sums
 
 

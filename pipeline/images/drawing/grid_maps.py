@@ -5,7 +5,7 @@ ever made: a mask is drawn in bands of rows, and extremes and statistics need fe
 """
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,12 @@ from jaxtyping import Bool, Float, Int
 
 BAND_PIXELS = 65_536
 """Pixels of a band: its values stay in the cache of a core."""
+
+LONG_ROWS = 8
+"""Rows between two lines of cells from which they are filled together."""
+
+NUM_REMEMBERED = 64
+"""Pairs of a number of cells and of pixels whose neighbours are remembered: the photos of a source have few sizes."""
 
 NOISE = 4 * float(np.finfo(np.float32).eps)
 """A map whose range is at most this share of its largest value is constant up to rounding."""
@@ -51,9 +57,9 @@ class GridMaps:
         """Multiply each map by a factor."""
         return GridMaps([grid * factors.astype(np.float32)[:, None, None] for grid in self._grids], self.size)
 
-    def select(self, is_kept: Bool[np.ndarray, " k"]) -> "GridMaps":
-        """Select some maps."""
-        return GridMaps([grid[is_kept] for grid in self._grids], self.size)
+    def select(self, which: Bool[np.ndarray, " k"] | Int[np.ndarray, " n"]) -> "GridMaps":
+        """Select some maps, by flags or by their places in the wanted order."""
+        return GridMaps([grid[which] for grid in self._grids], self.size)
 
     def scale_min_max(self) -> "GridMaps":
         """Scale each map to [0, 1] by its extremes over the pixels of the image; a constant map becomes zero.
@@ -83,35 +89,69 @@ class GridMaps:
         """Values of the maps at all pixels, in bands of rows from the top; each with its rows."""
         height, width = self.size
         num_rows = max(1, BAND_PIXELS // width)
+        wide = [_WideGrid(grid, height, width) for grid in self._grids]
         for top in range(0, height, num_rows):
             rows = slice(top, min(top + num_rows, height))
-            parts = [
-                _mix_rows(wide, _Neighbours(*(values[rows] for values in lines)))
-                for wide, lines in zip(*self._widened, strict=True)
-            ]
-            yield rows, sum(parts[1:], start=parts[0])
-
-    @cached_property
-    def _widened(self) -> tuple[list[Float[np.ndarray, "k _ w"]], list[_Neighbours]]:
-        """Each grid at the width of the image, and the neighbours of all rows."""
-        height, width = self.size
-        wide = [_mix_columns(grid, self._find_neighbours(grid, 1, np.arange(width))) for grid in self._grids]
-        return wide, [self._find_neighbours(grid, 0, np.arange(height)) for grid in self._grids]
+            band = np.empty((self.num_classes, rows.stop - top, width), np.float32)
+            wide[0].fill(rows, band)
+            for one in wide[1:]:
+                added = np.empty_like(band)
+                one.fill(rows, added)
+                band += added
+            yield rows, band
 
     def _find_neighbours(self, grid: Float[np.ndarray, "k gh gw"], axis: int, positions: np.ndarray) -> _Neighbours:
-        num_cells, num_pixels = grid.shape[axis + 1], self.size[axis]
-        at = np.maximum((positions + 0.5) * (num_cells / num_pixels) - 0.5, 0.0)
-        first = at.astype(np.intp)
-        return _Neighbours(first, np.minimum(first + 1, num_cells - 1), (at - first).astype(np.float32))
+        every = _list_neighbours(grid.shape[axis + 1], self.size[axis])
+        return _Neighbours(*(values[positions] for values in every))
 
     def _find_lines(self, axis: int) -> Int[np.ndarray, " n"]:
         """Pixels along an axis next to the centre of a cell of any grid, and the outermost pixels."""
-        num_pixels = self.size[axis]
-        found = [np.array([0.0, num_pixels - 1.0])]
-        for num_cells in {grid.shape[axis + 1] for grid in self._grids}:
-            centres = (np.arange(num_cells) + 0.5) * (num_pixels / num_cells) - 0.5
-            found += [np.floor(centres), np.ceil(centres)]
-        return np.unique(np.concatenate(found).clip(0, num_pixels - 1).astype(np.intp))
+        return _list_lines(frozenset(grid.shape[axis + 1] for grid in self._grids), self.size[axis])
+
+
+class _WideGrid:
+    """A grid at the width of the image."""
+
+    def __init__(self, grid: Float[np.ndarray, "k gh gw"], height: int, width: int) -> None:
+        self._wide = _mix_columns(grid, _list_neighbours(grid.shape[2], width))
+        self._rows = _list_neighbours(grid.shape[1], height)
+        # From each line of cells to the next one; the last one has none.
+        self._steps = np.zeros_like(self._wide)
+        np.subtract(self._wide[:, 1:], self._wide[:, :-1], out=self._steps[:, :-1])
+        self._has_long_rows = height >= LONG_ROWS * grid.shape[1]
+
+    def fill(self, rows: slice, values: Float[np.ndarray, "k band_h w"]) -> None:
+        """Write the values of some rows of the image."""
+        first, weight = self._rows.first[rows], self._rows.weight[rows, None]
+        if not self._has_long_rows:
+            np.multiply(self._steps.take(first, 1), weight, out=values)
+            values += self._wide.take(first, 1)
+            return
+        ends = [*(np.flatnonzero(first[1:] != first[:-1]) + 1).tolist(), len(first)]
+        start = 0
+        for end in ends:
+            cell, part = first[start], values[:, start:end]
+            np.multiply(self._steps[:, cell, None], weight[start:end], out=part)
+            part += self._wide[:, cell, None]
+            start = end
+
+
+@lru_cache(NUM_REMEMBERED)
+def _list_neighbours(num_cells: int, num_pixels: int) -> _Neighbours:
+    """Neighbours of all pixels along an axis; not to be changed."""
+    at = np.maximum((np.arange(num_pixels) + 0.5) * (num_cells / num_pixels) - 0.5, 0.0)
+    first = at.astype(np.intp)
+    return _Neighbours(first, np.minimum(first + 1, num_cells - 1), (at - first).astype(np.float32))
+
+
+@lru_cache(NUM_REMEMBERED)
+def _list_lines(nums_cells: frozenset[int], num_pixels: int) -> Int[np.ndarray, " n"]:
+    """Pixels along an axis next to the centre of a cell, and the outermost pixels; not to be changed."""
+    found = [np.array([0.0, num_pixels - 1.0])]
+    for num_cells in nums_cells:
+        centres = (np.arange(num_cells) + 0.5) * (num_pixels / num_cells) - 0.5
+        found += [np.floor(centres), np.ceil(centres)]
+    return np.unique(np.concatenate(found).clip(0, num_pixels - 1).astype(np.intp))
 
 
 def _mix_columns(grid: Float[np.ndarray, "k gh gw"], columns: _Neighbours) -> Float[np.ndarray, "k gh c"]:

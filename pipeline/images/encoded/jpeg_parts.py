@@ -35,7 +35,11 @@ class JpegHead(NamedTuple):
 
 
 def keep_jpeg_parts(jpeg: bytes) -> bytes:
-    """Leave out the segments of a JPEG before its pixels that neither pixels, orientation nor colours need."""
+    """Leave out the segments of a JPEG before its pixels that neither pixels, orientation nor colours need.
+
+    Returns:
+        The JPEG itself if there are none.
+    """
     head = _walk_head(jpeg)
     segments, end = head.segments, head.end
     damage = _find_damage(jpeg, head)
@@ -48,7 +52,8 @@ def keep_jpeg_parts(jpeg: bytes) -> bytes:
     kept = [
         jpeg[start:stop] for marker, start, stop in segments if start != damage and _is_kept(jpeg, marker, start, stop)
     ]
-    return jpeg[:2] + b"".join(kept) + jpeg[end:]
+    needed = jpeg[:2] + b"".join(kept) + jpeg[end:]
+    return jpeg if needed == jpeg else needed
 
 
 def find_jpeg_frame(jpeg: bytes) -> tuple[int, int, int] | None:
