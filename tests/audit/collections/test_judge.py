@@ -299,7 +299,7 @@ def test_source_that_is_gone_could_not_be_compared(tmp_path: Path, name: str) ->
     assert result.num_rows == 0
 
 
-def test_table_that_can_no_longer_be_read_is_stated(tmp_path: Path) -> None:
+def test_table_that_did_not_change_and_cannot_be_understood_fails_the_audit(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos")
     table = write_csv(tmp_path / "photos/list.csv")
     shards, _ = find(table, tmp_path / "index")
@@ -307,8 +307,30 @@ def test_table_that_can_no_longer_be_read_is_stated(tmp_path: Path) -> None:
     record = json.loads(path.read_text())
     record["source"]["image_column"] = "other"
     path.write_text(json.dumps(record))
-    (obstacle,) = judge(shards).obstacles
-    assert obstacle.startswith(f"'{table}' cannot be read: the audit finds no column of paths among")
+    result = judge(shards)
+    assert (list_checks(result), result.num_rows) == ([Check.AUDIT_FAILED], 0)
+    (text,) = list_texts(result, Check.AUDIT_FAILED)
+    assert text.startswith(f"'{table}': ValueError: the audit finds no column of paths among")
+
+
+def test_damaged_index_shard_fails_the_audit(tmp_path: Path) -> None:
+    shards, _ = find(write_class_folders(tmp_path / "photos"), tmp_path / "index")
+    pq.write_table(pa.table({"other": [1]}), shards[0].uri)
+    result = judge(shards)
+    assert (list_checks(result), result.num_rows) == ([Check.AUDIT_FAILED], 0)
+    assert result.verdict.failed_checks == [Check.AUDIT_FAILED]
+
+
+def test_source_that_a_store_does_not_give_could_not_be_compared(tmp_path: Path) -> None:
+    shards, _ = find(write_class_folders(tmp_path / "photos"), tmp_path / "index")
+    path = tmp_path / "index/index.json"
+    record = json.loads(path.read_text())
+    record["source"]["patterns"] = ["http://127.0.0.1:9/photos.csv"]
+    path.write_text(json.dumps(record))
+    result = judge(shards)
+    (obstacle,) = result.obstacles
+    assert obstacle.startswith("'http://127.0.0.1:9/photos.csv' cannot be read: ")
+    assert result.verdict.findings == {}
 
 
 def test_output_below_the_images_is_no_part_of_the_collection(tmp_path: Path) -> None:
