@@ -338,9 +338,38 @@ def test_output_below_the_images_is_no_part_of_the_collection(tmp_path: Path) ->
     for run in ("old", "new"):
         shards, _ = find(photos, photos / run / "inputs")
         (photos / run / "run.json").write_text("{}")
-        (photos / run / "labels").mkdir()
-        (photos / run / "labels/x.parquet").write_bytes(b"x")
+        for name in ("labels/x.parquet", "parts/x.arrow", "retries/x.json", "extensions/x.json"):
+            put_atomic(str(photos / run / name), b"x")
         assert list_checks(judge(shards)) == []
+
+
+def test_files_that_a_table_names_are_not_passed_over_whatever_their_name(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for kind in ("{}.jpg", ".{}.jpg", "{}.image", "{}", ".hidden/{}.jpg"):
+        for key in ("named", "other"):
+            put_atomic(str(photos / kind.format(key)), PHOTOS["a"])
+    named = ("named.jpg", ".named.jpg", "named.image", "named", ".hidden/named.jpg")
+    (photos / "metadata.csv").write_text("\n".join(["file_name,tags", *(f"{name},cat" for name in named)]))
+    shards, _ = find(photos, tmp_path / "index")
+    record = json.loads((tmp_path / "index/index.json").read_text())
+    assert [row["size_bytes"] for row in pq.read_table(shards[0].uri).to_pylist()] == [len(PHOTOS["a"])] * len(named)
+    assert {kind: (entry["count"], entry["example"]) for kind, entry in record["passed_over"].items()} == {
+        "images that no metadata table names": (1, "other.jpg"),
+        "hidden files, of names that begin with '.' or '__'": (2, ".hidden/other.jpg"),
+        "*.image": (1, "other.image"),
+        "without a suffix": (1, "other"),
+    }
+    assert list_checks(judge(shards)) == []
+
+    def lose(rows: Rows) -> Rows:
+        return [row for row in rows if row["path"] not in (".named.jpg", "named.image")]
+
+    tamper(tmp_path / "index", lose)
+    assert list_checks(judge(shards)) == [Check.UNLISTED_IMAGES]
+    texts = list_texts(judge(shards), Check.UNLISTED_IMAGES)
+    assert len([text for text in texts if text.endswith("is no row of the index")]) == 2
+    assert any("states *.image: 1; the collection has 2, such as" in text for text in texts)
+    assert any("states hidden files" in text and "2; the collection has 3" in text for text in texts)
 
 
 def test_paths_that_lead_elsewhere_agree_with_their_places(tmp_path: Path) -> None:
