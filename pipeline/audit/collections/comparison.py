@@ -12,6 +12,7 @@ from pipeline.audit.collections.records import IndexRow, RecordedIndex
 from pipeline.audit.collections.table_reader import MAX_LOOKUPS, TableEntry, TableReader
 from pipeline.audit.sources.folder_files import UNNAMED, FileNames, FolderFiles, KindCount, is_new
 from pipeline.audit.sources.listing import find_file, was_never_there
+from pipeline.audit.sources.places import WEB
 from pipeline.audit.sources.tables import TableOptions
 from pipeline.audit.sources.tag_texts import are_same_tags
 from pipeline.audit.verdict import Check, Problem
@@ -20,7 +21,6 @@ UNNAMED_BY_TABLE = "images that the table does not name"
 STRANGERS = "annotations of images that are not listed"
 NUM_THREADS = 16
 LOOKUPS_AT_ONCE = 1024
-WEB = ("http://", "https://")
 
 
 class CollectionComparison:
@@ -83,10 +83,13 @@ class CollectionComparison:
         Raises:
             OSError: The store failed. For a damaged table its parser raises its own exceptions.
         """
-        folders = [folder for folder in self._collection.class_folders if _is_below(row.uri, folder.images)]
-        if row.uri is None and row.path and self._join is None:
-            # A name that is no Unicode has no URI.
-            folders = self._collection.class_folders
+        # A name that is no Unicode has no URI.
+        uris = {folder: row.uri or f"{folder.images.prefix}{row.path}" for folder in self._collection.class_folders}
+        folders = [
+            folder
+            for folder, uri in uris.items()
+            if (_is_below(row.uri, folder.images) if row.uri else folder.images.find(uri) is not None)
+        ]
         if folders:
             yield from self._check_class_row(folders, row)
             return

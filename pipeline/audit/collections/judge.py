@@ -15,8 +15,11 @@ from pipeline.audit.collections.recorded_sources import GoneError
 from pipeline.audit.collections.records import RecordedIndex, RecordedShards, read_index_rows, read_indexes
 from pipeline.audit.sources.tables import TableOptions
 from pipeline.audit.verdict import Check, Problem, Tally, Verdict
+from pipeline.errors import BucketError, UriError
 from pipeline.run.records import InputShard
 
+NOT_THERE = (GoneError, OSError, BucketError, UriError)
+"""What a source raises that is gone, or whose store is down; any other error is one of the audit or of the run."""
 NO_TAGS = (None, "null", '""', "[]")
 
 
@@ -70,7 +73,7 @@ def _find_problems(index: RecordedIndex, *, has_tags_table: bool, result: Collec
         try:
             comparison = CollectionComparison(index, _read_options(last.source, has_tags_table=has_tags_table))
             yield from comparison.check_tables()
-        except (GoneError, OSError) as error:
+        except NOT_THERE as error:
             comparison = None
             result.obstacles.append(_describe(index, error))
     try:
@@ -84,7 +87,7 @@ def _find_problems(index: RecordedIndex, *, has_tags_table: bool, result: Collec
             yield from comparison.close()
             result.num_rows += sum(listing.record.num_rows for listing in index.listings)
             result.passed_over.update(last.passed_over)
-    except OSError as error:
+    except NOT_THERE as error:
         result.obstacles.append(_describe(index, error))
 
 
@@ -122,7 +125,7 @@ def _check_listing(listing: RecordedShards, comparison: CollectionComparison | N
             yield Problem(Check.WRONG_INDEX, 0, f"'{record.uri}' states {what}: {stated}; its shards have {found}")
 
 
-def _describe(index: RecordedIndex, error: GoneError | OSError) -> str:
+def _describe(index: RecordedIndex, error: Exception) -> str:
     """Reason why a collection could not be compared."""
     text = " ".join(str(error).split())
     return text if isinstance(error, GoneError) else f"{_name_source(index)} cannot be read: {text}"

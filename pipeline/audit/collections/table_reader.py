@@ -8,7 +8,7 @@ from pipeline.audit.collections.records import IndexRow
 from pipeline.audit.sources.coco import JsonTable
 from pipeline.audit.sources.folder_files import FileNames
 from pipeline.audit.sources.listing import FolderWalk
-from pipeline.audit.sources.places import Root, replace_surrogates
+from pipeline.audit.sources.places import WEB, Root, replace_surrogates
 from pipeline.audit.sources.tables import JSON_SUFFIX, Entry, TableOptions, get_suffix, read_entries
 from pipeline.audit.sources.tag_texts import are_same_tags
 
@@ -65,7 +65,7 @@ class TableReader:
     def get_names(self) -> FileNames | None:
         """List the folder of the images, the first time; None if the web has them or no image is found."""
         root_uri = self._root.uri
-        if self._names is None and root_uri is not None and not root_uri.startswith(("http://", "https://")):
+        if self._names is None and root_uri is not None and not root_uri.startswith(WEB):
             self.walk = FolderWalk(root_uri=root_uri, since_s=self._listed_s)
             self._names = FileNames(root_uri)
             for file in self.walk.list_files():

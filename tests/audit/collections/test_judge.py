@@ -71,6 +71,12 @@ def write_gzip(path: Path) -> Path:
     return path
 
 
+def encode(path: Path, encoding: str) -> Path:
+    """Write a text file in another encoding."""
+    path.write_bytes(path.read_text().encode(encoding))
+    return path
+
+
 def write_class_label(path: Path) -> Path:
     """Write a Parquet table whose tags are numbers, named by its metadata."""
     features = {"info": {"features": {"tags": [{"names": ["cat", "dog"], "_type": "ClassLabel"}]}}}
@@ -97,6 +103,9 @@ TABLES: list[tuple[str, Callable[[Path], Path]]] = [
     ("list.jsonl", write_jsonl),
     ("list.jsonl.gz", write_gzip),
     ("list.json", write_json),
+    ("utf-16.json", lambda path: encode(write_json(path), "utf-16")),
+    ("coco-utf-32.json", lambda path: encode(write_coco(path), "utf-32")),
+    ("utf-16.csv", lambda path: encode(write_csv(path), "utf-16")),
     ("list.parquet", write_parquet_table),
     ("bare.parquet", write_bare_parquet),
     ("labels.parquet", write_class_label),
@@ -321,15 +330,19 @@ def test_damaged_index_shard_fails_the_audit(tmp_path: Path) -> None:
     assert result.verdict.failed_checks == [Check.AUDIT_FAILED]
 
 
-def test_source_that_a_store_does_not_give_could_not_be_compared(tmp_path: Path) -> None:
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9/photos.csv", "s3://bucket/photos", "strange://photos"])
+def test_source_that_a_store_does_not_give_could_not_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     shards, _ = find(write_class_folders(tmp_path / "photos"), tmp_path / "index")
     path = tmp_path / "index/index.json"
     record = json.loads(path.read_text())
-    record["source"]["patterns"] = ["http://127.0.0.1:9/photos.csv"]
+    record["source"]["patterns"] = [uri]
     path.write_text(json.dumps(record))
     result = judge(shards)
     (obstacle,) = result.obstacles
-    assert obstacle.startswith("'http://127.0.0.1:9/photos.csv' cannot be read: ")
+    assert obstacle.startswith(f"'{uri}' cannot be read: ")
     assert result.verdict.findings == {}
 
 
