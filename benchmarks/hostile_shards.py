@@ -13,7 +13,6 @@ import io
 import json
 import multiprocessing
 import random
-import resource
 import sys
 import tarfile
 import tempfile
@@ -30,6 +29,7 @@ import pyarrow.parquet as pq
 import tyro
 from PIL import Image
 
+from benchmarks.peak_memory import read_peak_bytes
 from pipeline.commit.plan import ShardWork
 from pipeline.images.decode import ImageRejection, decode_image
 from pipeline.inputs.shards import list_shards
@@ -208,7 +208,7 @@ def serve(connection: Connection, folder: str) -> None:
             end, images = read_shard(path)
         except Exception as error:  # noqa: BLE001 (the benchmark looks for exceptions)
             end, images = f"exception {type(error).__name__}", Counter()
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak_bytes = read_peak_bytes()
         connection.send((end, images, time.monotonic() - started_s, peak_bytes))
 
 

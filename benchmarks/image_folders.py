@@ -11,7 +11,6 @@ labelling job reads them: an index shard (images fetched ahead by threads), and 
 
 import json
 import os
-import resource
 import tarfile
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
+from benchmarks.peak_memory import read_peak_bytes
 from pipeline.audit.collections.judge import judge_collections
 from pipeline.collections.discover import IndexPlace, find_inputs
 from pipeline.collections.index import list_index_shards
@@ -52,15 +52,15 @@ class ListJob:
             self._write(images)
         index_uri = str(self.folder / "index")
         delete_folder(index_uri)
-        before = _get_peak_bytes()
+        before = read_peak_bytes()
         index = IndexPlace(index_uri, is_begun=False)
         shards = _measure("list", lambda: find_inputs([str(images)], InputConfig(), index, print, print))
-        print(f"{len(shards)} index shards; peak {_get_peak_bytes() / 2**20:.0f} MiB, {before / 2**20:.0f} before")
+        print(f"{len(shards)} index shards; peak {read_peak_bytes() / 2**20:.0f} MiB, {before / 2**20:.0f} before")
         begun = IndexPlace(index_uri, is_begun=True, recorded=tuple(shard.uri.rpartition("/")[2] for shard in shards))
         _measure(
             "list again to extend", lambda: find_inputs([str(images)], InputConfig(), begun, print, print, extend=True)
         )
-        print(f"peak {_get_peak_bytes() / 2**20:.0f} MiB")
+        print(f"peak {read_peak_bytes() / 2**20:.0f} MiB")
 
     def _write(self, images: Path) -> None:
         images.mkdir(parents=True)
@@ -86,10 +86,10 @@ class AuditJob:
         """Measure seconds and the peak of memory."""
         uri = str(self.folder / "index")
         shards = list_index_shards(uri, json.loads((self.folder / "index/index.json").read_text())["shards"])
-        before = _get_peak_bytes()
+        before = read_peak_bytes()
         found = _measure("audit", lambda: judge_collections(shards, has_tags_table=False))
         print(f"{found.num_rows} rows, {found.verdict.findings}, {found.obstacles}")
-        print(f"peak {_get_peak_bytes() / 2**20:.0f} MiB, {before / 2**20:.0f} before")
+        print(f"peak {read_peak_bytes() / 2**20:.0f} MiB, {before / 2**20:.0f} before")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,10 +151,6 @@ def _time(act: Callable[[], None]) -> float:
     start = time.perf_counter()
     act()
     return time.perf_counter() - start
-
-
-def _get_peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

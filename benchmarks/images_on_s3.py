@@ -9,7 +9,6 @@ an image), and a tar of the same photos (a request for 8 MiB). Each figure is th
 import json
 import multiprocessing
 import os
-import resource
 import tarfile
 import tempfile
 import time
@@ -19,6 +18,7 @@ from io import BytesIO
 import tyro
 
 from benchmarks.delayed_s3 import BUCKET, DelayedS3, start_delayed_s3
+from benchmarks.peak_memory import read_peak_bytes
 from pipeline.collections.discover import IndexPlace, find_inputs
 from pipeline.inputs.chunks import read_chunks
 from pipeline.inputs.shards import list_shards
@@ -64,7 +64,7 @@ class ReadJob:
             if (seconds := time.perf_counter() - start) < best_s:
                 best_s, cpu_s = seconds, time.process_time() - start_cpu
         counts = ", ".join(f"{num / self.num_images:.3f} {kind}" for kind, num in server.count_requests().items())
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = read_peak_bytes() / 2**20
         print(
             f"{delay_ms:g} ms, {name}: {self.num_images / best_s:.0f} samples/s, "
             f"{1e3 * cpu_s / self.num_images:.2f} ms of CPU, {counts} an image, peak {peak:.0f} MiB",

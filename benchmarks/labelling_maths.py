@@ -9,7 +9,6 @@ process, so that peak memory is measured per form. The benchmark fails if the ma
 """
 
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.peak_memory import read_peak_bytes
 from benchmarks.plain_form import CLASS_INDEX, NUM_CLASSES, NUM_LAYERS, compute_maps_plainly
 from models.class_maps import compute_evidence, refine_class_maps
 from models.mctformer import MCTformer, MCTformerConfig, Variant
@@ -63,14 +63,14 @@ def measure(form: str, job: Benchmark, side: int, batch: int) -> tuple[float, fl
     model = make_model(job)
     images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
     model(images[:, :, :64, :64])
-    idle_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    idle_bytes = read_peak_bytes()
     seconds = []
     for _ in range(1 + job.num_repeats):
         started_s = time.perf_counter()
         maps = FORMS[form](model, images)
         seconds.append(time.perf_counter() - started_s)
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle_kib
-    return statistics.median(seconds[1:]), peak_kib / 1024, maps
+    peak_bytes = read_peak_bytes() - idle_bytes
+    return statistics.median(seconds[1:]), peak_bytes / 2**20, maps
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ Three plans of a run over the same shards: nothing done, half of the shards seal
 in one local folder, because planning reads only their names, sizes and etags.
 """
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import TypeVar
 
 import tyro
 
+from benchmarks.peak_memory import read_peak_bytes
 from pipeline.commit.names import locate_manifest
 from pipeline.commit.plan import plan_run
 from pipeline.inputs.shards import list_shards
@@ -40,7 +40,7 @@ def measure(title: str, function: Callable[[], Outcome]) -> Outcome:
     started_s = time.perf_counter()
     outcome = function()
     seconds = time.perf_counter() - started_s
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_mib = read_peak_bytes() / 2**20
     print(f"{title:44s} {seconds:7.2f} s   peak {peak_mib:6.0f} MiB", flush=True)
     return outcome
 

@@ -8,7 +8,6 @@ JPEGs of about 5 MB each. A chunk has at most 64 MiB of images, so peak memory s
 
 import io
 import json
-import resource
 import subprocess
 import sys
 import tarfile
@@ -22,6 +21,7 @@ from PIL import Image
 
 from benchmarks.chaos import Benchmark as Inputs
 from benchmarks.chaos import make_inputs
+from benchmarks.peak_memory import read_peak_bytes
 from pipeline.bundles import load_bundle
 from pipeline.commit.plan import ShardWork
 from pipeline.inputs.shards import list_shards
@@ -86,7 +86,7 @@ def label_shard(folder: Path) -> None:
 
 def get_peak_mib() -> float:
     """Peak memory of this process, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return read_peak_bytes() / 2**20
 
 
 def main() -> None:

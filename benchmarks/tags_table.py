@@ -7,7 +7,6 @@ The first process of a machine sorts the table into a local file; the others map
 
 import csv
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
+from benchmarks.peak_memory import read_peak_bytes
 from pipeline.inputs.tags_table.sorted_file import describe_table_version, open_tags_table
 from pipeline.run.config import InputConfig
 
@@ -86,7 +86,7 @@ def look_up(path: Path, num_rows: int, num_lookups: int) -> None:
     tempfile.tempdir = str(path.parent)
     uri = str(path)
     config = InputConfig(tags_table=uri, tags_table_etag=describe_table_version(uri))
-    start_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start_bytes = read_peak_bytes()
     start = time.perf_counter()
     table = open_tags_table(config)
     opened = time.perf_counter()
@@ -98,8 +98,8 @@ def look_up(path: Path, num_rows: int, num_lookups: int) -> None:
     figures = {
         "open_s": opened - start,
         "lookup_us": (end - opened) / num_lookups * 1e6,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "start_mib": start_kib / 1024,
+        "peak_mib": read_peak_bytes() / 2**20,
+        "start_mib": start_bytes / 2**20,
     }
     print(json.dumps(figures))
 

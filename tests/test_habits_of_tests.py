@@ -119,3 +119,11 @@ def test_tests_use_our_code_as_its_callers_do(path: Any) -> None:
 def test_line_that_patches_or_reads_what_is_private_is_found(line: str) -> None:
     tree = ast.parse(f"from pipeline import commit\n{line}")
     assert [*find_patches(tree), *find_assignments(tree), *find_private_reads(tree)]
+
+
+def test_memory_is_not_measured_by_what_a_process_inherits() -> None:
+    """Linux hands `ru_maxrss` of a large test process down to the small one that it starts."""
+    inherited = "." + "ru_maxrss"
+    files = [*TEST_FILES, *(ROOT / "benchmarks").rglob("*.py")]
+    found = [str(path.relative_to(ROOT)) for path in files if inherited in path.read_text()]
+    assert not found, "read the peak by benchmarks.peak_memory"

@@ -10,9 +10,8 @@ from pipeline.run.config import InputConfig
 
 PATH_COLUMNS = ("file_name", "path", "image", "image_path", "filepath", "filename", "url")
 """Columns searched for paths, without regard to case; the first is Hugging Face's."""
-
-
 IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
+"""End of a cell of paths, found where the names of columns are missing."""
 
 
 class Columns(NamedTuple):

@@ -3,7 +3,7 @@
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import NamedTuple
 
 from pipeline.collections.rows import Findings, IndexRow, Listing, NamedImage, PathFollower
@@ -28,6 +28,8 @@ NO_CLASS = re.compile(
 """Names of folders that stand for a part of a collection, or for images as such."""
 MAX_SHOWN = 4
 METADATA_STEM = "metadata"
+HIDDEN_PART = re.compile(r"(^|/)(\.|__)")
+"""Start of a hidden name in a path; as in Hugging Face's imagefolder."""
 HIDDEN = "hidden files, of names that begin with '.' or '__'"
 
 
@@ -40,6 +42,8 @@ class Folder(NamedTuple):
     """Relative paths of tables, sorted."""
     parquets: list[str]
     others: Listing
+    hidden: Listing
+    """Files that only a table may name."""
     passed_over: PassedOverFiles
 
 
@@ -50,11 +54,11 @@ def scan_images(folder_uri: str) -> Folder | None:
         OSError: The store failed.
     """
     passed_over = PassedOverFiles()
-    folder = Folder(folder_uri, {}, [], [], {}, passed_over)
+    folder = Folder(folder_uri, {}, [], [], {}, {}, passed_over)
     for file in scan_folder(folder_uri, passed_over.add_broken_link):
         suffix = file.name.rpartition(".")[2].lower()
-        if _is_hidden(file.name):
-            passed_over.add(HIDDEN, file.name)
+        if HIDDEN_PART.search(file.name):
+            folder.hidden[file.name] = (file.size_bytes, file.etag)
         elif suffix in IMAGE_SUFFIXES:
             folder.images[file.name] = (file.size_bytes, file.etag)
         elif suffix == "tar":
@@ -69,10 +73,6 @@ def scan_images(folder_uri: str) -> Folder | None:
     folder.tables.sort()
     folder.parquets.sort()
     return folder
-
-
-def _is_hidden(name: str) -> bool:
-    return name[0] == "." or "/." in name or name.startswith("__") or "/__" in name
 
 
 def _drop_outputs(folder: Folder) -> None:
@@ -103,15 +103,25 @@ def collect_folder(folder: Folder, config: InputConfig, findings: Findings, key_
     findings.passed_over.merge(folder.passed_over)
     metadata = [name for name in (*folder.tables, *folder.parquets) if _get_stem(name) == METADATA_STEM]
     metadata.sort()
-    for name in (*folder.tables, *folder.parquets, *sorted(folder.others)):
-        if name not in metadata:
-            findings.passed_over.add_other(name)
     if metadata:
-        yield from _follow_metadata(folder, metadata, config, findings, key_base)
-        return
-    _require_class_folders(folder, config)
-    follower = PathFollower(folder.uri, config, findings, folder.images)
-    yield from follower.follow(_tag_by_folder(sorted(folder.images)), key_base=key_base)
+        follower = PathFollower(folder.uri, config, findings, folder.images | folder.others | folder.hidden)
+        yield from _follow_metadata(folder, metadata, config, findings, follower, key_base)
+    else:
+        _require_class_folders(folder, config)
+        follower = PathFollower(folder.uri, config, findings, folder.images)
+        yield from follower.follow(_tag_by_folder(sorted(folder.images)), key_base=key_base)
+    _count_others(folder, follower.used.union(metadata), findings)
+
+
+def _count_others(folder: Folder, used: Set[str], findings: Findings) -> None:
+    """Count the files that are neither the image of a row nor a table that was read."""
+    for name in sorted(folder.images.keys() - used):
+        findings.passed_over.add("images that no metadata table names", name)
+    for name in sorted(folder.hidden.keys() - used):
+        findings.passed_over.add(HIDDEN, name)
+    for name in (*folder.tables, *folder.parquets, *sorted(folder.others)):
+        if name not in used:
+            findings.passed_over.add_other(name)
 
 
 def _tag_by_folder(names: Iterable[str]) -> Iterator[NamedImage]:
@@ -125,7 +135,12 @@ def _get_stem(name: str) -> str:
 
 
 def _follow_metadata(
-    folder: Folder, metadata: Sequence[str], config: InputConfig, findings: Findings, key_base: str
+    folder: Folder,
+    metadata: Sequence[str],
+    config: InputConfig,
+    findings: Findings,
+    follower: PathFollower,
+    key_base: str,
 ) -> Iterator[IndexRow]:
     """Follow the tables of Hugging Face's imagefolder, each for its own folder."""
     places = Counter(posixpath.dirname(name) for name in metadata)
@@ -133,14 +148,11 @@ def _follow_metadata(
     if twice is not None:
         both = [name for name in metadata if posixpath.dirname(name) == twice]
         raise ShardError(f"folder '{folder.uri}' holds '{both[0]}' and '{both[1]}'; keep one of them")
-    follower = PathFollower(folder.uri, config, findings, folder.images | folder.others)
     for name in metadata:
         findings.note_table(join_uri(folder.uri, name))
         base = posixpath.dirname(name)
         rows = read_table(join_uri(folder.uri, name), config)
         yield from follower.follow(rows, base, posixpath.join(key_base, base) if base else key_base)
-    for name in sorted(folder.images.keys() - follower.used):
-        findings.passed_over.add("images that no metadata table names", name)
 
 
 def _require_class_folders(folder: Folder, config: InputConfig) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import posixpath
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +29,6 @@ MAX_REPEATED_FRACTION = 0.05
 MAX_LOOKUPS = 1000
 """Paths of a table that are looked up one by one; for more the folder is listed once."""
 NUM_THREADS = 16
-HIDDEN_PART = re.compile(r"(^|/)(\.|__)")
-"""Start of a hidden name in a path; as in Hugging Face's imagefolder."""
 WITHOUT_PATH = " without a path"
 """End of the keys of rows that name neither a key nor a path."""
 
@@ -156,13 +153,12 @@ class PathFollower:
         if is_web_uri(self._root):
             return join_uri(self._root, name), None, None, None
         for candidate in _spell(name):
-            if self.listing is not None and candidate in self.listing:
+            if self.listing is None:
+                if (found := find_object(join_uri(self._root, candidate))) is not None:
+                    return found.uri, found.size_bytes, found.etag, None
+            elif candidate in self.listing:
                 self.used.add(candidate)
                 return (join_uri(self._root, candidate), *self.listing[candidate], None)
-            # A listing of a folder has no hidden files, which a table may name.
-            is_listed = self.listing is not None and not HIDDEN_PART.search(candidate)
-            if not is_listed and (found := find_object(join_uri(self._root, candidate))) is not None:
-                return found.uri, found.size_bytes, found.etag, None
         uri = join_uri(self._root, name)
         return uri, None, None, f"'{uri}' does not exist"
 

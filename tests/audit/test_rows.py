@@ -2,6 +2,7 @@
 
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,16 @@ def swap(rows: Any, one: Any, other: Any, *names: Any) -> None:
         rows[one][name], rows[other][name] = rows[other][name], rows[one][name]
 
 
+def damage_pixels(row: Any) -> None:
+    """Give a mask compressed pixels that are none, in chunks with right checksums."""
+    payload = row["mask"]["bytes"]
+    start = payload.index(b"IDAT") - 4
+    length = int.from_bytes(payload[start : start + 4], "big")
+    content = b"IDAT" + bytes(length)
+    chunk = length.to_bytes(4, "big") + content + zlib.crc32(content).to_bytes(4, "big")
+    row["mask"] = row["mask"] | {"bytes": payload[:start] + chunk + payload[start + 12 + length :]}
+
+
 def fill(value: Any) -> Callable[..., Any]:
     return lambda mask: np.full_like(mask, value)
 
@@ -86,6 +97,7 @@ def fill(value: Any) -> Callable[..., Any]:
         (lambda rows: set_mask(rows[CAT], fill(2)), "pixels of [2]"),
         (lambda rows: set_mask(rows[BOTH], np.vectorize({0: 0, 1: 2, 2: 1, 255: 255}.get)), "area_fraction"),
         (lambda rows: recolour(rows[CAT]), "another palette"),
+        (lambda rows: damage_pixels(rows[CAT]), "has a mask that cannot be decoded"),
         (lambda rows: swap(rows, CAT, 8, "mask"), "row 0"),
         (lambda rows: swap(rows, CAT, DOG, "mask"), "row 0"),
         (lambda rows: rows[CAT].update(background_fraction=0.5), "background_fraction 0.5"),

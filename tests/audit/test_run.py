@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from jobs.verify import main
 from pipeline.audit.keys import compare_keys
+from pipeline.audit.run import check_model
 from pipeline.audit.shard import verify_shard
 from pipeline.audit.verdict import MAX_EXAMPLES, Check, Problem, judge_shard
 from pipeline.audit.verify import FULL, judge_model, list_run, verify_run
@@ -198,6 +200,14 @@ def test_model_is_held_against_its_digest_if_it_is_there(output: Output, capsys:
         assert "the model was not held against its digest" in capsys.readouterr().out
     finally:
         weights.write_bytes(payload)
+
+
+@pytest.mark.parametrize("uri", ["strange://bucket/model", "http://127.0.0.1:9/model"])
+def test_model_at_a_place_that_cannot_be_read_was_not_looked_at(output: Output, uri: str) -> None:
+    record = replace(list_run(str(output.folder / "out")).record, model_uri=uri)
+    fault, obstacle = check_model(record)
+    assert fault == ""
+    assert obstacle.startswith(f"'{uri}' cannot be read: ")
 
 
 def make_chained_headers(num_headers: int) -> Any:

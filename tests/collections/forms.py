@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.audit.collections.judge import judge_collections
 from pipeline.collections.discover import IndexPlace, find_inputs
 from pipeline.inputs.chunks import read_chunks
 from pipeline.run.config import InputConfig
@@ -83,11 +84,24 @@ def write_tar(path: Path) -> Path:
 
 
 def find(pattern: Path | str, index: Path | str, **inputs: object) -> tuple[tuple[InputShard, ...], list[str]]:
-    """List a collection as the job does before its first run; return the shards, and what it says."""
+    """List a collection as the job does before its first run; return the shards, and what it says.
+
+    The audit has to agree with the index: it reads whatever the lister reads.
+    """
     said: list[str] = []
     config = InputConfig(**inputs)  # type: ignore[arg-type]
     shards = find_inputs([str(pattern)], config, IndexPlace(str(index), is_begun=False), said.append, said.append)
+    require_agreement(shards, config)
     return shards, said
+
+
+def require_agreement(shards: tuple[InputShard, ...], config: InputConfig) -> None:
+    """Let the audit compare an index with its source."""
+    result = judge_collections(shards, has_tags_table=config.tags_table is not None)
+    found = {
+        check: [example.text for example in finding.examples] for check, finding in result.verdict.findings.items()
+    }
+    assert (found, result.obstacles) == ({}, [])
 
 
 def read_samples(shards: tuple[InputShard, ...], **inputs: object) -> list[Sample]:

@@ -375,12 +375,13 @@ def test_few_rows_that_come_twice_are_counted_and_told(folder: Path) -> None:
 
 
 READ_LARGE_PATHS = """
-import resource, sys
+import sys
 from itertools import islice
+from benchmarks.peak_memory import read_peak_bytes
 from pipeline.collections.parquet_tables import read_parquet_table
 from pipeline.run.config import InputConfig
 rows = list(islice(read_parquet_table(sys.argv[1], InputConfig()), 40))
-print(len(rows), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(len(rows), read_peak_bytes() // 2**20)
 """
 
 

@@ -256,6 +256,15 @@ def test_weights_with_an_invalid_header_are_refused(length: Any) -> None:
         decode_bundle(files | {"model.safetensors": weights})
 
 
+@pytest.mark.parametrize(("old", "new"), [(b'{"', b'x"'), (b'"F32"', b'"F99"'), (b"data_offsets", b"data_offsetz")])
+def test_weights_with_a_damaged_header_are_refused(old: bytes, new: bytes) -> None:
+    model = make_model()
+    files = encode_bundle(model, make_bundle(model))
+    weights = files["model.safetensors"].replace(old, new, 1)
+    with pytest.raises(CheckpointError, match=r"the weights are not a safetensors file: \w+Error"):
+        decode_bundle(files | {"model.safetensors": weights})
+
+
 def test_checkpoint_with_missing_blocks_is_refused_before_memory_is_allocated(tmp_path: Path) -> None:
     weights = make_model().state_dict() | {"blocks.99999999.attn.proj.bias": torch.zeros(64)}
     torch.save(weights, tmp_path / "a.pth")

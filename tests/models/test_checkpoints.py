@@ -367,3 +367,21 @@ def test_other_pickle_protocol_is_read_or_refused_without_advice(tmp_path: Path)
     torch.save({"model": make_weights(), "args": argparse.Namespace()}, tmp_path / "a.pth", pickle_protocol=4)
     with pytest.raises(CheckpointError, match="pickle instructions that are not those of a state dict"):
         load_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("start", "skip", "new"),
+    [
+        (b"PK\1\2", 6, b"\xff\0"),  # a version that zipfile does not know
+        (b"PK\1\2", 0, b"XX"),
+        (b"PK\6\6", 40, b"\xff\xff"),  # size of the directory
+    ],
+)
+def test_zip_with_a_damaged_directory_is_refused_by_name(tmp_path: Path, start: bytes, skip: int, new: bytes) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"weight": torch.ones(2)}, path)
+    payload = path.read_bytes()
+    place = payload.index(start) + skip
+    path.write_bytes(payload[:place] + new + payload[place + len(new) :])
+    with pytest.raises(CheckpointError, match=r"/a\.pth' (is damaged|is truncated|cannot be read).*copy it again"):
+        load_checkpoint(path)

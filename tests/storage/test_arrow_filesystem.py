@@ -204,3 +204,11 @@ def test_local_folder_is_the_same_in_a_process_of_another_working_directory(
     with filesystem.open_output_stream(f"{folder}/a") as stream:
         stream.write(b"x")
     assert (tmp_path / "out" / "a").read_bytes() == b"x"
+
+
+def test_published_file_cannot_be_appended_to(folder_uri: str) -> None:
+    put_atomic(join_uri(folder_uri, "a"), b"x")
+    filesystem, folder = open_for_ray(folder_uri)
+    with pytest.raises(NotImplementedError, match="/a' cannot be appended to; write it whole"):
+        filesystem.open_append_stream(f"{folder}/a")
+    assert read_bytes(join_uri(folder_uri, "a")) == b"x"

@@ -10,8 +10,9 @@ from pipeline.audit.collections.join import EntryJoin
 from pipeline.audit.collections.recorded_sources import judge_table, open_collection
 from pipeline.audit.collections.records import IndexRow, RecordedIndex
 from pipeline.audit.collections.table_reader import MAX_LOOKUPS, TableEntry, TableReader
-from pipeline.audit.sources.folder_files import UNNAMED, FolderFiles, ImageNames, KindCount, is_new
+from pipeline.audit.sources.folder_files import UNNAMED, FileNames, FolderFiles, KindCount, is_new
 from pipeline.audit.sources.listing import find_file, was_never_there
+from pipeline.audit.sources.places import WEB
 from pipeline.audit.sources.tables import TableOptions
 from pipeline.audit.sources.tag_texts import are_same_tags
 from pipeline.audit.verdict import Check, Problem
@@ -20,7 +21,6 @@ UNNAMED_BY_TABLE = "images that the table does not name"
 STRANGERS = "annotations of images that are not listed"
 NUM_THREADS = 16
 LOOKUPS_AT_ONCE = 1024
-WEB = ("http://", "https://")
 
 
 class CollectionComparison:
@@ -83,16 +83,20 @@ class CollectionComparison:
         Raises:
             OSError: The store failed. For a damaged table its parser raises its own exceptions.
         """
-        folders = [folder for folder in self._collection.class_folders if _is_below(row.uri, folder.images)]
-        if row.uri is None and row.path and self._join is None:
-            # A name that is no Unicode has no URI.
-            folders = self._collection.class_folders
+        # A name that is no Unicode has no URI.
+        uris = {folder: row.uri or f"{folder.images.prefix}{row.path}" for folder in self._collection.class_folders}
+        folders = [
+            folder
+            for folder, uri in uris.items()
+            if (_is_below(row.uri, folder.images) if row.uri else folder.images.find(uri) is not None)
+        ]
         if folders:
             yield from self._check_class_row(folders, row)
             return
         for folder in self._collection.table_folders:
             if _is_below(row.uri, folder.images):
-                yield from self._check_file(folder.images, row)
+                is_other = folder.others.find(row.uri) is not None
+                yield from self._check_file(folder.others if is_other else folder.images, row)
         if self._join is not None:
             for mate, entry in self._join.add(row):
                 yield from self._check_pair(mate, entry)
@@ -158,7 +162,7 @@ class CollectionComparison:
             else:
                 yield from self._queue(row)
 
-    def _check_file(self, images: ImageNames, row: IndexRow) -> Iterator[Problem]:
+    def _check_file(self, images: FileNames, row: IndexRow) -> Iterator[Problem]:
         """Compare a row with the file that it names, and mark that."""
         name = images.find(row.uri or f"{images.prefix}{row.path}")
         if name is None:
@@ -237,13 +241,13 @@ class CollectionComparison:
             elif stated > found.num_old + found.num_new:
                 yield Problem(Check.CHANGED_COLLECTION if may_lack else Check.UNLISTED_IMAGES, 0, text)
 
-    def _count_unused(self, images: ImageNames, count: KindCount, suffixes: set[str] | None = None) -> None:
+    def _count_unused(self, images: FileNames, count: KindCount, suffixes: set[str] | None = None) -> None:
         for name, was_added in images.list_unused(self._record.listed_s):
             if suffixes is None or name.rpartition(".")[2] in suffixes:
                 count.add(name, is_new=was_added)
 
 
-def _is_below(uri: str | None, images: ImageNames) -> bool:
+def _is_below(uri: str | None, images: FileNames) -> bool:
     return uri is not None and uri.startswith(images.prefix)
 
 

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.audit.collections.comparison import CollectionComparison
 from pipeline.audit.collections.recorded_sources import GoneError
 from pipeline.audit.collections.records import RecordedIndex, RecordedShards, read_index_rows, read_indexes
 from pipeline.audit.sources.tables import TableOptions
 from pipeline.audit.verdict import Check, Problem, Tally, Verdict
+from pipeline.errors import BucketError, UriError
 from pipeline.run.records import InputShard
 
+NOT_THERE = (GoneError, OSError, BucketError, UriError)
+"""What a source raises that is gone, or whose store is down; any other error is one of the audit or of the run."""
 NO_TAGS = (None, "null", '""', "[]")
 
 
@@ -52,8 +53,12 @@ def judge_collections(shards: Sequence[InputShard], *, has_tags_table: bool) -> 
         result.obstacles.append(f"the index cannot be read: {error}")
         indexes = []
     for index in indexes:
-        for problem in _find_problems(index, has_tags_table=has_tags_table, result=result):
-            tally.add(problem)
+        try:
+            for problem in _find_problems(index, has_tags_table=has_tags_table, result=result):
+                tally.add(problem)
+        except Exception as error:  # noqa: BLE001 (of any type: what was not compared must not look like a balance)
+            text = f"{_name_source(index)}: {type(error).__name__}: {' '.join(str(error).split())}"
+            tally.add(Problem(Check.AUDIT_FAILED, 0, text))
     result.verdict = tally.judge(is_input=False)
     return result
 
@@ -62,14 +67,15 @@ def _find_problems(index: RecordedIndex, *, has_tags_table: bool, result: Collec
     """Compare one index with its source; without the source, with its own numbers alone."""
     last = index.last
     comparison: CollectionComparison | None = None
-    try:
-        if last.listed_s is None:
-            raise GoneError(f"'{last.uri}' was written by an earlier version and does not state when it was listed")
-        comparison = CollectionComparison(index, _read_options(last.source, has_tags_table=has_tags_table))
-        yield from comparison.check_tables()
-    except Exception as error:  # noqa: BLE001 (stores and parsers of hostile tables raise any exception)
-        comparison = None
-        result.obstacles.append(_describe(last.source["patterns"], error))
+    if last.listed_s is None:
+        result.obstacles.append(f"'{last.uri}' was written by an earlier version and does not state when it was listed")
+    else:
+        try:
+            comparison = CollectionComparison(index, _read_options(last.source, has_tags_table=has_tags_table))
+            yield from comparison.check_tables()
+        except NOT_THERE as error:
+            comparison = None
+            result.obstacles.append(_describe(index, error))
     try:
         for uri in index.unnamed:
             yield Problem(Check.WRONG_INDEX, 0, f"'{uri}' is named by no index.json")
@@ -81,8 +87,8 @@ def _find_problems(index: RecordedIndex, *, has_tags_table: bool, result: Collec
             yield from comparison.close()
             result.num_rows += sum(listing.record.num_rows for listing in index.listings)
             result.passed_over.update(last.passed_over)
-    except Exception as error:  # noqa: BLE001 (likewise)
-        result.obstacles.append(_describe(last.source["patterns"], error))
+    except NOT_THERE as error:
+        result.obstacles.append(_describe(index, error))
 
 
 def _read_options(source: Mapping[str, Any], *, has_tags_table: bool) -> TableOptions:
@@ -119,11 +125,12 @@ def _check_listing(listing: RecordedShards, comparison: CollectionComparison | N
             yield Problem(Check.WRONG_INDEX, 0, f"'{record.uri}' states {what}: {stated}; its shards have {found}")
 
 
-def _describe(patterns: Sequence[str], error: Exception) -> str:
+def _describe(index: RecordedIndex, error: Exception) -> str:
     """Reason why a collection could not be compared."""
     text = " ".join(str(error).split())
-    if isinstance(error, GoneError):
-        return text
-    name = f"'{patterns[0]}'" + (f" and {len(patterns) - 1} more" if len(patterns) > 1 else "")
-    is_clear = isinstance(error, OSError | ValueError | pa.ArrowException) and text
-    return f"{name} cannot be read: {text if is_clear else f'{type(error).__name__}: {text}'}"
+    return text if isinstance(error, GoneError) else f"{_name_source(index)} cannot be read: {text}"
+
+
+def _name_source(index: RecordedIndex) -> str:
+    first, *others = index.last.source["patterns"]
+    return f"'{first}'" + (f" and {len(others)} more" if others else "")

@@ -10,8 +10,9 @@ from braceexpand import braceexpand
 
 from pipeline.audit.collections.records import IndexRecord, TableState
 from pipeline.audit.sources.folder_files import FolderFiles, is_metadata, is_table
+from pipeline.audit.sources.places import WEB
 from pipeline.audit.sources.tables import JSON_SUFFIX, PARQUET_SUFFIX, get_suffix
-from pipeline.storage.listing import UNKNOWN_ETAG, find_object, glob_objects
+from pipeline.storage.listing import UNKNOWN_ETAG, find_object, glob_objects, is_folder
 from pipeline.storage.uris import get_local_path, join_uri
 
 WILDCARD = re.compile(r"[*?\[]")
@@ -68,7 +69,8 @@ def open_collection(record: IndexRecord) -> Collection:
     """
     collection = Collection()
     for pattern in record.source["patterns"]:
-        if is_table(pattern) or get_suffix(pattern) == JSON_SUFFIX:
+        # A folder may have the name of a table: Spark writes such.
+        if (is_table(pattern) or get_suffix(pattern) == JSON_SUFFIX) and not _is_folder(pattern):
             for uri in _expand(pattern):
                 _add_table(collection, uri, record.source)
         else:
@@ -163,6 +165,11 @@ def _is_hidden(pattern: str, uri: str) -> bool:
         return False
     start = WILDCARD.split(pattern)[0].rpartition("/")[0]
     return bool(re.search(r"/[._]", uri.removeprefix(start)))
+
+
+def _is_folder(pattern: str) -> bool:
+    is_plain = "{" not in pattern and not WILDCARD.search(pattern) and not pattern.startswith(WEB)
+    return is_plain and find_object(pattern) is None and is_folder(pattern)
 
 
 def _get_folder(uri: str) -> str:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 from pipeline.audit.collections.recorded_sources import SourceTable
 from pipeline.audit.collections.records import IndexRow
 from pipeline.audit.sources.coco import JsonTable
-from pipeline.audit.sources.folder_files import ImageNames
+from pipeline.audit.sources.folder_files import FileNames
 from pipeline.audit.sources.listing import FolderWalk
-from pipeline.audit.sources.places import Root, replace_surrogates
+from pipeline.audit.sources.places import WEB, Root, replace_surrogates
 from pipeline.audit.sources.tables import JSON_SUFFIX, Entry, TableOptions, get_suffix, read_entries
 from pipeline.audit.sources.tag_texts import are_same_tags
 
@@ -34,7 +34,7 @@ class TableReader:
         self._options = options
         self._listed_s = listed_s
         self._root = Root(table.root_uri)
-        self._names: ImageNames | None = None
+        self._names: FileNames | None = None
         self._num_entries = 0
 
     def read(self) -> Iterator["TableEntry"]:
@@ -62,12 +62,12 @@ class TableReader:
         """True if the run listed the images of this table, too."""
         return self.table.is_alone and self._num_entries > MAX_LOOKUPS
 
-    def get_names(self) -> ImageNames | None:
+    def get_names(self) -> FileNames | None:
         """List the folder of the images, the first time; None if the web has them or no image is found."""
         root_uri = self._root.uri
-        if self._names is None and root_uri is not None and not root_uri.startswith(("http://", "https://")):
+        if self._names is None and root_uri is not None and not root_uri.startswith(WEB):
             self.walk = FolderWalk(root_uri=root_uri, since_s=self._listed_s)
-            self._names = ImageNames(root_uri)
+            self._names = FileNames(root_uri)
             for file in self.walk.list_files():
                 if not file.is_broken:
                     self._names.add(file)

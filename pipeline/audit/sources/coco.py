@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.audit.sources.tables import Entry, TableOptions, read_records
+from pipeline.audit.sources.tables import Entry, TableOptions, find_encoding, read_records
 from pipeline.storage.reading import read_bytes
 
 LARGE_FIELDS = ("segmentation", "bbox", "keypoints", "counts")
@@ -22,7 +22,8 @@ class JsonTable:
             OSError: The store failed.
         """
         self._uri = uri
-        self._document = json.loads(read_bytes(uri).decode("utf-8-sig"), object_hook=_drop_large)
+        payload = read_bytes(uri)
+        self._document = json.loads(payload.decode(find_encoding(payload)), object_hook=_drop_large)
 
     @property
     def is_coco(self) -> bool:

@@ -19,7 +19,7 @@ WITHOUT_SUFFIX = "without a suffix"
 STATISTICS = "_stats.json"
 MAX_SUFFIX_LETTERS = 12
 RUN_FILE = "run.json"
-OUTPUT_FOLDERS = frozenset({"labels", "parts", "retries", "inputs"})
+OUTPUT_FOLDERS = frozenset({"labels", "parts", "retries", "inputs", "extensions"})
 
 
 @dataclass(kw_only=True)
@@ -53,11 +53,11 @@ def is_new(file: SourceFile, since_s: float | None) -> bool:
     return file.changed_s is None or since_s is None or file.changed_s > since_s
 
 
-class ImageNames:
-    """Images below a folder, with their sizes and times, in little memory."""
+class FileNames:
+    """Files below a folder that rows may name, with their sizes and times, in little memory."""
 
     def __init__(self, root_uri: str) -> None:
-        """Start without images."""
+        """Start without files."""
         self.prefix = root_uri.rstrip("/") + "/"
         self._numbers: dict[str, int] = {}
         self._sizes_bytes = array("q")
@@ -65,29 +65,29 @@ class ImageNames:
         self._is_used = bytearray()
 
     def __len__(self) -> int:
-        """Count the images."""
+        """Count the files."""
         return len(self._numbers)
 
     def add(self, file: SourceFile) -> None:
-        """Add an image."""
+        """Add a file."""
         if self._numbers.setdefault(file.name, len(self._numbers)) == len(self._sizes_bytes):
             self._sizes_bytes.append(file.size_bytes)
             self._changed_s.append(inf if file.changed_s is None else file.changed_s)
             self._is_used.append(False)
 
     def find(self, uri: str | None) -> str | None:
-        """Name of the image at a URI; None if it is not among them."""
+        """Name of the file at a URI; None if it is not among them."""
         if uri is None or not uri.startswith(self.prefix):
             return None
         name = uri[len(self.prefix) :]
         return name if name in self._numbers else None
 
     def use(self, name: str) -> None:
-        """Mark an image as one that a row names."""
+        """Mark a file as one that a row names."""
         self._is_used[self._numbers[name]] = True
 
     def is_unused(self, name: str) -> bool:
-        """True if no row has named an image so far."""
+        """True if no row has named a file so far."""
         return not self._is_used[self._numbers[name]]
 
     def get_size(self, name: str) -> int:
@@ -95,15 +95,15 @@ class ImageNames:
         return self._sizes_bytes[self._numbers[name]]
 
     def is_new(self, name: str, since_s: float | None) -> bool:
-        """True if an image was written or moved to its place after a time, or if that cannot be known."""
+        """True if a file was written or moved to its place after a time, or if that cannot be known."""
         return since_s is None or self._changed_s[self._numbers[name]] > since_s
 
     def list_unused(self, since_s: float | None) -> Iterator[tuple[str, bool]]:
-        """Images that no row names, each with whether it is new since a time."""
+        """Files that no row names, each with whether it is new since a time."""
         return ((name, self.is_new(name, since_s)) for name in self._numbers if self.is_unused(name))
 
     def list_used_suffixes(self) -> set[str]:
-        """Suffixes of the images that rows name."""
+        """Suffixes of the files that rows name."""
         return {name.rpartition(".")[2] for name in self._numbers if not self.is_unused(name)}
 
 
@@ -121,43 +121,50 @@ class FolderFiles:
             OSError: The store failed.
         """
         self.walk = FolderWalk(root_uri=root_uri, since_s=since_s)
-        self.images = ImageNames(root_uri)
+        self.images = FileNames(root_uri)
+        self.others = FileNames(root_uri)
+        """Files that are images only if a table names them."""
         self.tables: dict[str, bool] = {}
         """Names of tables, each with whether it is new."""
-        self._kinds: dict[str, KindCount] = {}
+        self._since_s = since_s
+        self._broken_links = KindCount()
         runs: set[str] = set()
-        in_outputs: list[tuple[SourceFile, str]] = []
+        in_outputs: list[SourceFile] = []
         for file in self.walk.list_files():
-            kind = _judge(file)
-            folders = file.name.split("/")[:-1]
-            if kind is None:
+            kind = None if file.is_broken else _judge(file.name)
+            if file.is_broken:
+                self._broken_links.add(file.name, is_new=is_new(file, since_s))
+            elif kind is None:
                 self.images.add(file)
-            elif kind not in (HIDDEN, BROKEN_LINK) and not OUTPUT_FOLDERS.isdisjoint(folders):
-                in_outputs.append((file, kind))
+            elif kind != HIDDEN and not OUTPUT_FOLDERS.isdisjoint(file.name.split("/")[:-1]):
+                in_outputs.append(file)
             else:
-                self._add(file, kind, since_s)
+                self._add(file, kind)
             if posixpath.basename(file.name) == RUN_FILE and kind != HIDDEN:
                 runs.add(posixpath.dirname(file.name))
-        for file, kind in in_outputs:
+        for file in in_outputs:
             if not any(run in runs for run in _list_runs(file.name)):
-                self._add(file, kind, since_s)
+                self._add(file, _judge(file.name))
 
     def count_kinds(self, read_tables: frozenset[str]) -> Mapping[str, KindCount]:
-        """Count the files that are neither images nor tables that were read.
+        """Count the files that are neither images, by their suffix or by a row, nor tables that were read.
 
         Args:
             read_tables: Names of those.
         """
-        for name, new in self.tables.items():
+        kinds = {BROKEN_LINK: self._broken_links}
+        for name, was_added in self.others.list_unused(self._since_s):
+            kinds.setdefault(_judge(name) or "", KindCount()).add(name, is_new=was_added)
+        for name, was_added in self.tables.items():
             if name not in read_tables:
-                self._kinds.setdefault(_name_suffix(name), KindCount()).add(name, is_new=new)
-        return self._kinds
+                kinds.setdefault(_name_suffix(name), KindCount()).add(name, is_new=was_added)
+        return kinds
 
-    def _add(self, file: SourceFile, kind: str, since_s: float | None) -> None:
-        if kind not in (HIDDEN, BROKEN_LINK) and is_table(file.name):
-            self.tables[file.name] = is_new(file, since_s)
+    def _add(self, file: SourceFile, kind: str | None) -> None:
+        if kind != HIDDEN and is_table(file.name):
+            self.tables[file.name] = is_new(file, self._since_s)
         else:
-            self._kinds.setdefault(kind, KindCount()).add(file.name, is_new=is_new(file, since_s))
+            self.others.add(file)
 
 
 def is_table(name: str) -> bool:
@@ -170,14 +177,12 @@ def is_metadata(name: str) -> bool:
     return posixpath.basename(name).lower().removesuffix(".gz").rpartition(".")[0] == "metadata"
 
 
-def _judge(file: SourceFile) -> str | None:
-    """Kind of a file; None for an image."""
-    if file.is_broken:
-        return BROKEN_LINK
-    if any(part.startswith((".", "__")) for part in file.name.split("/")):
+def _judge(name: str) -> str | None:
+    """Kind of a file by its name; None for an image."""
+    if any(part.startswith((".", "__")) for part in name.split("/")):
         return HIDDEN
-    name = posixpath.basename(file.name).lower()
-    return None if posixpath.splitext(name)[1] in IMAGE_SUFFIXES else _name_suffix(file.name)
+    suffix = posixpath.splitext(posixpath.basename(name).lower())[1]
+    return None if suffix in IMAGE_SUFFIXES else _name_suffix(name)
 
 
 def _name_suffix(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pipeline.audit.sources.places import replace_surrogates
 from pipeline.storage.atomic_files import TEMPORARY_PREFIX
 from pipeline.storage.filesystems import is_s3, open_filesystem
+from pipeline.storage.store_errors import translate_errors
 from pipeline.storage.uris import get_local_path
 
 TIME_FIELDS = ("LastModified", "last_modified", "updated", "timeCreated", "mtime", "created")
@@ -87,8 +88,12 @@ class FolderWalk:
         # A store does not report what was removed from it.
         self.is_touched = True
         prefix = folder.rstrip("/") + "/"
-        pages = _list_s3_pages(filesystem, prefix) if is_s3(filesystem) else [filesystem.find(folder, detail=True)]
-        for page in pages:
+        pages = _list_s3_pages(filesystem, prefix) if is_s3(filesystem) else _list_at_once(filesystem, folder)
+        while True:
+            with translate_errors(self.root_uri):
+                page = next(pages, None)
+            if page is None:
+                return
             for path, entry in page.items():
                 if path.startswith(prefix) and not path.endswith("/"):
                     yield SourceFile(replace_surrogates(path[len(prefix) :]), int(entry["size"] or 0), _get_time(entry))
@@ -104,7 +109,8 @@ def find_file(uri: str) -> SourceFile | None:
         return next((file for file in _describe_local(str(path), uri, 0.0) if not file.is_broken), None)
     filesystem, name = open_filesystem(uri)
     try:
-        entry = filesystem.info(name)
+        with translate_errors(uri):
+            entry = filesystem.info(name)
     except FileNotFoundError:
         return None
     return SourceFile(uri, int(entry["size"] or 0), _get_time(entry)) if entry["type"] == "file" else None
@@ -151,6 +157,10 @@ def _list_s3_pages(filesystem: Any, prefix: str) -> Iterator[Mapping[str, Any]]:
         if not found or not page.get("IsTruncated"):
             return
         last = found[-1]["Key"]
+
+
+def _list_at_once(filesystem: Any, folder: str) -> Iterator[Mapping[str, Any]]:
+    yield filesystem.find(folder, detail=True)
 
 
 def _get_time(entry: Mapping[str, Any]) -> float | None:

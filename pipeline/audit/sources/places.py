@@ -4,6 +4,7 @@ import posixpath
 import unicodedata
 from urllib.parse import unquote
 
+WEB = ("http://", "https://")
 LOCAL_SCHEMES = ("file://", "local://")
 SEPARATOR = "://"
 

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.audit.sources.places import WEB
 from pipeline.storage.reading import open_random, open_stream
 
 PATH_COLUMNS = ("file_name", "path", "image", "image_path", "filepath", "filename", "url")
@@ -38,6 +40,8 @@ ENCODINGS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """By byte order mark; that of UTF-32 begins with that of UTF-16."""
+ClassNames = Mapping[str, Sequence[str]]
+"""Names of class numbers, by the field of a record that holds the numbers; the empty field: the value itself."""
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -61,8 +65,8 @@ class Entry(NamedTuple):
     tags: Any
     is_text: bool
     """True if `tags` is a cell of text, in which a list may be written."""
-    class_names: Sequence[str] | None = None
-    """Names of the numbers among the tags, by Hugging Face's metadata."""
+    class_names: ClassNames | None = None
+    """Of the numbers among the tags, by Hugging Face's metadata."""
 
 
 class _Columns(NamedTuple):
@@ -91,9 +95,7 @@ def read_entries(uri: str, options: TableOptions) -> Iterator[Entry]:
         raw: Any = io.BufferedReader(_Raw(stream), 2**20)
         if uri.lower().endswith(GZIP_SUFFIX):
             raw = io.BufferedReader(cast(Any, gzip.GzipFile(fileobj=raw)), 2**20)
-        head = raw.peek(4)[:4]
-        encoding = next((name for mark, name in ENCODINGS.items() if head.startswith(mark)), "utf-8-sig")
-        text = io.TextIOWrapper(raw, encoding=encoding, newline="")
+        text = io.TextIOWrapper(raw, encoding=find_encoding(raw.peek(4)[:4]), newline="")
         # Control characters within strings are common, and clear.
         decoder = json.JSONDecoder(strict=False)
         yield from (
@@ -101,6 +103,11 @@ def read_entries(uri: str, options: TableOptions) -> Iterator[Entry]:
             if suffix in CSV_SUFFIXES
             else read_records(uri, (decoder.decode(line.strip()) for line in text if line.strip()), options)
         )
+
+
+def find_encoding(head: bytes) -> str:
+    """Encoding of a table by its first bytes."""
+    return next((name for mark, name in ENCODINGS.items() if head.startswith(mark)), "utf-8-sig")
 
 
 def read_records(uri: str, records: Iterable[Mapping[str, Any]], options: TableOptions) -> Iterator[Entry]:
@@ -169,8 +176,9 @@ def _read_parquet(uri: str, options: TableOptions) -> Iterator[Entry]:
 
 def _list_partitions(uri: str) -> Iterator[tuple[str, str | None]]:
     """Columns that the folders of a file give to its rows: `class=dog/part.parquet`."""
-    for folder in uri.split("/")[:-1]:
-        name, separator, value = folder.partition("=")
+    is_web = uri.lower().startswith(WEB)
+    for folder in (uri.partition("?")[0] if is_web else uri).split("/")[:-1]:
+        name, separator, value = (unquote(folder) if is_web else folder).partition("=")
         if separator and name:
             yield unquote(name), None if value == NULL_PARTITION else unquote(value)
 
@@ -186,24 +194,33 @@ def _is_image(schema: pa.Schema, name: str) -> bool:
     return kind.get_field_index("path") >= 0 and kind.get_field_index("bytes") >= 0
 
 
-def _list_class_columns(schema: pa.Schema) -> dict[str, list[str]]:
-    """Class names of the columns of Hugging Face's ClassLabel, or of lists of them."""
+def _list_class_columns(schema: pa.Schema) -> dict[str, ClassNames]:
+    """Columns that are, or hold, Hugging Face's ClassLabel."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (LookupError, TypeError, ValueError):
         return {}
-    return {column: names for column, feature in features.items() if (names := _find_names(feature))}
+    found = {column: dict(_find_names(feature, "")) for column, feature in features.items()}
+    return {column: names for column, names in found.items() if names}
 
 
-def _find_names(feature: Any) -> list[str] | None:
+def _find_names(feature: Any, field: str) -> Iterator[tuple[str, Sequence[str]]]:
+    """Find the names of each ClassLabel within a feature, by the field that holds it; empty for the column itself."""
     if isinstance(feature, list):
-        return _find_names(feature[0]) if feature else None
-    if not isinstance(feature, Mapping):
-        return None
-    return feature["names"] if feature.get("_type") == "ClassLabel" else _find_names(feature.get("feature"))
+        for inner in feature:
+            yield from _find_names(inner, field)
+    elif isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel":
+        if isinstance(feature.get("names"), list):
+            yield field, feature["names"]
+    elif isinstance(feature, Mapping):
+        for name, inner in feature.items():
+            # Of a list, whatever its version calls it.
+            yield from _find_names(inner, field if name == "feature" else name)
 
 
-def _choose(names: Sequence[str], options: TableOptions, class_columns: Iterable[str] = ()) -> _Columns:
+def _choose(
+    names: Sequence[str], options: TableOptions, class_columns: Mapping[str, ClassNames] = MappingProxyType({})
+) -> _Columns:
     """Choose the columns of paths, tags and keys.
 
     Raises:
@@ -217,7 +234,7 @@ def _choose(names: Sequence[str], options: TableOptions, class_columns: Iterable
     is_default = options.tags_field == DEFAULT_TAGS_FIELD
     fields = TAGS_COLUMNS if is_default else (options.tags_field, options.tags_field.partition(".")[0])
     tags = next((name for name in fields if name in names), None)
-    if tags is None and is_default and len(only := list(class_columns)) == 1:
+    if tags is None and is_default and len(only := [name for name, found in class_columns.items() if "" in found]) == 1:
         tags = only[0]
     if tags is None and not options.has_tags_table:
         raise ValueError(f"the audit finds no column of tags among {list(names)[:20]}")

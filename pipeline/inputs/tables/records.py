@@ -1,6 +1,6 @@
 """Records of text tables: the rows of CSV, and JSON lines. This module defines what a file means.
 
-`columns.py` reads two columns of such a file faster, where it can prove that it reads the same.
+`tags_table/arrow_parsers.py` reads two columns of such a file faster, where it can prove that it reads the same.
 """
 
 import csv

@@ -4,6 +4,7 @@ A file that Arrow refuses, or might read otherwise, raises `UnprovenError`: it i
 """
 
 import io
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
@@ -136,8 +137,9 @@ class _Piecewise(io.RawIOBase):
             self._look_at(piece)
         return piece
 
+    @abstractmethod
     def _look_at(self, piece: bytes) -> None:
-        raise NotImplementedError
+        """Look at the next bytes."""
 
 
 class _QuoteChecker(_Piecewise):

@@ -96,3 +96,15 @@ def test_exif_behind_the_kept_bytes_is_not_compared() -> None:
     payload = put_chunks(PNG, [make_chunk(b"eXIf", make_exif_block(6))], at_end=True)
     row = {"image_sha256": "x", "status": "labelled", "width": 36, "height": 24, "exif_orientation": 6}
     assert list(check_image(row, WalkedImage(sha256="x", head=payload[:80], is_whole=False))) == []
+
+
+def test_image_whose_header_pillow_refuses_is_a_fault_of_its_row() -> None:
+    payload = encode(PICTURE, "BMP")[:20]
+    (fault,) = find_faults(payload, 64, 48, 1)
+    assert fault.startswith("has 64 x 48 pixels, its image cannot be opened: ")
+
+
+def test_image_of_which_only_the_head_was_kept_may_lack_its_header() -> None:
+    head = encode(PICTURE, "TIFF")[:8]
+    row = {"image_sha256": "x", "status": "labelled", "width": 64, "height": 48, "exif_orientation": 1}
+    assert list(check_image(row, WalkedImage(sha256="x", head=head, is_whole=False))) == []

@@ -71,6 +71,12 @@ def write_gzip(path: Path) -> Path:
     return path
 
 
+def encode(path: Path, encoding: str) -> Path:
+    """Write a text file in another encoding."""
+    path.write_bytes(path.read_text().encode(encoding))
+    return path
+
+
 def write_class_label(path: Path) -> Path:
     """Write a Parquet table whose tags are numbers, named by its metadata."""
     features = {"info": {"features": {"tags": [{"names": ["cat", "dog"], "_type": "ClassLabel"}]}}}
@@ -97,6 +103,9 @@ TABLES: list[tuple[str, Callable[[Path], Path]]] = [
     ("list.jsonl", write_jsonl),
     ("list.jsonl.gz", write_gzip),
     ("list.json", write_json),
+    ("utf-16.json", lambda path: encode(write_json(path), "utf-16")),
+    ("coco-utf-32.json", lambda path: encode(write_coco(path), "utf-32")),
+    ("utf-16.csv", lambda path: encode(write_csv(path), "utf-16")),
     ("list.parquet", write_parquet_table),
     ("bare.parquet", write_bare_parquet),
     ("labels.parquet", write_class_label),
@@ -299,7 +308,7 @@ def test_source_that_is_gone_could_not_be_compared(tmp_path: Path, name: str) ->
     assert result.num_rows == 0
 
 
-def test_table_that_can_no_longer_be_read_is_stated(tmp_path: Path) -> None:
+def test_table_that_did_not_change_and_cannot_be_understood_fails_the_audit(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos")
     table = write_csv(tmp_path / "photos/list.csv")
     shards, _ = find(table, tmp_path / "index")
@@ -307,8 +316,34 @@ def test_table_that_can_no_longer_be_read_is_stated(tmp_path: Path) -> None:
     record = json.loads(path.read_text())
     record["source"]["image_column"] = "other"
     path.write_text(json.dumps(record))
-    (obstacle,) = judge(shards).obstacles
-    assert obstacle.startswith(f"'{table}' cannot be read: the audit finds no column of paths among")
+    result = judge(shards)
+    assert (list_checks(result), result.num_rows) == ([Check.AUDIT_FAILED], 0)
+    (text,) = list_texts(result, Check.AUDIT_FAILED)
+    assert text.startswith(f"'{table}': ValueError: the audit finds no column of paths among")
+
+
+def test_damaged_index_shard_fails_the_audit(tmp_path: Path) -> None:
+    shards, _ = find(write_class_folders(tmp_path / "photos"), tmp_path / "index")
+    pq.write_table(pa.table({"other": [1]}), shards[0].uri)
+    result = judge(shards)
+    assert (list_checks(result), result.num_rows) == ([Check.AUDIT_FAILED], 0)
+    assert result.verdict.failed_checks == [Check.AUDIT_FAILED]
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9/photos.csv", "s3://bucket/photos", "strange://photos"])
+def test_source_that_a_store_does_not_give_could_not_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    shards, _ = find(write_class_folders(tmp_path / "photos"), tmp_path / "index")
+    path = tmp_path / "index/index.json"
+    record = json.loads(path.read_text())
+    record["source"]["patterns"] = [uri]
+    path.write_text(json.dumps(record))
+    result = judge(shards)
+    (obstacle,) = result.obstacles
+    assert obstacle.startswith(f"'{uri}' cannot be read: ")
+    assert result.verdict.findings == {}
 
 
 def test_output_below_the_images_is_no_part_of_the_collection(tmp_path: Path) -> None:
@@ -316,9 +351,38 @@ def test_output_below_the_images_is_no_part_of_the_collection(tmp_path: Path) ->
     for run in ("old", "new"):
         shards, _ = find(photos, photos / run / "inputs")
         (photos / run / "run.json").write_text("{}")
-        (photos / run / "labels").mkdir()
-        (photos / run / "labels/x.parquet").write_bytes(b"x")
+        for name in ("labels/x.parquet", "parts/x.arrow", "retries/x.json", "extensions/x.json"):
+            put_atomic(str(photos / run / name), b"x")
         assert list_checks(judge(shards)) == []
+
+
+def test_files_that_a_table_names_are_not_passed_over_whatever_their_name(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for kind in ("{}.jpg", ".{}.jpg", "{}.image", "{}", ".hidden/{}.jpg"):
+        for key in ("named", "other"):
+            put_atomic(str(photos / kind.format(key)), PHOTOS["a"])
+    named = ("named.jpg", ".named.jpg", "named.image", "named", ".hidden/named.jpg")
+    (photos / "metadata.csv").write_text("\n".join(["file_name,tags", *(f"{name},cat" for name in named)]))
+    shards, _ = find(photos, tmp_path / "index")
+    record = json.loads((tmp_path / "index/index.json").read_text())
+    assert [row["size_bytes"] for row in pq.read_table(shards[0].uri).to_pylist()] == [len(PHOTOS["a"])] * len(named)
+    assert {kind: (entry["count"], entry["example"]) for kind, entry in record["passed_over"].items()} == {
+        "images that no metadata table names": (1, "other.jpg"),
+        "hidden files, of names that begin with '.' or '__'": (2, ".hidden/other.jpg"),
+        "*.image": (1, "other.image"),
+        "without a suffix": (1, "other"),
+    }
+    assert list_checks(judge(shards)) == []
+
+    def lose(rows: Rows) -> Rows:
+        return [row for row in rows if row["path"] not in (".named.jpg", "named.image")]
+
+    tamper(tmp_path / "index", lose)
+    assert list_checks(judge(shards)) == [Check.UNLISTED_IMAGES]
+    texts = list_texts(judge(shards), Check.UNLISTED_IMAGES)
+    assert len([text for text in texts if text.endswith("is no row of the index")]) == 2
+    assert any("states *.image: 1; the collection has 2, such as" in text for text in texts)
+    assert any("states hidden files" in text and "2; the collection has 3" in text for text in texts)
 
 
 def test_paths_that_lead_elsewhere_agree_with_their_places(tmp_path: Path) -> None:
