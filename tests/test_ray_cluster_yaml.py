@@ -10,7 +10,14 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from jobs.cluster.actor_count import ClusterSize, choose_gpus, choose_num_actors, describe_wait
+from jobs.cluster.actor_count import (
+    ClusterSize,
+    choose_cpus,
+    choose_gpus,
+    choose_num_actors,
+    describe_few_cpus,
+    describe_wait,
+)
 from jobs.cluster.connection import LOCAL_VARIABLES
 from jobs.label import parse_command
 from pipeline.errors import LabellingError
@@ -73,10 +80,13 @@ def test_labelling_command_starts_on_the_cluster_as_it_is_at_first() -> None:
     nothing_yet = ClusterSize(num_cpus=0, num_gpus=0, most_gpus=0)
     assert worker["min_workers"] == 0
     num_actors = choose_num_actors(
-        job.workers, choose_gpus(job.gpus_per_worker, nothing_yet, may_grow=True), job.cpus_per_worker, nothing_yet
+        job.workers,
+        choose_gpus(job.gpus_per_worker, nothing_yet, may_grow=True),
+        choose_cpus(job.cpus_per_worker, job.gpus_per_worker, nothing_yet),
+        nothing_yet,
     )
     assert num_actors * job.gpus_per_worker == worker["max_workers"] * worker["resources"]["GPU"]
-    assert job.cpus_per_worker < worker["resources"]["CPU"] / worker["resources"]["GPU"]
+    assert 2 <= job.cpus_per_worker < worker["resources"]["CPU"] / worker["resources"]["GPU"]
 
 
 def test_cluster_without_gpus_is_refused_only_when_nobody_says_that_more_will_come() -> None:
@@ -98,3 +108,18 @@ def test_gpus_are_used_where_there_are_enough_of_them_unless_said() -> None:
     assert [choose_gpus("auto", four, num_workers=number) for number in (4, 5)] == [1.0, 0.0]
     assert [choose_gpus(wanted, nothing_yet) for wanted in (0.5, 2.0)] == [0.5, 2.0]
     assert choose_gpus(0.0, four) == 0.0
+
+
+def test_worker_takes_the_cpus_that_its_node_has_for_its_gpu() -> None:
+    size = ClusterSize(num_cpus=64, num_gpus=8, most_gpus=8, cpus_by_gpu=8)
+    assert [choose_cpus(None, num_gpus, size) for num_gpus in (0.0, 0.5, 1.0, 2.0)] == [1.0, 3.0, 7.0, 14.0]
+    assert choose_cpus(2.5, 1.0, size) == 2.5
+    assert choose_cpus(None, 1.0, replace(size, cpus_by_gpu=96)) == 16
+    # Nodes with few CPUs, and those that nobody knows before they join.
+    assert [choose_cpus(None, 1.0, replace(size, cpus_by_gpu=number)) for number in (0.5, None)] == [1.0, 1.0]
+
+
+def test_worker_whose_gpu_would_wait_is_told_of() -> None:
+    assert "its GPU waits; give --cpus-per-worker" in describe_few_cpus(1.0, 1.0)
+    assert describe_few_cpus(1.0, 2.0) is None
+    assert describe_few_cpus(0.0, 1.0) is None

@@ -30,8 +30,9 @@ class LabelJob:
     gpus_per_worker: Gpus = "auto"
     """GPUs of a worker: auto (1; on this machine alone 0 if it has none), 1, a fraction to share one, 0 to label on
     CPUs."""
-    cpus_per_worker: float = 1.0
-    """CPUs of a worker; without GPU they run the model too."""
+    cpus_per_worker: float | None = None
+    """CPUs of a worker: they decode and draw beside a GPU, and run the model without one. Default: with a GPU what its
+    node has for it, less one; else 1."""
     execution: Annotated[ExecutionOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ExecutionOptions)
     retry: str | None = None
     """Label again what a finished run rejected: 'rejected', or 'rejected:too_large,crashed' for some reasons. The

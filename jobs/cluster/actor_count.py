@@ -1,6 +1,7 @@
-"""Number and GPUs of the labelling actors: what the user asks for, or what the cluster holds or may grow to."""
+"""Number, GPUs and CPUs of the labelling actors: what the user asks for, or what the cluster holds or may grow to."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import ray
@@ -8,6 +9,11 @@ from ray._private.state import state
 
 from jobs.command_line.shared_options import Gpus
 from pipeline.errors import LabellingError
+
+RESERVED_CPUS = 1
+"""CPUs that stay free for each GPU of a node, for reading and sealing."""
+MAX_CPUS = 16
+"""Most CPUs that are chosen for a GPU: they prepare more images than most models take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +24,9 @@ class ClusterSize:
     num_gpus: float
     most_gpus: float
     """GPUs with those that the autoscaler may add; equal to `num_gpus` if the autoscaler does not publish a limit."""
+    cpus_by_gpu: float | None = None
+    """CPUs of a node for each of its GPUs: the least of all nodes, and of the kinds of nodes that may join if the
+    autoscaler publishes them. None: no known node has a GPU."""
 
 
 def measure_cluster() -> ClusterSize:
@@ -29,7 +38,24 @@ def measure_cluster() -> ClusterSize:
         num_cpus=resources.get("CPU", 0.0),
         num_gpus=num_gpus,
         most_gpus=max(num_gpus, float(published.get("GPU", 0.0))),
+        cpus_by_gpu=_find_cpus_by_gpu(),
     )
+
+
+def _find_cpus_by_gpu() -> float | None:
+    shares = [node.get("CPU", 0.0) / node["GPU"] for node in _list_nodes() if node.get("GPU", 0.0) > 0]
+    return min(shares, default=None)
+
+
+def _list_nodes() -> Iterator[Mapping[str, float]]:
+    """Resources of each node, and of each kind of node that may join."""
+    for node in ray.nodes():
+        if node["Alive"]:
+            yield node["Resources"]
+    config = state.get_cluster_config()
+    if config is not None:
+        for group in config.node_group_configs:
+            yield dict(group.resources)
 
 
 def choose_gpus(wanted: Gpus, size: ClusterSize, num_workers: int = 1, *, may_grow: bool = False) -> float:
@@ -67,6 +93,32 @@ def choose_num_actors(wanted: int | None, gpus_per_actor: float, cpus_per_actor:
             "give --gpus-per-worker 0 to label on CPUs, or --workers to wait for GPUs to join"
         )
     return math.floor(size.most_gpus / gpus_per_actor)
+
+
+def choose_cpus(wanted: float | None, gpus_per_actor: float, size: ClusterSize) -> float:
+    """Choose the CPUs of an actor.
+
+    Args:
+        wanted: The user's choice; None: on CPUs 1, with a GPU what its node has for it, less `RESERVED_CPUS`.
+        gpus_per_actor: GPUs of an actor; 0: CPUs only.
+        size: Size of the cluster.
+    """
+    if wanted is not None:
+        return wanted
+    if gpus_per_actor == 0 or size.cpus_by_gpu is None:
+        return 1.0
+    by_gpu = min(size.cpus_by_gpu - RESERVED_CPUS, MAX_CPUS)
+    return float(max(1, math.floor(by_gpu * gpus_per_actor)))
+
+
+def describe_few_cpus(gpus_per_actor: float, cpus_per_actor: float) -> str | None:
+    """Notice that one CPU cannot keep a GPU busy; None if the actor has more, or no GPU."""
+    if gpus_per_actor == 0 or cpus_per_actor >= 2:
+        return None
+    return (
+        f"a worker has {gpus_per_actor:g} GPUs and {cpus_per_actor:g} CPUs: it decodes a few hundred images a second, "
+        "and its GPU waits; give --cpus-per-worker what a node has for each GPU, less one"
+    )
 
 
 def describe_wait(num_actors: int, gpus_per_actor: float, size: ClusterSize) -> str | None:

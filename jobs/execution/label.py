@@ -7,7 +7,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from jobs.arguments.label import LabelJob
-from jobs.cluster.actor_count import choose_gpus, choose_num_actors, describe_wait, measure_cluster
+from jobs.cluster.actor_count import (
+    choose_cpus,
+    choose_gpus,
+    choose_num_actors,
+    describe_few_cpus,
+    describe_wait,
+    measure_cluster,
+)
 from jobs.cluster.connection import connect, find_address, use_endpoint
 from jobs.cluster.driving import MAX_FOOTERS, conclude_published, drive, print_warning, read_published
 from jobs.command_line.console import EXIT_OK, format_bytes, print_config
@@ -134,8 +141,11 @@ def _choose_options(job: LabelJob) -> LabelOptions:
     # On a cluster, GPUs are what labelling is paid for: no run of days starts on CPUs because its GPUs join later.
     may_grow = find_address(job.cluster.address) != "local"
     num_gpus = choose_gpus(job.gpus_per_worker, size, may_grow=may_grow)
-    num_actors = choose_num_actors(job.workers, num_gpus, job.cpus_per_worker, size)
-    print(f"labelling with {num_actors} workers of {num_gpus:g} GPUs each")
+    num_cpus = choose_cpus(job.cpus_per_worker, num_gpus, size)
+    num_actors = choose_num_actors(job.workers, num_gpus, num_cpus, size)
+    print(f"labelling with {num_actors} workers of {num_gpus:g} GPUs and {num_cpus:g} CPUs each")
+    if few := describe_few_cpus(num_gpus, num_cpus):
+        print_warning(few)
     if job.gpus_per_worker == "auto" and not num_gpus:
         print_warning("this machine has no GPU for Ray, so CPUs label; their masks may differ in single pixels")
     if wait := describe_wait(num_actors, num_gpus, size):
@@ -143,7 +153,7 @@ def _choose_options(job: LabelJob) -> LabelOptions:
     return LabelOptions(
         **vars(job.execution),
         gpus_per_actor=num_gpus,
-        cpus_per_actor=job.cpus_per_worker,
+        cpus_per_actor=num_cpus,
         num_actors=num_actors,
     )
 

@@ -27,7 +27,7 @@ def convert_to_srgb(image: Image.Image, profile: Any) -> Image.Image:
         image: Decoded.
         profile: The ICC profile in the image, if any.
     """
-    if not isinstance(profile, bytes) or not _is_usable(profile, image.mode):
+    if not is_converted(profile, image.mode):
         return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -37,6 +37,11 @@ def convert_to_srgb(image: Image.Image, profile: Any) -> Image.Image:
         return ImageCms.profileToProfile(image, source, target, renderingIntent=intent, outputMode="RGB") or image
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return image
+
+
+def is_converted(profile: Any, mode: str) -> bool:
+    """True if pixels of a mode of Pillow with this ICC profile are converted."""
+    return isinstance(profile, bytes) and _is_usable(profile, mode)
 
 
 def _is_usable(profile: bytes, mode: str) -> bool:

@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, features
 
-from pipeline.images.colour_profiles import convert_to_srgb
+from pipeline.images.colour_profiles import convert_to_srgb, is_converted
 from pipeline.images.encoded.bounds import find_coded_excess, find_excess, find_scan_excess
 from pipeline.images.encoded.exif import read_exif_orientation
 from pipeline.images.encoded.kinds import name_foreign, name_readable
 from pipeline.images.encoded.parts import describe_tiff, find_preview, keep_needed_parts
+from pipeline.images.encoded.plain_jpeg import decode_plain_jpeg
 from pipeline.images.orientation import ORIENTATIONS, turn_size, turn_upright
 from pipeline.run.records import Reason
 
@@ -102,7 +103,7 @@ def decode_image(
             error = f"{width} x {height} pixels are {width * height}, limit {max_pixels}"
             return ImageRejection(reason=Reason.TOO_LARGE, error=error)
         excess = find_scan_excess(needed, width * height, max_pixels) or find_coded_excess(needed, max_pixels)
-        return _reject_as_slow(excess) if excess else _decode(image, min_short_side_px)
+        return _reject_as_slow(excess) if excess else _decode(image, needed, min_short_side_px)
     except UNREADABLE_ERRORS as error:
         return ImageRejection(reason=Reason.UNDECODABLE, error=_describe(error, payload))
 
@@ -137,7 +138,7 @@ def _avif_errors() -> Iterator[None]:
         raise OSError(said) from error
 
 
-def _decode(image: Image.Image, min_short_side_px: int | None) -> DecodedImage:
+def _decode(image: Image.Image, payload: bytes, min_short_side_px: int | None) -> DecodedImage:
     width, height = image.size
     # Pillow takes the orientation from XMP if EXIF has none; browsers do not.
     for name in ("xmp", "XML:com.adobe.xmp"):
@@ -152,7 +153,8 @@ def _decode(image: Image.Image, min_short_side_px: int | None) -> DecodedImage:
             image.draft(None, (min_short_side_px, min_short_side_px))
         # Pixels first: the EXIF of a PNG may follow them.
         stored_height, stored_width = height, width
-        pixels = _to_rgb(image)
+        plain = decode_plain_jpeg(payload, (image.height, image.width)) if _is_plain_jpeg(image) else None
+        pixels = _to_rgb(image) if plain is None else plain
         orientation = _read_orientation(image)
         pixels = turn_upright(pixels, orientation)
     return DecodedImage(
@@ -161,6 +163,12 @@ def _decode(image: Image.Image, min_short_side_px: int | None) -> DecodedImage:
         stored_width=stored_width,
         exif_orientation=orientation,
     )
+
+
+def _is_plain_jpeg(image: Image.Image) -> bool:
+    """True for a JPEG whose pixels need no conversion but that to RGB."""
+    is_plain = image.format == "JPEG" and image.mode in ("RGB", "L")
+    return is_plain and not is_converted(image.info.get("icc_profile"), image.mode)
 
 
 def _read_orientation(image: Image.Image) -> int:

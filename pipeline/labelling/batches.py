@@ -14,6 +14,10 @@ from pipeline.images.mapping.class_mapper import ClassMapper
 from pipeline.images.mapping.evidence import ImageEvidence
 from pipeline.labelling.prepare import ReadyImage
 
+MAX_BATCH_IMAGES = 128
+"""Most images of a batch whose size the device decides."""
+MAX_BATCH_PIXELS = 64 * 448**2
+"""Most pixels of such a batch. It fills a GPU: on a smaller one the batch is halved until its memory suffices."""
 MAX_PENDING_PIXELS = 48_000_000
 """Maximum number of decoded pixels that wait for a batch of their shape to fill: 144 MB."""
 
@@ -29,8 +33,8 @@ class QueuedBatch(NamedTuple):
     in_float32: bool
 
 
-def limit_batch_size(batch_size: int, device: torch.device) -> int:
-    """Limit the batch size to that of a device.
+def limit_batch_size(batch_size: int | None, device: torch.device) -> int | None:
+    """Limit the batch size to that of a device; None: the device decides.
 
     A CPU gets one image at a time: rounding in its kernels depends on the batch size, so pixels would depend on the
     other images of the batch.
@@ -41,16 +45,16 @@ def limit_batch_size(batch_size: int, device: torch.device) -> int:
 class BatchMapper:
     """Finds classes in batches of images. Several threads may share it: a lock keeps one on the device."""
 
-    def __init__(self, mapper: ClassMapper, batch_size: int) -> None:
+    def __init__(self, mapper: ClassMapper, batch_size: int | None) -> None:
         """Keep a model on its device.
 
         Args:
             mapper: The model.
-            batch_size: Images of one shape in a batch, as `limit_batch_size` allows.
+            batch_size: Images of one shape in a batch, as `limit_batch_size` allows; None: as many as fill a GPU.
         """
         self._mapper = mapper
-        self._batch_size = batch_size
-        self._max_batch_pixels = sys.maxsize
+        self._batch_size = batch_size or MAX_BATCH_IMAGES
+        self._max_batch_pixels = sys.maxsize if batch_size else MAX_BATCH_PIXELS
         self._lock = threading.Lock()
 
     def find_evidence(

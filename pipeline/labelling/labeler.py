@@ -21,7 +21,7 @@ from pipeline.images.frames import count_image_bytes
 from pipeline.images.mapping.class_mapper import ClassMapper
 from pipeline.images.mapping.evidence import ImageEvidence
 from pipeline.images.masks import build_palette
-from pipeline.labelling.batches import BatchMapper
+from pipeline.labelling.batches import MAX_BATCH_IMAGES, BatchMapper
 from pipeline.labelling.host_processes import ProcessWorkers
 from pipeline.labelling.host_work import HostJobs, HostWorkers, ThreadWorkers
 from pipeline.labelling.prepare import ReadyImage, RejectedSample, SamplePreparer, reject
@@ -51,7 +51,7 @@ class ChunkLabeler:
         vocabulary: Vocabulary,
         config: LabelConfig,
         device: torch.device,
-        batch_size: int,
+        batch_size: int | None,
         num_workers: int,
         use_bf16: bool,
         use_processes: bool = False,
@@ -64,13 +64,13 @@ class ChunkLabeler:
             vocabulary: Its classes are the model's, in the same order.
             config: Determines the bytes; the remaining arguments only affect the speed.
             device: Device of the model and the class maps.
-            batch_size: Images of one shape in a forward pass, as `limit_batch_size` allows.
+            batch_size: Images of one shape in a forward pass, as `limit_batch_size` allows; None: what fills a GPU.
             num_workers: Threads or processes that decode images and draw masks.
             use_bf16: Run the blocks under bfloat16 autocast; maps stay float32.
             use_processes: Whether the workers are processes, which a GPU needs to stay busy.
         """
         config = settle_config(config, model.config.grid_side)
-        self._window = batch_size + 2 * num_workers
+        self._window = (batch_size or MAX_BATCH_IMAGES) + 2 * num_workers
         patch_size = model.config.patch_size
         jobs = HostJobs(
             preparer=SamplePreparer(config=config, vocabulary=vocabulary, patch_size=patch_size),

@@ -1,4 +1,4 @@
-"""How a run is executed. Nothing here changes the bytes that come out."""
+"""How a run is executed. Nothing here changes the bytes that come out, except by rounding on GPUs."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -29,8 +29,8 @@ class ExecutionOptions(DriverOptions):
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """cuda, cpu, or auto: cuda when the worker holds a GPU."""
-    batch_size: int = 16
-    """Images of one shape in a forward pass."""
+    batch_size: int | None = None
+    """Images of one shape in a forward pass on a GPU. Default: as many as fill it and fit its memory."""
     max_rejected_fraction: float = 0.5
     """A shard with a larger share of rejected rows is not published; no_known_tag, download_failed and not_found do not
     count."""
@@ -41,8 +41,8 @@ class ExecutionOptions(DriverOptions):
         super().__post_init__()
         if self.device not in ("auto", "cuda", "cpu"):
             raise ValueError(f"device must be auto, cuda or cpu, got '{self.device}'")
-        if self.batch_size < 1:
-            raise ValueError(f"need batch_size >= 1, got {self.batch_size}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"need batch_size >= 1 or None, got {self.batch_size}")
         if not 0 <= self.max_rejected_fraction <= 1:
             raise ValueError(f"need 0 <= max_rejected_fraction <= 1, got {self.max_rejected_fraction}")
         if not self.stall_timeout_s > 0:

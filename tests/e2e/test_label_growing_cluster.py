@@ -51,12 +51,16 @@ def test_job_on_a_cluster_that_may_grow_waits_for_its_gpus_and_says_so(
     refused = subprocess.run(command, **options, capture_output=True, timeout=600, check=False)
     assert refused.returncode == 2
     assert "the cluster has 0 GPUs and a worker wants 1" in refused.stderr
-    publish_growth(cluster.address, CPU=2, GPU=1)
+    publish_growth(cluster.address, CPU=4, GPU=1)
     with subprocess.Popen(command, **options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
+        said = ""
         for line in job.stdout:
+            said += line
             if "the cluster has 0 GPUs now, 1 workers want 1" in line:
-                cluster.add_node(num_cpus=2, num_gpus=1)
+                cluster.add_node(num_cpus=4, num_gpus=1)
                 break
         rest = job.communicate(timeout=600)[0]
     assert job.returncode == 0, rest
+    # The CPUs that its node will have, less one for reading.
+    assert "1 workers of 1 GPUs and 3 CPUs each" in said
     assert len(list((tmp_path / "masks" / "labels").glob("*.parquet"))) == 1

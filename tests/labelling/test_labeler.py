@@ -1,6 +1,7 @@
 """The labelling step on real small images and a small random model, without Ray."""
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,13 @@ def make_model(variant: Any = Variant.V2) -> Any:
 
 
 def make_labeler(
-    *, variant: Any = Variant.V2, batch_size: int = 4, is_limited: bool = True, most_images: Any = None, **maps: Any
+    *,
+    variant: Any = Variant.V2,
+    batch_size: int | None = 4,
+    is_limited: bool = True,
+    most_images: Any = None,
+    on_batch: Callable[[int], None] = lambda _: None,
+    **maps: Any,
 ) -> Any:
     config = LabelConfig(
         inputs=InputConfig(max_image_pixels=1_000_000),
@@ -43,6 +50,7 @@ def make_labeler(
         maps=MapConfig(**maps),
     )
     model = make_model(variant)
+    model.register_forward_pre_hook(lambda _, inputs: on_batch(len(inputs[0])))
     if most_images is not None:
         model.register_forward_pre_hook(lambda _, inputs: run_out_of_memory(len(inputs[0]), most_images))
     bundle = ModelBundle(
@@ -248,6 +256,18 @@ def test_batch_that_does_not_fit_into_memory_is_halved() -> None:
     halved, expected = (labeler.label_chunk(samples).to_pylist() for labeler in (halving, small))
     assert [row["status"] for row in halved] == ["labelled"] * 8
     assert [row["mask"] for row in halved] == [row["mask"] for row in expected]
+
+
+@pytest.mark.parametrize(("num_patches", "num_images"), [(16, 128), (784, 64), (3136, 16)])
+def test_batch_size_that_nobody_gives_depends_on_the_pixels_of_an_image(num_patches: int, num_images: int) -> None:
+    sizes: list[int] = []
+    labeler = make_labeler(
+        batch_size=None, is_limited=False, on_batch=sizes.append, num_patches=num_patches, refine=False
+    )
+    photo = make_photo(0, size=(64, 64))
+    samples = [Sample(key=f"k{i}", image=photo, image_name="jpg", tags=("cat",)) for i in range(num_images + 1)]
+    assert set(labeler.label_chunk(samples)["status"].to_pylist()) == {"labelled"}
+    assert (max(sizes), min(sizes)) == (num_images, 1)
 
 
 def test_image_that_alone_does_not_fit_into_memory_is_rejected() -> None:
