@@ -76,6 +76,11 @@ class Steps:
         known_s = _measure_held_s(_compute_in_python)
         return {"ms": 1e3 * held_s / NUM_PASSES / len(self._photos), "of_known": known_s / KNOWN_HOLD_S}
 
+    def device_process(self) -> dict[str, float]:
+        """CPU milliseconds an image of the process of the device: its lock is held for at most as long."""
+        samples = self._code.read(self._shard)
+        return {"ms": _measure_ms(lambda: self._beside.label_chunk(samples), len(self._photos))}
+
     def close(self) -> None:
         """End the workers of labelers that have processes."""
         for labeler in (self._labeler, self._beside):
