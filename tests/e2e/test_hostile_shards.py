@@ -22,7 +22,7 @@ make = tarfile.TarInfo.__init__
 
 def make_hostile(member, name=""):
     if name.startswith("POISON"):
-        os.kill(os.getpid(), signal.SIGSEGV)
+        signal.raise_signal(signal.SIGSEGV)
     make(member, name)
 
 tarfile.TarInfo.__init__ = make_hostile

@@ -1,6 +1,5 @@
 """Reads that kill their process: real child processes die, and earlier items are kept."""
 
-import os
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -25,7 +24,7 @@ def read_numbers(end: Any = None) -> Iterator[Any]:
     if isinstance(end, Exception):
         raise end
     if end is not None:
-        os.kill(os.getpid(), end)
+        signal.raise_signal(end)
     yield "last"
 
 

@@ -23,7 +23,7 @@ open_image = PIL.Image.open
 
 def open_hostile_image(source, *arguments, **options):
     if bytes(source.getbuffer()).endswith(b"POISON"):
-        os.kill(os.getpid(), signal.SIGSEGV)
+        signal.raise_signal(signal.SIGSEGV)
     return open_image(source, *arguments, **options)
 
 PIL.Image.open = open_hostile_image
