@@ -16,6 +16,8 @@ ATTENTION_LAYERS = {Variant.V1: 3, Variant.V2: 3, Variant.PLUS: 12}
 """Number of last layers whose class-to-patch attention the authors use."""
 
 
+NOISE = 4.0
+"""A map whose range is at most this many units of rounding of its largest value is constant."""
 FUSION = {Variant.V1: Fusion.PRODUCT, Variant.V2: Fusion.PRODUCT, Variant.PLUS: Fusion.SQUARE_ROOT}
 """Fusion that the authors use."""
 
@@ -100,6 +102,9 @@ def flag_finite(tensors: Iterable[Tensor | None]) -> Bool[Tensor, " b"]:
 
 
 def scale_min_max(maps: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
-    """Scale every map to [0, 1] by its minimum and maximum; a constant map becomes zero."""
+    """Scale every map to [0, 1] by its minimum and maximum; a map that is constant up to rounding becomes zero."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
+    precision = torch.finfo(maps.dtype)
+    spread = high - low
+    least = (NOISE * precision.eps * torch.maximum(low.abs(), high.abs())).clamp_min(precision.tiny)
+    return (maps - low) / spread.masked_fill(spread <= least, torch.inf)

@@ -137,9 +137,14 @@ def _find_best(
     factors = take_class_scales(class_scales, row["class_ids"])
     factors = np.ones(len(class_ids)) if factors is None else factors
     is_drawn = ~np.isin(class_ids, row["doubtful_class_ids"] or [])
-    maps = GridMaps([decode_class_maps(row["class_maps"])], upright_size).scale_min_max().multiply(factors * is_drawn)
+    maps = GridMaps([decode_class_maps(row["class_maps"])], upright_size).scale_min_max().multiply(factors)
+    # The lowest class wins a tie, as in a mask, and a doubtful class only where all are.
+    order = np.lexsort((class_ids, ~is_drawn))
+    factors_of_drawn = np.asarray(is_drawn[order], np.float32)[:, None, None]
     best, best_class = np.empty(upright_size, np.float32), np.empty(upright_size, np.int64)
-    for rows, values in maps.iterate_bands():
-        best[rows] = values.max(0).clip(0, 1)
-        best_class[rows] = class_ids[values.argmax(0)]
+    for tile, values in maps.select(order).iterate_tiles():
+        values.clip(0, 1, out=values)
+        values *= factors_of_drawn
+        best[tile] = values.max(0)
+        best_class[tile] = class_ids[order][values.argmax(0)]
     return best, best_class

@@ -16,6 +16,7 @@ from zlib_ng import zlib_ng
 
 from pipeline.errors import ManifestError
 from pipeline.images.decode import UNREADABLE_ERRORS, open_image
+from pipeline.images.map_range import find_constant
 from pipeline.run.records import IGNORE_LABEL
 
 MAX_CLASSES = IGNORE_LABEL - 1
@@ -151,7 +152,7 @@ def encode_class_maps(maps: Float[np.ndarray, "k gh gw"]) -> dict[str, Any]:
     """Encode class maps on the patch grid, before min-max, as a plain record of `records.CLASS_MAPS`."""
     maps = np.asarray(maps, np.float32)
     low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
-    spread = np.maximum(high - low, np.finfo(np.float32).tiny)
+    spread = np.where(find_constant(low, high), np.float32(np.inf), high - low)
     values = np.rint((maps - low) / spread * 255).astype(np.uint8)
     _, height, width = maps.shape
     return {"height": height, "width": width, "scales": high.ravel().tolist(), "values": values.tobytes()}

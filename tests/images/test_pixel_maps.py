@@ -3,13 +3,13 @@
 import itertools
 from typing import Any
 
-import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.images.drawing.grid_maps import GridMaps
 from pipeline.images.pixel_maps import refine_maps
+from tests.images.drawing import full_maps
 
 
 def make_inputs(
@@ -23,16 +23,12 @@ def make_inputs(
 
 def draw(maps: Any, guides: Any, num_iterations: int = 5, size: Any = (61, 47)) -> Any:
     """Refine the maps of one image and enlarge them."""
-    return draw_all(GridMaps([refine_maps(maps, guides, num_iterations)[0].numpy()], size))
+    return torch.from_numpy(full_maps.draw_all(GridMaps([refine_maps(maps, guides, num_iterations)[0].numpy()], size)))
 
 
 def enlarge(maps: Any, size: Any) -> Any:
     """Enlarge the maps of one image without refinement."""
-    return draw_all(GridMaps([grid[0].numpy() for grid in maps], size).scale_min_max())
-
-
-def draw_all(maps: GridMaps) -> Any:
-    return torch.from_numpy(np.concatenate([values for _, values in maps.iterate_bands()], 1))
+    return torch.from_numpy(full_maps.draw_all(GridMaps([grid[0].numpy() for grid in maps], size).scale_min_max()))
 
 
 @settings(max_examples=20, deadline=None)

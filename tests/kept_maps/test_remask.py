@@ -15,7 +15,7 @@ from jobs.remask import main
 from pipeline.bundles import load_bundle
 from pipeline.commit.manifests import list_manifests, open_manifest
 from pipeline.errors import ManifestError, RunConflictError
-from pipeline.images.drawing.grid_maps import BAND_PIXELS
+from pipeline.images.drawing.grid_maps import TILE_PIXELS
 from pipeline.images.masks import decode_mask
 from pipeline.inputs.shards import list_shards
 from pipeline.kept_maps.kept_run import open_kept_run
@@ -175,7 +175,7 @@ def test_masks_of_new_masks_are_masks_of_the_first(kept_uri: str, tmp_path: Path
 
 def test_mask_of_a_large_image_is_drawn_in_bands(tmp_path: Path) -> None:
     width, height = 2300, 1800
-    assert width * height > 10 * BAND_PIXELS
+    assert width * height > 10 * TILE_PIXELS
     photo = {"jpg": make_photo(0, size=(width, height)), "json": json.dumps({"tags": ["cat"]}).encode()}
     make_tar(tmp_path / "photos-0.tar", {"huge": photo})
     save_small_model(str(tmp_path / "model"))

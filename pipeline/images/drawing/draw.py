@@ -50,7 +50,8 @@ def draw_mask(
         presence: Probability of each class; a class below `config.min_presence` is doubtful.
         config: Thresholds, the least presence, and whether there is background.
     """
-    is_likely = np.asarray(presence) >= config.min_presence
+    # Rows hold float32, by which the audit judges.
+    is_likely = np.asarray(presence, np.float32) >= np.float32(config.min_presence)
     ids = [class_id for class_id, likely in zip(class_ids, is_likely, strict=True) if likely]
     doubtful = tuple(class_id for class_id, likely in zip(class_ids, is_likely, strict=True) if not likely)
     mask, sums = _draw(maps.select(is_likely), ids, config)
@@ -75,14 +76,17 @@ def _draw(maps: GridMaps, ids: Sequence[int], config: MapConfig) -> tuple[UInt8[
     mask = np.empty(maps.size, np.uint8)
     order = np.argsort(ids)
     ordered = np.asarray(ids, np.uint8)[order]
-    for rows, values in maps.select(order).iterate_bands():
-        band = mask[rows]
-        best = _choose_best(values, ordered, band)
+    for place_of_tile, values in maps.select(order).iterate_tiles():
+        tile = mask[place_of_tile]
+        if not config.has_background:
+            # Below 0 by rounding, a map would lose to one without evidence. With background no threshold is below 0.
+            np.maximum(values, 0, out=values)
+        best = _choose_best(values, ordered, tile)
         if config.has_background:
-            _apply_thresholds(band, best, config)
+            _apply_thresholds(tile, best, config)
         for place, class_id in enumerate(ids):
             # Outside of the class 0 is added: faster than to select its pixels. The highest map of a class is its own.
-            own = (band == class_id).astype(np.float32)
+            own = (tile == class_id).astype(np.float32)
             sums[place] += float(np.multiply(own, best, out=own).sum())
     return mask, sums
 
@@ -101,10 +105,11 @@ def _choose_best(
 
 def _apply_thresholds(winners: UInt8[np.ndarray, "h w"], best: Float[np.ndarray, "h w"], config: MapConfig) -> None:
     """Make pixels background or ignored whose highest map is too low."""
-    low, high = np.float32(config.background_threshold), np.float32(config.foreground_threshold)
-    if config.foreground_threshold >= 1:
-        # Rounding lifts no value above 1.
-        high = np.float32(np.inf)
+    # Values exceed 1 by rounding only, which is no evidence beyond a threshold of 1.
+    low, high = (
+        np.float32(np.inf if threshold >= 1 else threshold)
+        for threshold in (config.background_threshold, config.foreground_threshold)
+    )
     if low == high:
         np.multiply(winners, best > high, out=winners)
         return

@@ -1,7 +1,7 @@
 """Class maps of one image on small grids, and their values at pixels of the image.
 
 The maps of an image come from a few hundred patches, or from its pixels at the size of a guide. No map at image size is
-ever made: a mask is drawn in bands of rows, and extremes and statistics need few pixels.
+ever made: a mask is drawn in tiles, and extremes and statistics need few pixels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,17 +11,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-BAND_PIXELS = 65_536
-"""Pixels of a band: its values stay in the cache of a core."""
+from pipeline.images.map_range import find_constant
+
+TILE_PIXELS = 65_536
+"""Most pixels of a tile: its values stay in the cache of a core."""
+
+MAX_TILE_SIDE = 16_384
+"""Longest side of a tile in pixels; few images have a longer one, and lines of millions of pixels are not kept."""
 
 LONG_ROWS = 8
-"""Rows between two lines of cells from which they are filled together."""
+"""Rows between two lines of cells, in the mean, from which they are filled together."""
 
 NUM_REMEMBERED = 64
 """Pairs of a number of cells and of pixels whose neighbours are remembered: the photos of a source have few sizes."""
-
-NOISE = 4 * float(np.finfo(np.float32).eps)
-"""A map whose range is at most this share of its largest value is constant up to rounding."""
 
 
 class _Neighbours(NamedTuple):
@@ -72,7 +74,7 @@ class GridMaps:
         nearby = self.sample(*(self._find_lines(axis) for axis in (0, 1)))
         low, high = nearby.min((1, 2), keepdims=True), nearby.max((1, 2), keepdims=True)
         spread = high - low
-        is_constant = spread <= NOISE * np.maximum(abs(low), abs(high))
+        is_constant = find_constant(low, high)
         factor = np.where(is_constant, 0, 1 / np.where(is_constant, 1, spread)).astype(np.float32)
         first, *others = self._grids
         return GridMaps([(first - low) * factor, *(grid * factor for grid in others)], self.size)
@@ -85,24 +87,27 @@ class GridMaps:
         ]
         return sum(parts[1:], start=parts[0])
 
-    def iterate_bands(self) -> Iterator[tuple[slice, Float[np.ndarray, "k band_h w"]]]:
-        """Values of the maps at all pixels, in bands of rows from the top; each with its rows."""
+    def iterate_tiles(self) -> Iterator[tuple[tuple[slice, slice], Float[np.ndarray, "k tile_h tile_w"]]]:
+        """Values of the maps at all pixels, in tiles: bands of rows, of an image of usual width.
+
+        Yields:
+            Rows and columns of a tile, and its values, which the caller may change.
+        """
         height, width = self.size
-        num_rows = max(1, BAND_PIXELS // width)
-        wide = [_WideGrid(grid, height, width) for grid in self._grids]
-        for top in range(0, height, num_rows):
-            rows = slice(top, min(top + num_rows, height))
-            band = np.empty((self.num_classes, rows.stop - top, width), np.float32)
-            wide[0].fill(rows, band)
-            for one in wide[1:]:
-                added = np.empty_like(band)
-                one.fill(rows, added)
-                band += added
-            yield rows, band
+        for columns in _cut(0, width, MAX_TILE_SIDE):
+            wide = [_WideGrid(grid, self._list_neighbours(grid, 1, columns)) for grid in self._grids]
+            for block in _cut(0, height, MAX_TILE_SIDE):
+                lines = [self._list_neighbours(grid, 0, block) for grid in self._grids]
+                for rows in _cut(block.start, block.stop, max(1, TILE_PIXELS // (columns.stop - columns.start))):
+                    within = slice(rows.start - block.start, rows.stop - block.start)
+                    shape = (self.num_classes, rows.stop - rows.start, columns.stop - columns.start)
+                    yield (rows, columns), _sum_filled(wide, lines, within, shape)
 
     def _find_neighbours(self, grid: Float[np.ndarray, "k gh gw"], axis: int, positions: np.ndarray) -> _Neighbours:
-        every = _list_neighbours(grid.shape[axis + 1], self.size[axis])
-        return _Neighbours(*(values[positions] for values in every))
+        return _find_neighbours(grid.shape[axis + 1], self.size[axis], positions)
+
+    def _list_neighbours(self, grid: Float[np.ndarray, "k gh gw"], axis: int, part: slice) -> _Neighbours:
+        return _list_neighbours(grid.shape[axis + 1], self.size[axis], part.start, part.stop)
 
     def _find_lines(self, axis: int) -> Int[np.ndarray, " n"]:
         """Pixels along an axis next to the centre of a cell of any grid, and the outermost pixels."""
@@ -110,24 +115,22 @@ class GridMaps:
 
 
 class _WideGrid:
-    """A grid at the width of the image."""
+    """A grid at the width of a tile."""
 
-    def __init__(self, grid: Float[np.ndarray, "k gh gw"], height: int, width: int) -> None:
-        self._wide = _mix_columns(grid, _list_neighbours(grid.shape[2], width))
-        self._rows = _list_neighbours(grid.shape[1], height)
+    def __init__(self, grid: Float[np.ndarray, "k gh gw"], columns: _Neighbours) -> None:
+        self._wide = _mix_columns(grid, columns)
         # From each line of cells to the next one; the last one has none.
         self._steps = np.zeros_like(self._wide)
         np.subtract(self._wide[:, 1:], self._wide[:, :-1], out=self._steps[:, :-1])
-        self._has_long_rows = height >= LONG_ROWS * grid.shape[1]
 
-    def fill(self, rows: slice, values: Float[np.ndarray, "k band_h w"]) -> None:
-        """Write the values of some rows of the image."""
-        first, weight = self._rows.first[rows], self._rows.weight[rows, None]
-        if not self._has_long_rows:
+    def fill(self, lines: _Neighbours, rows: slice, values: Float[np.ndarray, "k tile_h tile_w"]) -> None:
+        """Write the values of some rows of those whose neighbours are given."""
+        first, weight = lines.first[rows], lines.weight[rows, None]
+        ends = [*(np.flatnonzero(first[1:] != first[:-1]) + 1).tolist(), len(first)]
+        if len(first) < LONG_ROWS * len(ends):
             np.multiply(self._steps.take(first, 1), weight, out=values)
             values += self._wide.take(first, 1)
             return
-        ends = [*(np.flatnonzero(first[1:] != first[:-1]) + 1).tolist(), len(first)]
         start = 0
         for end in ends:
             cell, part = first[start], values[:, start:end]
@@ -136,10 +139,32 @@ class _WideGrid:
             start = end
 
 
+def _sum_filled(
+    wide: Sequence[_WideGrid], lines: Sequence[_Neighbours], rows: slice, shape: tuple[int, int, int]
+) -> Float[np.ndarray, "k tile_h tile_w"]:
+    total = np.empty(shape, np.float32)
+    wide[0].fill(lines[0], rows, total)
+    for grid, own_lines in zip(wide[1:], lines[1:], strict=True):
+        added = np.empty_like(total)
+        grid.fill(own_lines, rows, added)
+        total += added
+    return total
+
+
+def _cut(start: int, stop: int, most: int) -> Iterator[slice]:
+    """Cut a range into parts of at most `most`."""
+    for begin in range(start, stop, most):
+        yield slice(begin, min(begin + most, stop))
+
+
 @lru_cache(NUM_REMEMBERED)
-def _list_neighbours(num_cells: int, num_pixels: int) -> _Neighbours:
-    """Neighbours of all pixels along an axis; not to be changed."""
-    at = np.maximum((np.arange(num_pixels) + 0.5) * (num_cells / num_pixels) - 0.5, 0.0)
+def _list_neighbours(num_cells: int, num_pixels: int, start: int, stop: int) -> _Neighbours:
+    """Neighbours of a range of pixels along an axis; not to be changed."""
+    return _find_neighbours(num_cells, num_pixels, np.arange(start, stop))
+
+
+def _find_neighbours(num_cells: int, num_pixels: int, positions: Int[np.ndarray, " n"]) -> _Neighbours:
+    at = np.maximum((positions + 0.5) * (num_cells / num_pixels) - 0.5, 0.0)
     first = at.astype(np.intp)
     return _Neighbours(first, np.minimum(first + 1, num_cells - 1), (at - first).astype(np.float32))
 

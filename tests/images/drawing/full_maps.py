@@ -10,6 +10,15 @@ from torch.nn import functional
 IGNORED = 255
 
 
+def draw_all(maps: Any) -> np.ndarray:
+    """Values of maps at all pixels, from their tiles."""
+    values = np.full((maps.num_classes, *maps.size), np.nan, np.float32)
+    for (rows, columns), tile in maps.iterate_tiles():
+        assert np.isnan(values[:, rows, columns]).all()
+        values[:, rows, columns] = tile
+    return values
+
+
 def enlarge(grids: Any, size: tuple[int, int]) -> torch.Tensor:
     """Sum grids, each resized to the image, in float64."""
     parts = [
@@ -39,9 +48,13 @@ def label(maps: torch.Tensor, ids: Any, low: float, high: float, has_background:
     return mask
 
 
-def measure(maps: torch.Tensor, mask: np.ndarray, ids: Any, low: float, high: float) -> dict[str, Any]:
-    """Statistics over all pixels, with background."""
-    contenders = torch.cat([maps, torch.full((1, *mask.shape), (low + high) / 2, dtype=maps.dtype)])
+def measure(
+    maps: torch.Tensor, mask: np.ndarray, ids: Any, low: float, high: float, sample: Any = ()
+) -> dict[str, Any]:
+    """Statistics with background; `sample` selects the pixels of those measures that are not exact."""
+    sampled_mask = mask[sample]
+    sampled = maps[(slice(None), *sample)]
+    contenders = torch.cat([sampled, torch.full((1, *sampled_mask.shape), (low + high) / 2, dtype=maps.dtype)])
     best = contenders.sort(0, descending=True).values
     shares = contenders / contenders.sum(0).clamp_min(1e-30)
     return {
@@ -55,10 +68,10 @@ def measure(maps: torch.Tensor, mask: np.ndarray, ids: Any, low: float, high: fl
                 "confidence_mean": float(one[torch.from_numpy(mask == number)].mean())
                 if (mask == number).any()
                 else None,
-                "stability": _divide(int((one > high + 0.1).sum()), int((one > high - 0.1).sum())),
-                "components": ndimage.label(mask == number, np.ones((3, 3)))[1],
+                "stability": _divide(int((few > high + 0.1).sum()), int((few > high - 0.1).sum())),
+                "components": ndimage.label(sampled_mask == number, np.ones((3, 3)))[1],
             }
-            for number, one in zip(ids, maps, strict=True)
+            for number, one, few in zip(ids, maps, sampled, strict=True)
         ],
     }
 

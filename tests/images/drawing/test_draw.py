@@ -230,12 +230,63 @@ def test_statistics_are_those_of_maps_at_image_size(rng_seed: int, num_classes: 
     maps = GridMaps([rng.random((num_classes, 3, 4)).astype(np.float32)], size).scale_min_max()
     ids = list(range(1, num_classes + 1))
     drawn = draw_mask(maps, ids, np.ones(num_classes), MapConfig(background_threshold=0.3, foreground_threshold=0.5))
-    values = torch.from_numpy(np.concatenate([band for _, band in maps.iterate_bands()], 1).clip(0, 1))
+    values = torch.from_numpy(full_maps.draw_all(maps).clip(0, 1))
     expected = full_maps.measure(values, drawn.mask, ids, 0.3, 0.5)
     found = drawn.stats._asdict()
     for own, other in zip(found.pop("classes"), expected.pop("classes"), strict=True):
         assert own._asdict() == pytest.approx(other, abs=1e-4)
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(300, 700), (700, 301), (1, 700), (129, 129)])
+@pytest.mark.parametrize("num_grids", [1, 2])
+def test_statistics_of_a_large_image_are_those_of_pixels_at_equal_distances(size: Any, num_grids: int) -> None:
+    rng = np.random.default_rng(sum(size))
+    grids = [rng.random((3, *shape)).astype(np.float32) for shape in ((9, 11), (5, 4))[:num_grids]]
+    maps = GridMaps(grids, size).scale_min_max()
+    drawn = draw_mask(maps, [1, 2, 3], np.ones(3), MapConfig(background_threshold=0.5, foreground_threshold=0.6))
+    step = math.ceil(max(size) / 128)
+    sample = tuple(slice(min(step // 2, (side - 1) // 2), None, step) for side in size)
+    values = torch.from_numpy(full_maps.draw_all(maps).clip(0, 1))
+    expected = full_maps.measure(values, drawn.mask, [1, 2, 3], 0.5, 0.6, sample)
+    found = drawn.stats._asdict()
+    for own, other in zip(found.pop("classes"), expected.pop("classes"), strict=True):
+        assert own._asdict() == pytest.approx(other, abs=1e-4)
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def make_maps_of_two_grids(rng_seed: int, num_classes: int) -> GridMaps:
+    """Maps whose values leave [0, 1] by rounding."""
+    rng = np.random.default_rng(rng_seed)
+    grids = [rng.random((num_classes, *shape)).astype(np.float32) for shape in ((6, 7), (4, 5))]
+    return GridMaps(grids, (41, 53)).scale_min_max()
+
+
+def test_thresholds_of_1_leave_only_background() -> None:
+    config = MapConfig(background_threshold=1.0, foreground_threshold=1.0)
+    maps = [make_maps_of_two_grids(rng_seed, 2) for rng_seed in range(100)]
+    assert max(full_maps.draw_all(one).max() for one in maps) > 1
+    for one in maps:
+        assert not draw_mask(one, [1, 2], np.ones(2), config).mask.any()
+
+
+def test_class_without_evidence_wins_no_pixel_of_one_whose_map_is_below_0_by_rounding() -> None:
+    config = MapConfig(has_background=False)
+    maps = [make_maps_of_two_grids(rng_seed, 1) for rng_seed in range(100)]
+    assert min(full_maps.draw_all(one).min() for one in maps) < 0
+    for one in maps:
+        with_empty = one.select(np.array([0, 0])).multiply(np.array([1, 0]))
+        drawn = draw_mask(with_empty, [1, 2], np.ones(2), config)
+        assert (drawn.mask == 1).all()
+        confidence = drawn.stats.classes[0].confidence_mean
+        assert confidence is not None
+        assert 0 <= confidence <= 1
+
+
+@pytest.mark.parametrize("value", [0.9, 0.7, 0.01])
+def test_presence_at_its_limit_is_likely_as_its_column_says(value: float) -> None:
+    drawn = draw([[[0.8]]], [3], 0.4, 0.4, presence=[np.float32(value)], min_presence=value)
+    assert drawn.doubtful_class_ids == ()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (375, 500), (4000, 3000)])
