@@ -26,13 +26,14 @@ from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks, drive_run
 from pipeline.labelling.chunk_rows import CHUNK_SCHEMA, read_rows
 from pipeline.labelling.label_actor import LabelChunks
+from pipeline.labelling.labeler import CHUNKS_AT_ONCE
 from pipeline.run.options import LabelOptions
 from pipeline.run.run_file import Run
 from pipeline.workers.attempts import Attempts
 from pipeline.workers.planned_source import ReadPart
 from pipeline.workers.pulse import Reporting
 
-CALLS_PER_ACTOR = 2
+CALLS_PER_ACTOR = CHUNKS_AT_ONCE
 """Chunks in flight per actor: one is on the device while the other is decoded, encoded or committed."""
 
 

@@ -21,6 +21,15 @@ MAX_BATCH_PIXELS = 64 * 448**2
 MAX_PENDING_PIXELS = 48_000_000
 """Maximum number of decoded pixels that wait for a batch of their shape to fill: 144 MB."""
 
+OUT_OF_MEMORY_WORDS = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    # What is left of a search of cuDNN none of whose kernels got its memory.
+    "unable to find an engine to execute this computation",
+)
+"""Words of errors of CUDA, cuBLAS and cuDNN that have no type of their own."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -87,16 +96,14 @@ class BatchMapper:
     def _queue(self, batch: Sequence[ReadyImage], *, in_float32: bool = False) -> QueuedBatch:
         """Begin to find the classes in a batch."""
         guides = [image.guide for image in batch if image.guide is not None]
+        frames, stacked_guides = np.stack([image.frame for image in batch]), np.stack(guides) if guides else None
+        class_ids, sizes = [image.class_ids for image in batch], [image.upright_size for image in batch]
         with self._lock:
             try:
-                read = self._mapper.queue(
-                    np.stack([image.frame for image in batch]),
-                    [image.class_ids for image in batch],
-                    [image.upright_size for image in batch],
-                    np.stack(guides) if guides else None,
-                    in_float32=in_float32,
-                )
-            except torch.OutOfMemoryError:
+                read = self._mapper.queue(frames, class_ids, sizes, stacked_guides, in_float32=in_float32)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 read = None
         return QueuedBatch(batch, read, in_float32)
 
@@ -110,8 +117,9 @@ class BatchMapper:
         if queued.read is not None:
             try:
                 found = list(queued.read())
-            except torch.OutOfMemoryError:
-                found = []
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
         on_progress()
         if not found:
             return self._split(queued, on_progress)
@@ -139,6 +147,11 @@ class BatchMapper:
         for part in (batch[:half], batch[half:]):
             found += self._read(self._queue(part, in_float32=queued.in_float32), on_progress)
         return found
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """True for errors by which PyTorch and the libraries below it report too little memory of the device."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
 
 
 def batch_by_shape(images: Iterable[ReadyImage], limit: Callable[[tuple[int, ...]], int]) -> Iterator[list[ReadyImage]]:

@@ -4,15 +4,18 @@ Threads share one interpreter lock with the thread that keeps the GPU busy, whic
 """
 
 import dataclasses
+import fcntl
+import logging
+import math
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
-from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +23,15 @@ import torch
 
 from pipeline.labelling.host_work import Finishing, HostJobs, Prepared
 from pipeline.labelling.prepare import ReadyImage, RejectedSample
+from pipeline.labelling.shared_pixels import SharedPixels
 from pipeline.run.records import Sample
 
 GROUP = 4
 """Images in a task: a task costs about a tenth of a millisecond in the process of the device."""
 EXIT_ORPHANED = 70
-"""Exit code of a worker process whose parent ended."""
+"""Exit code of a worker process whose parent ended before it started."""
+
+logger = logging.getLogger(__name__)
 
 
 class ProcessWorkers:
@@ -33,25 +39,31 @@ class ProcessWorkers:
 
     group = GROUP
 
-    def __init__(self, jobs: HostJobs, num_workers: int, max_image_bytes: int) -> None:
+    def __init__(self, jobs: HostJobs, num_workers: int, max_pending: int, max_image_bytes: int) -> None:
         """Start the processes.
 
         Args:
             jobs: Copied to each process.
             num_workers: Processes.
+            max_pending: Images that are prepared at once, of all chunks; those beyond come through a pipe.
             max_image_bytes: Bytes of the frame and the guide of an image. They come through shared memory, because a
                 pipe is copied under the lock of the interpreter; larger ones come through a pipe.
         """
         self._jobs = jobs
         self._num_workers = num_workers
-        self._slots = _Slots(num_workers * 3, GROUP * max_image_bytes)
+        self._slots = _Slots(math.ceil(max_pending / GROUP), GROUP * max_image_bytes)
         self._lock = threading.Lock()
         self._pool = self._start()
 
     def prepare(self, numbered: Sequence[tuple[int, Sample]]) -> Callable[[], list[Prepared]]:
         """Begin to prepare samples."""
+        copied = [(position, _copy_image(sample)) for position, sample in numbered]
         slot = self._slots.take()
-        future = self._submit(_prepare, slot, [(position, _copy_image(sample)) for position, sample in numbered])
+        try:
+            future = self._submit(_prepare, slot, copied)
+        except BaseException:
+            self._slots.give_back(slot)
+            raise
 
         def wait() -> list[Prepared]:
             try:
@@ -83,8 +95,9 @@ class ProcessWorkers:
     def _start(self) -> ProcessPoolExecutor:
         # A forked process would inherit the state of the GPU; the server forks from a process that has none.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        shared = (self._slots.name, self._slots.num_bytes)
+        # What every process would import by itself: the program too, which is Ray's worker.
+        context.set_forkserver_preload(["__main__", __name__])
+        shared = (self._slots.path, self._slots.num_bytes)
         return ProcessPoolExecutor(self._num_workers, context, initializer=_begin, initargs=(self._jobs, *shared))
 
 
@@ -111,23 +124,26 @@ class _Moved(NamedTuple):
 
 
 class _Slots:
-    """Shared memory in slots, one for each task under way; empty if the machine has too little of it."""
+    """Memory that is shared with the worker processes, in slots: one for each task under way; none without memory."""
 
     def __init__(self, number: int, num_bytes: int) -> None:
         self.num_bytes = num_bytes
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._memory = None
-        # A write beyond what the machine has would end this process, so half of it must stay free.
-        if number * num_bytes <= _count_free_bytes() // 2:
-            self._memory = SharedMemory(create=True, size=max(1, number * num_bytes))
-            np.ndarray(self._memory.size, np.uint8, self._memory.buf)[:] = 0
-            for slot in range(number):
-                self._free.put(slot)
+        self._memory: SharedPixels | None = None
+        if num_bytes == 0:
+            return
+        try:
+            self._memory = SharedPixels.create(number * num_bytes)
+        except OSError as error:
+            logger.warning("no %d bytes of shared memory (%s): pixels come through pipes", number * num_bytes, error)
+            return
+        for slot in range(number):
+            self._free.put(slot)
 
     @property
-    def name(self) -> str | None:
-        """Name of the memory; None without it."""
-        return None if self._memory is None else self._memory.name
+    def path(self) -> str | None:
+        """Where other processes open the memory; None without it."""
+        return None if self._memory is None else self._memory.path
 
     def take(self) -> int | None:
         """Take a slot; None if all are taken."""
@@ -155,44 +171,43 @@ class _Slots:
         if not isinstance(pixels, _InSlot):
             return pixels
         assert self._memory is not None
-        return np.ndarray(pixels.shape, np.uint8, self._memory.buf, pixels.offset).copy()
+        return self._memory.view(pixels.offset, pixels.shape).copy()
 
     def close(self) -> None:
         """Give the memory back to the machine."""
         if self._memory is not None:
             self._memory.close()
-            self._memory.unlink()
             self._memory = None
 
 
-def _count_free_bytes() -> int:
-    """Bytes of shared memory that the machine has left; 0 if that is not known."""
-    try:
-        found = os.statvfs("/dev/shm")
-    except OSError:
-        return 0
-    return found.f_bavail * found.f_frsize
-
-
 _jobs: HostJobs | None = None
-_memory: SharedMemory | None = None
+_memory: SharedPixels | None = None
 _slot_bytes = 0
 """Set in a worker process only, when it starts."""
 
 
-def _begin(jobs: HostJobs, memory_name: str | None, slot_bytes: int) -> None:
+def _begin(jobs: HostJobs, memory_path: str | None, slot_bytes: int) -> None:
     global _jobs, _memory, _slot_bytes
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    _end_with_parent()
     torch.set_num_threads(1)
     _jobs, _slot_bytes = jobs, slot_bytes
-    _memory = None if memory_name is None else SharedMemory(memory_name)
+    _memory = None if memory_path is None else SharedPixels.open(memory_path)
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of the process of the device, which may be killed, and end this one."""
+    """Let Linux kill this process when that of the device ends, also during a call that never comes back.
+
+    A thread that waits for it would need the lock of the interpreter. The process that forked this one is no help: it
+    lives as long as any of those that it forked.
+    """
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
+    assert parent is not None
+    # The other end of this pipe is held by the parent alone.
+    sentinel = parent.sentinel
+    fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    if connection.wait([sentinel], timeout=0):
         os._exit(EXIT_ORPHANED)
 
 
@@ -222,7 +237,7 @@ class _Room:
         if _memory is None or self._start + pixels.nbytes > self._end:
             return pixels
         place = _InSlot(self._start, pixels.shape)
-        np.ndarray(pixels.shape, np.uint8, _memory.buf, self._start)[:] = pixels
+        _memory.view(*place)[:] = pixels
         self._start += pixels.nbytes
         return place
 

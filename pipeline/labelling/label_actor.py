@@ -1,9 +1,12 @@
 """The labelling actor: takes a chunk, commits its part, returns a report."""
 
 import logging
+import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import pyarrow as pa
@@ -64,8 +67,9 @@ class WatchedLabeler:
             batch_size=limit_batch_size(options.batch_size, device),
             num_workers=num_cpus if on_gpu else num_cpus + 1,
             use_bf16=on_gpu,
-            # On a CPU the model is the work, and the processes would only take its cores.
-            use_processes=on_gpu and num_cpus > 1,
+            # On a CPU the model is the work, and the processes would only take its cores. A child process that looks
+            # for a deadly image has to die of it itself.
+            use_processes=on_gpu and num_cpus > 1 and multiprocessing.parent_process() is None,
         )
 
     def label(self, samples: Sequence[Sample]) -> pa.Table:
@@ -108,6 +112,7 @@ class LabelChunks:
         self._load()
         self._num_misses = 0
         self._num_non_finite = 0
+        self._trying_again = threading.Lock()
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """Label one chunk and commit it; the end of a shard passes through.
@@ -174,15 +179,33 @@ class LabelChunks:
             logger.warning("%s: %d workers died with it, it is labelled in a child process", chunk, num_deaths)
             rows = label_isolated(self._make_labeler, samples)
         else:
+            found = self._try_here(chunk, samples)
+            # No longer while an error is handled: it holds what its batches hold, and the child needs the same device.
+            rows = found if found is not None else self._label_failed(samples)
+        logger.info("%s: labelled %d images in %.2f s", chunk, len(samples), time.monotonic() - started_s)
+        return rows
+
+    def _try_here(self, chunk: ChunkId, samples: Sequence[Sample]) -> pa.Table | None:
+        """Label a chunk in this process; None if that fails."""
+        try:
             try:
                 rows = self._labeler.label(samples)
-                self._num_misses = 0
-            except Exception:  # one image must not fail its shard: a child process finds and rejects it
-                logger.exception("%s: labelling failed, it is tried again in a child process", chunk)
-                rows = label_isolated(self._make_labeler, samples)
-                if Reason.CRASHED not in rows["reason"].to_pylist():
-                    self._num_misses += 1
-        logger.info("%s: labelled %d images in %.2f s", chunk, len(samples), time.monotonic() - started_s)
+            except BrokenProcessPool:
+                # A process beside the device died, with an image of this chunk or of the other one in flight.
+                with self._trying_again:
+                    rows = self._labeler.label(samples)
+        except Exception:  # one image must not fail its shard: a child process finds and rejects it
+            logger.exception("%s: labelling failed, it is tried again in a child process", chunk)
+            return None
+        self._num_misses = 0
+        return rows
+
+    def _label_failed(self, samples: Sequence[Sample]) -> pa.Table:
+        """Label a chunk in a child process that failed in this one."""
+        torch.cuda.empty_cache()
+        rows = label_isolated(self._make_labeler, samples)
+        if Reason.CRASHED not in rows["reason"].to_pylist():
+            self._num_misses += 1
         return rows
 
     def _watch_non_finite(self, rows: pa.Table, num_deaths: int) -> None:

@@ -7,7 +7,7 @@ lock keeps one on the device while the workers decode and draw for the others.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, TypeVar
@@ -29,11 +29,14 @@ from pipeline.run.config import LabelConfig, settle_config
 from pipeline.run.records import PART_SCHEMA, Reason, Sample
 from pipeline.run.vocabulary import Vocabulary
 
+CHUNKS_AT_ONCE = 2
+"""Chunks of an actor in flight: one is read and drawn while the device computes the other."""
+
 OUT_OF_MEMORY = "the device has too little memory for this image alone; label it on a larger one or in smaller views"
 
 NOT_FINITE = (
-    "the model gives NaN or infinite values for this image, again in float32; look at the image, and if many say so at "
-    "the weights of the model and at the device"
+    "the model gives NaN or infinite values for this image, also in float32 if that fits the device; look at the "
+    "image, and if many say so at the weights of the model and at the device"
 )
 
 Item = TypeVar("Item")
@@ -83,7 +86,8 @@ class ChunkLabeler:
         self._batches = BatchMapper(mapper, batch_size)
         self._workers: HostWorkers = ThreadWorkers(jobs, num_workers)
         if use_processes:
-            self._workers = ProcessWorkers(jobs, num_workers, count_image_bytes(config, patch_size))
+            num_pending = CHUNKS_AT_ONCE * self._window
+            self._workers = ProcessWorkers(jobs, num_workers, num_pending, count_image_bytes(config, patch_size))
 
     def close(self) -> None:
         """End the workers."""
@@ -111,7 +115,7 @@ class ChunkLabeler:
                 else:
                     yield outcome
 
-        def keep_found() -> Iterator[tuple[ReadyImage, ImageEvidence]]:
+        def keep_found() -> Generator[tuple[ReadyImage, ImageEvidence]]:
             for image, evidence in self._batches.find_evidence(keep_rejections(), on_progress):
                 if evidence is None:
                     rows[image.position] = reject(image.row, Reason.OUT_OF_MEMORY, OUT_OF_MEMORY)
@@ -126,13 +130,18 @@ class ChunkLabeler:
             on_progress()
 
         found = keep_found()
-        while some := list(islice(found, self._workers.group)):
-            wait = self._workers.finish([(image.row, evidence) for image, evidence in some])
-            finishing.append(([image.position for image, _ in some], wait))
-            while len(finishing) * self._workers.group > self._window:
+        try:
+            while some := list(islice(found, self._workers.group)):
+                wait = self._workers.finish([(image.row, evidence) for image, evidence in some])
+                finishing.append(([image.position for image, _ in some], wait))
+                while len(finishing) * self._workers.group > self._window:
+                    finish_first()
+            while finishing:
                 finish_first()
-        while finishing:
-            finish_first()
+        finally:
+            # After a failure, what is under way ends here: the error that is raised would keep it, and its memory.
+            found.close()
+            _await_all(wait for _, wait in finishing)
         return pa.Table.from_pylist([rows[position] for position in range(len(samples))], schema=PART_SCHEMA)
 
 
@@ -151,6 +160,11 @@ def _map_ahead(
             yield from pending.popleft()()
     finally:
         # After a failure. What is under way holds memory until it is waited for.
-        for wait in pending:
-            with suppress(Exception):
-                wait()
+        _await_all(pending)
+
+
+def _await_all(waits: Iterable[Callable[[], object]]) -> None:
+    """Wait for work whose result nobody needs, and pass over its errors: another one ended the chunk."""
+    for wait in waits:
+        with suppress(Exception):
+            wait()

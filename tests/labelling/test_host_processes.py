@@ -1,6 +1,7 @@
 """Preparing and finishing images in processes beside the device."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,8 +14,13 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.images.masks import build_palette
+from pipeline.labelling.host_processes import ProcessWorkers
+from pipeline.labelling.host_work import HostJobs
 from pipeline.labelling.labeler import ChunkLabeler
-from pipeline.run.config import LabelConfig, MapConfig, PixelRefinement, Resolution, ViewConfig
+from pipeline.labelling.prepare import ReadyImage, SamplePreparer
+from pipeline.labelling.shared_pixels import SharedPixels
+from pipeline.run.config import LabelConfig, MapConfig, PixelRefinement, Resolution, ViewConfig, settle_config
 from pipeline.run.records import Sample
 from pipeline.run.vocabulary import Vocabulary
 from tests.factories import make_overflowing_model, make_photo
@@ -115,7 +121,18 @@ def list_children(pid: int) -> list[int]:
     return found
 
 
-KILLED_PARENT = """
+class HangingVocabulary(Vocabulary):
+    """Never comes back from the tag `hang`, and never gives up the lock of the interpreter."""
+
+    def match(self, tags: Any, *numbers: Any, **options: Any) -> Any:
+        if "hang" in tags:
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
+            re.match("(a+)+$", "a" * 60 + "b")
+        return super().match(tags, *numbers, **options)
+
+
+IDLE = """
 import sys
 from tests.labelling.test_host_processes import CONFIGS, make_labeler, make_samples
 labeler = make_labeler(CONFIGS["buckets"])
@@ -123,11 +140,18 @@ labeler.label_chunk(make_samples())
 print("ready", flush=True)
 sys.stdin.read()
 """
+HANGING = """
+from dataclasses import replace
+from tests.labelling.test_host_processes import CONFIGS, HangingVocabulary, make_labeler, make_samples
+samples = make_samples()
+make_labeler(CONFIGS["buckets"], HangingVocabulary).label_chunk([*samples, replace(samples[0], tags=("hang",))])
+"""
 
 
-def test_processes_end_with_a_parent_that_is_killed() -> None:
+@pytest.mark.parametrize("program", [IDLE, HANGING])
+def test_processes_end_with_a_parent_that_is_killed(program: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", KILLED_PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "ready\n"
@@ -139,6 +163,44 @@ def test_processes_end_with_a_parent_that_is_killed() -> None:
     while remaining := [pid for pid in children if is_running(pid)]:
         assert time.monotonic() < ends_s, f"{remaining} outlive their parent"
         time.sleep(0.05)
+
+
+def test_pixels_come_through_pipes_where_memory_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    config = settle_config(CONFIGS["buckets"], 4)
+    _, bundle = make_overflowing_model()
+    vocabulary = Vocabulary(classes=bundle.class_names)
+    jobs = HostJobs(
+        preparer=SamplePreparer(config=config, vocabulary=vocabulary, patch_size=16),
+        config=config,
+        palette=build_palette(None, vocabulary.classes),
+    )
+    workers = ProcessWorkers(jobs, 1, max_pending=4, max_image_bytes=2**50)
+    numbered = list(enumerate(make_samples(3)))
+    found = workers.prepare(numbered)()
+    workers.close()
+    assert "pixels come through pipes" in caplog.text
+    for one, expected in zip(found, jobs.prepare(numbered), strict=True):
+        if isinstance(expected, ReadyImage):
+            assert isinstance(one, ReadyImage)
+            assert (one.frame == expected.frame).all()
+        else:
+            assert one == expected
+
+
+WRITER = """
+import sys
+from pipeline.labelling.shared_pixels import SharedPixels
+SharedPixels.open(sys.argv[1]).view(100, (2, 3))[:] = [[1, 2, 3], [4, 5, 6]]
+"""
+
+
+def test_memory_is_shared_with_a_process_that_knows_its_path_until_it_is_closed() -> None:
+    memory = SharedPixels.create(10_000)
+    assert not memory.view(0, (10_000,)).any()
+    subprocess.run([sys.executable, "-c", WRITER, memory.path], check=True)
+    assert memory.view(100, (6,)).tolist() == [1, 2, 3, 4, 5, 6]
+    memory.close()
+    assert SharedPixels.open(memory.path) is None
 
 
 def is_running(pid: int) -> bool:

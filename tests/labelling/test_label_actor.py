@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,19 @@ class RecoveringLabeler:
     def label(self, samples: Any) -> Any:
         self.num_failures -= 1
         return (BrokenLabeler() if self.num_failures >= 0 else self.labeler).label(samples)
+
+
+class BereftLabeler:
+    """Loses a process beside the device with its first chunk."""
+
+    def __init__(self, run: Any, options: Any) -> None:
+        self.labeler, self.num_failures = WatchedLabeler(run, options), 1
+
+    def label(self, samples: Any) -> Any:
+        self.num_failures -= 1
+        if self.num_failures >= 0:
+            raise BrokenProcessPool("a process ended")
+        return self.labeler.label(samples)
 
 
 def die() -> None:
@@ -80,6 +94,18 @@ def test_chunk_that_fails_in_the_actor_is_labelled_in_a_child_process(
             attempts.begin("photos-0/000000")
     assert actor(row).to_pylist() == expected.to_pylist()
     assert attempts.begin("photos-0/000000") == 0
+
+
+def test_chunk_that_lost_a_process_beside_the_device_is_tried_here_once_more(
+    open_small_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = open_small_run(str(tmp_path / "out"))
+    row = next(read_rows([ShardWork(shard=run.shards[0])], run.config.inputs, REPORTING))
+    expected = LabelChunks(run, OPTIONS, AttemptCounter(), REPORTING)(row)
+    # A child process could not be started.
+    make_labeler = choose_labelers(BereftLabeler, make_stillborn)
+    actor = LabelChunks(run, OPTIONS, AttemptCounter(), REPORTING, make_labeler=make_labeler)
+    assert actor(row).to_pylist() == expected.to_pylist()
 
 
 def test_chunk_is_committed_when_the_call_that_labelled_it_ends(
