@@ -35,7 +35,7 @@ CHUNKS_AT_ONCE = 2
 OUT_OF_MEMORY = "the device has too little memory for this image alone; label it on a larger one or in smaller views"
 
 NOT_FINITE = (
-    "the model gives NaN or infinite values for this image, also in float32 if that fits the device; look at the "
+    "the model gives NaN or infinite values for this image, again in float32 if that fits the device; look at the "
     "image, and if many say so at the weights of the model and at the device"
 )
 
