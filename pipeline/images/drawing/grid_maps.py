@@ -107,7 +107,10 @@ class GridMaps:
         return _find_neighbours(grid.shape[axis + 1], self.size[axis], positions)
 
     def _list_neighbours(self, grid: Float[np.ndarray, "k gh gw"], axis: int, part: slice) -> _Neighbours:
-        return _list_neighbours(grid.shape[axis + 1], self.size[axis], part.start, part.stop)
+        num_cells, num_pixels = grid.shape[axis + 1], self.size[axis]
+        if part == slice(0, num_pixels):
+            return _list_neighbours(num_cells, num_pixels)
+        return _find_neighbours(num_cells, num_pixels, np.arange(part.start, part.stop))
 
     def _find_lines(self, axis: int) -> Int[np.ndarray, " n"]:
         """Pixels along an axis next to the centre of a cell of any grid, and the outermost pixels."""
@@ -158,9 +161,9 @@ def _cut(start: int, stop: int, most: int) -> Iterator[slice]:
 
 
 @lru_cache(NUM_REMEMBERED)
-def _list_neighbours(num_cells: int, num_pixels: int, start: int, stop: int) -> _Neighbours:
-    """Neighbours of a range of pixels along an axis; not to be changed."""
-    return _find_neighbours(num_cells, num_pixels, np.arange(start, stop))
+def _list_neighbours(num_cells: int, num_pixels: int) -> _Neighbours:
+    """Neighbours of all pixels along an axis; not to be changed."""
+    return _find_neighbours(num_cells, num_pixels, np.arange(num_pixels))
 
 
 def _find_neighbours(num_cells: int, num_pixels: int, positions: Int[np.ndarray, " n"]) -> _Neighbours:

@@ -275,7 +275,7 @@ def test_class_without_evidence_wins_no_pixel_of_one_whose_map_is_below_0_by_rou
     maps = [make_maps_of_two_grids(rng_seed, 1) for rng_seed in range(100)]
     assert min(full_maps.draw_all(one).min() for one in maps) < 0
     for one in maps:
-        with_empty = one.select(np.array([0, 0])).multiply(np.array([1, 0]))
+        with_empty = one.select(np.array([0, 0])).multiply(np.array([1.0, 0.0]))
         drawn = draw_mask(with_empty, [1, 2], np.ones(2), config)
         assert (drawn.mask == 1).all()
         confidence = drawn.stats.classes[0].confidence_mean
