@@ -95,8 +95,7 @@ class ProcessWorkers:
     def _start(self) -> ProcessPoolExecutor:
         # A forked process would inherit the state of the GPU; the server forks from a process that has none.
         context = multiprocessing.get_context("forkserver")
-        # What every process would import by itself: the program too, which is Ray's worker.
-        context.set_forkserver_preload(["__main__", __name__])
+        context.set_forkserver_preload([__name__])
         shared = (self._slots.path, self._slots.num_bytes)
         return ProcessPoolExecutor(self._num_workers, context, initializer=_begin, initargs=(self._jobs, *shared))
 
