@@ -1,12 +1,12 @@
 """What does a GPU do, and how busy is it? One table and one JSON of a card, in less than 8 minutes and without Ray.
 
     python -m benchmarks.gpu --json gpu.json            # on a card
-    python -m benchmarks.gpu --device cpu --small       # a trial of every part on a CPU, in a minute
+    python -m benchmarks.gpu --device cpu --small       # a trial of every part on a CPU, in minutes
 
 Pictures are made up and weights are random, so a checkout is all it needs, on Linux. Beside Python 3.11 or later,
-torch, timm and what these two install, it needs six packages, and says which are missing before it measures:
+torch, timm and what these two install, it needs seven packages, and says which are missing before it measures:
 
-    python -m pip install jaxtyping pyarrow pydantic scipy simplejpeg zlib-ng
+    python -m pip install aiohttp jaxtyping pyarrow pydantic scipy simplejpeg zlib-ng
 
 The most important cases come first. Each runs on its own: one that fails says so, and the others run; one for which no
 time is left is named as skipped. The JSON is written after every row.
@@ -28,6 +28,7 @@ NEEDED = {
     "numpy": "numpy",
     "PIL": "pillow",
     "safetensors": "safetensors",
+    "aiohttp": "aiohttp",
     "jaxtyping": "jaxtyping",
     "pyarrow": "pyarrow",
     "pydantic": "pydantic",
@@ -79,18 +80,18 @@ def main() -> int:
     if device.type == "cuda" and not torch.cuda.is_available():
         print("error: PyTorch sees no GPU; check the driver, or try with --device cpu --small", file=sys.stderr)
         return 2
-    peak = machine.measure_peak(device, is_small=arguments.small)
+    bench = machine.make_bench(device, is_small=arguments.small)
     report.add(
         "machine",
         **machine.describe(device),
         python=platform.python_version(),
         commit=arguments.commit,
         date=datetime.now(UTC).date().isoformat(),
-        bf16_tflops=peak / 1e12,
+        bf16_tflops=bench.peak / 1e12,
     )
-    bench = machine.Bench(device, peak, arguments.small)
     for case in list_cases(arguments.small):
         report.run(case, bench)
+        machine.clear(device)
     report.finish()
     print(*format_tables(report.rows), sep="\n")
     print(report.to_json())

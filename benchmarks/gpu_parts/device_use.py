@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu_parts.busy_time import list_device_intervals, measure_union
 from benchmarks.gpu_parts.labelling import MAX_WORKERS, label_for, make_chunk, make_labeler
-from benchmarks.gpu_parts.machine import Bench, clear, count_flops, wait
+from benchmarks.gpu_parts.machine import Bench, count_flops, wait
 from benchmarks.gpu_parts.report import Case
 
 MEASURED_S = 2.0
@@ -46,10 +46,9 @@ def _measure_use(model: str, patches: int, workers: int, bench: Bench) -> dict[s
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
         with profile(activities=activities) as profiled:
             started_s = time.perf_counter()
-            labelled = label_for(labeler, chunk, 0 if bench.is_small else MEASURED_S)
+            labelled = label_for(labeler.label_chunk, chunk, 0 if bench.is_small else MEASURED_S)
             wait(device)
             wall_s = time.perf_counter() - started_s
-    clear(device)
     events = profiled.events()
     assert events is not None
     busy_s = measure_union(list_device_intervals(events, DeviceType.CUDA if on_gpu else DeviceType.CPU)) / 1e6

@@ -69,11 +69,11 @@ def _measure_forward(name: str, side: int, batch: int, bench: Bench) -> dict[str
     images = torch.randn(batch, 3, side, side, device=device)
     index = torch.tensor([[0, 5]], device=device).expand(batch, -1)
     forward = partial(run_fast, model, images)
-    forward_s = time_median(forward, device)
+    forward_s = time_median(forward, bench)
     output = forward()
     fused = compute_evidence(output, Variant.V2, index).fused
-    evidence_s = time_median(partial(compute_evidence, output, Variant.V2, index), device)
-    affinity_s = time_median(partial(refine_class_maps, output, fused, num_steps=2), device)
+    evidence_s = time_median(partial(compute_evidence, output, Variant.V2, index), bench)
+    affinity_s = time_median(partial(refine_class_maps, output, fused, num_steps=2), bench)
     return {
         "images_s": batch / forward_s,
         "share_of_peak": count_flops(forward) / forward_s / bench.peak,
@@ -95,9 +95,9 @@ def _measure_plain_form(side: int, batch: int, bench: Bench) -> dict[str, Any]:
         fused = compute_evidence(output, Variant.V2, index, num_layers=NUM_LAYERS).fused
         return refine_class_maps(output, fused)
 
-    plain_s = time_median(partial(compute_maps_plainly, model, images), device)
-    own_s = time_median(lambda: find_maps(model(images)), device)
-    fast_s = time_median(lambda: find_maps(run_fast(fast_model, images)), device)
+    plain_s = time_median(partial(compute_maps_plainly, model, images), bench)
+    own_s = time_median(lambda: find_maps(model(images)), bench)
+    fast_s = time_median(lambda: find_maps(run_fast(fast_model, images)), bench)
     return {
         "images_s": batch / plain_s,
         "ours": batch / own_s,
@@ -116,7 +116,7 @@ def _measure_compilation(patches: int, bench: Bench) -> dict[str, Any]:
     model = hold_in_bf16(make_model("DeiT-S").to(device))
     images = torch.randn(shape, device=device)
     plain = partial(run_fast, model, images)
-    plain_s = time_median(plain, device)
+    plain_s = time_median(plain, bench)
     expected = plain().class_logits.float().clone()
     # Another shape would be compiled as one of any size.
     torch.compiler.reset()
@@ -127,7 +127,7 @@ def _measure_compilation(patches: int, bench: Bench) -> dict[str, Any]:
         found = compiled().class_logits.float().clone()
     wait(device)
     compile_s = time.perf_counter() - started_s
-    compiled_s = time_median(compiled, device)
+    compiled_s = time_median(compiled, bench)
     torch.compiler.reset()
     return {
         "shape": "x".join(map(str, shape)),

@@ -2,6 +2,7 @@
 
 import io
 import os
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import UInt8
 from PIL import Image
@@ -129,22 +131,22 @@ def make_labeler(
     )
 
 
-def label_for(labeler: ChunkLabeler, chunk: Sequence[Sample], seconds: float) -> Labelled:
+def label_for(label: Callable[[Sequence[Sample]], pa.Table], chunk: Sequence[Sample], seconds: float) -> Labelled:
     """Label a chunk again and again, with as many calls at once as an actor has; none begins after some seconds.
 
     One of the threads is the caller's, which is all that a profiler sees of a CPU.
     """
     started_s = time.perf_counter()
 
-    def label() -> list[str]:
+    def repeat() -> list[str]:
         statuses: list[str] = []
         while not statuses or time.perf_counter() - started_s < seconds:
-            statuses += labeler.label_chunk(chunk)["status"].to_pylist()
+            statuses += label(chunk)["status"].to_pylist()
         return statuses
 
     with ThreadPoolExecutor(CALLS_IN_FLIGHT - 1) as threads:
-        others = [threads.submit(label) for _ in range(CALLS_IN_FLIGHT - 1)]
-        statuses = label() + [status for other in others for status in other.result()]
+        others = [threads.submit(repeat) for _ in range(CALLS_IN_FLIGHT - 1)]
+        statuses = repeat() + [status for other in others for status in other.result()]
     num_rejected = sum(status != Status.LABELLED for status in statuses)
     return Labelled(len(statuses), num_rejected, time.perf_counter() - started_s)
 
@@ -170,9 +172,8 @@ def _measure_speed(bench: Bench, model: str, quality: str, patches: int, workers
     with closing(labeler):
         labeler.label_chunk(chunk)
         own_s, workers_s = time.process_time(), read_descendants_cpu_s(os.getpid())
-        labelled = label_for(labeler, chunk, 0 if bench.is_small else MEASURED_S)
+        labelled = label_for(labeler.label_chunk, chunk, 0 if bench.is_small else MEASURED_S)
         own_s, workers_s = time.process_time() - own_s, read_descendants_cpu_s(os.getpid()) - workers_s
-    clear(bench.device)
     return {
         "batch": max(batches),
         "images_s": labelled.num_images / labelled.seconds,
@@ -194,20 +195,20 @@ def _measure_out_of_memory(bench: Bench) -> dict[str, Any]:
     with closing(labeler):
         # Libraries take their own memory first.
         labeler.label_chunk(chunk[:1])
+        batches.clear()
         clear(device)
         num_free, _ = torch.cuda.mem_get_info(device)
         ballast = torch.empty(max(0, num_free - LEFT_BYTES), dtype=torch.uint8, device=device)
         num_before = torch.cuda.memory_stats(device)["num_ooms"]
-        labelled = label_for(labeler, chunk, 0)
+        labelled = label_for(labeler.label_chunk, chunk, 0)
         num_failures = torch.cuda.memory_stats(device)["num_ooms"] - num_before
         del ballast
-    clear(device)
     assert num_failures, "memory did not run out"
     assert not labelled.num_rejected, f"{labelled.num_rejected} images were not labelled"
     return {
         "images": labelled.num_images,
         "failures": num_failures,
         "first_batch": max(batches),
-        "last_batch": batches[-1],
+        "usual_batch": statistics.mode(batches),
         "images_s": labelled.num_images / labelled.seconds,
     }

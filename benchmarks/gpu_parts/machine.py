@@ -1,6 +1,7 @@
 """The card and its peak, networks with random weights, and how a call is timed and counted."""
 
 import copy
+import gc
 import os
 import platform
 import statistics
@@ -62,8 +63,10 @@ def run_fast(model: nn.Module, images: Tensor) -> MCTformerOutput:
     return output
 
 
-def time_median(function: Callable[[], object], device: torch.device, repeats: int = 7, warm_up: int = 3) -> float:
-    """Median seconds of a call, until the device has finished."""
+def time_median(function: Callable[[], object], bench: Bench, repeats: int = 7) -> float:
+    """Median seconds of a call, until the device has finished; of a single one in a trial."""
+    warm_up, repeats = (0, 1) if bench.is_small else (3, repeats)
+    device = bench.device
     for _ in range(warm_up):
         function()
     seconds = []
@@ -83,7 +86,8 @@ def wait(device: torch.device) -> None:
 
 
 def clear(device: torch.device) -> None:
-    """Give the memory that no tensor holds back to a GPU."""
+    """Give the memory that nothing uses any more back to a GPU."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
@@ -95,8 +99,9 @@ def count_flops(function: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def measure_peak(device: torch.device, *, is_small: bool) -> float:
-    """Operations a second of a large product in bfloat16."""
+def make_bench(device: torch.device, *, is_small: bool) -> Bench:
+    """Measure the peak of a device."""
+    bench = Bench(device, peak=0.0, is_small=is_small)
     side = 1024 if is_small else 8192
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * side**3 / time_median(lambda: a @ b, device)
+    return bench._replace(peak=2 * side**3 / time_median(lambda: a @ b, bench))

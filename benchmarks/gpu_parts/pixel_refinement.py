@@ -38,13 +38,13 @@ def _measure_refinement(num_images: int, num_maps: int, side: int, bench: Bench)
     # Photos reach the device as rows of pixels.
     image = torch.rand(num_images, side, side, 3, device=device).permute(0, 3, 1, 2)
     maps = torch.rand(num_images, num_maps, side, side, device=device)
-    plain_s = time_median(partial(refine_plainly, maps, image, NUM_ROUNDS), device, repeats=3)
-    fused_s = time_median(partial(fused, maps, image, NUM_ROUNDS), device)
+    plain_s = time_median(partial(refine_plainly, maps, image, NUM_ROUNDS), bench, repeats=3)
+    fused_s = time_median(partial(fused, maps, image, NUM_ROUNDS), bench)
     difference = (fused(maps, image, NUM_ROUNDS) - refine_plainly(maps, image, NUM_ROUNDS)).abs().max()
     tiles = {}
     for tile in TILES if is_fused else ():
         run = partial(fused, maps, image, NUM_ROUNDS, tile_size=tile)
-        tiles[f"us_an_image_{tile[0]}x{tile[1]}"] = 1e6 * time_median(run, device) / num_images
+        tiles[f"us_an_image_{tile[0]}x{tile[1]}"] = 1e6 * time_median(run, bench) / num_images
     return {
         "fused": is_fused,
         "us_an_image": 1e6 * fused_s / num_images,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.gpu_parts.machine import NUM_CLASSES, Bench, clear, count_flops, make_model, time_median
+from benchmarks.gpu_parts.machine import NUM_CLASSES, Bench, count_flops, make_model, time_median
 from benchmarks.gpu_parts.report import Case
 from jobs.recipes import RECIPES
 from models.mctformer import MCTformer, Variant
@@ -55,9 +55,9 @@ def list_cases(is_small: bool, *, is_compiled: bool) -> list[Case]:
 
 def _measure_steps(name: str, num_images: int, is_compiled: bool, bench: Bench) -> dict[str, Any]:
     """Steps of a recipe on a batch in memory, with DeiT-S."""
-    config, device, is_small = RECIPES[name](), bench.device, bench.is_small
+    config, device = RECIPES[name](), bench.device
     network = make_model(
-        "ViT-Tiny" if is_small else "DeiT-S",
+        "ViT-Tiny" if bench.is_small else "DeiT-S",
         image_size=config.model.image_size,
         variant=Variant(config.model.variant),
     )
@@ -73,12 +73,10 @@ def _measure_steps(name: str, num_images: int, is_compiled: bool, bench: Bench) 
     score_tags = choose_tag_loss(config.loss, torch.ones(NUM_CLASSES, device=device), epoch=1)
     seed_term = choose_seed_term(config.loss, float(config.optimizer.epochs))
     update = partial(step.update, batch, score_tags, seed_term)
-    repeats, warm_up = (2, 1) if is_small else (7, 3)
-    step_s = time_median(update, device, repeats=repeats, warm_up=warm_up)
+    step_s = time_median(update, bench)
     # Operations are counted one by one, which compiled ones cannot be.
     share = {} if is_compiled else {"share_of_peak": count_flops(update) / step_s / bench.peak}
     torch.compiler.reset()
-    clear(device)
     return {"steps_s": 1 / step_s, "images_s": num_images / step_s} | share
 
 
