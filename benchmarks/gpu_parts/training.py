@@ -1,12 +1,14 @@
 """Training steps a second of each recipe, with and without compilation, and their share of the peak."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.gpu_parts.machine import NUM_CLASSES, count_flops, make_model, time_median
+from benchmarks.gpu_parts.machine import NUM_CLASSES, Bench, count_flops, make_model, time_median
+from benchmarks.gpu_parts.report import Case
 from jobs.recipes import RECIPES
 from models.mctformer import MCTformer, Variant
 from pipeline.training.config import TrainConfig
@@ -32,43 +34,55 @@ def make_batch(num_images: int, config: TrainConfig) -> TrainingBatch:
     )
 
 
-def measure_steps(device: torch.device, report: Any, peak: float, is_small: bool) -> None:
-    """Steps of each recipe on a batch in memory, with DeiT-S."""
+def list_cases(is_small: bool, *, is_compiled: bool) -> list[Case]:
+    """Each recipe."""
+    if is_small and is_compiled:
+        return []
+    cases = []
     for name, make_config in RECIPES.items():
-        config = make_config()
-        side = config.model.image_size
-        num_images = 2 if is_small else 64 if side > 224 else 256
-        for is_compiled in (False,) if is_small else (False, True):
-            network = make_model(
-                "ViT-Tiny" if is_small else "DeiT-S", image_size=side, variant=Variant(config.model.variant)
+        side = make_config().model.image_size
+        batch = 2 if is_small else 64 if side > 224 else 256
+        cases.append(
+            Case(
+                part="training step",
+                settings={"recipe": name, "side": side, "batch": batch, "compiled": is_compiled},
+                measure=partial(_measure_steps, name, batch, is_compiled),
+                needs_s=60 if is_compiled else 8,
             )
-
-            def wrap(module: MCTformer, is_compiled: bool = is_compiled) -> nn.Module:
-                return torch.compile(module) if is_compiled else module  # type: ignore[return-value]
-
-            step = TrainingStep(
-                network.train(), config, input_mean=(0.5,) * 3, input_std=(0.5,) * 3, device=device, wrap=wrap
-            )
-            batch = make_batch(num_images, config)
-            score_tags = choose_tag_loss(config.loss, torch.ones(NUM_CLASSES, device=device), epoch=1)
-            seed_term = choose_seed_term(config.loss, float(config.optimizer.epochs))
-
-            def update(step: Any = step, batch: Any = batch, scores: Any = score_tags, term: Any = seed_term) -> None:
-                step.update(batch, scores, term)
-
-            num_flops = 0 if is_compiled else count_flops(update)
-            step_s = time_median(update, device, repeats=3 if is_small else 7, warm_up=1 if is_small else 3)
-            figures = {} if is_compiled else {"share_of_peak": num_flops / step_s / peak}
-            report.add(
-                "training step",
-                recipe=name,
-                side=side,
-                batch=num_images,
-                compiled=is_compiled,
-                steps_s=1 / step_s,
-                images_s=num_images / step_s,
-                **figures,
-            )
+        )
+    return cases
 
 
-PARTS = {"training step": measure_steps}
+def _measure_steps(name: str, num_images: int, is_compiled: bool, bench: Bench) -> dict[str, Any]:
+    """Steps of a recipe on a batch in memory, with DeiT-S."""
+    config, device = RECIPES[name](), bench.device
+    network = make_model(
+        "ViT-Tiny" if bench.is_small else "DeiT-S",
+        image_size=config.model.image_size,
+        variant=Variant(config.model.variant),
+    )
+    step = TrainingStep(
+        network.train(),
+        config,
+        input_mean=(0.5,) * 3,
+        input_std=(0.5,) * 3,
+        device=device,
+        wrap=_compile if is_compiled else _keep,
+    )
+    batch = make_batch(num_images, config)
+    score_tags = choose_tag_loss(config.loss, torch.ones(NUM_CLASSES, device=device), epoch=1)
+    seed_term = choose_seed_term(config.loss, float(config.optimizer.epochs))
+    update = partial(step.update, batch, score_tags, seed_term)
+    step_s = time_median(update, bench)
+    # Operations are counted one by one, which compiled ones cannot be.
+    share = {} if is_compiled else {"share_of_peak": count_flops(update) / step_s / bench.peak}
+    torch.compiler.reset()
+    return {"steps_s": 1 / step_s, "images_s": num_images / step_s} | share
+
+
+def _compile(module: MCTformer) -> nn.Module:
+    return torch.compile(module)  # type: ignore[return-value]
+
+
+def _keep(module: MCTformer) -> nn.Module:
+    return module
