@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_parts.machine import time_median
-from models.pixel_refinement import choose_form, refine_plainly
+from models.pixel_refinement import choose_block, choose_form, refine_plainly
 
 TILES = ((8, 32), (16, 32), (8, 64), (32, 32))
 """Sizes of a program's tile, of which `fused_pixel_refinement.TILE_SIZE` should be the fastest."""
@@ -17,9 +17,9 @@ NUM_ROUNDS = 10
 def measure_refinement(device: torch.device, report: Any, peak: float, is_small: bool) -> None:
     """Time, memory and difference of both forms, by the size of the image and the number of maps."""
     cases = [(2, 2, 32)] if is_small else [(64, 1, 224), (64, 3, 224), (16, 8, 224), (16, 3, 448)]
-    fused: Any = choose_form(device)
-    is_fused = fused is not refine_plainly
     for num_images, num_maps, side in cases:
+        fused: Any = choose_form(device, choose_block(num_maps))
+        is_fused = fused is not refine_plainly
         torch.manual_seed(0)
         # Photos reach the device as rows of pixels.
         image = torch.rand(num_images, side, side, 3, device=device).permute(0, 3, 1, 2)
