@@ -82,40 +82,46 @@ def propagate(
     # Layers become heads: one launch instead of one a layer.
     queries = torch.cat([layer[:, :, -num_patches:] for layer in output.queries[-num_layers:]], 1)
     keys = torch.cat(output.keys[-num_layers:], 1)
-    if queries.dtype == torch.bfloat16:
-        multiply = _multiply_in_bf16
-    else:
-        queries, keys, multiply = queries.float(), keys.float(), _multiply
-    flat = maps.float().flatten(2)
+    if queries.dtype != torch.bfloat16:
+        queries, keys = queries.float(), keys.float()
     # The fused kernels need values as wide as the keys, so maps are split into slices of that width.
-    slices = list(flat.split(queries.shape[-1] // (2 if multiply is _multiply_in_bf16 else 1), dim=1))
-    for _ in range(num_steps):
-        slices = [multiply(queries, keys, part) * num_layers for part in slices]
-    return torch.cat(slices, dim=1).unflatten(-1, output.grid)
+    most = max(1, keys.shape[-1] // _count_parts(keys))
+    slices = maps.float().flatten(2).transpose(1, 2).split(most, dim=2)
+    sums = [_multiply(queries, keys, part, num_steps) for part in slices]
+    joined = sums[0] if len(sums) == 1 else torch.cat(sums, 2)
+    # Attention is the mean over the heads of a layer.
+    num_heads = queries.shape[1] // num_layers
+    return (joined / num_heads**num_steps).transpose(1, 2).unflatten(-1, output.grid)
 
 
 def _multiply(
-    queries: Float[Tensor, "b heads n hd"], keys: Float[Tensor, "b heads t hd"], maps: Float[Tensor, "b k n"]
-) -> Float[Tensor, "b k n"]:
-    """Multiply maps by the mean over heads of the attention between patches; the first keys are class tokens."""
-    values = functional.pad(maps.transpose(1, 2), (0, keys.shape[-1] - maps.shape[1], keys.shape[2] - maps.shape[2], 0))
-    values = values[:, None].expand(-1, keys.shape[1], -1, -1)
-    spread = functional.scaled_dot_product_attention(queries, keys, values)
-    return spread[..., : maps.shape[1]].float().mean(1).transpose(1, 2)
+    queries: Float[Tensor, "b heads n hd"],
+    keys: Float[Tensor, "b heads t hd"],
+    maps: Float[Tensor, "b n k"],
+    num_steps: int,
+) -> Float[Tensor, "b n k"]:
+    """Multiply maps repeatedly by the sum over heads of the attention between patches.
+
+    The first keys are class tokens, whose values are zero. For bfloat16 queries and keys the maps rounded, and their
+    rounding errors, are maps of their own.
+    """
+    k, num_parts = maps.shape[2], _count_parts(keys)
+    # Memory as large as the keys, once for all steps. Values that heads shared, by a stride of 0, would take less, but
+    # cuDNN's and the memory-efficient kernels have returned wrong results for them (PyTorch #175764, #191937).
+    values = keys.new_zeros(*keys.shape[:3], max(keys.shape[3], num_parts))
+    of_patches = values[:, :, -maps.shape[1] :, : num_parts * k]
+    for _ in range(num_steps):
+        of_patches[..., :k] = maps[:, None]
+        if num_parts == 2:
+            of_patches[..., k:] = maps[:, None] - of_patches[:, :1, :, :k]
+        spread = functional.scaled_dot_product_attention(queries, keys, values)
+        maps = spread[..., : num_parts * k].unflatten(-1, (num_parts, k)).sum((1, 3), dtype=torch.float32)
+    return maps
 
 
-def _multiply_in_bf16(
-    queries: Float[Tensor, "b heads n hd"], keys: Float[Tensor, "b heads t hd"], maps: Float[Tensor, "b k n"]
-) -> Float[Tensor, "b k n"]:
-    """Do the same for bfloat16 queries and keys: the maps rounded, and their rounding errors, are maps of their own."""
-    # Without their scale small maps would be subnormal numbers.
-    peak = maps.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    scaled = maps / peak
-    rounded = scaled.bfloat16()
-    rest = (scaled - rounded.float()).bfloat16()
-    spread = _multiply(queries, keys, torch.cat([rounded, rest], 1))
-    coarse, fine = spread.chunk(2, 1)
-    return (coarse + fine) * peak
+def _count_parts(keys: Tensor) -> int:
+    """Count the numbers that stand for a value of a map: of bfloat16, what it rounds away is the second."""
+    return 2 if keys.dtype == torch.bfloat16 else 1
 
 
 def _require_layers(output: MCTformerOutput, num_layers: int) -> None:

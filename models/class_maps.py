@@ -1,10 +1,9 @@
 """Class maps from the output of the model: the location of each class in the image."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.attention import compute_class_to_patch, propagate
@@ -91,20 +90,12 @@ def take_classes(maps: Float[Tensor, "b c gh gw"], class_index: Int[Tensor, "b k
     return maps.gather(1, index)
 
 
-def flag_finite(tensors: Iterable[Tensor | None]) -> Bool[Tensor, " b"]:
-    """Flag the images of a batch whose values are all finite; does not wait for the device.
-
-    Args:
-        tensors: Batches of the same images, at least one; None counts as finite.
-    """
-    joined = torch.cat([values.float().flatten(1) for values in tensors if values is not None], 1)
-    return joined.isfinite().all(1)
-
-
 def scale_min_max(maps: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
     """Scale every map to [0, 1] by its minimum and maximum; a map that is constant up to rounding becomes zero."""
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    low, high = maps.flatten(2).aminmax(dim=2)
     precision = torch.finfo(maps.dtype)
     spread = high - low
-    least = (NOISE * precision.eps * torch.maximum(low.abs(), high.abs())).clamp_min(precision.tiny)
-    return (maps - low) / spread.masked_fill(spread <= least, torch.inf)
+    # The higher of high and -low is the largest absolute value.
+    least = (torch.maximum(high, -low) * (NOISE * precision.eps)).clamp_min(precision.tiny)
+    spread = spread.masked_fill_(spread <= least, torch.inf)
+    return (maps - low[..., None, None]) / spread[..., None, None]

@@ -24,8 +24,6 @@ from models import pixel_refinement
 TILE_SIZE = (16, 32)
 """Height and width of the pixels of a program. Flat tiles would share fewer of the rows above and below."""
 NUM_WARPS = 8
-MOST_MAPS = 8
-"""Maps of a program at most. It computes the weights once for all of them; more maps take more programs."""
 
 DILATIONS = tl.constexpr(pixel_refinement.DILATIONS)
 NUM_DILATIONS = tl.constexpr(len(pixel_refinement.DILATIONS))
@@ -66,7 +64,7 @@ def refine_fused(
     maps = class_maps.contiguous()
     scale = torch.empty((b, 3, h, w), device=maps.device)
     tiles = (triton.cdiv(w, tile_size[1]), triton.cdiv(h, tile_size[0]))
-    num_maps = min(MOST_MAPS, triton.next_power_of_2(k))
+    num_maps = pixel_refinement.choose_block(k)
     shared: dict[str, Any] = {"TILE_HEIGHT": tile_size[0], "TILE_WIDTH": tile_size[1], "num_warps": NUM_WARPS}
     # Triton launches on the current device.
     with torch.cuda.device_of(maps):

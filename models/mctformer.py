@@ -5,6 +5,7 @@ Source: Xu et al., "Multi-class Token Transformer for Weakly Supervised Semantic
 that the attention matrix is not computed: the forward pass returns queries and keys instead.
 """
 
+import copy
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -182,6 +183,15 @@ class MCTformer(nn.Module):
         if self.config.variant == Variant.V2:
             return patch_cam, patch_cam.mean((2, 3))
         return patch_cam, pool_by_rank(patch_cam, self.config.rank_decay)
+
+
+def hold_in_bf16(model: MCTformer) -> MCTformer:
+    """Copy a model for passes under bfloat16 autocast: the weights that it casts are bfloat16 already; others stay."""
+    fast = copy.deepcopy(model)
+    for module in fast.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(torch.bfloat16)
+    return fast
 
 
 def resize_positions(

@@ -30,6 +30,8 @@ MIN_COLOUR_STD = 1e-6
 """Lower bound of the local standard deviation, far below a grey level (1 / 255); only uniform areas reach it."""
 MAX_WEIGHTS = 2**26
 """Weights on a device at the same time, 256 MiB; larger batches are refined in groups. Fused kernels store none."""
+MOST_MAPS = 8
+"""Maps of a program of the fused kernels at most, for which it computes the weights once."""
 MAX_CAUSE = 200
 """Characters of a logged cause."""
 MAX_DIFFERENCE = 1e-4
@@ -66,7 +68,8 @@ def refine_by_pixels(
     """
     if num_iterations < 0:
         raise ValueError(f"need num_iterations >= 0, got {num_iterations}")
-    return choose_form(class_maps.device)(class_maps.float(), image_rgb.float(), num_iterations)
+    refine = choose_form(class_maps.device, choose_block(class_maps.shape[1]))
+    return refine(class_maps.float(), image_rgb.float(), num_iterations)
 
 
 def refine_plainly(
@@ -83,15 +86,24 @@ def refine_plainly(
     return torch.cat(refined) if refined else class_maps
 
 
-@cache
-def choose_form(device: torch.device) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """Choose between `refine_plainly` and the fused kernels; once a process, for each device.
+def choose_block(num_maps: int) -> int:
+    """Choose how many maps of an image a program of the fused kernels refines: a power of 2, at most `MOST_MAPS`."""
+    return min(MOST_MAPS, 1 << max(0, num_maps - 1).bit_length())
 
-    Kernels are for GPUs, and are tried once. The plain form is used, and a warning logged, if Triton is missing, if the
-    kernels do not compile for the device, or if their result differs.
+
+@cache
+def choose_form(device: torch.device, block: int) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Choose between `refine_plainly` and the fused kernels; once a process, for each device and size of a block.
+
+    Kernels are for GPUs, and are compiled and tried once for each size. The plain form is used, and a warning logged,
+    if Triton is missing, if the kernels do not compile for the device, or if their result differs.
+
+    Args:
+        device: Of the maps.
+        block: Maps of a program (`choose_block`).
 
     Raises:
-        torch.OutOfMemoryError: The memory of the device is full.
+        torch.OutOfMemoryError: The memory of the device is full; the next call tries again.
     """
     if device.type != "cuda":
         return refine_plainly
@@ -100,17 +112,20 @@ def choose_form(device: torch.device) -> Callable[[Tensor, Tensor, int], Tensor]
         from models.fused_pixel_refinement import refine_fused
 
         rng = torch.Generator().manual_seed(0)
-        maps, image_rgb = torch.rand(1, 2, 9, 40, generator=rng), torch.rand(1, 3, 9, 40, generator=rng)
+        maps, image_rgb = torch.rand(1, block, 9, 40, generator=rng), torch.rand(1, 3, 9, 40, generator=rng)
         refined = refine_fused(maps.to(device), image_rgb.to(device), 2).cpu()
         difference = float((refined - refine_plainly(maps, image_rgb, 2)).abs().max())
         if not difference <= MAX_DIFFERENCE:
             raise ArithmeticError(f"refined maps differ by {difference:.2g}")
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 (compilers and drivers raise any type; the plain form needs neither)
+    # Compilers and drivers raise any type; the plain form needs neither.
+    except Exception as error:
         # Errors of compilers have many lines.
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_CAUSE]
-        logger.warning("pixel refinement on %s is slower than it could be, without fused kernels: %s", device, cause)
+        # Triton loads kernels into the memory of the device, and has no type for the error.
+        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
+            raise torch.OutOfMemoryError(f"no memory to try fused kernels on {device}: {cause}") from error
+        message = "pixel refinement on %s of %d maps is slower than it could be, without fused kernels: %s"
+        logger.warning(message, device, block, cause)
         return refine_plainly
     return refine_fused
 
@@ -137,8 +152,13 @@ def _weigh_neighbours(image_rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p
     weights -= weights.amax(1, keepdim=True)
     weights.exp_()
     weights /= weights.sum(1, keepdim=True)
-    nearness = weigh_distances().flatten().to(image_rgb.device)[:, None, None]
-    return weights.add_(POSITION_WEIGHT * nearness).div_(1 + POSITION_WEIGHT)
+    return weights.add_(_weigh_positions(image_rgb.device)).div_(1 + POSITION_WEIGHT)
+
+
+@cache
+def _weigh_positions(device: torch.device) -> Float[Tensor, "p 1 1"]:
+    """Compute the position term of every neighbour; once a process, because the copy waits for the device."""
+    return (POSITION_WEIGHT * weigh_distances()).flatten()[:, None, None].to(device)
 
 
 def _compute_colour_std(image_rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

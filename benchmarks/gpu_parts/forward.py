@@ -12,7 +12,6 @@ from benchmarks.gpu_parts.machine import (
     SIZES,
     Bench,
     count_flops,
-    hold_in_bf16,
     make_model,
     run_fast,
     time_median,
@@ -21,7 +20,7 @@ from benchmarks.gpu_parts.machine import (
 from benchmarks.gpu_parts.report import Case
 from benchmarks.plain_form import CLASS_INDEX, NUM_LAYERS, compute_maps_plainly
 from models.class_maps import compute_evidence, refine_class_maps
-from models.mctformer import MCTformer, Variant
+from models.mctformer import MCTformer, Variant, hold_in_bf16
 from models.output import MCTformerOutput
 
 

@@ -1,6 +1,5 @@
 """The card and its peak, networks with random weights, and how a call is timed and counted."""
 
-import copy
 import gc
 import os
 import platform
@@ -45,15 +44,6 @@ def make_model(name: str, *, image_size: int = 224, variant: Variant = Variant.V
         variant=variant, num_classes=NUM_CLASSES, image_size=image_size, width=width, num_heads=num_heads
     )
     return MCTformer(config).eval()
-
-
-def hold_in_bf16(model: MCTformer) -> MCTformer:
-    """Copy a model with the weights of its products in bfloat16, as `ClassMapper` runs it on a GPU."""
-    fast = copy.deepcopy(model)
-    for module in fast.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            module.to(torch.bfloat16)
-    return fast
 
 
 def run_fast(model: nn.Module, images: Tensor) -> MCTformerOutput:

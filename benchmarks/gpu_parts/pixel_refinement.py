@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.gpu_parts.machine import Bench, time_median
 from benchmarks.gpu_parts.report import Case
-from models.pixel_refinement import choose_form, refine_plainly
+from models.pixel_refinement import choose_block, choose_form, refine_plainly
 
 TILES = ((8, 32), (16, 32), (8, 64), (32, 32))
 """Sizes of a program's tile, of which `fused_pixel_refinement.TILE_SIZE` should be the fastest."""
@@ -32,7 +32,7 @@ def list_cases(is_small: bool) -> list[Case]:
 def _measure_refinement(num_images: int, num_maps: int, side: int, bench: Bench) -> dict[str, Any]:
     """Time, memory and difference of both forms."""
     device = bench.device
-    fused: Any = choose_form(device)
+    fused: Any = choose_form(device, choose_block(num_maps))
     is_fused = fused is not refine_plainly
     torch.manual_seed(0)
     # Photos reach the device as rows of pixels.

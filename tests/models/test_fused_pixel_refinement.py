@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from models.pixel_refinement import choose_form, refine_plainly
+from models.pixel_refinement import choose_block, choose_form, refine_plainly
 
 ROOT = Path(__file__).parents[2]
 NO_GPU = torch.device("cuda", 63)
@@ -66,7 +67,8 @@ from triton.compiler import ASTSource
 from models import fused_pixel_refinement as fused
 
 # Arguments that are 1 are constants to the compiler. One map of a photo is the usual case.
-cases = [(75, {}), (90, {}), (90, {"NUM_MAPS": 1, "num_maps": 1, "channel_stride": 1}), (90, {"height": 1, "width": 1})]
+cases = [(75, {}), *((90, {"NUM_MAPS": block}) for block in (2, 4, 8))]
+cases += [(90, {"NUM_MAPS": 1, "num_maps": 1, "channel_stride": 1}), (90, {"height": 1, "width": 1})]
 for capability, values in cases:
     constants = {"TILE_HEIGHT": fused.TILE_SIZE[0], "TILE_WIDTH": fused.TILE_SIZE[1], "NUM_MAPS": 2, **values}
     for kernel in (fused.compute_scale, fused.average_neighbours):
@@ -107,7 +109,7 @@ def test_kernels_compile_for_gpus(tmp_path: Path) -> None:
 
 def test_cpu_uses_the_plain_form_without_a_warning(caplog: Any) -> None:
     choose_form.cache_clear()
-    assert choose_form(torch.device("cpu")) is refine_plainly
+    assert choose_form(torch.device("cpu"), 1) is refine_plainly
     assert not caplog.records
 
 
@@ -116,13 +118,43 @@ def test_missing_triton_is_logged_once_and_the_plain_form_used(monkeypatch: Any,
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "models.fused_pixel_refinement", raising=False)
     choose_form.cache_clear()
-    forms = [choose_form(torch.device("cuda", 0)) for _ in range(3)]
+    forms = [choose_form(torch.device("cuda", 0), 2) for _ in range(3)]
     choose_form.cache_clear()
     assert forms == [refine_plainly] * 3
     assert len(caplog.records) == 1
 
 
-def test_device_on_which_kernels_fail_is_logged_once_in_one_line_and_the_plain_form_used(caplog: Any) -> None:
+def test_device_on_which_kernels_fail_is_logged_once_a_size_in_one_line_and_the_plain_form_used(caplog: Any) -> None:
     choose_form.cache_clear()
-    assert [choose_form(NO_GPU) for _ in range(3)] == [refine_plainly] * 3
-    assert [record.getMessage().count("\n") for record in caplog.records] == [0]
+    assert [choose_form(NO_GPU, block) for block in (1, 2, 1, 2)] == [refine_plainly] * 4
+    assert [record.getMessage().count("\n") for record in caplog.records] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("full"), RuntimeError("Triton Error [CUDA]: out of memory")],
+    ids=["torch", "triton"],
+)
+def test_full_memory_in_the_trial_is_raised_and_the_kernels_are_tried_again(
+    error: Exception, monkeypatch: Any, caplog: Any
+) -> None:
+    class FullModule(ModuleType):
+        num_tries = 0
+
+        def __getattr__(self, name: str) -> Any:
+            if name != "refine_fused":
+                raise AttributeError(name)
+            FullModule.num_tries += 1
+            raise error
+
+    monkeypatch.setitem(sys.modules, "models.fused_pixel_refinement", FullModule("full"))
+    choose_form.cache_clear()
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError, match="no memory to try fused kernels"):
+            choose_form(torch.device("cuda", 0), 2)
+    assert FullModule.num_tries == 2
+    assert not caplog.records
+
+
+def test_block_holds_all_maps_of_few_and_is_a_power_of_two() -> None:
+    assert [choose_block(number) for number in (0, 1, 2, 3, 4, 5, 8, 9, 200)] == [1, 1, 2, 4, 4, 8, 8, 8, 8]

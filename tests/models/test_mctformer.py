@@ -6,15 +6,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from models.attention import compute_class_to_patch, propagate
 from models.class_maps import compute_evidence, refine_class_maps
-from models.mctformer import MCTformer, MCTformerConfig, Variant, pool_by_rank, resize_positions
+from models.mctformer import MCTformer, MCTformerConfig, Variant, hold_in_bf16, pool_by_rank, resize_positions
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 INPUTS = ("square", "wide", "tall", "ragged")
 NUM_LAYERS = 3
 TOLERANCE = 1e-5
+PRODUCTS = (nn.Linear, nn.Conv2d)
+"""Layers that autocast computes in bfloat16."""
 
 
 def load_golden_model(variant: Any) -> Any:
@@ -97,6 +101,33 @@ def test_affinity_may_be_that_of_the_last_layers_and_be_applied_again(golden: tu
 
 
 @torch.inference_mode()
+def test_affinity_in_bfloat16_is_near_that_of_the_same_queries_and_keys_in_float32(
+    golden: tuple[Any, Any, Any],
+) -> None:
+    """At any scale of the maps: those of a faint class are small."""
+    _, model, expected = golden
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(expected["wide.input"])
+    assert output.queries[0].dtype == torch.bfloat16
+    queries, keys = (tuple(one.float() for one in layers) for layers in (output.queries, output.keys))
+    maps = torch.rand(2, 40, *output.grid, generator=torch.Generator().manual_seed(0))
+    wanted = propagate(output._replace(queries=queries, keys=keys), maps, num_steps=2)
+    assert measure_error(propagate(output, maps, num_steps=2), wanted) < 2e-3
+    assert measure_error(propagate(output, maps * 1e-30, num_steps=2) * 1e30, wanted) < 2e-3
+
+
+@torch.inference_mode()
+def test_affinity_in_bfloat16_keeps_what_rounding_takes_from_the_maps(golden: tuple[Any, Any, Any]) -> None:
+    """Patches that attend to themselves alone return their own values; bfloat16 has 8 bits of each."""
+    _, model, expected = golden
+    output = model(expected["wide.input"])
+    own = torch.cat([torch.zeros(3, 16), 100 * torch.eye(16)])[None, None].bfloat16()
+    few = output._replace(queries=(own,), keys=(own,), grid=(1, 16))
+    maps = torch.rand(1, 2, 1, 16, generator=torch.Generator().manual_seed(0))
+    assert float((propagate(few, maps) - maps).abs().max()) < 2**-15
+
+
+@torch.inference_mode()
 def test_maps_of_some_classes_equal_those_of_all_classes(golden: tuple[Any, Any, Any]) -> None:
     variant, model, expected = golden
     output = model(expected["square.input"])
@@ -131,6 +162,30 @@ def test_any_size_of_at_least_a_patch_is_accepted(golden: tuple[Any, Any, Any], 
     output = model(torch.zeros(1, 3, *size))
     assert output.grid == (size[0] // 16, size[1] // 16)
     assert output.class_logits.isfinite().all()
+
+
+@torch.inference_mode()
+def test_weights_held_in_bfloat16_give_what_autocast_gives_with_those_of_the_model(
+    golden: tuple[Any, Any, Any],
+) -> None:
+    _, model, expected = golden
+    held = hold_in_bf16(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        one, other = model(expected["wide.input"]), held(expected["wide.input"])
+    for name, values, wanted in zip(one._fields, other, one, strict=True):
+        assert type(values) is type(wanted), name
+        for found, single in zip(flatten(values), flatten(wanted), strict=True):
+            assert found.dtype == single.dtype, name
+            assert torch.equal(found, single), name
+    # The model itself stays, for images that overflow.
+    assert {weights.dtype for weights in model.parameters()} == {torch.float32}
+    products = [f"{name}.weight" for name, module in held.named_modules() if isinstance(module, PRODUCTS)]
+    types = {name: weights.dtype for name, weights in held.named_parameters()}
+    assert {types[name] for name in products} == {torch.bfloat16}
+
+
+def flatten(value: Any) -> list[torch.Tensor]:
+    return [one for one in tree_leaves(value) if isinstance(one, torch.Tensor)]
 
 
 def test_training_step_reaches_every_weight(golden: tuple[Any, Any, Any]) -> None:

@@ -21,9 +21,7 @@ class Presence(NamedTuple):
     std: Float[Tensor, "b c"]
 
 
-def compute_presence(
-    class_logits: Sequence[Float[Tensor, "b c"]], patch_logits: Sequence[Float[Tensor, "b c"] | None]
-) -> Presence:
+def compute_presence(class_logits: Float[Tensor, "v b c"], patch_logits: Float[Tensor, "v b c"] | None) -> Presence:
     """Compute the presence probability of each class: mean and standard deviation over the views.
 
     The probability of a view is the mean over class tokens and patches, if a model has both. Class tokens learn late
@@ -31,41 +29,47 @@ def compute_presence(
 
     Args:
         class_logits: Of each view.
-        patch_logits: Of each view; all None if the model has none.
+        patch_logits: Of each view; None if the model has none.
     """
-    probabilities = torch.stack(list(class_logits)).float().sigmoid()
-    by_patch = [logits for logits in patch_logits if logits is not None]
-    if by_patch:
-        probabilities = (probabilities + torch.stack(by_patch).float().sigmoid()) / 2
-    return Presence(mean=probabilities.mean(dim=0), std=probabilities.std(dim=0, correction=0))
+    probabilities = class_logits.sigmoid()
+    if patch_logits is not None:
+        probabilities = (probabilities + patch_logits.sigmoid()) / 2
+    std, mean = torch.std_mean(probabilities, dim=0, correction=0)
+    return Presence(mean=mean, std=std)
 
 
-def compute_agreement(maps: Float[Tensor, "v b k gh gw"], threshold: float) -> Float[Tensor, "b k"]:
-    """Compute the agreement of several maps of each class: mean IoU over all pairs of maps.
+def compute_agreements(groups: Sequence[Float[Tensor, "_ b k gh gw"]], threshold: float) -> list[Float[Tensor, "b k"]]:
+    """Compute how far the maps of each group agree on each class: mean IoU over all pairs of maps of a group.
 
     Args:
-        maps: On one grid, of any scale.
+        groups: Maps on one grid, of any scale; groups have any number of maps.
         threshold: Each map, scaled to [0, 1], marks the patches above this value.
 
     Returns:
-        NaN if there are fewer than two maps or none marks a patch.
+        Of each group; NaN if it has fewer than two maps or none marks a patch.
     """
+    maps = torch.cat(list(groups))
     marked = scale_min_max(maps.flatten(0, 1)).unflatten(0, maps.shape[:2]) > threshold
-    return _compute_mean_iou(marked.flatten(3).float())
+    iou = _compute_iou(marked.flatten(3).float())
+    first, found = 0, []
+    for group in groups:
+        found.append(_average_pairs(iou, range(first, first + len(group))))
+        first += len(group)
+    return found
 
 
-def _compute_mean_iou(marked: Float[Tensor, "v b k n"]) -> Float[Tensor, "b k"]:
-    """Mean IoU over the pairs of masks, 0 and 1; NaN if all pairs are empty."""
+def _compute_iou(marked: Float[Tensor, "v b k n"]) -> Float[Tensor, "b k v v"]:
+    """IoU of each pair of masks, of 0 and 1; NaN if both are empty."""
     masks = marked.permute(1, 2, 0, 3)
     # Sums of at most 2^24 ones are exact.
     overlap = masks @ masks.transpose(-2, -1)
     size = overlap.diagonal(dim1=-2, dim2=-1)
-    union = size[..., :, None] + size[..., None, :] - overlap
-    pairs = list(combinations(range(len(marked)), 2))
-    # An empty pair is 0 / 0, and the mean of no pairs is NaN.
-    return (_select_pairs(overlap, pairs) / _select_pairs(union, pairs)).nanmean(-1)
+    return overlap / (size[..., :, None] + size[..., None, :] - overlap)
 
 
-def _select_pairs(values: Float[Tensor, "b k v v"], pairs: Sequence[tuple[int, int]]) -> Float[Tensor, "b k pairs"]:
-    """Select the values of pairs: as views, because an index would have to be copied to the device."""
-    return torch.stack([values[..., a, b] for a, b in pairs], -1) if pairs else values[..., 0, :0]
+def _average_pairs(iou: Float[Tensor, "b k v v"], places: Sequence[int]) -> Float[Tensor, "b k"]:
+    """Mean over the pairs of some maps that are not NaN. Selected as views: the device would wait for an index."""
+    pairs = [iou[..., a, b] for a, b in combinations(places, 2)]
+    if len(pairs) == 1:
+        return pairs[0]
+    return torch.stack(pairs, -1).nanmean(-1) if pairs else torch.full_like(iou[..., 0, 0], torch.nan)

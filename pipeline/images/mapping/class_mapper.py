@@ -6,41 +6,34 @@ views -> model -> class-to-patch attention, patch CAM -> refined by affinity -> 
 The number of operations does not depend on the number of images, and nothing waits for the device before the end.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor, nn
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
 
 from models.bundle import ModelBundle
-from models.class_maps import Evidence, compute_evidence, flag_finite, refine_class_maps
-from models.mctformer import MCTformer
+from models.class_maps import Evidence, compute_evidence, refine_class_maps
+from models.mctformer import MCTformer, hold_in_bf16
 from models.output import MCTformerOutput
-from pipeline.images.mapping.agreement import Presence, compute_agreement, compute_presence
-from pipeline.images.mapping.evidence import ImageEvidence, Packed, from_fixed_point, to_fixed_point
+from pipeline.images.mapping.agreement import compute_agreements, compute_presence
+from pipeline.images.mapping.evidence import ImageEvidence, Packed, to_fixed_point
 from pipeline.images.mapping.transfers import Transfers
 from pipeline.images.mapping.views import View, list_views, make_view, return_to_frame
 from pipeline.images.pixel_maps import refine_maps, resize_maps
 from pipeline.run.config import LabelConfig, MapKind, PixelRefinement, Resolution
 
 
-class _ViewMaps(NamedTuple):
-    """What one view shows, on its own patch grid and unflipped; k is the number of requested classes."""
-
-    maps: Float[Tensor, "b k gh gw"]
-    attention: Float[Tensor, "b k gh gw"]
-    patch_cam: Float[Tensor, "b k gh gw"] | None
-
-
 class _Seen(NamedTuple):
     """What the views of a batch show."""
 
-    views: list[_ViewMaps]
-    presence: Presence
-    is_finite: Bool[Tensor, " b"]
+    views: list[Float[Tensor, "b _ _ _"]]
+    """Of each view, on its own grid and unflipped: the maps of all requested classes, then their attention, then their
+    patch CAM, if the model has one."""
+    class_logits: Float[Tensor, "v b c"]
+    patch_logits: Float[Tensor, "v b c"] | None
 
 
 class ClassMapper:
@@ -67,7 +60,7 @@ class ClassMapper:
             transfers: Copies to the device and back; None: those of the device.
         """
         self._model = model
-        self._fast_model = _hold_in_bf16(model) if use_bf16 else model
+        self._fast_model = hold_in_bf16(model) if use_bf16 else model
         self._config = config
         self._device = device
         self._use_bf16 = use_bf16
@@ -122,9 +115,11 @@ class ClassMapper:
             # Presence over all views decides which classes are drawn, so all outputs are kept.
             outputs = list(outputs)
             wanted = self._add_suggested(outputs, wanted)
-        seen = self._see(views, outputs, self._transfers.upload(_index_classes(wanted)))
-        joined = _sum_by_grid([view.maps for view in seen.views])
-        packed = self._pack(seen, joined)
+        class_index = _index_classes(wanted)
+        seen = self._see(views, outputs, self._transfers.upload(class_index))
+        num_classes = class_index.shape[1]
+        joined = _sum_by_grid([view[:, :num_classes] for view in seen.views])
+        packed = self._pack(seen, joined, num_classes)
         refined = self._refine_by_pixels(joined, guides)
         wait = self._transfers.download([packed.values, *([] if refined is None else [refined])])
 
@@ -139,29 +134,40 @@ class ClassMapper:
         return read
 
     def _see(self, views: Sequence[View], outputs: Iterable[MCTformerOutput], class_index: Int[Tensor, "b k"]) -> _Seen:
-        seen, class_logits, patch_logits, checked = [], [], [], []
-        for view, output in zip(views, outputs, strict=True):
+        seen, class_logits, patch_logits = [], [], []
+        found = iter(outputs)
+        for view in views:
+            output = next(found)
             seen.append(self._compute_view_maps(output, view, class_index))
             class_logits.append(output.class_logits)
             patch_logits.append(output.patch_logits)
-            checked += [output.class_logits, output.patch_logits, output.patch_cam, *seen[-1]]
-        return _Seen(seen, compute_presence(class_logits, patch_logits), flag_finite(checked))
+            # The next view needs its memory.
+            del output
+        return _Seen(seen, *_stack_logits(class_logits, patch_logits))
 
-    def _pack(self, seen: _Seen, joined: Sequence[Float[Tensor, "b k _ _"]]) -> Packed:
+    def _pack(self, seen: _Seen, joined: Sequence[Float[Tensor, "b k _ _"]], num_classes: int) -> Packed:
         """Join what the host needs, without refined maps."""
-        base = (seen.views[0].maps.shape[-2], seen.views[0].maps.shape[-1])
-        threshold = self._config.maps.foreground_threshold
-        on_grid = torch.stack([resize_maps(view.maps, base) for view in seen.views])
+        base = (seen.views[0].shape[-2], seen.views[0].shape[-1])
+        on_grid = torch.stack([resize_maps(view, base) for view in seen.views])
+        mean = on_grid.mean(0)
+        heads = mean[:, num_classes:].unflatten(1, (-1, num_classes)).transpose(0, 1)
+        view_agreement, head_agreement = compute_agreements(
+            [on_grid[:, :, :num_classes], heads], self._config.maps.foreground_threshold
+        )
+        presence = compute_presence(seen.class_logits, seen.patch_logits)
+        lowest, highest = _find_extremes(seen, joined)
         tensors = {
-            "grid_maps": on_grid.mean(0),
-            "presence": seen.presence.mean,
-            "presence_std": seen.presence.std,
-            "view_agreement": compute_agreement(on_grid, threshold),
-            "head_agreement": self._compare_heads(seen.views, base),
-            "is_finite": (seen.is_finite & flag_finite(joined))[:, None],
+            "grid_maps": mean[:, :num_classes],
+            "presence": presence.mean,
+            "presence_std": presence.std,
+            "view_agreement": view_agreement,
+            "head_agreement": head_agreement,
+            "lowest": lowest,
+            "highest": highest,
         }
-        # Maps of one grid are those of `grid_maps` but for a factor.
-        return Packed(tensors | ({f"grid {n}": maps for n, maps in enumerate(joined)} if len(joined) > 1 else {}))
+        # Maps of one grid are those of `grid_maps` but for a factor, and refined maps replace those of several.
+        is_drawn = len(joined) > 1 and self._config.maps.pixel_refinement == PixelRefinement.NONE
+        return Packed(tensors | ({f"grid {n}": maps for n, maps in enumerate(joined)} if is_drawn else {}))
 
     def _read_image(
         self,
@@ -175,10 +181,7 @@ class ClassMapper:
         """Read what was found in one image of a batch."""
         own, index = slice(len(class_ids)), np.array(class_ids) - 1
         grids = [values[row, own] for name, values in found.items() if name.startswith("grid ")]
-        grids = grids or [found["grid_maps"][row, own]]
-        if refined:
-            maps = refined[0][row, own]
-            grids = [maps if maps.dtype == np.float32 else from_fixed_point(maps)]
+        grids = [refined[0][row, own]] if refined else grids or [found["grid_maps"][row, own]]
         presence = found["presence"][row]
         return ImageEvidence(
             class_ids=class_ids,
@@ -191,15 +194,14 @@ class ClassMapper:
             view_agreement=_replace_nan(found["view_agreement"][row, own]),
             head_agreement=_replace_nan(found["head_agreement"][row, own]),
             suggested_class_ids=self._suggest_classes(presence, class_ids[:num_tagged]),
-            is_finite=bool(found["is_finite"][row, 0]),
+            is_finite=bool(np.isfinite([found["lowest"][row], found["highest"][row]]).all()),
         )
 
     def _add_suggested(
         self, outputs: Sequence[MCTformerOutput], class_ids: Sequence[tuple[int, ...]]
     ) -> list[tuple[int, ...]]:
-        presence = compute_presence(
-            [output.class_logits for output in outputs], [output.patch_logits for output in outputs]
-        )
+        logits = _stack_logits([one.class_logits for one in outputs], [one.patch_logits for one in outputs])
+        presence = compute_presence(*logits)
         (on_host,) = self._transfers.download([presence.mean])()
         return [(*ids, *self._suggest_classes(own, ids)) for ids, own in zip(class_ids, on_host, strict=True)]
 
@@ -218,7 +220,8 @@ class ClassMapper:
             fast: MCTformerOutput = self._fast_model(pixels)
         return fast
 
-    def _compute_view_maps(self, output: MCTformerOutput, view: View, class_index: Int[Tensor, "b k"]) -> _ViewMaps:
+    def _compute_view_maps(self, output: MCTformerOutput, view: View, class_index: Int[Tensor, "b k"]) -> Tensor:
+        """Compute the maps of a view, its attention and its patch CAM, joined as in `_Seen.views`."""
         evidence = compute_evidence(
             output,
             self._model.config.variant,
@@ -230,7 +233,10 @@ class ClassMapper:
         settings = self._config.maps
         if settings.refine:
             maps = refine_class_maps(output, maps, settings.num_affinity_layers, settings.affinity_steps)
-        return _unflip_maps(view, maps, evidence)
+        cams = [] if evidence.patch_cam is None else [evidence.patch_cam]
+        joined = torch.cat([maps, evidence.class_to_patch, *cams], 1)
+        # Bilinear resizing, which follows, commutes with a flip.
+        return return_to_frame(joined, view, (joined.shape[-2], joined.shape[-1]))
 
     def _choose_evidence(self, evidence: Evidence) -> Float[Tensor, "b k gh gw"]:
         match self._config.maps.kind:
@@ -256,20 +262,26 @@ class ClassMapper:
         refined = refine_maps(joined, self._transfers.upload(guides), settings.pixel_iterations)
         return refined if self._device.type == "cpu" else to_fixed_point(refined)
 
-    def _compare_heads(self, seen: Sequence[_ViewMaps], grid: tuple[int, int]) -> Float[Tensor, "b k"]:
-        attention = torch.stack([resize_maps(view.attention, grid) for view in seen]).mean(0)
-        cams = [resize_maps(view.patch_cam, grid) for view in seen if view.patch_cam is not None]
-        kinds = [attention, torch.stack(cams).mean(0)] if cams else [attention]
-        return compute_agreement(torch.stack(kinds), self._config.maps.foreground_threshold)
+
+def _stack_logits(
+    class_logits: Sequence[Float[Tensor, "b c"]], patch_logits: Sequence[Float[Tensor, "b c"] | None]
+) -> tuple[Float[Tensor, "v b c"], Float[Tensor, "v b c"] | None]:
+    """Stack the scores of views, in float32; no patch logits if the model has none."""
+    by_patch = [logits for logits in patch_logits if logits is not None]
+    return torch.stack(list(class_logits)).float(), torch.stack(by_patch).float() if by_patch else None
 
 
-def _hold_in_bf16(model: MCTformer) -> MCTformer:
-    """Copy a model with the weights of its products in bfloat16, in which autocast computes them; others stay."""
-    fast = copy.deepcopy(model)
-    for module in fast.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            module.to(torch.bfloat16)
-    return fast
+def _find_extremes(
+    seen: _Seen, joined: Sequence[Float[Tensor, "b k _ _"]]
+) -> tuple[Float[Tensor, "b 1"], Float[Tensor, "b 1"]]:
+    """Find the lowest and highest value of each image; one of them is not finite if any value is not.
+
+    Patch logits stand for the patch CAM of all classes, which is large: any pooling of NaN or infinite scores is one.
+    """
+    logits = [*seen.class_logits, *([] if seen.patch_logits is None else seen.patch_logits)]
+    values = torch.cat([*logits, *(maps.flatten(1) for maps in (*seen.views, *joined))], 1)
+    lowest, highest = values.aminmax(dim=1, keepdim=True)
+    return lowest, highest
 
 
 def _index_classes(class_ids: Sequence[tuple[int, ...]]) -> Int[np.ndarray, "b k"]:
@@ -280,16 +292,6 @@ def _index_classes(class_ids: Sequence[tuple[int, ...]]) -> Int[np.ndarray, "b k
 
 def _replace_nan(values: Float[np.ndarray, " k"]) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
-
-
-def _unflip_maps(view: View, maps: Float[Tensor, "b k gh gw"], evidence: Evidence) -> _ViewMaps:
-    """Undo the flip of a view on its own grid; bilinear resizing commutes with it."""
-
-    def unflip(values: Tensor) -> Tensor:
-        return return_to_frame(values.float(), view, (values.shape[-2], values.shape[-1]))
-
-    cam = evidence.patch_cam
-    return _ViewMaps(unflip(maps), unflip(evidence.class_to_patch), None if cam is None else unflip(cam))
 
 
 def _sum_by_grid(maps: Sequence[Tensor]) -> list[Tensor]:

@@ -20,8 +20,9 @@ class ImageEvidence:
     """Tagged classes, then suggested ones if they are drawn."""
     upright_size: tuple[int, int]
     """Height and width in pixels."""
-    grids: tuple[Float[np.ndarray, "k _ _"], ...]
-    """Class maps on patch grids, to be summed at image size and scaled; or maps in [0, 1] that pixels refined."""
+    grids: tuple[Float[np.ndarray, "k _ _"] | Int[np.ndarray, "k _ _"], ...]
+    """Class maps on patch grids, to be summed at image size and scaled; or maps in [0, 1] that pixels refined, of a GPU
+    as integers (`to_fixed_point`), which reach other processes with half the bytes."""
     is_refined: bool
     """Whether pixels refined the maps."""
     grid_maps: Float[np.ndarray, "k gh gw"]
@@ -37,7 +38,8 @@ class ImageEvidence:
 
     def scale_maps(self) -> GridMaps:
         """Class maps in [0, 1], before class scales."""
-        maps = GridMaps(self.grids, self.upright_size)
+        grids = [from_fixed_point(grid) if grid.dtype == np.int16 else grid for grid in self.grids]
+        maps = GridMaps(grids, self.upright_size)
         return maps if self.is_refined else maps.scale_min_max()
 
     def list_classes(self) -> list[dict[str, Any]]:

@@ -42,7 +42,8 @@ class Transfers:
         on_host = [one.to("cpu", non_blocking=self._stream is not None) for one in values]
         if self._stream is None:
             return lambda: [one.numpy() for one in on_host]
-        done = torch.cuda.Event()
+        # A wait that does not take a core from the workers.
+        done = torch.cuda.Event(blocking=True)
         done.record(torch.cuda.current_stream(self._device))
 
         def wait() -> list[np.ndarray]:
