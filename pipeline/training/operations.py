@@ -150,5 +150,5 @@ def draw_jitter(strength: float, generator: np.random.Generator) -> Float32[np.n
     """Draw factors of brightness, contrast and colour from 1 - strength to 1 + strength, in a random order."""
     drawn = np.zeros((NUM_JITTERS, 2), np.float32)
     drawn[:, 0] = generator.permutation(JITTERS)
-    drawn[:, 1] = generator.uniform(1 - strength, 1 + strength, NUM_JITTERS)
+    drawn[:, 1] = generator.uniform(max(0.0, 1 - strength), 1 + strength, NUM_JITTERS)
     return drawn

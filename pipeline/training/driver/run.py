@@ -131,7 +131,7 @@ def _require_same(run: TrainingRun) -> None:
     if existing.get("fingerprint") != run.fingerprint:
         before, now = existing.get("library_version"), get_library_version()
         # A record of another format always names its version: that one can continue the run, whatever else differs.
-        is_foreign = existing.get("format_version") != FORMAT_VERSION
+        is_foreign = before != now or existing.get("format_version") != FORMAT_VERSION
         other = f" (started by version {before}, this is {now})" if is_foreign else ""
         changes = "; ".join(_list_run_changes(existing, run.identity))
         raise RunConflictError(

@@ -114,7 +114,7 @@ def test_geometric_operation_gives_nearly_the_pixels_of_timm(operation: Operatio
 
 
 @pytest.mark.parametrize(("operation", "value"), GEOMETRIC)
-def test_geometric_operation_moves_detail_by_a_bicubic_filter_without_bias(operation: Operation, value: float) -> None:
+def test_geometric_operation_moves_detail_by_a_bicubic_filter_and_rounds(operation: Operation, value: float) -> None:
     picture = Image.fromarray(make_noise(1)[0].permute(1, 2, 0).numpy())
     (found,) = apply_to_all([picture], (operation, value))
     expected, softer = (
@@ -124,7 +124,8 @@ def test_geometric_operation_moves_detail_by_a_bicubic_filter_without_bias(opera
     is_inside = (found != FILL_RGB).any(axis=-1) & (expected != FILL_RGB).any(axis=-1)
     differences, of_softer = (found - expected)[is_inside], (softer - expected)[is_inside]
     assert np.abs(differences).mean() < 0.7 * np.abs(of_softer).mean()
-    assert abs(differences.mean()) < 0.3
+    # Pillow cuts off fractions, half a level in the mean; here values are rounded.
+    assert differences.mean() == pytest.approx(0.5, abs=0.2)
 
 
 @pytest.mark.parametrize(("operation", "value"), GEOMETRIC)
