@@ -74,7 +74,7 @@ class RandAugment:
     magnitude_max: float = TOP_LEVEL
     """`mmax`: highest level."""
     is_increasing: bool = False
-    """`inc`: whether a higher level always is a stronger change."""
+    """`inc`: whether a higher level always is a stronger change; `inc0` is the same as none."""
 
     @classmethod
     def parse(cls, name: str) -> "RandAugment":
@@ -87,12 +87,15 @@ class RandAugment:
             ValueError: It is not such a name, or a value is out of range.
         """
         first, *sections = name.split("-")
-        found = [re.fullmatch(r"(m|n|p|mstd|mmax|inc)(\d+\.?\d*)", section) for section in sections]
-        values = {match[1]: float(match[2]) for match in found if match}
-        if first != "rand" or not all(found) or not values.get("n", 2.0).is_integer():
+        # As timm: m, n, mmax and inc are whole numbers. Digits of other scripts are not known.
+        found = [re.fullmatch(r"(m|n|mmax|inc)([0-9]+)|(p|mstd)([0-9]+\.?[0-9]*)", section) for section in sections]
+        values = {match[1] or match[3]: float(match[2] or match[4]) for match in found if match}
+        # A key that comes twice would be read in two ways: timm takes the last m, and the first mstd.
+        if first != "rand" or len(values) < len(sections):
             raise ValueError(
-                f"need a rand_augment of timm's RandAugment with m, n, p, mstd, mmax and inc, such as "
-                f"rand-m9-mstd0.5-mmax9-inc1, got '{name}'; leave it empty for colour jitter"
+                f"need a rand_augment of timm's RandAugment with m, n, p, mstd, mmax and inc, each once at most, such "
+                f"as rand-m9-mstd0.5-mmax9-inc1, got '{name}'; leave it empty for colour jitter. A run that an earlier "
+                "version began with another policy goes on with that version alone, which its train.json names"
             )
         policy = cls(
             magnitude=values.get("m", TOP_LEVEL),

@@ -7,17 +7,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.images.frames import (
     choose_grid,
+    choose_shortest_side,
+    count_image_bytes,
     fit_frame,
     fit_guide,
     fit_native_size,
     list_bucket_grids,
     normalise,
+    resize_planes,
     resize_rgb,
 )
-from pipeline.run.config import LabelConfig, MapConfig, Resolution, ViewConfig
+from pipeline.run.config import LabelConfig, MapConfig, PixelRefinement, Resolution, ViewConfig
 
 PATCH_SIZE = 16
 
@@ -101,6 +105,44 @@ def make_noise(height: int, width: int) -> Any:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def resize_with_pillow(image: Any, size: tuple[int, int]) -> Any:
+    """Resize across and then down; in one call Pillow begins with what makes the image smaller, and clips otherwise."""
+    height, width = size
+    across = Image.fromarray(np.ascontiguousarray(image)).resize((width, len(image)), Image.Resampling.BICUBIC)
+    return np.asarray(across.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def make_read_only(image: Any) -> Any:
+    image.flags.writeable = False
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "size"),
+    [
+        (make_noise(300, 400), (224, 304)),
+        (make_noise(300, 400), (37, 500)),
+        (make_noise(90, 70), (224, 224)),
+        (make_noise(64, 48), (64, 96)),
+        (make_noise(1, 300), (16, 48)),
+        (make_noise(200, 1), (48, 16)),
+        (make_noise(1, 1), (32, 16)),
+        (make_noise(500, 3), (7, 3)),
+        (make_read_only(make_noise(120, 160)), (64, 80)),
+        (make_noise(300, 400)[31:231, 57:190], (96, 64)),
+        (make_noise(300, 400)[::2, ::3], (80, 96)),
+        (make_noise(120, 160).swapaxes(0, 1), (64, 48)),
+        (make_noise(120, 160)[::-1, ::-1], (64, 80)),
+    ],
+)
+def test_resized_image_is_that_of_pillow_up_to_rounding(image: Any, size: tuple[int, int]) -> None:
+    before = image.copy()
+    expected = resize_with_pillow(image, size).astype(int)
+    assert np.abs(resize_rgb(image, size) - expected).max() <= 2
+    assert np.array_equal(resize_planes(image, size).transpose(1, 2, 0), resize_rgb(image, size))
+    assert np.array_equal(image, before)
+
+
 @pytest.mark.parametrize(
     ("views", "side_px", "shapes"),
     [
@@ -119,6 +161,28 @@ def test_frame_has_the_size_of_its_bucket_and_the_guide_that_of_its_own_budget(
     guide = fit_guide(image, config, PATCH_SIZE)
     assert (frame.shape, guide.shape) == shapes
     assert np.array_equal(fit_guide(image, config, PATCH_SIZE, frame), guide)
+
+
+@pytest.mark.parametrize(
+    ("side_px", "refinement", "shortest"), [(448, "par", 448), (112, "par", 224), (448, "none", 224)]
+)
+def test_decoder_may_shrink_to_the_larger_of_frame_and_guide(side_px: int, refinement: Any, shortest: int) -> None:
+    maps = MapConfig(pixel_side_px=side_px, pixel_refinement=PixelRefinement(refinement))
+    config = LabelConfig(views=ViewConfig(num_patches=196), maps=maps)
+    assert choose_shortest_side(config, PATCH_SIZE) == shortest
+    num_bytes = count_image_bytes(config, PATCH_SIZE)
+    sizes = [(300, 300), (300, 400), (90, 900)]
+    frames = [fit_frame(make_noise(*size), config.views, PATCH_SIZE) for size in sizes]
+    guides = [fit_guide(make_noise(*size), config, PATCH_SIZE) for size in sizes]
+    used = [
+        frame.nbytes + (guide.nbytes if refinement == "par" else 0) for frame, guide in zip(frames, guides, strict=True)
+    ]
+    assert max(used) == num_bytes
+
+
+def test_image_of_native_resolution_is_never_shrunk_by_its_decoder() -> None:
+    config = LabelConfig(views=ViewConfig(resolution=Resolution.NATIVE), maps=MapConfig(pixel_side_px=112))
+    assert choose_shortest_side(config, PATCH_SIZE) is None
 
 
 def test_guide_of_the_size_of_the_frame_takes_no_memory_of_its_own() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import unicodedata
+import zlib
 from itertools import pairwise
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -170,3 +171,11 @@ def test_long_keys_that_begin_alike_have_two_names() -> None:
     cut = name_mask_file("x" * 300)
     assert cut != name_mask_file("x" * 301)
     assert name_mask_file(cut.removesuffix(".png")) != cut
+
+
+def test_encoded_mask_is_about_as_small_as_that_of_pillow() -> None:
+    rows, columns = np.mgrid[:300, :400]
+    mask = (((rows - 150) ** 2 + (columns - 180) ** 2 < 100**2) + 2 * (rows > 220)).astype(np.uint8)
+    image = Image.fromarray(mask)
+    image.putpalette(voc_palette().tobytes())
+    assert len(encode_mask(mask, voc_palette())) < 1.1 * len(encode_png(image, compress_type=zlib.Z_RLE))

@@ -184,6 +184,8 @@ def test_mask_of_a_large_image_is_drawn_in_bands(tmp_path: Path) -> None:
     (row,) = read_rows(tmp_path / "out")
     assert (row["height"], row["width"]) == (height, width)
     assert decode_mask(row["mask"]["bytes"]).shape == (height, width)
+    for labels in ("kept", "out"):
+        assert verify.main(["--labels", f"{tmp_path}/{labels}"]) == 0
 
 
 def test_books_balance_and_everything_that_reads_a_run_reads_the_new_one(

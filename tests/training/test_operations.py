@@ -1,5 +1,6 @@
 """Policies by timm's names, and what they draw."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -16,11 +17,18 @@ def draw_many(name: str, number: int = 4000) -> np.ndarray:
     return np.stack([policy.draw(np.random.default_rng(seed)) for seed in range(number)])
 
 
-@pytest.mark.parametrize("name", [DEFAULT, "rand-m7-n3-p0.8", "rand", "rand-m9-mstd101-inc1", "rand-n1-m4-mstd1.5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(DEFAULT, "rand-m7-n3-p0.8", "rand", "rand-m9-mstd101-inc1", "rand-n1-m4-mstd1.5"),
+        *("rand-m9-inc0", "rand-m9-inc2", "rand-mmax12-m11-p1.", "rand-mmax0"),
+    ],
+)
 def test_policy_is_read_as_timm_reads_it(name: str) -> None:
     policy, expected = RandAugment.parse(name), rand_augment_transform(name, {})
     assert policy.num_layers == expected.num_layers
     assert len(expected.ops) == len(RANDOM_OPERATIONS)
+    assert any(operation.name.endswith("Increasing") for operation in expected.ops) == policy.is_increasing
     for operation in expected.ops:
         assert (operation.magnitude, operation.prob) == (policy.magnitude, policy.probability)
         assert (operation.magnitude_max or 10) == policy.magnitude_max
@@ -63,17 +71,55 @@ def test_levels_of_the_default_policy_vary_below_their_limit() -> None:
     assert 20 < degrees.min() < 26
 
 
+def test_changes_go_to_both_sides_equally_often() -> None:
+    drawn = draw_many(DEFAULT).reshape(-1, 2)
+    for operation in (Operation.ROTATE, Operation.SHEAR_X, Operation.TRANSLATE_Y):
+        assert np.mean(drawn[drawn[:, 0] == operation, 1] > 0) == pytest.approx(0.5, abs=0.1)
+
+
+def test_level_is_never_below_zero() -> None:
+    drawn = draw_many("rand-m1-mstd5-p1").reshape(-1, 2)
+    factors = drawn[drawn[:, 0] == Operation.BRIGHTNESS, 1]
+    assert np.isclose(factors, 0.1).mean() > 0.3
+    assert factors.min() == pytest.approx(0.1)
+
+
+def test_factors_of_strong_jitter_are_never_below_zero() -> None:
+    drawn = np.stack([draw_jitter(1.5, np.random.default_rng(seed)) for seed in range(200)])
+    assert 0 <= drawn[:, :, 1].min() < 0.1
+    assert drawn[:, :, 1].max() > 2.3
+
+
 def test_even_levels_reach_from_zero_to_the_magnitude() -> None:
     drawn = draw_many("rand-m9-mstd101-inc1").reshape(-1, 2)
     degrees = np.abs(drawn[drawn[:, 0] == Operation.ROTATE, 1])
     assert degrees.mean() == pytest.approx(13.5, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    "name", ["augmix-m5", "rand-m9-tweights", "original", "rand-x3", "rand-m9-n1.5", "rand-mstdinf"]
-)
+UNKNOWN = [
+    *(
+        "augmix-m5",
+        "rand-m9-tweights",
+        "original",
+        "rand-x3",
+        "rand-mstdinf",
+        "rand-p.5",
+        "rand-m",
+        "rand-m9-",
+        "xrand-m9",
+    ),
+    # Not whole.
+    *("rand-m9-n1.5", "rand-m9.5", "rand-inc1.5", "rand-mmax9.5"),
+    # Given twice.
+    *("rand-m9-m5", "rand-n3-n4", "rand-m9-m9", "rand-inc1-m9-inc0", "rand-mstd1-mstd2"),
+    # Digits that are not those of timm's names.
+    *("rand-m\u0669", "rand-p0.\u0665", "rand-m\uff19"),
+]
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
 def test_policy_that_is_not_known_is_refused_with_an_example(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"such as {DEFAULT}, got '{name}'"):
+    with pytest.raises(ValueError, match=rf"such as {DEFAULT}, got '{re.escape(name)}'.* version .* train\.json names"):
         RandAugment.parse(name)
 
 

@@ -26,6 +26,12 @@ NARROWEST_CROP = 3 / 4
 """Smallest ratio of a crop's short side to its long side; timm's default."""
 CROP_ATTEMPTS = 10
 
+NUM_KEPT_SQUARES = 3
+"""Squares of a long image that are resized at least, to take the one in the middle: a filter that shrinks an image sees
+less than a square beside it."""
+FILTER_MARGIN_PX = 3
+"""Pixels that are resized beside them, for images so narrow that a filter sees more than their width."""
+
 ReportRejection = Callable[[str, str], None]
 """Called with the key of a dropped sample and the reason."""
 
@@ -126,12 +132,25 @@ def draw_crop(height: int, width: int, min_fraction: float, generator: np.random
 
 
 def resize_to_square(image_rgb: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "3 s s"]:
-    """Resize an image until its short side fits, and take the square in its middle."""
+    """Resize an image until its short side fits, and take the square in its middle.
+
+    Memory is bounded: far more than the square of a long image is not resized.
+    """
+    image_rgb = _take_middle(image_rgb)
     height, width = image_rgb.shape[:2]
     short = min(height, width)
     resized = resize_planes(image_rgb, (side * height // short, side * width // short))
     top, left = (round((length - side) / 2) for length in resized.shape[1:])
     return resized[:, top : top + side, left : left + side]
+
+
+def _take_middle(image_rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "mid_h mid_w 3"]:
+    """Cut off the ends of an image that is much longer than wide, as much at either end."""
+    short = min(image_rgb.shape[:2])
+    least = NUM_KEPT_SQUARES * short + 2 * FILTER_MARGIN_PX
+    # Whole squares are cut off, so that the others keep their places in the resized image.
+    top, left = (max(0, (length - least) // (2 * short)) * short for length in image_rgb.shape[:2])
+    return image_rgb[top : len(image_rgb) - top, left : image_rgb.shape[1] - left]
 
 
 def augment_image(

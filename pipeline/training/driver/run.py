@@ -130,7 +130,9 @@ def _require_same(run: TrainingRun) -> None:
         raise RunConflictError(f"'{uri}' is not the record of a training run: {error}; use another --out") from error
     if existing.get("fingerprint") != run.fingerprint:
         before, now = existing.get("library_version"), get_library_version()
-        other = f" (started by version {before}, this is {now})" if before != now else ""
+        # A record of another format always names its version: that one can continue the run, whatever else differs.
+        is_foreign = before != now or existing.get("format_version") != FORMAT_VERSION
+        other = f" (started by version {before}, this is {now})" if is_foreign else ""
         changes = "; ".join(_list_run_changes(existing, run.identity))
         raise RunConflictError(
             f"'{run.out_uri}' belongs to another training run{other}: {changes}; run the same command as before, or "
@@ -141,6 +143,8 @@ def _require_same(run: TrainingRun) -> None:
 def _list_run_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Describe the first changes between the identities of two runs; entries that `after` lacks do not count."""
     changes = list_changes({name: value for name, value in before.items() if name in after}, after)
+    # First what no option can undo.
+    changes.sort(key=lambda change: not change.startswith("format_version "))
     num_more = len(changes) - MAX_CHANGES
     return changes if num_more <= 0 else [*changes[:MAX_CHANGES], f"and {num_more} more fields"]
 

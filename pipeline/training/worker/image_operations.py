@@ -1,11 +1,12 @@
 """Operations that vary the images of a batch, on the device that trains.
 
 Images with the same kind of operation are changed together, so the number of launches depends on the kinds and not on
-the batch, and nothing waits for the device. An image does not depend on the others of its batch. Results are those of
-timm and Pillow: equal pixels, except of geometric operations, for which PyTorch's bicubic filter is a little softer.
+the batch. Nothing waits for the device, to which all that it needs is copied at once. An image does not depend on the
+others of its batch. Results are those of timm and Pillow: equal pixels, except of geometric operations, for which
+PyTorch's bicubic filter is a little softer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,9 @@ GREY_WEIGHTS = (19595, 38470, 7471)
 """Of red, green and blue, in units of 1 / 65536; Pillow's conversion to grey."""
 SMOOTH_CENTRE, SMOOTH_SUM = 5, 13
 """Weight of the middle in Pillow's 3 x 3 filter for sharpness, where its neighbours have 1, and sum of all weights."""
+
+ALIGNMENT = 8
+"""Bytes of the largest number that is copied to the device."""
 
 Upload = Callable[[np.ndarray], Tensor]
 """Copies an array to the device without waiting for it."""
@@ -54,36 +58,67 @@ def apply_operations(
     Args:
         images: On any device; not changed.
         operations: An `Operation` and its argument for each image and layer, on the host.
-        upload: None: an asynchronous copy.
+        upload: Called once with all that the device needs; None: an asynchronous copy from pinned memory.
 
     Returns:
         Images on the same device.
     """
     if not operations[:, :, 0].any():
         return images
-    device = images.device
-
-    def send(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(device, non_blocking=True)
-
+    size = CPU_BATCH if images.device.type == "cpu" else len(images)
+    steps = [
+        step
+        for start in range(0, len(images), size)
+        for layer in range(operations.shape[1])
+        for step in _plan_layer(operations[start : start + size, layer], start)
+    ]
+    arrays = [array for step in steps for array in (step.places, step.settings)]
+    on_device = iter(_send(arrays, upload or _make_upload(images.device)))
     images = images.clone()
-    size = CPU_BATCH if device.type == "cpu" else len(images)
-    for start in range(0, len(images), size):
-        part = slice(start, start + size)
-        for layer in range(operations.shape[1]):
-            _apply_layer(images[part], operations[part, layer], upload or send)
+    for step in steps:
+        index, settings = next(on_device), next(on_device)
+        images.index_copy_(0, index, step.kind.change(images.index_select(0, index), settings))
     return images
 
 
-def _apply_layer(images: UInt8[Tensor, "b 3 s s"], operations: Float32[np.ndarray, "b 2"], upload: Upload) -> None:
-    """Apply one operation to each image, in place."""
+class _Step(NamedTuple):
+    """Images that one function changes together."""
+
+    kind: "Kind"
+    places: Int[np.ndarray, " n"]
+    settings: np.ndarray
+
+
+def _plan_layer(operations: Float32[np.ndarray, "n 2"], start: int) -> Iterator[_Step]:
+    """Plan an operation on each of some images, which begin at the place `start`."""
     codes, values = operations[:, 0].astype(int), operations[:, 1]
     for kind in KINDS:
-        places = np.flatnonzero(np.isin(codes, kind.operations))
-        if len(places):
-            index = upload(places)
-            settings = upload(kind.prepare(codes[places], values[places]))
-            images.index_copy_(0, index, kind.change(images.index_select(0, index), settings))
+        chosen = np.flatnonzero(np.isin(codes, kind.operations))
+        if len(chosen):
+            yield _Step(kind, chosen + start, kind.prepare(codes[chosen], values[chosen]))
+
+
+def _make_upload(device: torch.device) -> Upload:
+    """Make the function that copies an array to a device; the host does not wait for what a GPU still computes."""
+
+    def upload(values: np.ndarray) -> Tensor:
+        on_host = torch.from_numpy(values)
+        # From other memory than pinned one, a copy waits.
+        return on_host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else on_host.to(device)
+
+    return upload
+
+
+def _send(arrays: Sequence[np.ndarray], upload: Upload) -> Iterator[Tensor]:
+    """Copy arrays to the device in one piece, and take it apart there."""
+    starts = np.cumsum([0, *(-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays)])
+    packed = np.zeros(starts[-1], np.uint8)
+    for array, start in zip(arrays, starts, strict=False):
+        packed[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    on_device = upload(packed)
+    for array, start in zip(arrays, starts.tolist(), strict=False):
+        kind = torch.from_numpy(array[:0]).dtype
+        yield on_device[start : start + array.nbytes].view(kind).view(array.shape)
 
 
 def _make_fixed_tables(codes: Int[np.ndarray, " n"], values: Float32[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 1 256"]:

@@ -6,13 +6,13 @@ import pytest
 
 from jobs.recipes import RECIPES
 from pipeline.errors import RunConflictError, TrainingError
-from pipeline.run.fingerprint import compute_fingerprint
+from pipeline.run.fingerprint import compute_fingerprint, get_library_version
 from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
 from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import put_atomic
 from pipeline.train import is_finished
-from pipeline.training.config import ModelConfig, TrainConfig
+from pipeline.training.config import AugmentConfig, ModelConfig, TrainConfig
 from pipeline.training.data.survey import Survey
 from pipeline.training.driver.checkpoints import SNAPSHOT_FILE
 from pipeline.training.driver.run import TRAIN_FILE, claim, open_training, read_surveys, write_surveys
@@ -126,6 +126,24 @@ def test_training_run_of_an_earlier_format_is_refused_with_the_format(tmp_path: 
     record = identity | {"fingerprint": compute_fingerprint(identity), "library_version": "0.3.0"}
     place.write_text(json.dumps(record))
     with pytest.raises(RunConflictError, match=r"started by version 0\.3\.0, .*format_version was 3, is \d+; .* --out"):
+        open_at(tmp_path)
+
+
+@pytest.mark.parametrize("policy", ["augmix-m5-w4", "rand-m9-tweights"])
+@pytest.mark.parametrize("library_version", ["0.3.0", get_library_version()])
+def test_training_run_of_a_policy_that_is_no_longer_known_is_refused_with_the_version_that_knows_it(
+    tmp_path: Path, policy: str, library_version: str
+) -> None:
+    """The same command cannot be given: so many options differ, and the format is named before them."""
+    config = TrainConfig(model=TINY, augment=AugmentConfig(rand_augment="", color_jitter=0.1, flip=0.2))
+    identity = open_at(tmp_path, config=config).identity | {"format_version": 3}
+    identity["config"]["augment"] |= {"rand_augment": policy, "min_crop_fraction": 0.5, "random_erasing": 0.0}
+    identity["config"] |= {"precision": "bf16", "rng_seed": 7, "shuffle_window": 64, "validate_every": 2}
+    record = identity | {"fingerprint": compute_fingerprint(identity), "library_version": library_version}
+    put_atomic(join_uri(str(tmp_path), TRAIN_FILE), json.dumps(record).encode())
+    with pytest.raises(
+        RunConflictError, match=rf"started by version {library_version}, .*: format_version was 3, is 4; .*'{policy}'"
+    ):
         open_at(tmp_path)
 
 

@@ -12,7 +12,7 @@ from timm.data.auto_augment import NAME_TO_OP
 from pipeline.training.operations import Operation
 from pipeline.training.worker.image_operations import FILL_RGB, apply_operations
 from tests.factories import make_photo
-from tests.images.mapping.pretended_device import DeviceCounts, OnDevice
+from tests.images.mapping.pretended_device import CountedTransfers, DeviceCounts, OnDevice
 
 SIDE = 48
 APPLY_WITH_TIMM: dict[str, Any] = NAME_TO_OP
@@ -113,6 +113,27 @@ def test_geometric_operation_gives_nearly_the_pixels_of_timm(operation: Operatio
         assert np.abs(found - expected).mean() < 1.0
 
 
+@pytest.mark.parametrize(("operation", "value"), GEOMETRIC)
+def test_geometric_operation_moves_detail_by_a_bicubic_filter_and_rounds(operation: Operation, value: float) -> None:
+    picture = Image.fromarray(make_noise(1)[0].permute(1, 2, 0).numpy())
+    (found,) = apply_to_all([picture], (operation, value))
+    expected, softer = (
+        np.array(APPLY_WITH_TIMM[TIMM[operation]](picture, value, fillcolor=FILL_RGB, resample=one), np.float32)
+        for one in (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR)
+    )
+    is_inside = (found != FILL_RGB).any(axis=-1) & (expected != FILL_RGB).any(axis=-1)
+    differences, of_softer = (found - expected)[is_inside], (softer - expected)[is_inside]
+    assert np.abs(differences).mean() < 0.7 * np.abs(of_softer).mean()
+    # Pillow cuts off fractions, half a level in the mean; here values are rounded.
+    assert differences.mean() == pytest.approx(0.5, abs=0.2)
+
+
+@pytest.mark.parametrize(("operation", "value"), GEOMETRIC)
+def test_picture_of_one_colour_keeps_it_up_to_its_edge(operation: Operation, value: float) -> None:
+    (found,) = apply_to_all([Image.new("RGB", (SIDE, SIDE), (9, 80, 200))], (operation, value))
+    assert set(map(tuple, found.reshape(-1, 3).tolist())) == {(9, 80, 200), FILL_RGB}
+
+
 def test_layers_are_applied_in_their_order() -> None:
     pictures = make_pictures()[:1]
     first, second = (Operation.BRIGHTNESS, 1.6), (Operation.INVERT, 0.0)
@@ -143,12 +164,13 @@ def test_launches_do_not_grow_with_the_batch_and_nothing_waits_for_the_device() 
     def count(number: int) -> Any:
         images, operations = OnDevice(make_noise(number)), draw_operations(number)
         with DeviceCounts() as counts:
-            found = apply_operations(images, operations, upload=lambda values: OnDevice(torch.from_numpy(values)))
+            found = apply_operations(images, operations, upload=CountedTransfers().upload)
         assert isinstance(found, OnDevice)
         assert torch.equal(found.held, apply_operations(images.held, operations))
         return counts
 
     small, large = count(60), count(180)
     assert not small.waits
+    assert (small.num_uploads, large.num_uploads) == (1, 1)
     assert 0 < small.launches.total() <= 300
     assert large.launches == small.launches
