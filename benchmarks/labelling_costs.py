@@ -7,11 +7,8 @@ commit b75fd66 with a V2 of ViT-Tiny's size for six classes. They are printed if
 model has this shape, else "-".
 Times are CPU times of one process, the least of three passes. Both codes run in processes of their own and take turns;
 each figure is the median over the turns, and the gain is the median of the ratios of a turn. The model costs nothing
-there: what it finds in each photo is kept from a first pass. The lock of the interpreter is measured in the process of
-the device, which has two workers, by a thread that releases and takes the lock all the time. Linux counts how long it
-is on a core and waits for one; the rest of the time others held the lock. Other work on the machine stretches it, so
-it is divided by the same figure of a thread that holds the lock for a known time. It is an estimate. The CPU time of
-that process, without reading and committing, is a bound: the lock is held for at most as long.
+there: what it finds in each photo is kept from a first pass. The process of the device has two workers, threads at
+b75fd66 and processes now. The lock of its interpreter is held for at most its CPU time.
 
 End to end each code runs its own `benchmarks.labelling_end_to_end` with the real model.
 """
@@ -170,10 +167,6 @@ def print_times(found: dict[str, list[dict[str, dict[str, float]]]]) -> None:
     show("CPU ms of Pillow decoding it", pillow, "")
     show("finish, CPU ms", pair("finish"), "")
     show("finish at 3 megapixels, CPU ms", pair("finish_large"), "8")
-    known = pair("gil", "of_known")
-    held = [(old / a, new / b) for (old, new), (a, b) in zip(pair("gil"), known, strict=True)]
-    show("lock of the interpreter, ms an image (estimate)", held, "0.3")
-    show("lock of a thread of known length, as measured", known, "", "x")
     show("CPU ms an image in the process of the device", pair("device_process"), "0.3")
     speeds = [(1e3 / old, 1e3 / new) for old, new in pair("remask")]
     old, new = (statistics.median(values) for values in zip(*speeds, strict=True))
@@ -185,7 +178,7 @@ def measure_sides(
     job: Benchmark, baseline: Path, folder: Path, settings: dict[str, str]
 ) -> dict[str, list[dict[str, dict[str, float]]]]:
     """Let both sides measure each step in turn; the figures of each turn, by step and side."""
-    steps = ("pillow", "beside", "finish", "finish_large", "remask", "gil", "device_process")
+    steps = ("pillow", "beside", "finish", "finish_large", "remask", "device_process")
     found: dict[str, list[dict[str, dict[str, float]]]] = {step: [] for step in steps}
     with ExitStack() as stack:
         sides = {

@@ -10,10 +10,8 @@ import importlib
 import io
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,10 +20,6 @@ from PIL import Image
 
 NUM_PASSES = 3
 """Passes over the photos in a step."""
-SWITCH_INTERVAL_S = 1.0
-"""Longer than the lock is held at once, so that the waiting thread sleeps until it is released."""
-KNOWN_HOLD_S = 0.3
-"""Time for which a thread holds the lock, to check the measurement."""
 
 
 class Steps:
@@ -70,16 +64,12 @@ class Steps:
         """CPU milliseconds an image to make and commit new masks of kept maps."""
         return {"ms": _measure_ms(lambda: self._code.commit(self._code.remask(self._kept)), len(self._photos))}
 
-    def gil(self) -> dict[str, float]:
-        """Milliseconds an image that the lock of the interpreter is held, and the same for a thread of known length."""
-        held_s = _measure_held_s(lambda: [self._label_all(self._beside) for _ in range(NUM_PASSES)])
-        known_s = _measure_held_s(_compute_in_python)
-        return {"ms": 1e3 * held_s / NUM_PASSES / len(self._photos), "of_known": known_s / KNOWN_HOLD_S}
-
     def device_process(self) -> dict[str, float]:
-        """CPU milliseconds an image of the process of the device: its lock is held for at most as long."""
+        """CPU milliseconds an image of the process of the device, to label and commit; it has two workers."""
         samples = self._code.read(self._shard)
-        return {"ms": _measure_ms(lambda: self._beside.label_chunk(samples), len(self._photos))}
+        return {
+            "ms": _measure_ms(lambda: self._code.commit(self._beside.label_chunk(samples)), len(self._photos)),
+        }
 
     def close(self) -> None:
         """End the workers of labelers that have processes."""
@@ -105,50 +95,6 @@ def _measure_ms(work: Callable[[], object], number: int) -> float:
         work()
         best_s = min(best_s, time.process_time() - started_s)
     return 1e3 * best_s / number
-
-
-def _measure_held_s(work: Callable[[], object]) -> float:
-    """Seconds for which other threads hold the lock of the interpreter while some work runs.
-
-    A thread releases the lock and takes it again all the time. It waits for nothing but the lock and a core. Linux
-    counts its time on a core and its wait for one; the rest of its time other threads held the lock.
-    """
-    found: list[float] = []
-    is_done = threading.Event()
-    begins = threading.Event()
-
-    def wait_often() -> None:
-        before, started_s = _read_scheduled_s(), time.perf_counter()
-        begins.set()
-        while not is_done.is_set():
-            time.sleep(0)
-        found.append(time.perf_counter() - started_s - (_read_scheduled_s() - before))
-
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    waiting = threading.Thread(target=wait_often)
-    waiting.start()
-    begins.wait()
-    try:
-        work()
-    finally:
-        is_done.set()
-        waiting.join()
-        sys.setswitchinterval(usual)
-    return found[0]
-
-
-def _read_scheduled_s() -> float:
-    """Seconds for which this thread was on a core or waited for one."""
-    with Path("/proc/thread-self/schedstat").open() as file:
-        on_core_ns, waited_ns, _ = file.read().split()
-    return (int(on_core_ns) + int(waited_ns)) / 1e9
-
-
-def _compute_in_python() -> None:
-    started_s = time.thread_time()
-    while time.thread_time() - started_s < KNOWN_HOLD_S:
-        pass
 
 
 def main(arguments: Sequence[str]) -> None:
