@@ -1,4 +1,5 @@
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -8,13 +9,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from benchmarks.gpu import NEEDED, find_missing
-from benchmarks.gpu_parts.labelling import CALLS_IN_FLIGHT, label_for, list_worker_cases
-from benchmarks.gpu_parts.machine import Bench
+from benchmarks.gpu_parts.labelling import CALLS_IN_FLIGHT, label_for
 from benchmarks.gpu_parts.parity import ODD_GRIDS
 from benchmarks.gpu_parts.plan import list_cases
 from benchmarks.gpu_parts.process_tree import read_descendants_cpu_s
@@ -144,12 +143,28 @@ def test_cpu_time_of_grandchildren_counts_while_they_run() -> None:
         assert read_descendants_cpu_s(os.getpid()) >= read_descendants_cpu_s(child.pid)
 
 
-def test_case_ends_the_processes_that_it_started() -> None:
+CASE = """
+import json, os, torch
+from benchmarks.gpu_parts.labelling import list_worker_cases
+from benchmarks.gpu_parts.machine import Bench
+from tests.benchmarks.test_gpu import list_children
+
+if __name__ == "__main__":
     case = list_worker_cases(is_small=True)[0]
-    assert case.settings["workers"] > 1
     figures = case.measure(Bench(torch.device("cpu"), 1.0, True))
-    assert figures["images"] == 16
-    assert figures["rejected"] == 0
-    assert figures["workers_cpu_ms"] >= 0
     # The fork server stays; the processes that it started do not.
-    assert [list_children(child) for child in list_children(os.getpid()) if list_children(child)] == []
+    left = [list_children(child) for child in list_children(os.getpid()) if list_children(child)]
+    print(json.dumps({"workers": case.settings["workers"], "left": left} | figures))
+"""
+
+
+def test_case_ends_the_processes_that_it_started(tmp_path: Path) -> None:
+    # In a process of its own: this one may have processes of other tests.
+    program = tmp_path / "case.py"
+    program.write_text(CASE)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["workers"] > 1
+    assert (found["images"], found["rejected"], found["left"]) == (16, 0, [])
+    assert found["workers_cpu_ms"] >= 0
