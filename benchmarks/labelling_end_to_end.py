@@ -77,6 +77,19 @@ def open_benchmark_run(job: Benchmark, out: Path) -> Run:
     )
 
 
+def label_shards(labeler: ChunkLabeler, run: Run) -> tuple[int, float]:
+    """Label the shards of a run chunk by chunk; return the number of images and the seconds."""
+    num_images, started_s = 0, time.perf_counter()
+    for shard in run.shards:
+        for piece in read_chunks(shard, run.config.inputs):
+            if isinstance(piece, Chunk):
+                payload = encode_part(labeler.label_chunk(piece.samples), run.fingerprint, shard.name, piece.index)
+                part = PartName(chunk_index=piece.index, end_offset=piece.end_offset)
+                commit_part(run.out_uri, shard.name, part, payload)
+                num_images += len(piece.samples)
+    return num_images, time.perf_counter() - started_s
+
+
 def run_loop(job: Benchmark, run: Run) -> tuple[int, float]:
     """Label without Ray; return the number of images and the seconds."""
     torch.set_num_threads(job.num_cpus)
@@ -91,15 +104,7 @@ def run_loop(job: Benchmark, run: Run) -> tuple[int, float]:
         num_workers=job.num_cpus + 1,
         use_bf16=False,
     )
-    num_images, started_s = 0, time.perf_counter()
-    for shard in run.shards:
-        for piece in read_chunks(shard, run.config.inputs):
-            if isinstance(piece, Chunk):
-                payload = encode_part(labeler.label_chunk(piece.samples), run.fingerprint, shard.name, piece.index)
-                part = PartName(chunk_index=piece.index, end_offset=piece.end_offset)
-                commit_part(run.out_uri, shard.name, part, payload)
-                num_images += len(piece.samples)
-    return num_images, time.perf_counter() - started_s
+    return label_shards(labeler, run)
 
 
 def run_stub(job: Benchmark, out: Path, num_cpus: int, use_processes: bool) -> float:
@@ -119,20 +124,11 @@ def run_stub(job: Benchmark, out: Path, num_cpus: int, use_processes: bool) -> f
         use_bf16=False,
         use_processes=use_processes,
     )
-    num_images, started_s = 0, 0.0
-    for _ in range(2):
-        # The model finds what is in the images in the first pass.
-        num_images, started_s = 0, time.perf_counter()
-        for shard in run.shards:
-            for piece in read_chunks(shard, run.config.inputs):
-                if isinstance(piece, Chunk):
-                    payload = encode_part(labeler.label_chunk(piece.samples), run.fingerprint, shard.name, piece.index)
-                    part = PartName(chunk_index=piece.index, end_offset=piece.end_offset)
-                    commit_part(run.out_uri, shard.name, part, payload)
-                    num_images += len(piece.samples)
-    speed = num_images / (time.perf_counter() - started_s)
+    # The model finds what is in the images in the first pass.
+    label_shards(labeler, run)
+    num_images, seconds = label_shards(labeler, run)
     labeler.close()
-    return speed
+    return num_images / seconds
 
 
 def compare_cores(job: Benchmark, folder: Path) -> None:
