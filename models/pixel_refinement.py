@@ -117,8 +117,7 @@ def choose_form(device: torch.device, block: int) -> Callable[[Tensor, Tensor, i
         difference = float((refined - refine_plainly(maps, image_rgb, 2)).abs().max())
         if not difference <= MAX_DIFFERENCE:
             raise ArithmeticError(f"refined maps differ by {difference:.2g}")
-    # Compilers and drivers raise any type; the plain form needs neither.
-    except Exception as error:
+    except Exception as error:  # compilers and drivers raise any type; the plain form needs neither
         # Errors of compilers have many lines.
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_CAUSE]
         # Triton loads kernels into the memory of the device, and has no type for the error.

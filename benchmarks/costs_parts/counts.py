@@ -96,12 +96,12 @@ def _count(config: LabelConfig, model: str, photos: list[ReadyImage]) -> DeviceC
     )
     guides = [photo.guide for photo in photos if photo.guide is not None]
     with DeviceCounts() as counts:
-        mapper.find_evidence(
+        mapper.queue(
             np.stack([photo.frame for photo in photos]),
             [photo.class_ids for photo in photos],
             [photo.upright_size for photo in photos],
             np.stack(guides) if guides else None,
-        )
+        )()
     return counts
 
 

@@ -85,7 +85,7 @@ class Code:
         finishing = []
         for image in jobs.prepare(list(enumerate(self.read(shard)))):
             assert isinstance(image, ReadyImage)
-            (evidence,) = mapper.find_evidence(image.frame[None], [image.class_ids], [image.upright_size])
+            (evidence,) = mapper.queue(image.frame[None], [image.class_ids], [image.upright_size])()
             finishing.append((image.row, evidence))
         return lambda: jobs.finish(finishing)
 

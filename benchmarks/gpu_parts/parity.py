@@ -103,7 +103,7 @@ def _find(
 ) -> list[ImageEvidence]:
     # Masks of twice the size of the model's input, as those of photos are.
     sizes = [(2 * frames.shape[1], 2 * frames.shape[2])] * len(frames)
-    return mapper.find_evidence(frames, CLASS_IDS, sizes, guides, in_float32=in_float32)
+    return mapper.queue(frames, CLASS_IDS, sizes, guides, in_float32=in_float32)()
 
 
 def _sharpen(network: MCTformer) -> MCTformer:

@@ -114,9 +114,9 @@ def make_frames(*values: Any) -> np.ndarray:
 @pytest.mark.parametrize("maps", [{}, {"refine": False}, {"draw_suggestions": True}])
 def test_only_the_images_concerned_are_flagged_in_a_batch(maps: dict[str, bool]) -> None:
     config = replace(CONFIG, maps=replace(CONFIG.maps, **maps))
-    found = make_mapper(config).find_evidence(make_frames(0, 255, 0, 40), [(1,), (1, 2), (2,), (2,)], [(48, 64)] * 4)
+    found = make_mapper(config).queue(make_frames(0, 255, 0, 40), [(1,), (1, 2), (2,), (2,)], [(48, 64)] * 4)()
     assert [evidence.is_finite for evidence in found] == [True, False, True, False]
-    alone = make_mapper(config).find_evidence(make_frames(0), [(1,)], [(48, 64)])[0]
+    alone = make_mapper(config).queue(make_frames(0), [(1,)], [(48, 64)])()[0]
     np.testing.assert_allclose(found[0].presence, alone.presence, atol=1e-6)
 
 

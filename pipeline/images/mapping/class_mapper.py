@@ -71,18 +71,6 @@ class ClassMapper:
         )
         self._input_mean, self._input_std = mean, std
 
-    def find_evidence(
-        self,
-        frames: UInt8[np.ndarray, "b h w 3"],
-        class_ids: Sequence[tuple[int, ...]],
-        upright_sizes: Sequence[tuple[int, int]],
-        guides: UInt8[np.ndarray, "b guide_h guide_w 3"] | None = None,
-        *,
-        in_float32: bool = False,
-    ) -> list[ImageEvidence]:
-        """Find the given classes in each image: `queue`, and the wait for its result."""
-        return self.queue(frames, class_ids, upright_sizes, guides, in_float32=in_float32)()
-
     @torch.inference_mode()
     def queue(
         self,

@@ -82,7 +82,7 @@ def count(config: LabelConfig, num_images: int = 16, size: Any = (375, 500)) -> 
     """Count the work of a batch beside the model, whose blocks run in bfloat16."""
     mapper = make_mapper(config, PRETENDED, use_bf16=True)
     with DeviceCounts() as counts:
-        mapper.find_evidence(*make_batch(config, num_images, size))
+        mapper.queue(*make_batch(config, num_images, size))()
     return counts
 
 
@@ -119,7 +119,7 @@ def test_maps_refined_by_pixels_take_two_bytes_a_pixel_of_the_guide_also_between
     num_classes = max(map(len, CLASS_IDS))
     assert 0 < count(config).num_downloaded_bytes / 16 / num_classes <= 100_000
     with DeviceCounts():
-        found = make_mapper(config, PRETENDED).find_evidence(*make_batch(config, 4))
+        found = make_mapper(config, PRETENDED).queue(*make_batch(config, 4))()
     assert all(len(pickle.dumps(one)) / len(one.class_ids) <= 100_000 for one in found)
 
 
@@ -146,7 +146,7 @@ def test_value_that_is_not_finite_anywhere_marks_its_image_and_no_other(variant:
     model.get_submodule(layer).register_forward_hook(spoil_one_value)
     config = make_config("balanced")
     mapper = make_mapper(config, torch.device("cpu"), model=model)
-    found = mapper.find_evidence(*make_batch(config, 4))
+    found = mapper.queue(*make_batch(config, 4))()
     assert [one.is_finite for one in found] == [True, True, False, True]
 
 
@@ -159,7 +159,7 @@ def test_what_the_model_returns_for_a_view_is_freed_before_the_next_view() -> No
     )
     config = make_config("best", pixel_refinement=PixelRefinement.NONE)
     mapper = make_mapper(config, torch.device("cpu"), model=model)
-    mapper.find_evidence(*make_batch(config, 2))
+    mapper.queue(*make_batch(config, 2))()
     assert num_alive == [0] * 4
 
 
@@ -167,9 +167,9 @@ def test_what_the_model_returns_for_a_view_is_freed_before_the_next_view() -> No
 def test_pretended_device_finds_what_the_cpu_finds(quality: str) -> None:
     config = make_config(quality)
     batch = make_batch(config, 4)
-    expected = make_mapper(config, torch.device("cpu")).find_evidence(*batch)
+    expected = make_mapper(config, torch.device("cpu")).queue(*batch)()
     with DeviceCounts():
-        found = make_mapper(config, PRETENDED).find_evidence(*batch)
+        found = make_mapper(config, PRETENDED).queue(*batch)()
     for one, other in zip(found, expected, strict=True):
         assert (one.class_ids, one.is_finite, one.is_refined) == (other.class_ids, True, other.is_refined)
         np.testing.assert_allclose(one.grid_maps, other.grid_maps, rtol=1e-4, atol=1e-9)
