@@ -18,12 +18,13 @@ from pipeline.kept_maps.chunk_rows import KEPT_COLUMNS
 from pipeline.kept_maps.images import read_images
 from pipeline.kept_maps.row_maps import make_row_maps
 from pipeline.run.config import LabelConfig
-from pipeline.run.records import InputShard, Status
+from pipeline.run.records import PLACE_COLUMNS, InputShard, Status
 
 MAX_SAMPLED_SIDE_PX = 96
 """Most pixels of the longer side in a sample, which has every n-th pixel: maps come from a few dozen patches a side. An
 image of two classes takes about 60 kB."""
-_COLUMNS = ("index", *(name for name in KEPT_COLUMNS if name not in ("tags_unknown", "classes", "image_sha256")))
+_UNUSED = frozenset({"tags_unknown", "classes", "image_sha256", *PLACE_COLUMNS})
+_COLUMNS = ("index", *(name for name in KEPT_COLUMNS if name not in _UNUSED))
 _PLAIN = LabelConfig()
 """Configuration of maps that no pixels refine."""
 

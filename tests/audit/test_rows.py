@@ -16,9 +16,9 @@ from PIL import Image
 from pipeline.audit.shard import AuditRules, verify_shard
 from pipeline.audit.verdict import Check
 from pipeline.commit.encoding import FOOTER_KEY
-from pipeline.commit.manifests import publish_manifest
 from pipeline.images.masks import decode_mask
 from pipeline.run.records import MANIFEST_SCHEMA
+from tests.audit.published import seal_again
 from tests.factories import make_mask_png
 from tests.mutations import Output, label_photos
 
@@ -46,7 +46,7 @@ def audit_rows(output: Output) -> Iterator[Any]:
             for start, size in zip(starts, sizes, strict=False)
         ]
         footer = json.loads(file.schema_arrow.metadata[FOOTER_KEY])
-        publish_manifest(str(output.folder / "out"), output.item.shard.name, tables, footer)
+        seal_again(Path(output.item.manifest_uri), tables, footer)
         rules = AuditRules(record=output.rules.record, sample_fraction=sample_fraction)
         return {check: found.examples[0].text for check, found in verify_shard(output.item, rules).findings.items()}
 

@@ -1,10 +1,20 @@
-"""The orientation in a block of EXIF of which other entries may be damaged."""
+"""The orientation in a block of EXIF of which other entries may be damaged, and blocks that hold nothing else."""
 
 import struct
 
 _ORIENTATION = 0x0112
 _SHORT, _LONG = 3, 4
 _PREFIX = b"Exif\0\0"
+
+
+def make_orientation_exif(orientation: int) -> bytes:
+    """Make a block of EXIF with an orientation, 1 to 8, and nothing else: 26 bytes.
+
+    >>> read_exif_orientation(make_orientation_exif(6))
+    6
+    """
+    entry = struct.pack(">HHLHH", _ORIENTATION, _SHORT, 1, orientation, 0)
+    return struct.pack(">2sHLH", b"MM", 42, 8, 1) + entry + bytes(4)
 
 
 def read_exif_orientation(exif: bytes) -> int:
