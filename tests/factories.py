@@ -5,6 +5,7 @@ import io
 import tarfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from ipaddress import IPv4Address
 from itertools import zip_longest
@@ -32,7 +33,7 @@ from pipeline.errors import LabellingError
 from pipeline.images.class_texts import describe_classes
 from pipeline.images.masks import encode_class_maps, encode_mask, voc_palette
 from pipeline.inputs.chunks import read_chunks
-from pipeline.inputs.parquet_reader import count_parquet_rows
+from pipeline.inputs.parquet_reader import count_parquet_rows, read_parquet_samples
 from pipeline.inputs.tar_reader import ArchiveEnd, read_groups
 from pipeline.run.config import InputConfig, LabelConfig
 from pipeline.run.records import PART_SCHEMA, Chunk, InputShard, MemberCounts, Sample
@@ -177,12 +178,16 @@ def find_end_offset(shard: InputShard) -> int:
         return 512
 
 
-def place_images(shard: InputShard, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def place_images(shard: InputShard, rows: Sequence[Mapping[str, Any]], config: InputConfig) -> list[dict[str, Any]]:
     """Let rows state where the images of their shard are; rows of another key, or of no shard, stay."""
     samples: list[Sample] = []
     with suppress(LabellingError, OSError, RecursionError):
-        for piece in read_chunks(shard, InputConfig()):
-            samples += piece.samples if isinstance(piece, Chunk) else ()
+        if shard.is_parquet and not shard.is_index:
+            # Such files may have no column of tags.
+            samples += [sample for _, sample in read_parquet_samples(shard, replace(config, tags_table="elsewhere"))]
+        else:
+            for piece in read_chunks(shard, config):
+                samples += piece.samples if isinstance(piece, Chunk) else ()
     return [
         dict(row) | (sample.locate_image() if sample is not None and sample.key == row["key"] else {})
         for row, sample in zip_longest(rows, samples[: len(rows)])
@@ -229,7 +234,7 @@ def make_run(
     run = start_run(out_uri, list(shards), vocabulary=vocabulary, config=config or LabelConfig(), extend=extend)
     for shard, rows in shards.items():
         part = PartName(chunk_index=0, end_offset=find_end_offset(shard))
-        table = pa.Table.from_pylist(place_images(shard, rows), schema=PART_SCHEMA)
+        table = pa.Table.from_pylist(place_images(shard, rows, (config or LabelConfig()).inputs), schema=PART_SCHEMA)
         payload = encode_part(table, run.fingerprint, shard.name, 0, count_members(shard))
         commit_part(out_uri, shard.name, part, payload)
         complete = CompleteShard(shard=shard, parts=(part,))

@@ -23,6 +23,14 @@ from tests.mutations import write_groups
 
 NUM_ROWS = 6
 MASK = np.array([[0, 1], [2, 255]])
+OLD_SCHEMA = pa.schema(
+    [
+        field.with_type(pa.list_(pa.int16())) if field.name.endswith("class_ids") else field
+        for field in MANIFEST_SCHEMA
+        if field.name not in ("shard", *PLACE_COLUMNS)
+    ]
+)
+"""Of format versions 2 to 4."""
 CONFIG = LabelConfig(maps=MapConfig(background_threshold=0.3, foreground_threshold=0.5))
 
 
@@ -71,6 +79,11 @@ def rewrite(manifest: Path, *, rows: Sequence[int] | None = None, footer: Mappin
 
 def seal_again(manifest: Path, tables: Sequence[pa.Table], footer: Mapping[str, Any]) -> None:
     """Publish a manifest with other rows and another footer, and the texts that it has."""
+    if tables and "shard" not in tables[0].schema.names:
+        # Of an older version: its digest is not made here.
+        groups = [table.cast(OLD_SCHEMA) for table in tables]
+        manifest.write_bytes(write_groups(groups, OLD_SCHEMA, json.dumps(dict(footer), sort_keys=True)))
+        return
     texts = pq.read_schema(manifest).metadata
     others = {key: text for key, text in texts.items() if key != FOOTER_KEY}
     publish_manifest(str(manifest.parents[1]), manifest.stem, tables, dict(footer), others)
@@ -98,21 +111,15 @@ def make_old(out: Path, format_version: int = 2) -> None:
 
 def _make_old_manifest(manifest: Path, fingerprint: str, format_version: int) -> None:
     file = pq.ParquetFile(manifest)
-    ids = pa.list_(pa.int16())
-    schema = pa.schema(
-        [
-            field.with_type(ids) if field.name.endswith("class_ids") else field
-            for field in MANIFEST_SCHEMA
-            if field.name not in ("shard", *PLACE_COLUMNS)
-        ]
-    )
-    groups = [file.read_row_group(number).select(schema.names).cast(schema) for number in range(file.num_row_groups)]
+    groups = [
+        file.read_row_group(number).select(OLD_SCHEMA.names).cast(OLD_SCHEMA) for number in range(file.num_row_groups)
+    ]
     rows = [json.dumps(row, default=bytes.hex) for group in groups for row in group.to_pylist()]
     stated = json.loads(file.schema_arrow.metadata[FOOTER_KEY]) | {"fingerprint": fingerprint}
     stated["rows_sha256"] = hashlib.sha256("".join(f"{row}\n" for row in rows).encode()).hexdigest()
     if format_version == 2:
         stated.pop("members", None)
-    manifest.write_bytes(write_groups(groups, schema, json.dumps(stated, sort_keys=True)))
+    manifest.write_bytes(write_groups(groups, OLD_SCHEMA, json.dumps(stated, sort_keys=True)))
 
 
 def change_cell(manifest: Path, row: int, **cells: Any) -> None:
