@@ -134,6 +134,11 @@ def test_mask_that_contradicts_its_row_is_named(audit_rows: Any, change: Callabl
         (CAT, {"class_maps": None}, "no class_maps"),
         (CAT, {"mask": {"bytes": None, "path": "photo0.png"}}, "no bytes"),
         (CAT, {"mask": {"bytes": b"", "path": "../../photo0.png"}}, "path '../../photo0.png'"),
+        (CAT, {"shard": "s3://bucket/other.tar"}, "has the shard 's3://bucket/other.tar', its footer"),
+        (CAT, {"image_offset": -1}, "has the image_offset -1"),
+        (CAT, {"image_bytes": None}, "image_bytes None"),
+        (CAT, {"image_uri": "s3://bucket/a.jpg"}, "image_uri 's3://bucket/a.jpg'"),
+        (UNKNOWN, {"image_bytes": None}, "image_bytes None"),
         (UNKNOWN, {"quality": 0.5}, "is rejected and has quality"),
         (UNKNOWN, {"error": None}, "without an error"),
         (UNKNOWN, {"class_ids": [7]}, "class_ids [7]"),
@@ -178,7 +183,11 @@ def test_rejected_row_with_an_unknown_reason_is_inconsistent_and_contradicts_the
     ("change", "words"),
     [
         (lambda rows: swap(rows, CAT, 8, "image_sha256"), "has the image_sha256 of another image"),
-        (lambda rows: rows[CAT].update(exif_orientation=3), "in orientation 3"),
+        (lambda rows: rows[CAT].update(width=49), "has 49 x 48 pixels"),
+        (lambda rows: swap(rows, CAT, 8, "image_offset", "image_bytes"), "states its image at offset"),
+        (lambda rows: rows[CAT].update(image_offset=rows[CAT]["image_offset"] + 1), "states its image at offset 513"),
+        (lambda rows: rows[CAT].update(image_bytes=rows[CAT]["image_bytes"] - 1), "has the image_bytes"),
+        (lambda rows: rows[UNKNOWN].update(image_offset=None, image_bytes=None), "states its image at offset None"),
     ],
 )
 def test_image_that_is_not_the_one_of_its_row_is_named(audit_rows: Any, change: Callable[..., Any], words: str) -> None:

@@ -111,6 +111,32 @@ def test_footer_that_is_not_that_of_its_rows_and_input_is_named(
     assert words in found[Check.WRONG_FOOTER]
 
 
+@pytest.mark.parametrize(
+    ("key", "before", "after"),
+    [
+        ("tagmask_classes", b'"cat"', b'"cow"'),
+        ("tagmask_classes", b"128", b"127"),
+        ("huggingface", b'"cat", "dog"', b'"dog", "cat"'),
+        ("huggingface", b'"Image"', b'"Value"'),
+        ("huggingface", b", ", b","),
+    ],
+)
+def test_class_names_and_colours_that_are_not_those_of_the_vocabulary_are_named(
+    output: Output, key: str, before: bytes, after: bytes
+) -> None:
+    """Every reader of masks names and colours classes by these texts."""
+    groups = read_groups(output)
+    texts = groups[0].schema.metadata
+    footer = texts[FOOTER_KEY].decode()
+    changed = texts | {key.encode(): texts[key.encode()].replace(before, after)}
+    assert changed != texts
+    found = audit_manifest(output, write_groups(groups, groups[0].schema.with_metadata(changed), footer))
+    assert f"another text '{key}' than that of its vocabulary" in found[Check.UNREADABLE_MANIFEST]
+    del changed[key.encode()]
+    found = audit_manifest(output, write_groups(groups, groups[0].schema.with_metadata(changed), footer))
+    assert "carries the texts" in found[Check.UNREADABLE_MANIFEST]
+
+
 def test_manifest_of_an_earlier_version_without_digests_is_verified_as_it_is(output: Output, tmp_path: Path) -> None:
     file = pq.ParquetFile(io.BytesIO(output.manifest))
     footer = json.loads(file.schema_arrow.metadata[FOOTER_KEY])

@@ -15,7 +15,7 @@ from jobs.report import main as report
 from pipeline.errors import TruthError, TruthFrameError
 from pipeline.evaluation.truth import decode_truth
 from pipeline.evaluation.truth_frames import TruthFrame
-from pipeline.run.config import LabelConfig, MapConfig
+from pipeline.run.config import LabelConfig, MapConfig, PixelRefinement
 from pipeline.run.records import InputShard
 from tests.factories import make_labelled_row, make_run
 
@@ -112,7 +112,7 @@ def folder(tmp_path: Path) -> Path:
         str(tmp_path / "run"),
         ["cat"],
         {SHARD: rows},
-        LabelConfig(maps=MapConfig(keep_maps=True, pixel_refinement="none")),
+        LabelConfig(maps=MapConfig(keep_maps=True, pixel_refinement=PixelRefinement.NONE)),
     )
     return tmp_path
 

@@ -49,12 +49,12 @@ def read_with_pillow_as_stored(payload: bytes) -> Any:
 
 
 def read_with_opencv(payload: bytes) -> Any:
-    return cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    return np.asarray(cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_COLOR))[..., ::-1]
 
 
 def read_with_opencv_as_stored(payload: bytes) -> Any:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    return cv2.imdecode(np.frombuffer(payload, np.uint8), flags)[..., ::-1]
+    return np.asarray(cv2.imdecode(np.frombuffer(payload, np.uint8), flags))[..., ::-1]
 
 
 def read_with_torchvision(payload: bytes) -> Any:

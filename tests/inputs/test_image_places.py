@@ -105,10 +105,12 @@ def test_offset_in_a_parquet_file_is_the_row_also_behind_other_row_groups(tmp_pa
 def test_image_of_its_own_has_its_uri_unless_that_holds_a_secret(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(PHOTOS[0])
     uris = [str(tmp_path / "a.jpg"), str(tmp_path / "gone.jpg"), "http://127.0.0.1:9/a.jpg?token=secret", None]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"key": f"k{number}", "path": "a.jpg", "uri": uri, "problem": None if uri else "its row names no path"}
         for number, uri in enumerate(uris)
     ]
+    # Above the limit, so that nothing is requested.
+    rows[2]["size_bytes"] = 2**40
     path = tmp_path / f"{INDEX_PREFIX}0.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), path)
     shard = InputShard(uri=str(path), name=f"{INDEX_PREFIX}0", size_bytes=path.stat().st_size, etag="1")
