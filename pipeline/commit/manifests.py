@@ -6,7 +6,7 @@ There is no marker beside a manifest: a shard with a manifest is done.
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.commit.encoding import encode_parquet, parse_footer
+from pipeline.commit.encoding import FOOTER_KEY, encode_parquet, parse_footer
 from pipeline.commit.names import locate_manifest
 from pipeline.errors import ManifestError
 from pipeline.run.records import MANIFEST_SCHEMA, MemberCounts
@@ -32,6 +32,11 @@ class Manifest:
     footer: dict[str, Any]
     """Run fingerprint, identity of the shard, counts, library version."""
     file: pq.ParquetFile
+
+    @property
+    def class_texts(self) -> dict[bytes, bytes]:
+        """Texts in the metadata of the schema beside the footer: class names and colours; none before version 5."""
+        return {key: text for key, text in (self.file.schema_arrow.metadata or {}).items() if key != FOOTER_KEY}
 
     def iterate_rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Read the rows; one chunk is in memory at a time."""
@@ -106,7 +111,13 @@ DIGEST_ROWS = 64
 """Rows that are converted to Python values at a time while their digest is computed."""
 
 
-def publish_manifest(out_uri: str, shard_name: str, tables: Sequence[pa.Table], footer: dict[str, Any]) -> None:
+def publish_manifest(
+    out_uri: str,
+    shard_name: str,
+    tables: Sequence[pa.Table],
+    footer: dict[str, Any],
+    class_texts: Mapping[bytes, bytes],
+) -> None:
     """Publish a manifest in one atomic put. It replaces an older one.
 
     Args:
@@ -114,9 +125,10 @@ def publish_manifest(out_uri: str, shard_name: str, tables: Sequence[pa.Table], 
         shard_name: Name of the shard.
         tables: One per chunk, with the schema `MANIFEST_SCHEMA`; each becomes a row group.
         footer: Description of the manifest. The digest of its rows is added.
+        class_texts: Texts in the metadata of the schema, from `images.class_texts`.
     """
     footer = footer | {"rows_sha256": compute_rows_digest(tables)}
-    put_atomic(locate_manifest(out_uri, shard_name), encode_parquet(tables, MANIFEST_SCHEMA, footer))
+    put_atomic(locate_manifest(out_uri, shard_name), encode_parquet(tables, MANIFEST_SCHEMA, footer, class_texts))
 
 
 def compute_rows_digest(tables: Iterable[pa.Table]) -> str:

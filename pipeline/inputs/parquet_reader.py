@@ -191,6 +191,7 @@ def _make_samples(
             image=image if is_shared else _copy_up_to(limit, image),
             image_name="" if image is None else columns.image,
             image_bytes=num_bytes,
+            image_offset=None if image is None else row,
             image_error="" if num_bytes <= limit else describe_oversized_image(num_bytes, limit),
             no_image_error="" if image is not None else _describe_path(batch, columns.image, row - first_row),
             tags=found.tags,

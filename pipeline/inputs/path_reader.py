@@ -203,6 +203,7 @@ def _make_sample(row: dict[str, Any], fetched: _Fetched, config: InputConfig) ->
         image=fetched.image,
         image_name="" if fetched.image is None else _get_suffix(row["path"]),
         image_bytes=_count_bytes(row),
+        image_uri=row["uri"] or "",
         image_error="" if is_download else fetched.error,
         image_reason="" if is_download else fetched.reason,
         tags=found.tags,

@@ -10,6 +10,7 @@ from pipeline.evaluation.boundaries import score_boundaries
 from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
 from pipeline.evaluation.scores import NUM_THRESHOLDS, EvaluationCounts, Scores
 from pipeline.evaluation.truth import FindTruth
+from pipeline.evaluation.truth_frames import TruthFrame
 from pipeline.images.masks import build_palette
 from pipeline.reports.charts import Chart, draw
 from pipeline.reports.page import Example, Table, render_page
@@ -100,6 +101,7 @@ def render_evaluation(
     curve: Sequence[Scores],
     find_truth: FindTruth,
     first_tables: Sequence[Table] = (),
+    frame: TruthFrame = TruthFrame.AUTO,
 ) -> str:
     """Render the page of an evaluation.
 
@@ -111,6 +113,7 @@ def render_evaluation(
         curve: Scores by threshold; empty without kept maps.
         find_truth: From key to encoded true mask, or None.
         first_tables: Shown above the scores.
+        frame: Of the true masks.
     """
     run = read_run(labels_uri)
     vocabulary = parse_vocabulary(run["vocabulary"])
@@ -118,8 +121,8 @@ def render_evaluation(
     ordered = sorted(images, key=lambda image: image.iou)
     num = min(NUM_EXAMPLES, len(ordered) // 2)
     galleries = {
-        f"The worst of {len(ordered)} masks": _make_gallery(ordered[:num], inputs, vocabulary, find_truth),
-        "The best": _make_gallery(ordered[::-1][:num], inputs, vocabulary, find_truth),
+        f"The worst of {len(ordered)} masks": _make_gallery(ordered[:num], inputs, vocabulary, find_truth, frame),
+        "The best": _make_gallery(ordered[::-1][:num], inputs, vocabulary, find_truth, frame),
     }
     tables = [*first_tables, make_score_table(counts, vocabulary.classes, used, curve)]
     ranks = make_rank_table(images)
@@ -176,7 +179,11 @@ def average(values: np.ndarray) -> float:
 
 
 def _make_gallery(
-    images: Sequence[ScoredImage], inputs: InputConfig, vocabulary: Vocabulary, find_truth: FindTruth
+    images: Sequence[ScoredImage],
+    inputs: InputConfig,
+    vocabulary: Vocabulary,
+    find_truth: FindTruth,
+    frame: TruthFrame,
 ) -> list[Example]:
     """Make the examples of some images, in order."""
     palette = build_palette(vocabulary.colours, vocabulary.classes)
@@ -187,6 +194,6 @@ def _make_gallery(
     for uri, places in wanted.items():
         manifest = open_manifest(uri)
         rows = [row for row in manifest.iterate_rows() if row["index"] in places]
-        for example in make_examples(manifest, rows, inputs, vocabulary, palette, find_truth):
+        for example in make_examples(manifest, rows, inputs, vocabulary, palette, find_truth, frame):
             made[uri, example.key] = example
     return [made[image.manifest_uri, image.key] for image in images]

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.commit.manifests import Manifest, list_manifests, open_manifest
 from pipeline.evaluation.truth import FindTruth
+from pipeline.evaluation.truth_frames import TruthFrame
 from pipeline.images.masks import build_palette
 from pipeline.reports.page import Table, render_page
 from pipeline.reports.pictures import make_examples
@@ -57,6 +58,7 @@ def build_report(
     rng_seed: int = 0,
     tables: Sequence[Table] = (),
     title: str = "tagmask",
+    frame: TruthFrame = TruthFrame.AUTO,
 ) -> str:
     """Build the page of a labelling run.
 
@@ -67,9 +69,13 @@ def build_report(
         rng_seed: Decides which images.
         tables: Shown first.
         title: Of the page.
+        frame: Of the true masks.
 
     Returns:
         HTML without links to other files.
+
+    Raises:
+        TruthFrameError: A true mask fits its image in both frames, and nothing tells in which it is.
     """
     run = read_run(labels_uri)
     vocabulary = parse_vocabulary(run["vocabulary"])
@@ -85,7 +91,7 @@ def build_report(
     examples = [
         example
         for manifest, rows in picked
-        for example in make_examples(manifest, rows, inputs, vocabulary, palette, find_truth)
+        for example in make_examples(manifest, rows, inputs, vocabulary, palette, find_truth, frame)
     ]
     return render_page(
         title=title,

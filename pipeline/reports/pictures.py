@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.commit.manifests import Manifest
 from pipeline.errors import ShardError, TruthError
 from pipeline.evaluation.truth import FindTruth, decode_truth
+from pipeline.evaluation.truth_frames import TruthFrame
 from pipeline.images.decode import DecodedImage, decode_image
 from pipeline.images.masks import decode_class_maps, decode_mask
 from pipeline.images.orientation import turn_upright
@@ -39,6 +40,7 @@ def make_examples(
     vocabulary: Vocabulary,
     palette: UInt8[np.ndarray, "256 3"],
     find_truth: FindTruth | None,
+    frame: TruthFrame = TruthFrame.AUTO,
 ) -> list[Example]:
     """Make the pictures of some labelled rows of a manifest: photo, class maps, mask, and truth if there is one.
 
@@ -49,12 +51,13 @@ def make_examples(
         vocabulary: Of the run.
         palette: Of the masks.
         find_truth: From key to encoded true mask, or None.
+        frame: Of the true masks.
 
     Raises:
-        LabellingError: A true mask does not match its image or the run.
+        TruthFrameError: A true mask fits its image in both frames, and nothing tells in which it is.
     """
     photos = _read_photos(manifest, {row["key"]: row["image_sha256"] for row in rows}, inputs)
-    return [_make_example(row, photos.get(row["key"]), vocabulary, palette, find_truth) for row in rows]
+    return [_make_example(row, photos.get(row["key"]), vocabulary, palette, find_truth, frame) for row in rows]
 
 
 def _read_photos(manifest: Manifest, digests: Mapping[str, str], inputs: InputConfig) -> dict[str, DecodedImage]:
@@ -89,6 +92,7 @@ def _make_example(
     vocabulary: Vocabulary,
     palette: UInt8[np.ndarray, "256 3"],
     find_truth: FindTruth | None,
+    frame: TruthFrame,
 ) -> Example:
     orientation = row["exif_orientation"]
     stored = decode_mask(row["mask"]["bytes"])
@@ -107,7 +111,7 @@ def _make_example(
         try:
             payload = find_truth(row["key"])
             if payload is not None:
-                truth = decode_truth(payload, row["key"], stored.shape, len(vocabulary.classes))
+                truth = decode_truth(payload, row["key"], stored.shape, len(vocabulary.classes), orientation, frame)
                 upright = turn_upright(truth, orientation)
                 pictures.append(_embed_picture("truth", _overlay_mask(rgb, _resize_mask(upright, size), palette)))
                 note = f"{note} mean IoU with the truth {_compute_mean_iou(mask, upright):.2f}"
