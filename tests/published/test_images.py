@@ -123,7 +123,7 @@ def test_image_of_parquet_reads_its_row_group_once_and_no_other_column(
     payload = make_parquet(tmp_path / "a.parquet", columns, row_group_size=2).read_bytes()
     put_atomic(f"{s3_folder}/a.parquet", payload)
     shard = list_shard(f"{s3_folder}/a.parquet", "a")
-    images = columns["image"].to_pylist()  # type: ignore[attr-defined]
+    images = columns["image"].to_pylist()
     rows = [make_labelled_row(str(number), MASK, [1], photo=image) for number, image in enumerate(images)]
     make_run(str(tmp_path / "out"), ("cat",), {shard: rows})
     run = open_published(str(tmp_path / "out"))
