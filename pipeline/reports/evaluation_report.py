@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.commit.manifests import open_manifest
 from pipeline.evaluation.boundaries import score_boundaries
 from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
+from pipeline.evaluation.review_effort import BAD_IOU, FOUND_FRACTION, measure_effort, trace_found
 from pipeline.evaluation.scores import NUM_THRESHOLDS, EvaluationCounts, Scores
 from pipeline.evaluation.truth import FindTruth
 from pipeline.images.masks import build_palette
@@ -92,6 +93,27 @@ def make_rank_table(images: Sequence[ScoredImage]) -> Table:
     )
 
 
+def make_effort_table(images: Sequence[ScoredImage]) -> Table | None:
+    """Table of the images to look at until most of the bad ones are found; None if that cannot be measured."""
+    effort = measure_effort(images)
+    if effort is None:
+        return None
+    numbers = {
+        "worst first by quality": effort.by_quality,
+        "random": effort.at_random,
+        "best possible": effort.num_wanted,
+    }
+    return Table(
+        title="What reviewing takes",
+        header=("order", "images to look at", "share of all in %"),
+        rows=tuple(
+            (name, f"{number:.0f}", show_percent(number / effort.num_images)) for name, number in numbers.items()
+        ),
+        note=f"Until {effort.num_wanted} of the {effort.num_bad} masks with an IoU below {BAD_IOU} are found "
+        f"({FOUND_FRACTION:.0%}). Of an image: mean IoU of the classes it shows.",
+    )
+
+
 def render_evaluation(
     labels_uri: str,
     counts: EvaluationCounts,
@@ -122,10 +144,10 @@ def render_evaluation(
         "The best": _make_gallery(ordered[::-1][:num], inputs, vocabulary, find_truth),
     }
     tables = [*first_tables, make_score_table(counts, vocabulary.classes, used, curve)]
-    ranks = make_rank_table(images)
+    effort, ranks = make_effort_table(images), make_rank_table(images)
     return render_page(
         title=f"{labels_uri} against the truth",
-        tables=[*tables, *([ranks] if ranks.rows else [])],
+        tables=[*tables, *([effort] if effort else []), *([ranks] if ranks.rows else [])],
         charts=[draw(chart) for chart in list_evaluation_charts(vocabulary.classes, images, curve)],
         galleries={heading: examples for heading, examples in galleries.items() if examples},
         vocabulary=vocabulary,
@@ -135,7 +157,7 @@ def render_evaluation(
 def list_evaluation_charts(
     class_names: Sequence[str], images: Sequence[ScoredImage], curve: Sequence[Scores]
 ) -> list[Chart]:
-    """Charts of IoU over thresholds and over quality, as far as there is data."""
+    """Charts of IoU over thresholds and quality, and of bad masks found by looking, as far as there is data."""
     charts = []
     if curve:
         places = [index / NUM_THRESHOLDS for index in range(len(curve))]
@@ -152,6 +174,18 @@ def list_evaluation_charts(
                 title="True IoU by quality, tenths of the images", unit="IoU in %", curves={"": points}, place="quality"
             )
         )
+    if effort := measure_effort(images):
+        known = [image for image in images if image.columns["quality"] is not None]
+        qualities = np.array([image.columns["quality"] for image in known], float)
+        looked, found = trace_found(qualities, np.array([image.iou < BAD_IOU for image in known]))
+        best = effort.num_bad / effort.num_images
+        curves = {
+            "worst first by quality": ((100 * looked).tolist(), (100 * found).tolist()),
+            "random": ([0.0, 100.0], [0.0, 100.0]),
+            "best possible": ([0.0, 100 * best, 100.0], [0.0, 100.0, 100.0]),
+        }
+        title = f"Bad masks (IoU below {BAD_IOU}) found by looking"
+        charts.append(Chart(title=title, unit="bad masks found in %", curves=curves, place="images looked at in %"))
     return charts
 
 
