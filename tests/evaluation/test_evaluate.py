@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
@@ -211,7 +212,12 @@ def test_job_prints_and_writes_the_scores(published: tuple[Path, Any, Any], caps
     assert "The worst of 4 masks" in page
     assert page.count("<svg") == 1
     # Two of the worst and two of the best.
-    assert [key for key in truths if f"<code>{key}</code>" in page] == list(truths)
+    ious = dict(re.findall(r"<h3>(\w+)</h3>.*?IoU with the truth</dt><dd>([\d.]+)", page, re.DOTALL))
+    assert set(ious) == set(truths)
+    # The caption is the figure of the order: the worst two from the lowest up, then the best two from the highest down.
+    values = list(map(float, ious.values()))
+    assert values == [*sorted(values)[:2], *sorted(values)[:1:-1]]
+    assert "Rejected images" in page
     assert "4 images; 0 more without truth, 1 rejected" in printed
 
 
