@@ -1,7 +1,7 @@
 """Do the masks serve? Train a segmentation network on them and score it on photos without tags.
 
     python -m benchmarks.train_on_masks --labels masks-train --eval-labels masks-eval --truth truth \
-        --training.backbone-weights vit_tiny_patch16_224.safetensors
+        --backbone-weights vit_tiny_patch16_224.safetensors
 
 `--labels` and `--eval-labels` are runs of tagmask label; the photos of the second have true masks. Photos that have
 one are never trained on outside of the folds. The same network is trained, for the same number of steps, on
@@ -24,7 +24,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Benchmark:
     """Random seeds; each trains everything again."""
     json: Path | None = None
     """Also append the result of each training to this file, a line each."""
-    training: Training = field(default_factory=Training)
+    training: Annotated[Training, tyro.conf.OmitArgPrefixes] = field(default_factory=Training)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +160,9 @@ def print_scores(name: str, counts: EvaluationCounts, numbers: list[int]) -> dic
 def main() -> None:
     """Print a line for each kind of masks and random seed."""
     job = tyro.cli(Benchmark, description=__doc__)
+    weights = job.training.backbone_weights
+    if weights is not None and not Path(weights).is_file():
+        sys.exit(f"error: --backbone-weights '{weights}' is no file; without it timm downloads the weights")
     names = list(read_run(job.labels)["vocabulary"]["classes"])
     if names != list(read_run(job.eval_labels)["vocabulary"]["classes"]):
         sys.exit("error: the runs have different classes; label both with one vocabulary")

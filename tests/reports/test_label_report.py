@@ -130,16 +130,16 @@ def test_worst_masks_of_a_large_run_are_on_the_page(tmp_path: Path) -> None:
 
 def test_rejected_images_are_shown_with_reason_and_error_some_of_each_reason(tmp_path: Path) -> None:
     photo = make_photo(0, size=(64, 48))
-    keys = [f"a{number:02d}" for number in range(30)]
+    keys = [f"photo{number:02d}" for number in range(30)]
     make_tar(tmp_path / "photos.tar", {key: {"jpg": photo} for key in keys})
     digest = hashlib.sha256(photo).hexdigest()
-    reasons = {"a03": "bad_tags", "a07": "crashed"}
+    reasons = {"photo03": "bad_tags", "photo07": "crashed"}
     rows = [make_rejected_row(key, reasons.get(key, "no_known_tag")) | {"image_sha256": digest} for key in keys]
     make_run(str(tmp_path / "run"), CLASSES, {list_shards([str(tmp_path / "photos.tar")])[0]: rows})
     page = Page(build_report(str(tmp_path / "run")))
     shown = [key for key in keys if key in page.text]
     assert len(shown) == MAX_REJECTED
-    assert {"a03", "a07"} <= set(shown)
+    assert {"photo03", "photo07"} <= set(shown)
     assert page.text.count("made so by a test") == MAX_REJECTED
     # What ended a worker is not decoded again.
     assert page.captions == ["photo"] * (MAX_REJECTED - 1)
