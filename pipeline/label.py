@@ -91,12 +91,8 @@ def _plan_read(run: Run, work: Sequence[ShardWork], reporting: Reporting, attemp
 
 
 def _choose_publish(run: Run, options: LabelOptions, retry: RetryOrder | None) -> Publish:
+    place = {"out_uri": run.out_uri, "fingerprint": run.fingerprint}
     if retry is not None:
-        return partial(replace_manifest, out_uri=run.out_uri, fingerprint=run.fingerprint, order=retry)
-    return partial(
-        seal_shard,
-        out_uri=run.out_uri,
-        fingerprint=run.fingerprint,
-        max_rejected_fraction=options.max_rejected_fraction,
-        class_texts=describe_classes(run.vocabulary),
-    )
+        return partial(replace_manifest, **place, order=retry)
+    texts, limit = describe_classes(run.vocabulary), options.max_rejected_fraction
+    return partial(seal_shard, **place, max_rejected_fraction=limit, class_texts=texts)
