@@ -91,8 +91,8 @@ def _plan_read(run: Run, work: Sequence[ShardWork], reporting: Reporting, attemp
 
 
 def _choose_publish(run: Run, options: LabelOptions, retry: RetryOrder | None) -> Publish:
-    place = {"out_uri": run.out_uri, "fingerprint": run.fingerprint}
     if retry is not None:
-        return partial(replace_manifest, **place, order=retry)
+        return partial(replace_manifest, out_uri=run.out_uri, fingerprint=run.fingerprint, order=retry)
     texts, limit = describe_classes(run.vocabulary), options.max_rejected_fraction
-    return partial(seal_shard, **place, max_rejected_fraction=limit, class_texts=texts)
+    seal = partial(seal_shard, out_uri=run.out_uri, fingerprint=run.fingerprint, class_texts=texts)
+    return partial(seal, max_rejected_fraction=limit)
