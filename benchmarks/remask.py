@@ -25,6 +25,7 @@ from pipeline.commit.parts import commit_part, encode_part
 from pipeline.commit.seal import CompleteShard, seal_shard
 from pipeline.driver.ledger import Progress
 from pipeline.driver.waves import Hooks
+from pipeline.images.class_texts import describe_classes
 from pipeline.kept_maps.kept_run import KeptRun, open_kept_run
 from pipeline.kept_maps.new_run import open_remask
 from pipeline.remask import remask_run
@@ -69,7 +70,13 @@ def repeat_run(kept: KeptRun, out_uri: str, num_repeats: int) -> KeptRun:
                 payload = encode_part(rows, run.fingerprint, shard.name, index)
                 commit_part(out_uri, shard.name, parts[-1], payload)
         complete = CompleteShard(shard=shard, parts=tuple(parts))
-        seal_shard(complete, out_uri=out_uri, fingerprint=run.fingerprint, max_rejected_fraction=1.0)
+        seal_shard(
+            complete,
+            out_uri=out_uri,
+            fingerprint=run.fingerprint,
+            max_rejected_fraction=1.0,
+            class_texts=describe_classes(run.vocabulary),
+        )
     return open_kept_run(out_uri)
 
 

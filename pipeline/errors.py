@@ -80,6 +80,10 @@ class TruthError(LabellingError):
     """A true mask that cannot be compared with its image; the others can."""
 
 
+class TruthFrameError(LabellingError):
+    """A true mask that fits its image in two ways, and does not say in which."""
+
+
 class RejectionLimitError(LabellingError):
     """A shard with too many rejected rows to be published."""
 

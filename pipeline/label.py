@@ -24,6 +24,7 @@ from pipeline.driver.cluster import Cluster
 from pipeline.driver.steps import Actors, Steps
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks, drive_run
+from pipeline.images.class_texts import describe_classes
 from pipeline.labelling.chunk_rows import CHUNK_SCHEMA, read_rows
 from pipeline.labelling.label_actor import LabelChunks
 from pipeline.labelling.labeler import CHUNKS_AT_ONCE
@@ -92,5 +93,6 @@ def _plan_read(run: Run, work: Sequence[ShardWork], reporting: Reporting, attemp
 def _choose_publish(run: Run, options: LabelOptions, retry: RetryOrder | None) -> Publish:
     if retry is not None:
         return partial(replace_manifest, out_uri=run.out_uri, fingerprint=run.fingerprint, order=retry)
-    limit = options.max_rejected_fraction
-    return partial(seal_shard, out_uri=run.out_uri, fingerprint=run.fingerprint, max_rejected_fraction=limit)
+    texts, limit = describe_classes(run.vocabulary), options.max_rejected_fraction
+    seal = partial(seal_shard, out_uri=run.out_uri, fingerprint=run.fingerprint, class_texts=texts)
+    return partial(seal, max_rejected_fraction=limit)

@@ -20,6 +20,7 @@ from pipeline.driver.cluster import Cluster
 from pipeline.driver.steps import Steps, Tasks
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks, drive_run
+from pipeline.images.class_texts import describe_classes
 from pipeline.kept_maps.chunk_rows import KEPT_SCHEMA, plan_kept_read
 from pipeline.kept_maps.kept_run import require_source
 from pipeline.kept_maps.remask_task import remask_row
@@ -63,6 +64,12 @@ def remask_run(
             num_cpus=REMASK_CPUS,
         ),
         # The limit on rejected rows was checked when the shards were labelled.
-        publish=partial(seal_shard, out_uri=run.out_uri, fingerprint=run.fingerprint, max_rejected_fraction=1.0),
+        publish=partial(
+            seal_shard,
+            out_uri=run.out_uri,
+            fingerprint=run.fingerprint,
+            max_rejected_fraction=1.0,
+            class_texts=describe_classes(run.vocabulary),
+        ),
     )
     return drive_run(steps, options or DriverOptions(), run.out_uri, hooks, cluster)

@@ -4,8 +4,11 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from ipaddress import IPv4Address
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,13 @@ from pipeline.commit.names import PartName, locate_manifest
 from pipeline.commit.parts import commit_part, encode_part
 from pipeline.commit.seal import CompleteShard, seal_shard
 from pipeline.errors import LabellingError
+from pipeline.images.class_texts import describe_classes
 from pipeline.images.masks import encode_class_maps, encode_mask, voc_palette
-from pipeline.inputs.parquet_reader import count_parquet_rows
+from pipeline.inputs.chunks import read_chunks
+from pipeline.inputs.parquet_reader import count_parquet_rows, read_parquet_samples
 from pipeline.inputs.tar_reader import ArchiveEnd, read_groups
-from pipeline.run.config import LabelConfig
-from pipeline.run.records import PART_SCHEMA, InputShard, MemberCounts
+from pipeline.run.config import InputConfig, LabelConfig
+from pipeline.run.records import PART_SCHEMA, Chunk, InputShard, MemberCounts, Sample
 from pipeline.run.run_file import Run, open_run
 from pipeline.run.vocabulary import Vocabulary
 
@@ -99,9 +104,9 @@ def make_black_photo(size: tuple[int, int] = (64, 48)) -> bytes:
     return buffer.getvalue()
 
 
-def make_mask_png(mask: np.ndarray) -> bytes:
+def make_mask_png(mask: np.ndarray, exif_orientation: int = 1) -> bytes:
     """Encode class ids as a palette PNG in VOC's colours."""
-    return encode_mask(mask.astype(np.uint8), voc_palette())
+    return encode_mask(mask.astype(np.uint8), voc_palette(), exif_orientation)
 
 
 def make_labelled_row(
@@ -128,7 +133,7 @@ def make_labelled_row(
         "image_sha256": hashlib.sha256(photo).hexdigest(),
         "tags_unknown": list(tags_unknown),
         "class_ids": list(class_ids),
-        "mask": {"bytes": make_mask_png(mask), "path": f"{key}.png"},
+        "mask": {"bytes": make_mask_png(mask, exif_orientation), "path": f"{key}.png"},
         "quality": 0.75 if classes else 0.0,
         "ignore_fraction": float((mask == 255).mean()),
         "background_fraction": float((mask == 0).mean()),
@@ -138,6 +143,8 @@ def make_labelled_row(
         "doubtful_class_ids": [],
         "classes": classes,
         "class_maps": None if class_maps is None else encode_class_maps(class_maps),
+        "image_offset": 0,
+        "image_bytes": len(photo),
     }
 
 
@@ -169,6 +176,22 @@ def find_end_offset(shard: InputShard) -> int:
         return next(item.offset for item in read_groups(shard, max_image_bytes=2**28) if isinstance(item, ArchiveEnd))
     except (LabellingError, OSError, RecursionError):
         return 512
+
+
+def place_images(shard: InputShard, rows: Sequence[Mapping[str, Any]], config: InputConfig) -> list[dict[str, Any]]:
+    """Let rows state where the images of their shard are; rows of another key, or of no shard, stay."""
+    samples: list[Sample] = []
+    with suppress(LabellingError, OSError, RecursionError):
+        if shard.is_parquet and not shard.is_index:
+            # Such files may have no column of tags.
+            samples += [sample for _, sample in read_parquet_samples(shard, replace(config, tags_table="elsewhere"))]
+        else:
+            for piece in read_chunks(shard, config):
+                samples += piece.samples if isinstance(piece, Chunk) else ()
+    return [
+        dict(row) | (sample.locate_image() if sample is not None and sample.key == row["key"] else {})
+        for row, sample in zip_longest(rows, samples[: len(rows)])
+    ]
 
 
 def count_members(shard: InputShard) -> MemberCounts | None:
@@ -211,11 +234,17 @@ def make_run(
     run = start_run(out_uri, list(shards), vocabulary=vocabulary, config=config or LabelConfig(), extend=extend)
     for shard, rows in shards.items():
         part = PartName(chunk_index=0, end_offset=find_end_offset(shard))
-        table = pa.Table.from_pylist(list(rows), schema=PART_SCHEMA)
+        table = pa.Table.from_pylist(place_images(shard, rows, (config or LabelConfig()).inputs), schema=PART_SCHEMA)
         payload = encode_part(table, run.fingerprint, shard.name, 0, count_members(shard))
         commit_part(out_uri, shard.name, part, payload)
         complete = CompleteShard(shard=shard, parts=(part,))
-        seal_shard(complete, out_uri=out_uri, fingerprint=run.fingerprint, max_rejected_fraction=1.0)
+        seal_shard(
+            complete,
+            out_uri=out_uri,
+            fingerprint=run.fingerprint,
+            max_rejected_fraction=1.0,
+            class_texts=describe_classes(vocabulary),
+        )
     return [locate_manifest(out_uri, shard.name) for shard in shards]
 
 

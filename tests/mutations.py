@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.audit.shard import AuditRules, PublishedShard, verify_shard
 from pipeline.audit.verify import FULL, list_run, verify_run
 from pipeline.bundles import load_bundle
-from pipeline.commit.encoding import FOOTER_KEY
+from pipeline.commit.encoding import DICTIONARY_COLUMNS, FOOTER_KEY
 from pipeline.images.masks import decode_mask
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run
@@ -168,7 +168,7 @@ def mutate_values(
     file = pq.ParquetFile(io.BytesIO(payload))
     footer = json.dumps(edit_footer(json.loads(file.schema_arrow.metadata[FOOTER_KEY])), sort_keys=True)
     # Parquet has other names for the elements of lists.
-    schema = MANIFEST_SCHEMA.with_metadata({FOOTER_KEY: footer})
+    schema = MANIFEST_SCHEMA.with_metadata(file.schema_arrow.metadata | {FOOTER_KEY: footer.encode()})
     groups = [file.read_row_group(index).cast(schema) for index in range(file.num_row_groups)]
     kind = rng.choice(sorted(_SCHEMA_CHANGES)) if rng.random() < 0.1 else ""
     if kind:
@@ -230,16 +230,15 @@ def replace_footer(payload: bytes, edit_footer: Callable[[dict[str, Any]], dict[
     """Write a manifest again with another footer and the same rows."""
     file = pq.ParquetFile(io.BytesIO(payload))
     footer = json.dumps(edit_footer(json.loads(file.schema_arrow.metadata[FOOTER_KEY])), sort_keys=True)
-    schema = MANIFEST_SCHEMA.with_metadata({FOOTER_KEY: footer})
-    groups = [file.read_row_group(index).cast(schema) for index in range(file.num_row_groups)]
-    return write_groups(groups, schema, footer)
+    groups = [file.read_row_group(index).cast(MANIFEST_SCHEMA) for index in range(file.num_row_groups)]
+    return write_groups(groups, MANIFEST_SCHEMA.with_metadata(file.schema_arrow.metadata), footer)
 
 
 def write_groups(groups: Sequence[pa.Table], schema: pa.Schema, footer: str) -> bytes:
-    """Write tables as the row groups of a manifest."""
+    """Write tables as the row groups of a manifest, with the texts of the schema, of which the footer is another."""
     sink = io.BytesIO()
-    schema = schema.with_metadata({FOOTER_KEY: footer})
-    dictionaries = [name for name in ("status", "reason") if name in schema.names]
+    schema = schema.with_metadata((schema.metadata or {}) | {FOOTER_KEY: footer.encode()})
+    dictionaries = [name for name in DICTIONARY_COLUMNS if name in schema.names]
     with pq.ParquetWriter(
         sink, schema, compression="zstd", use_dictionary=dictionaries, write_page_checksum=True
     ) as writer:

@@ -1,7 +1,7 @@
 """The options of tagmask calibrate."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -18,6 +18,9 @@ class CalibrateJob:
     """File or URI to write."""
     truth: str | None = None
     """Folder, URI or tar of true masks, as for tagmask evaluate. Default: none, and a rule that needs none."""
+    truth_frame: Literal["auto", "stored", "upright"] = "auto"
+    """Frame of true masks whose photo has an EXIF orientation: its stored pixels, or the photo turned upright. auto: by
+    the EXIF of the true mask, else by its size; true masks that fit both are refused."""
     fit_share: float = 0.5
     """With truth: share of its images that thresholds are fitted on; the others only judge them."""
     by_class: bool = True

@@ -1,7 +1,7 @@
 """The options of tagmask evaluate."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,6 +16,9 @@ class EvaluateJob:
     """Labelling run to score: output folder or URI of tagmask label or remask."""
     truth: str
     """Folder, URI or tar of true masks: PNGs named by key, pixels hold class ids, 255 is ignored."""
+    truth_frame: Literal["auto", "stored", "upright"] = "auto"
+    """Frame of true masks whose photo has an EXIF orientation: its stored pixels, or the photo turned upright. auto: by
+    the EXIF of the true mask, else by its size; true masks that fit both are refused."""
     json: str | None = None
     """Also write all figures, the whole curve among them, to this file or URI."""
     html: str | None = None

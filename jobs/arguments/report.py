@@ -1,7 +1,7 @@
 """The options of tagmask report."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -18,6 +18,9 @@ class ReportJob:
     """The page: an HTML file or URI, which needs no other file."""
     truth: str | None = None
     """Folder, URI or tar of true masks to show beside."""
+    truth_frame: Literal["auto", "stored", "upright"] = "auto"
+    """Frame of true masks whose photo has an EXIF orientation: its stored pixels, or the photo turned upright. auto: by
+    the EXIF of the true mask, else by its size; true masks that fit both are refused."""
     num_images: int = 24
     """Images in the gallery; every class is shown about equally often."""
     rng_seed: int = 0

@@ -14,6 +14,7 @@ from pipeline.errors import LabellingError, TruthError
 from pipeline.evaluation.evaluate import MAX_COMPLAINTS
 from pipeline.evaluation.sampling import take_evenly
 from pipeline.evaluation.truth import open_truth
+from pipeline.evaluation.truth_frames import TruthFrame, require_known_frames
 from pipeline.kept_maps.kept_run import KeptRun, open_kept_run
 from pipeline.kept_maps.new_run import find_patch_size
 from pipeline.run.records import InputShard
@@ -73,6 +74,9 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
         LabellingError: There are none; or pixels refine their maps, and the images or the model are not there.
     """
     find_truth = None if job.truth is None else open_truth(job.truth)
+    frame = TruthFrame(job.truth_frame)
+    if find_truth is not None:
+        require_known_frames([manifest.uri for manifest in kept.source.manifests], find_truth, frame)
     patch_size = find_patch_size(kept, kept.config)
     pairs = list(zip(kept.source.manifests, kept.shards, strict=True))
     most, bad = sys.maxsize, list[TruthError]()
@@ -85,7 +89,7 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
         source = None
         if patch_size is not None:
             source = ImageSource(shard=shard, config=kept.config, patch_size=patch_size)
-        return read_samples(manifest.uri, find_truth, len(kept.vocabulary.classes), most, source, bad.append)
+        return read_samples(manifest.uri, find_truth, len(kept.vocabulary.classes), most, source, bad.append, frame)
 
     samples: list[MapSample] = []
     with ThreadPoolExecutor(job.num_threads) as threads:

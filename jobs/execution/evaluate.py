@@ -26,6 +26,7 @@ from pipeline.evaluation.scores import (
     score_masks,
 )
 from pipeline.evaluation.truth import FindTruth, TrueMasks, open_truth
+from pipeline.evaluation.truth_frames import TruthFrame, require_known_frames
 from pipeline.reports.evaluation_report import (
     find_best,
     make_effort_table,
@@ -65,7 +66,9 @@ def evaluate(job: EvaluateJob) -> int:
         put_atomic(job.json, json.dumps(plain, indent=1).encode())
     if job.html:
         tables = [make_image_table(counts, unused, remarks)]
-        page = render_evaluation(job.labels, counts, images, used, curve, true_masks, tables)
+        page = render_evaluation(
+            job.labels, counts, images, used, curve, true_masks, tables, TruthFrame(job.truth_frame)
+        )
         put_atomic(job.html, page.encode())
     return _judge(job, counts)
 
@@ -74,10 +77,11 @@ def score_run(
     job: EvaluateJob, find_truth: FindTruth, num_classes: int, class_scales: Sequence[float] | None
 ) -> ManifestScores:
     """Count all manifests of a run, and score its images; the curve is over maps weighed by its `class_scales`."""
-    uris = list_manifests(job.labels)
+    uris, frame = list_manifests(job.labels), TruthFrame(job.truth_frame)
+    require_known_frames(uris, find_truth, frame)
     total, images, complaints = make_empty_counts(num_classes), list[ScoredImage](), list[str]()
     with ThreadPoolExecutor(job.num_threads) as threads:
-        scored = threads.map(lambda uri: evaluate_manifest(uri, find_truth, num_classes, class_scales), uris)
+        scored = threads.map(lambda uri: evaluate_manifest(uri, find_truth, num_classes, class_scales, frame), uris)
         for number, scores in enumerate(scored, start=1):
             total = total.merge(scores.counts)
             images += scores.images

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.audit.archives.images import check_image, check_reason
+from pipeline.audit.archives.images import check_image, check_place, check_reason
 from pipeline.audit.archives.member_checks import parse_members
 from pipeline.audit.archives.member_counts import MemberCounts, PassedOver
 from pipeline.audit.archives.parquet_walk import walk_parquet
@@ -40,6 +40,8 @@ class InputReader:
         """
         self._shard = shard
         self._record = record
+        self.has_places = record.rules.has_places
+        """Whether rows of the run state where their images are."""
         self._stream: ByteStream | None = None
         self._walk: Iterator[WalkedSample | WalkEnd] = iter(())
         self.problem: Problem | None = None
@@ -127,7 +129,7 @@ def compare_rows(
         if starts.get(number, sample.offset) != sample.offset:
             text = f"its footer states that a chunk starts at {starts[number]}, in the input at {sample.offset}"
             yield Problem(Check.WRONG_FOOTER, 0, f"{where}: {text}")
-        yield from _check_sample(row, sample, where)
+        yield from _check_sample(row, sample, where, has_places=reader.has_places)
     else:
         if reader.read() is None:
             yield from _check_end(shard, reader, footer, starts.get(number + 1))
@@ -147,10 +149,12 @@ def compare_rows(
     yield from _check_end(shard, reader, footer, None)
 
 
-def _check_sample(row: Mapping[str, Any], sample: WalkedSample, where: str) -> Iterator[Problem]:
+def _check_sample(row: Mapping[str, Any], sample: WalkedSample, where: str, *, has_places: bool) -> Iterator[Problem]:
     """Check a sample against its row, and its image if it was read."""
     if fault := next(check_reason(row, sample), None):
         yield Problem(Check.INCONSISTENT_ROWS, 1, f"{where} {fault}")
+    if has_places and (fault := next(check_place(row, sample), None)):
+        yield Problem(Check.WRONG_IMAGES, 1, f"{where} {fault}")
     if sample.image is None and sample.has_image:
         return
     if fault := next(check_image(row, sample.image), None):

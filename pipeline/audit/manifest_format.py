@@ -9,7 +9,8 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -29,6 +30,48 @@ CREATED_BY = re.compile(rb"parquet-cpp-arrow version \d+\.\d+\.\d+(-SNAPSHOT)?")
 
 FOOTER_FIELDS = ("fingerprint", "shard", "truncated_at", "counts", "chunks", "library_version")
 OPTIONAL_FOOTER_FIELDS = ("retries", "rows_sha256")
+
+CLASSES_KEY, FEATURES_KEY = b"tagmask_classes", b"huggingface"
+"""Texts about the classes of masks, from format version 5 on."""
+CLASS_ID_COLUMNS = ("class_ids", "suggested_class_ids", "doubtful_class_ids")
+NEW_COLUMNS = ("shard", "image_offset", "image_bytes", "image_uri")
+"""Columns that format version 5 added."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestFormat:
+    """Columns and texts of the manifests of one run."""
+
+    is_old: bool
+    """True up to format version 4: without `NEW_COLUMNS`, class ids of 16 bits, no text but the footer."""
+    class_texts: tuple[tuple[bytes, bytes], ...] = ()
+    """Keys and texts in their order."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns, without texts."""
+        if not self.is_old:
+            return MANIFEST_SCHEMA
+        old_ids = pa.list_(pa.int16())
+        kept = [field for field in MANIFEST_SCHEMA if field.name not in NEW_COLUMNS]
+        return pa.schema([field.with_type(old_ids) if field.name in CLASS_ID_COLUMNS else field for field in kept])
+
+
+def make_format(class_names: Sequence[str], palette: bytes, *, is_old: bool) -> ManifestFormat:
+    """Make the format of a run from the names of its classes and the colours of its masks."""
+    if is_old:
+        return ManifestFormat(is_old=True)
+    first = "background"
+    while first in class_names:
+        first = f"{first}_"
+    names = [first, *class_names]
+    colours = [list(palette[3 * index : 3 * index + 3]) for index in range(len(names))]
+    ids = {"_type": "Sequence", "feature": {"_type": "ClassLabel", "names": names}}
+    features = {"mask": {"_type": "Image"}, **dict.fromkeys(CLASS_ID_COLUMNS, ids)}
+    texts = ((CLASSES_KEY, {"names": names, "colours": colours}), (FEATURES_KEY, {"info": {"features": features}}))
+    return ManifestFormat(
+        is_old=False, class_texts=tuple((key, json.dumps(text, sort_keys=True).encode()) for key, text in texts)
+    )
 
 
 def locate_manifest(out_uri: str, shard_name: str) -> str:
@@ -74,20 +117,20 @@ def refuse_repeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def require_format(layout: Layout, uri: str) -> None:
+def require_format(layout: Layout, uri: str, wanted: ManifestFormat) -> None:
     """Check columns, types and metadata.
 
     Raises:
         ManifestError: Some of it differs from what our writer writes.
     """
-    for fault in _find_format_faults(layout):
+    for fault in _find_format_faults(layout, wanted):
         raise ManifestError(f"'{uri}' {fault}; label the shard again")
 
 
-def _find_format_faults(layout: Layout) -> Iterator[str]:
+def _find_format_faults(layout: Layout, manifest_format: ManifestFormat) -> Iterator[str]:
     footer = layout.footer
-    wanted = _expect_schema()
-    if missing := sorted(set(MANIFEST_SCHEMA.names) - set(_list_names(footer["schema"]))):
+    wanted = _expect_schema(manifest_format)
+    if missing := sorted(set(manifest_format.schema.names) - set(_list_names(footer["schema"]))):
         yield f"lacks the columns {missing}"
     for element, expected in zip(footer["schema"], wanted, strict=False):
         if element != expected:
@@ -95,17 +138,22 @@ def _find_format_faults(layout: Layout) -> Iterator[str]:
             yield f"has another column than '{name}' where that should be, or another type: {element}"
     if len(footer["schema"]) != len(wanted):
         yield f"has {len(footer['schema'])} elements in its schema instead of {len(wanted)}"
-    paths = [[part.encode() for part in path] for path in _list_paths()]
+    paths = [[part.encode() for part in path] for path in _list_paths(manifest_format)]
     for index, group in enumerate(layout.groups):
         if [chunk["meta_data"]["path_in_schema"] for chunk in group["columns"]] != paths:
             yield f"names its columns in row group {index} otherwise than in its schema"
     if not CREATED_BY.fullmatch(footer.get("created_by", b"")):
         yield f"was written by {footer.get('created_by', b'')!r}"
-    entries = footer.get("key_value_metadata", [])
-    if [entry["key"] for entry in entries] != [FOOTER_KEY, ARROW_KEY]:
-        yield f"carries the texts {[entry['key'] for entry in entries]} instead of {[FOOTER_KEY, ARROW_KEY]}"
+    keys = [entry["key"] for entry in footer.get("key_value_metadata", [])]
+    needed = [FOOTER_KEY, *(key for key, _ in manifest_format.class_texts), ARROW_KEY]
+    if keys != needed:
+        yield f"carries the texts {keys} instead of {needed}"
         return
-    yield from _check_arrow_schema(layout.metadata)
+    for key, text in manifest_format.class_texts:
+        if layout.metadata[key] != text:
+            yield f"carries another text '{key.decode()}' than that of its vocabulary"
+            return
+    yield from _check_arrow_schema(layout.metadata, manifest_format)
 
 
 def _list_names(elements: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -117,9 +165,10 @@ def _list_names(elements: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         num_within = max(num_within - 1, 0) + max(element.get("num_children", 0), 0)
 
 
-def _check_arrow_schema(metadata: Mapping[bytes, bytes]) -> Iterator[str]:
-    """Check the schema of Arrow, with the text that it repeats."""
-    wanted = MANIFEST_SCHEMA.with_metadata({FOOTER_KEY: metadata[FOOTER_KEY]})
+def _check_arrow_schema(metadata: Mapping[bytes, bytes], manifest_format: ManifestFormat) -> Iterator[str]:
+    """Check the schema of Arrow, with the texts that it repeats."""
+    texts = {FOOTER_KEY: metadata[FOOTER_KEY], **dict(manifest_format.class_texts)}
+    wanted = manifest_format.schema.with_metadata(texts)
     # Readers differ in their checks of this text, so its bytes are compared.
     if metadata[ARROW_KEY] == base64.b64encode(wanted.serialize().to_pybytes()):
         return
@@ -134,17 +183,17 @@ def _check_arrow_schema(metadata: Mapping[bytes, bytes]) -> Iterator[str]:
     )
 
 
-@cache
-def _expect_schema() -> Sequence[Mapping[str, Any]]:
+@lru_cache(maxsize=2)
+def _expect_schema(manifest_format: ManifestFormat) -> Sequence[Mapping[str, Any]]:
     """Schema of a manifest without rows, as Arrow writes it."""
     sink = io.BytesIO()
-    pq.write_table(MANIFEST_SCHEMA.empty_table(), sink)
+    pq.write_table(manifest_format.schema.empty_table(), sink)
     return read_layout(sink, "an empty manifest").footer["schema"]
 
 
-@cache
-def _list_paths() -> tuple[tuple[str, ...], ...]:
-    return tuple(path for field in MANIFEST_SCHEMA for path in _list_paths_of(field, (field.name,)))
+@lru_cache(maxsize=2)
+def _list_paths(manifest_format: ManifestFormat) -> tuple[tuple[str, ...], ...]:
+    return tuple(path for field in manifest_format.schema for path in _list_paths_of(field, (field.name,)))
 
 
 def _list_paths_of(field: pa.Field, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

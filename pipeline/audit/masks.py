@@ -17,7 +17,12 @@ from scipy import ndimage
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-"""Chunks of a mask. Others could change what a viewer shows."""
+"""Chunks of a mask whose image is not turned. Others could change what a viewer shows."""
+TURNED_PNG_CHUNKS = (b"IHDR", b"PLTE", b"eXIf", b"IDAT", b"IEND")
+"""Chunks of a mask whose image is turned by EXIF, from format version 5 on: a viewer has to turn both."""
+EXIF_OF_ORIENTATION = bytes.fromhex("4d4d002a 00000008 0001 0112 0003 00000001 0000 0000 00000000")
+"""EXIF that holds an orientation alone, here 0: byte order, place and number of entries, the entry, no further ones."""
+ORIENTATION_BYTE = 19
 IHDR = struct.Struct(">IIBBBBB")
 PALETTE_COLOUR = 3
 MAX_MASK_PIXELS = 2_000_000_000
@@ -58,6 +63,8 @@ class MaskRules:
     """Red, green and blue of each index."""
     is_old: bool
     """Whether masks are measured as up to format version 3."""
+    has_orientation: bool
+    """Whether a mask carries the orientation of its image, as from format version 5 on."""
 
 
 def make_palette(colours: Sequence[bytes] | None) -> bytes:
@@ -85,7 +92,8 @@ def check_mask(row: Mapping[str, Any], rules: MaskRules) -> Iterator[str]:
         rules: Of the run.
     """
     payload, size = row["mask"]["bytes"], (row["width"], row["height"])
-    if fault := _find_png_fault(payload, size, rules.palette):
+    orientation = row["exif_orientation"] if rules.has_orientation else 1
+    if fault := _find_png_fault(payload, size, rules.palette, orientation):
         yield f"has a mask that {fault}"
         return
     # The size was compared with the row, so the limit of Pillow is not needed.
@@ -110,8 +118,8 @@ def check_mask(row: Mapping[str, Any], rules: MaskRules) -> Iterator[str]:
     yield from _check_measures(row, pixels, pixels[top::step, left::step])
 
 
-def _find_png_fault(payload: bytes, size: tuple[int, int], palette: bytes) -> str:
-    """First fault of the chunks of a PNG; empty if they are those of a mask of this size."""
+def _find_png_fault(payload: bytes, size: tuple[int, int], palette: bytes, orientation: int) -> str:
+    """First fault of the chunks of a PNG; empty if they are those of a mask of this size and orientation."""
     if not payload.startswith(PNG_SIGNATURE):
         return "is no PNG"
     offset = len(PNG_SIGNATURE)
@@ -128,10 +136,14 @@ def _find_png_fault(payload: bytes, size: tuple[int, int], palette: bytes) -> st
         names.append(name)
         held.setdefault(name, body)
         offset += 12 + length
-    if tuple(dict.fromkeys(names)) != PNG_CHUNKS or any(
-        names.count(name) > 1 for name in PNG_CHUNKS if name != b"IDAT"
-    ):
-        return f"consists of the chunks {names[:10]}"
+    wanted = PNG_CHUNKS if orientation == 1 else TURNED_PNG_CHUNKS
+    if tuple(dict.fromkeys(names)) != wanted or any(names.count(name) > 1 for name in wanted if name != b"IDAT"):
+        return f"consists of the chunks {names[:10]}, in orientation {orientation} needs {list(wanted)}"
+    if orientation != 1:
+        exif = bytearray(EXIF_OF_ORIENTATION)
+        exif[ORIENTATION_BYTE] = orientation
+        if held[b"eXIf"] != exif:
+            return f"has the EXIF {held[b'eXIf'][:40].hex()}, need that of orientation {orientation}"
     if len(held[b"IHDR"]) != IHDR.size:
         return "has a header of another length"
     width, height, num_bits, colour, *methods = IHDR.unpack(held[b"IHDR"])

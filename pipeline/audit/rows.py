@@ -33,6 +33,8 @@ SLACK = 1e-5
 """Tolerance: means of float32 values may exceed their maximum."""
 REASONS = frozenset(str(reason) for reason in Reason)
 
+FIRST_VERSION_OF_PLACES = 5
+"""Format version from which rows state where their images are, and masks the orientation of their images."""
 FIRST_VERSION_OF_CENTRED_SAMPLES = 4
 """Format version from which masks are measured at image size, and components at pixels centred in the image."""
 
@@ -45,6 +47,10 @@ class RowRules:
     draws_suggestions: bool
     keeps_maps: bool
     min_presence: float
+    has_place_columns: bool
+    """Whether rows have the columns of the shard and of the place of the image."""
+    has_places: bool
+    """Whether these lead to images; masks of maps that an older version kept have no places."""
     mask: MaskRules
 
 
@@ -55,6 +61,8 @@ def read_rules(record: Mapping[str, Any]) -> RowRules:
         KeyError: It is not the record of a run; likewise TypeError and ValueError.
     """
     maps, vocabulary = record["config"]["maps"], record["vocabulary"]
+    version = record.get("format_version", 1)
+    version_of_source = record.get("source", {}).get("format_version", version)
     classes = list(vocabulary["classes"])
     colours = vocabulary.get("colours")
     parsed = None if colours is None else [bytes.fromhex(colours[name].removeprefix("#")) for name in classes]
@@ -63,11 +71,14 @@ def read_rules(record: Mapping[str, Any]) -> RowRules:
         draws_suggestions=bool(maps.get("draw_suggestions", False)),
         keeps_maps=bool(maps.get("keep_maps", False)),
         min_presence=float(maps.get("min_presence", 0.0)),
+        has_place_columns=version >= FIRST_VERSION_OF_PLACES,
+        has_places=version_of_source >= FIRST_VERSION_OF_PLACES,
         mask=MaskRules(
             has_background=bool(maps.get("has_background", True)),
             may_ignore=maps["background_threshold"] < maps["foreground_threshold"],
             palette=make_palette(parsed),
-            is_old=record.get("format_version", 1) < FIRST_VERSION_OF_CENTRED_SAMPLES,
+            is_old=version < FIRST_VERSION_OF_CENTRED_SAMPLES,
+            has_orientation=version >= FIRST_VERSION_OF_PLACES,
         ),
     )
 
@@ -75,6 +86,8 @@ def read_rules(record: Mapping[str, Any]) -> RowRules:
 def check_row(row: Mapping[str, Any], rules: RowRules) -> Iterator[str]:
     """Find faults of the columns of a row, without decoding its mask."""
     yield from _check_sizes(row)
+    if rules.has_place_columns:
+        yield from _check_place(row, rules)
     if row["status"] == Status.LABELLED:
         if row["reason"] is not None or row["error"] is not None:
             yield f"is labelled and has the reason {row['reason']!r} and the error {_clip(row['error'])}"
@@ -106,6 +119,21 @@ def _check_sizes(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"has the image_sha256 {_clip(sha256)}"
     if row["tags_unknown"] is not None and None in row["tags_unknown"]:
         yield "has a null among its tags_unknown"
+
+
+def _check_place(row: Mapping[str, Any], rules: RowRules) -> Iterator[str]:
+    """Check the columns of the place of an image against each other."""
+    offset, num_bytes, uri = (row[name] for name in ("image_offset", "image_bytes", "image_uri"))
+    said = f"has the image_offset {offset}, image_bytes {num_bytes} and image_uri {_clip(uri)}"
+    if not rules.has_places:
+        if (offset, num_bytes, uri) != (None, None, None):
+            yield f"{said}, which its source lacks"
+        return
+    is_negative = any(number is not None and number < 0 for number in (offset, num_bytes))
+    has_two_places = offset is not None and uri is not None
+    lacks_size = num_bytes is None and (offset is not None or row["status"] == Status.LABELLED)
+    if is_negative or has_two_places or lacks_size:
+        yield said
 
 
 def _check_labelled(row: Mapping[str, Any], rules: RowRules) -> Iterator[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.audit.archives.member_rules import MemberRules, read_member_rules
-from pipeline.audit.manifest_format import refuse_repeated
+from pipeline.audit.manifest_format import ManifestFormat, make_format, refuse_repeated
 from pipeline.audit.rows import RowRules, read_rules
 from pipeline.errors import ManifestError
 from pipeline.run.records import RUN_FILE, InputShard
@@ -39,6 +39,8 @@ class RunRecord:
     rules: RowRules
     members: MemberRules
     """Which members of a tar are samples."""
+    format: ManifestFormat
+    """Columns and texts of its manifests."""
     model_uri: str
     model_digest: str
     faults: tuple[str, ...]
@@ -117,12 +119,16 @@ def _parse_record(fields: Mapping[str, Any]) -> RunRecord:
     for name in ("fingerprint", "model_uri", "model_digest"):
         if not isinstance(fields[name], str):
             raise ValueError(f"{name} is {fields[name]!r}")
+    rules = read_rules(fields)
     return RunRecord(
         fingerprint=fields["fingerprint"],
         shards=shards,
         inputs=inputs,
-        rules=read_rules(fields),
+        rules=rules,
         members=read_member_rules(_get_format_version(fields), inputs),
+        format=make_format(
+            list(fields["vocabulary"]["classes"]), rules.mask.palette, is_old=not rules.has_place_columns
+        ),
         model_uri=fields["model_uri"],
         model_digest=fields["model_digest"],
         faults=faults,

@@ -65,9 +65,9 @@ class AuditRules:
         return int.from_bytes(digest[:8], "big") < self.sample_fraction * 2**64
 
 
-def verify_footer(item: PublishedShard) -> Verdict:
+def verify_footer(item: PublishedShard, rules: AuditRules) -> Verdict:
     """Audit a published shard by the footer of its manifest alone, without its input."""
-    return _ShardAudit(item).judge_footer()
+    return _ShardAudit(item).judge_footer(rules)
 
 
 def verify_shard(item: PublishedShard, rules: AuditRules) -> Verdict:
@@ -85,11 +85,11 @@ class _ShardAudit:
         self._num_labelled = 0
         self._rejected: Counter[str] = Counter()
 
-    def judge_footer(self) -> Verdict:
+    def judge_footer(self, rules: AuditRules) -> Verdict:
         try:
             with closing(open_stream(self._item.manifest_uri)) as stream:
                 layout, footer = self._read_footer(stream)
-                counts = self._check_footer(layout, footer)
+                counts = self._check_footer(layout, footer, rules)
                 members = parse_members(footer, self._item.position) if counts else None
                 return self._tally.judge(counts=counts, members=self._mark_unrecorded(members))
         except Exception as error:  # noqa: BLE001 (an exception for one manifest must not end the audit of the others)
@@ -99,7 +99,7 @@ class _ShardAudit:
         try:
             with closing(open_stream(self._item.manifest_uri)) as stream:
                 layout, footer = self._read_footer(stream)
-                if self._check_footer(layout, footer) is None:
+                if self._check_footer(layout, footer, rules) is None:
                     return self._tally.judge()
                 require_head(stream, self._item.manifest_uri)
                 file = pq.ParquetFile(stream, page_checksum_verification=True)
@@ -130,11 +130,11 @@ class _ShardAudit:
         layout = read_layout(stream, self._item.manifest_uri)
         return layout, parse_footer(layout, self._item.manifest_uri)
 
-    def _check_footer(self, layout: Layout, footer: dict[str, Any]) -> LabelCounts | None:
+    def _check_footer(self, layout: Layout, footer: dict[str, Any], rules: AuditRules) -> LabelCounts | None:
         """Counts of the footer; None if it is not of this run and shard."""
         problems = list(check_identity(self._item.shard, self._item.fingerprint, footer))
         if not problems:
-            require_format(layout, self._item.manifest_uri)
+            require_format(layout, self._item.manifest_uri, rules.record.format)
         for problem in problems or check_footer(self._item.shard, footer, layout, has_members=self._item.has_members):
             self._tally.add(problem)
         return None if problems else parse_counts(footer) or LabelCounts()
@@ -170,7 +170,10 @@ class _ShardAudit:
         elif row["status"] == Status.REJECTED:
             reason = row["reason"] or ""
             self._rejected[reason if reason in REASONS else ""] += 1
-        if fault := next(check_row(row, rules.record.rules), None):
+        if rules.record.rules.has_place_columns and row["shard"] != self._item.shard.uri:
+            text = f"{where} has the shard {row['shard'][:200]!r}, its footer {self._item.shard.uri!r}"
+            self._add_problem(Check.INCONSISTENT_ROWS, text, 1)
+        elif fault := next(check_row(row, rules.record.rules), None):
             self._add_problem(Check.INCONSISTENT_ROWS, f"{where} {fault}", 1)
             return
         is_measured = row["status"] == Status.LABELLED and rules.chooses(row["key"])

@@ -72,7 +72,7 @@ class Check(StrEnum):
     WRONG_MASKS = "mask wrong"
     """It cannot be decoded, differs from its image in size, has other classes, or contradicts its statistics."""
     WRONG_IMAGES = "image of another row"
-    """The image in the input has another digest, size or orientation than its row."""
+    """The image in the input has another place, digest, size or orientation than its row."""
     LEFTOVER_PARTS = "leftover parts"
     """Parts of a published shard, which the next run of the labelling job removes."""
     TRUNCATED_INPUT = "input truncated"

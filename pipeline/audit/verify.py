@@ -40,8 +40,8 @@ class Depth:
 
 
 def judge_by_footer(item: PublishedShard, rules: AuditRules) -> Verdict:
-    """Audit a shard by its footer alone, without rules for rows."""
-    return verify_footer(item)
+    """Audit a shard by its footer alone."""
+    return verify_footer(item, rules)
 
 
 FULL = Depth(judge=verify_shard, num_shards_in_process=8, num_shards_per_task=1)

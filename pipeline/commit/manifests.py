@@ -6,7 +6,7 @@ There is no marker beside a manifest: a shard with a manifest is done.
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.commit.encoding import encode_parquet, parse_footer
+from pipeline.commit.encoding import FOOTER_KEY, encode_parquet, parse_footer
 from pipeline.commit.names import locate_manifest
 from pipeline.errors import ManifestError
 from pipeline.run.records import MANIFEST_SCHEMA, MemberCounts
 from pipeline.storage.listing import list_folder
-from pipeline.storage.reading import ByteStream, open_stream, read_bytes
+from pipeline.storage.reading import ByteStream, open_random, open_stream, read_bytes
 from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import put_atomic
 
@@ -32,6 +32,11 @@ class Manifest:
     footer: dict[str, Any]
     """Run fingerprint, identity of the shard, counts, library version."""
     file: pq.ParquetFile
+
+    @property
+    def class_texts(self) -> dict[bytes, bytes]:
+        """Texts in the metadata of the schema beside the footer: class names and colours; none before version 5."""
+        return {key: text for key, text in (self.file.schema_arrow.metadata or {}).items() if key != FOOTER_KEY}
 
     def iterate_rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Read the rows; one chunk is in memory at a time."""
@@ -79,9 +84,21 @@ def stream_manifest(uri: str) -> Iterator[Manifest]:
         yield _parse_manifest(uri, stream)
 
 
-def _parse_manifest(uri: str, source: ByteStream) -> Manifest:
+@contextmanager
+def browse_manifest(uri: str) -> Iterator[Manifest]:
+    """Open a manifest for reads of some columns of some row groups: only those bytes are read, and the footer.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ManifestError: It is not a file of this project.
+    """
+    with closing(open_random(uri)) as stream:
+        yield _parse_manifest(uri, stream, pre_buffer=True)
+
+
+def _parse_manifest(uri: str, source: ByteStream, *, pre_buffer: bool = False) -> Manifest:
     try:
-        file = pq.ParquetFile(source, page_checksum_verification=True)
+        file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=pre_buffer)
         footer = parse_footer(file)
     except (pa.ArrowInvalid, KeyError, ValueError) as error:
         raise ManifestError(f"'{uri}' is not a manifest of this project: {error}; label the shard again") from error
@@ -106,7 +123,13 @@ DIGEST_ROWS = 64
 """Rows that are converted to Python values at a time while their digest is computed."""
 
 
-def publish_manifest(out_uri: str, shard_name: str, tables: Sequence[pa.Table], footer: dict[str, Any]) -> None:
+def publish_manifest(
+    out_uri: str,
+    shard_name: str,
+    tables: Sequence[pa.Table],
+    footer: dict[str, Any],
+    class_texts: Mapping[bytes, bytes],
+) -> None:
     """Publish a manifest in one atomic put. It replaces an older one.
 
     Args:
@@ -114,9 +137,10 @@ def publish_manifest(out_uri: str, shard_name: str, tables: Sequence[pa.Table], 
         shard_name: Name of the shard.
         tables: One per chunk, with the schema `MANIFEST_SCHEMA`; each becomes a row group.
         footer: Description of the manifest. The digest of its rows is added.
+        class_texts: Texts in the metadata of the schema, from `images.class_texts`.
     """
     footer = footer | {"rows_sha256": compute_rows_digest(tables)}
-    put_atomic(locate_manifest(out_uri, shard_name), encode_parquet(tables, MANIFEST_SCHEMA, footer))
+    put_atomic(locate_manifest(out_uri, shard_name), encode_parquet(tables, MANIFEST_SCHEMA, footer, class_texts))
 
 
 def compute_rows_digest(tables: Iterable[pa.Table]) -> str:

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.run.records import PART_SCHEMA, Reason, Status
+from pipeline.run.records import PART_SCHEMA, PLACE_COLUMNS, Reason, Status
 
 APART = "members of this key stand apart in the shard; sort its members by name"
+KEPT_COLUMNS = ("key", "width", "height", "exif_orientation", "image_sha256", *PLACE_COLUMNS)
+"""Columns of a rejected row that lie in its image."""
 DUPLICATE = "an earlier sample of this shard has the same key; only that one is labelled"
 
 
@@ -65,7 +67,7 @@ def _change_rows(table: pa.Table, reasons: dict[int, Reason]) -> pa.Table:
     rows: list[dict[str, Any]] = table.to_pylist()
     for index, reason in reasons.items():
         row = rows[index]
-        kept = {name: row[name] for name in ("key", "width", "height", "exif_orientation", "image_sha256")}
+        kept = {name: row[name] for name in KEPT_COLUMNS}
         rows[index] = kept | {
             "status": str(Status.REJECTED),
             "reason": str(reason),

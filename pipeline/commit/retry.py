@@ -20,7 +20,7 @@ from pipeline.commit.names import PartName, list_part_names, locate_manifest, lo
 from pipeline.commit.outcome import Outcome, read_outcome
 from pipeline.commit.parts import count_rows, read_part
 from pipeline.commit.plan import Plan, ShardWork
-from pipeline.commit.seal import CompleteShard
+from pipeline.commit.seal import CompleteShard, add_places
 from pipeline.errors import ManifestError, RunConflictError
 from pipeline.run.fingerprint import compute_fingerprint
 from pipeline.run.records import InputShard, Reason, Status
@@ -172,9 +172,8 @@ def _replace_manifest(
             tables.append(rows)
         counts = count_rows(tables, num_bytes=shard.size_bytes)
         retries = [*manifest.footer.get("retries", []), {"id": order.id, "reasons": list(order.reasons)}]
-        publish_manifest(
-            out_uri, shard.name, tables, manifest.footer | {"counts": counts.to_dict(), "retries": retries}
-        )
+        footer = manifest.footer | {"counts": counts.to_dict(), "retries": retries}
+        publish_manifest(out_uri, shard.name, tables, footer, manifest.class_texts)
     delete([locate_part(out_uri, shard.name, part, folder) for part in redone])
 
 
@@ -222,7 +221,7 @@ def _replace_rows(rows: pa.Table, wanted: Sequence[int], fresh: pa.Table, part_u
     keys = rows["key"].take(pa.array(wanted)).to_pylist()
     if fresh["key"].to_pylist() != keys:
         raise ManifestError(f"'{part_uri}' holds other samples than its manifest; delete it and run again")
-    numbered = fresh.add_column(1, rows.schema.field("index"), rows["index"].take(pa.array(wanted)))
+    numbered = add_places(fresh, *(rows[name].take(pa.array(wanted)) for name in ("index", "shard")))
     kept = rows.filter(pc.invert(pc.is_in(pa.array(range(rows.num_rows)), pa.array(wanted))))
     return pa.concat_tables([kept, numbered.cast(kept.schema)]).sort_by("index")
 

@@ -1,6 +1,6 @@
 """Sealing: the parts of a shard become its manifest. Checked, numbered, published in one atomic put."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -42,11 +42,25 @@ Publish = Callable[[CompleteShard], Outcome]
 """Publishes a complete shard. A second call writes the same bytes."""
 
 
-def seal_shard(complete: CompleteShard, *, out_uri: str, fingerprint: str, max_rejected_fraction: float) -> Outcome:
+def seal_shard(
+    complete: CompleteShard,
+    *,
+    out_uri: str,
+    fingerprint: str,
+    max_rejected_fraction: float,
+    class_texts: Mapping[bytes, bytes],
+) -> Outcome:
     """Turn all parts of a shard into its manifest, then delete them.
 
     A second seal writes the same bytes. A crash between the put and the deletion leaves parts behind, which the next
     plan removes. It is no error if another driver has sealed the shard and deleted the parts.
+
+    Args:
+        complete: The shard.
+        out_uri: Output folder of the run.
+        fingerprint: Of the run.
+        max_rejected_fraction: Largest share of damaged samples.
+        class_texts: From `images.class_texts`, for the metadata of the manifest.
 
     Raises:
         ManifestError: The parts are not those of this shard and run, or the counts do not add up.
@@ -66,7 +80,7 @@ def seal_shard(complete: CompleteShard, *, out_uri: str, fingerprint: str, max_r
     tables = [content.rows for content in contents]
     members = merge_members([*(content.members for content in contents), complete.members_after])
     chunks = [[table.num_rows, part.end_offset] for table, part in zip(tables, parts, strict=True)]
-    tables = _number_rows(reject_repeated_keys(tables))
+    tables = _number_rows(reject_repeated_keys(tables), shard.uri)
     counts = count_rows(tables, num_bytes=shard.size_bytes)
     _require_balance(shard.name, counts, expected=sum(table.num_rows for table in tables))
     samples = count_samples(tables)
@@ -79,7 +93,7 @@ def seal_shard(complete: CompleteShard, *, out_uri: str, fingerprint: str, max_r
         "chunks": chunks,
         "library_version": get_library_version(),
     } | ({} if members is None else {"members": members.describe()})
-    publish_manifest(out_uri, shard.name, tables, footer)
+    publish_manifest(out_uri, shard.name, tables, footer, class_texts)
     delete([locate_part(out_uri, shard.name, part) for part in parts])
     return describe_outcome(shard.name, tables, counts, members, samples.rejected_by_reason)
 
@@ -128,14 +142,29 @@ def _read_parts(out_uri: str, fingerprint: str, shard_name: str, parts: Sequence
     return [read_part(out_uri, fingerprint, shard_name, part) for part in parts]
 
 
-def _number_rows(tables: Sequence[pa.Table]) -> list[pa.Table]:
+def _number_rows(tables: Sequence[pa.Table], shard_uri: str) -> list[pa.Table]:
     numbered = []
     start = 0
+    # One array, of which each table has a slice.
+    uris = pa.array([shard_uri] * max((table.num_rows for table in tables), default=0), pa.string())
     for table in tables:
         stop = start + table.num_rows
-        numbered.append(table.add_column(1, MANIFEST_SCHEMA.field("index"), pa.array(range(start, stop), pa.int64())))
+        numbered.append(add_places(table, pa.array(range(start, stop), pa.int64()), uris.slice(0, table.num_rows)))
         start = stop
     return numbered
+
+
+def add_places(rows: pa.Table, indices: pa.Array | pa.ChunkedArray, shard_uris: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Turn rows of parts into rows of a manifest.
+
+    Args:
+        rows: With the schema `PART_SCHEMA`.
+        indices: Place of each row in its shard.
+        shard_uris: URI of the shard, for each row.
+    """
+    for name, values in (("index", indices), ("shard", shard_uris)):
+        rows = rows.add_column(MANIFEST_SCHEMA.get_field_index(name), MANIFEST_SCHEMA.field(name), values)
+    return rows
 
 
 def _require_balance(shard_name: str, counts: LabelCounts, expected: int) -> None:

@@ -19,6 +19,7 @@ from pipeline.evaluation.boundaries import count_boundaries
 from pipeline.evaluation.quality_ranks import IMAGE_COLUMNS, ScoredImage, score_image
 from pipeline.evaluation.scores import EvaluationCounts, count_best, count_pixels, make_empty_counts
 from pipeline.evaluation.truth import FindTruth, decode_truth
+from pipeline.evaluation.truth_frames import TruthFrame
 from pipeline.images.drawing.columns import take_class_scales
 from pipeline.images.drawing.grid_maps import GridMaps
 from pipeline.images.masks import decode_class_maps, decode_mask
@@ -45,7 +46,11 @@ class ManifestScores(NamedTuple):
 
 
 def evaluate_manifest(
-    uri: str, find_truth: FindTruth, num_classes: int, class_scales: Sequence[float] | None = None
+    uri: str,
+    find_truth: FindTruth,
+    num_classes: int,
+    class_scales: Sequence[float] | None = None,
+    frame: TruthFrame = TruthFrame.AUTO,
 ) -> ManifestScores:
     """Count the pixels of a manifest and score each of its images.
 
@@ -54,8 +59,10 @@ def evaluate_manifest(
         find_truth: From key to encoded true mask, or None.
         num_classes: Of the run, without the background.
         class_scales: Of the run, for the curve over thresholds.
+        frame: Of the true masks.
 
     Raises:
+        TruthFrameError: A true mask fits its image in both frames, and nothing tells in which it is.
         LabellingError: Several true masks fit one key. A true mask that cannot be used is counted and no error.
     """
     counts = make_empty_counts(num_classes)
@@ -71,7 +78,7 @@ def evaluate_manifest(
                 counts = replace(counts, **{name: getattr(counts, name) + 1})
                 continue
             mask = decode_mask(row["mask"]["bytes"])
-            truth = decode_truth(payload, row["key"], mask.shape, num_classes)
+            truth = decode_truth(payload, row["key"], mask.shape, num_classes, row["exif_orientation"], frame)
         except TruthError as error:
             name = "num_bad_truth" if is_labelled else "num_rejected"
             counts = replace(counts, **{name: getattr(counts, name) + 1})

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from pipeline.collections.folders import IMAGE_SUFFIXES
 from pipeline.errors import LabellingError, ManifestError, TruthError
+from pipeline.evaluation.truth_frames import StoredFrame, TruthFrame, place_truth
 from pipeline.images.encoded.kinds import name_foreign, name_readable
 from pipeline.images.masks import decode_mask
 from pipeline.inputs.patterns.folders import PassedOverFiles
@@ -80,27 +81,33 @@ class TrueMasks:
         return [name for name in self._members if name not in self._used]
 
 
-def decode_truth(payload: bytes, key: str, shape: tuple[int, ...], num_classes: int) -> UInt8[np.ndarray, "h w"]:
-    """Decode the true mask of a sample.
+def decode_truth(
+    payload: bytes,
+    key: str,
+    shape: tuple[int, ...],
+    num_classes: int,
+    exif_orientation: int = 1,
+    frame: TruthFrame = TruthFrame.AUTO,
+) -> UInt8[np.ndarray, "h w"]:
+    """Decode the true mask of a sample, and place it on the stored pixels of its image.
 
     Args:
         payload: Encoded as PNG.
         key: Of the sample, for error messages.
         shape: Height and width of the stored pixels of the image.
         num_classes: Of the run, without the background.
+        exif_orientation: Of the image.
+        frame: Of the true mask.
 
     Raises:
-        TruthError: It cannot be read, its size differs from `shape`, or it has classes that the run lacks.
+        TruthError: It cannot be read, its size is not that of the image, or it has classes that the run lacks.
+        TruthFrameError: It fits the image in both frames, and nothing tells in which it is.
     """
     try:
         truth = decode_mask(payload)
     except ManifestError as error:
         raise TruthError(f"true mask of '{key}' {_describe_file(payload)}") from error
-    if truth.shape != shape:
-        raise TruthError(
-            f"true mask of '{key}' is {truth.shape[1]} x {truth.shape[0]} pixels, its image "
-            f"{shape[1]} x {shape[0]}; true masks need the size of the stored pixels, before any EXIF rotation"
-        )
+    truth = place_truth(truth, payload, key, StoredFrame(shape[0], shape[1], exif_orientation), frame)
     unknown = [int(value) for value in np.unique(truth) if value > num_classes and value != IGNORE_LABEL]
     if unknown:
         raise TruthError(f"true mask of '{key}' {_describe_values(unknown, num_classes)}")

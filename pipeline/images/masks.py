@@ -16,6 +16,7 @@ from zlib_ng import zlib_ng
 
 from pipeline.errors import ManifestError
 from pipeline.images.decode import UNREADABLE_ERRORS, open_image
+from pipeline.images.encoded.exif import make_orientation_exif
 from pipeline.images.map_range import find_constant
 from pipeline.run.records import IGNORE_LABEL
 
@@ -84,25 +85,38 @@ def build_palette(
     return palette
 
 
-def encode_mask(mask: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "256 3"]) -> bytes:
+def encode_mask(
+    mask: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "256 3"], exif_orientation: int = 1
+) -> bytes:
     """Encode a pseudo label as a palette PNG. Equal masks have equal bytes with one build of zlib-ng.
+
+    The orientation of the photo stands in a chunk eXIf of 38 bytes: tools that turn the photo by its EXIF turn the mask
+    as well, and tools that turn neither leave both. Without a turn there is no such chunk.
 
     Rows are not filtered, and only run lengths are searched, which suits masks. Measured on masks of 500 x 375 and
     2000 x 1500 pixels (docs/measurements.md): 7 times as fast as Pillow, of the same size.
 
-    Source: PNG specification, third edition, sections 5 and 11.
+    Args:
+        mask: On the stored pixels of the photo.
+        palette: Colours of the values.
+        exif_orientation: Of the photo, 1 to 8.
+
+    Source: PNG specification, third edition, sections 5 and 11; EXIF 2.32, section 4.6.
     """
     height, width = mask.shape
     rows = np.zeros((height, width + 1), np.uint8)
     rows[:, 1:] = mask
     deflate = zlib_ng.compressobj(_LEVEL, zlib_ng.DEFLATED, zlib_ng.MAX_WBITS, zlib_ng.DEF_MEM_LEVEL, zlib_ng.Z_RLE)
     header = struct.pack(">IIBBBBB", width, height, 8, _INDEXED, 0, 0, 0)
-    chunks = (
+    chunks = [
         (b"IHDR", header),
         (b"PLTE", palette.tobytes()),
         (b"IDAT", deflate.compress(rows) + deflate.flush()),
         (b"IEND", b""),
-    )
+    ]
+    if exif_orientation != 1:
+        # Before the pixels, where readers of streams find it.
+        chunks.insert(2, (b"eXIf", make_orientation_exif(exif_orientation)))
     return _PNG_SIGNATURE + b"".join(
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib_ng.crc32(kind + content))
         for kind, content in chunks
@@ -127,7 +141,7 @@ def name_mask_file(key: str) -> str:
 
 
 def decode_mask(payload: bytes) -> UInt8[np.ndarray, "h w"]:
-    """Decode a palette PNG, or a grey PNG of 8 bits, to its indices.
+    """Decode a palette PNG, or a grey PNG of 8 bits, to its indices: on the stored pixels, whatever its EXIF says.
 
     Raises:
         ManifestError: It is neither of them, or it is broken.

@@ -106,6 +106,7 @@ def _make_tar_sample(group: MemberGroup, config: InputConfig) -> Sample:
         image=group.image,
         image_name=group.image_name,
         image_bytes=group.image_bytes,
+        image_offset=group.image_offset,
         image_error=group.image_error,
         no_image_error=group.no_image_error,
         no_tags_error=group.no_tags_error,

@@ -54,6 +54,8 @@ class MemberGroup:
     """Suffix of the image's member, also if it was not read."""
     image_bytes: int = 0
     """Size of the image, also if it was not read."""
+    image_offset: int | None = None
+    """Byte offset of the image in the archive, that of its target for a hard link; None without an image."""
     image_error: str = ""
     """Why an existing image was not read; empty if it was read."""
     no_image_error: str = ""
@@ -320,6 +322,7 @@ class _Grouping:
         size = member.size if target is None else target.size
         if is_image:
             group.image_name, group.image_bytes = suffix, size
+            group.image_offset = member.offset_data if target is None else target.offset
         limit = self._max_image_bytes if is_image else MAX_TAGS_BYTES
         if size > limit:
             if is_image:

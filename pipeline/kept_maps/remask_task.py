@@ -19,7 +19,7 @@ from pipeline.kept_maps.chunk_rows import decode_rows
 from pipeline.kept_maps.kept_run import require_source
 from pipeline.kept_maps.row_maps import make_row_maps
 from pipeline.run.config import LabelConfig
-from pipeline.run.records import PART_SCHEMA, Reason, Status
+from pipeline.run.records import PART_SCHEMA, PLACE_COLUMNS, Reason, Status
 from pipeline.run.run_file import Run
 from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter, Attempts
 from pipeline.workers.pulse import Reporting
@@ -94,12 +94,12 @@ def _is_finite(row: dict[str, Any]) -> bool:
 
 def _reject_non_finite(row: dict[str, Any]) -> dict[str, Any]:
     """A rejected row in place of a labelled one, with the columns that do not depend on the model."""
-    kept = ("key", "width", "height", "exif_orientation", "image_sha256", "tags_unknown", "class_ids")
+    kept = ("key", "width", "height", "exif_orientation", "image_sha256", "tags_unknown", "class_ids", *PLACE_COLUMNS)
     error = "the kept class maps of this image are not finite; label it again with a model whose weights are"
     rejected = {"status": str(Status.REJECTED), "reason": str(Reason.NOT_FINITE), "error": error}
     # Without suggested classes: a rejected row has only the classes of its tags.
     tagged = [number for number in row["class_ids"] if number not in (row["suggested_class_ids"] or ())]
-    return {name: row[name] for name in kept} | {"class_ids": tagged} | rejected
+    return {name: row.get(name) for name in kept} | {"class_ids": tagged} | rejected
 
 
 def _remask(

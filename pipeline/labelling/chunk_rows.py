@@ -30,6 +30,8 @@ SAMPLE = pa.struct(
         ("image", pa.large_binary()),
         ("image_name", pa.string()),
         ("image_bytes", pa.int64()),
+        ("image_offset", pa.int64()),
+        ("image_uri", pa.string()),
         ("image_error", pa.string()),
         ("image_reason", pa.string()),
         ("no_image_error", pa.string()),

@@ -78,7 +78,8 @@ def _require_one_alone(samples: Sequence[Sample], errors: Sequence[object]) -> N
 
 
 def _reject(sample: Sample, error: str) -> dict[str, Any]:
-    return {"key": sample.key, "status": str(Status.REJECTED), "reason": str(Reason.CRASHED), "error": error}
+    rejected = {"status": str(Status.REJECTED), "reason": str(Reason.CRASHED), "error": error}
+    return {"key": sample.key, **sample.locate_image(), **rejected}
 
 
 class _Child:

@@ -62,7 +62,7 @@ class SamplePreparer:
 
     def prepare(self, position: int, sample: Sample) -> ReadyImage | RejectedSample:
         """Check and decode a sample, whose place in the chunk is `position`."""
-        row: dict[str, Any] = {"key": sample.key}
+        row: dict[str, Any] = {"key": sample.key, **sample.locate_image()}
         if sample.dotted_name_error:
             return RejectedSample(position, reject(row, Reason.DOTTED_NAME, sample.dotted_name_error))
         if sample.download_error:

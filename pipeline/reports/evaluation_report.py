@@ -11,6 +11,7 @@ from pipeline.evaluation.review_effort import BAD_IOU, FOUND_FRACTION, measure_e
 from pipeline.evaluation.sampling import take_evenly
 from pipeline.evaluation.scores import NUM_THRESHOLDS, EvaluationCounts, Scores
 from pipeline.evaluation.truth import FindTruth
+from pipeline.evaluation.truth_frames import TruthFrame
 from pipeline.reports.charts import Chart, draw
 from pipeline.reports.examples import ExampleMaker, RowPlace
 from pipeline.reports.label_report import MAX_MANIFESTS, MAX_REJECTED, make_rejected_gallery
@@ -124,6 +125,7 @@ def render_evaluation(
     curve: Sequence[Scores],
     find_truth: FindTruth,
     first_tables: Sequence[Table] = (),
+    frame: TruthFrame = TruthFrame.AUTO,
 ) -> str:
     """Render the page of an evaluation.
 
@@ -135,13 +137,14 @@ def render_evaluation(
         curve: Scores by threshold; empty without kept maps.
         find_truth: From key to encoded true mask, or None.
         first_tables: Shown above the scores.
+        frame: Of the true masks.
     """
     run = read_run(labels_uri)
     vocabulary = parse_vocabulary(run["vocabulary"])
     inputs = read_config(labels_uri, run).inputs
     ordered = sorted(images, key=lambda image: image.iou)
     num = min(NUM_EXAMPLES, len(ordered) // 2)
-    maker = ExampleMaker(vocabulary=vocabulary, inputs=inputs, find_truth=find_truth, iou_first=True)
+    maker = ExampleMaker(vocabulary=vocabulary, inputs=inputs, find_truth=find_truth, frame=frame, iou_first=True)
     manifests = map(open_manifest, take_evenly(list_manifests(labels_uri), MAX_MANIFESTS))
     galleries = [
         Gallery(

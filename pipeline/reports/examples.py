@@ -12,6 +12,7 @@ from pipeline.commit.manifests import Manifest, open_manifest
 from pipeline.errors import TruthError
 from pipeline.evaluation.quality_ranks import average_ious, compute_class_ious
 from pipeline.evaluation.truth import FindTruth, decode_truth
+from pipeline.evaluation.truth_frames import TruthFrame
 from pipeline.images.decode import DecodedImage
 from pipeline.images.masks import build_palette, decode_class_maps, decode_mask
 from pipeline.images.orientation import turn_upright
@@ -66,6 +67,8 @@ class ExampleMaker:
     """How the run read its shards."""
     find_truth: FindTruth | None = None
     """From key to encoded true mask, or None."""
+    frame: TruthFrame = TruthFrame.AUTO
+    """Frame of the true masks."""
     iou_first: bool = False
     """The first figure is the IoU, by which the gallery is ordered; else the quality."""
 
@@ -139,7 +142,8 @@ class ExampleMaker:
         payload = None if self.find_truth is None else self.find_truth(row["key"])
         if payload is None:
             return None
-        return decode_truth(payload, row["key"], stored.shape, len(self.vocabulary.classes))
+        num_classes = len(self.vocabulary.classes)
+        return decode_truth(payload, row["key"], stored.shape, num_classes, row["exif_orientation"], self.frame)
 
     def _draw_maps(self, row: Mapping[str, Any], rgb: UInt8[np.ndarray, "h w 3"]) -> list[Picture]:
         if row["class_maps"] is None or not row["class_ids"]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.commit.manifests import Manifest, list_manifests, open_manifest
 from pipeline.evaluation.truth import FindTruth
+from pipeline.evaluation.truth_frames import TruthFrame
 from pipeline.reports.examples import ExampleMaker
 from pipeline.reports.page import Gallery, Table, render_page
 from pipeline.reports.row_choice import Candidates, gather_candidates
@@ -61,6 +62,7 @@ def build_report(
     rng_seed: int = 0,
     tables: Sequence[Table] = (),
     title: str = "tagmask",
+    frame: TruthFrame = TruthFrame.AUTO,
 ) -> str:
     """Build the page of a labelling run.
 
@@ -71,9 +73,13 @@ def build_report(
         rng_seed: Decides which images.
         tables: Shown first.
         title: Of the page.
+        frame: Of the true masks.
 
     Returns:
         HTML without links to other files.
+
+    Raises:
+        TruthFrameError: A true mask fits its image in both frames, and nothing tells in which it is.
     """
     run = read_run(labels_uri)
     vocabulary = parse_vocabulary(run["vocabulary"])
@@ -87,7 +93,7 @@ def build_report(
         for row in manifest.iterate_rows(["tags_unknown", "classes"]):
             figures.add(row)
     candidates = gather_candidates(manifests, MAX_REJECTED)
-    maker = ExampleMaker(vocabulary=vocabulary, inputs=inputs, find_truth=find_truth)
+    maker = ExampleMaker(vocabulary=vocabulary, inputs=inputs, find_truth=find_truth, frame=frame)
     return render_page(
         title=title,
         tables=[*tables, *_make_tables(run, manifests, len(uris), figures, vocabulary)],

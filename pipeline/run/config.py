@@ -14,8 +14,8 @@ from models.fusion import Fusion
 
 MIN_PATCHES = 196
 """Minimum token budget in patches, also for models that were trained on fewer: it resolves the objects of a photo."""
-FORMAT_VERSION = 4
-"""Changes when the meaning of parts or manifests changes; runs of different versions do not mix."""
+FORMAT_VERSION = 5
+"""Of labelling runs. Changes when the meaning of parts or manifests changes; runs of different versions do not mix."""
 ADDED_LATER = MappingProxyType({"is_added_later": True})
 """Metadata of a field that was added to this format later. At its default it is omitted from descriptions, so that
 older runs keep their fingerprint."""

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from pipeline.storage.uris import holds_secret
+
 IGNORE_LABEL = 255
 """Mask value of pixels that are neither of a class nor background."""
 
@@ -152,6 +154,10 @@ class Sample:
     """Suffix of the image's member, such as `jpg`; empty without an image."""
     image_bytes: int = 0
     """Size of the encoded image, whether it was read or not."""
+    image_offset: int | None = None
+    """Where the encoded image is in its shard: bytes of a tar, rows of a Parquet file; None elsewhere."""
+    image_uri: str = ""
+    """URI of an image that is a file of its own; empty for others."""
     image_error: str = ""
     """Why an image was not read: it is too large, or not where it should be; empty if it was read."""
     image_reason: str = ""
@@ -173,6 +179,16 @@ class Sample:
     """The downloader's own reason for a missing image; empty if it recorded none."""
     is_continuation: bool = False
     """True if the key also occurred earlier in the archive, not adjacent to these members."""
+
+    def locate_image(self) -> dict[str, Any]:
+        """Columns that lead from a row to its encoded image; null what is not known, and a URI that holds a secret."""
+        # Of a file of its own only the size of a listing is known before it is read.
+        num_bytes = None if self.image_offset is None else self.image_bytes
+        return {
+            "image_offset": self.image_offset,
+            "image_bytes": num_bytes if self.image is None else len(self.image),
+            "image_uri": self.image_uri if self.image_uri and not holds_secret(self.image_uri) else None,
+        }
 
 
 def describe_oversized_image(num_bytes: int, limit: int) -> str:
@@ -234,6 +250,17 @@ value before min-max was at most `scales[i]`. Resize bilinearly to the upright i
 
 MASK = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
+CLASS_IDS = pa.list_(pa.int64())
+"""Of 64 bits, as Hugging Face's ClassLabel is: other integers get no names there."""
+
+PLACE_FIELDS = (
+    pa.field("image_offset", pa.int64()),
+    pa.field("image_bytes", pa.int64()),
+    pa.field("image_uri", pa.string()),
+)
+"""Where the encoded image is: from `Sample.locate_image`. All null in masks of maps that a version before 5 kept."""
+PLACE_COLUMNS = tuple(field.name for field in PLACE_FIELDS)
+
 PART_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -245,20 +272,23 @@ PART_SCHEMA = pa.schema(
         ("exif_orientation", pa.int8()),
         ("image_sha256", pa.string()),
         ("tags_unknown", pa.list_(pa.string())),
-        ("class_ids", pa.list_(pa.int16())),
+        ("class_ids", CLASS_IDS),
         ("mask", MASK),
         ("quality", pa.float32()),
         ("ignore_fraction", pa.float32()),
         ("background_fraction", pa.float32()),
         ("margin_mean", pa.float32()),
         ("entropy_mean", pa.float32()),
-        ("suggested_class_ids", pa.list_(pa.int16())),
-        ("doubtful_class_ids", pa.list_(pa.int16())),
+        ("suggested_class_ids", CLASS_IDS),
+        ("doubtful_class_ids", CLASS_IDS),
         ("classes", pa.list_(CLASS_STATS)),
         ("class_maps", CLASS_MAPS),
+        *PLACE_FIELDS,
     ]
 )
 """One row per sample, in the shard's order. `class_maps` is null unless the run keeps maps."""
 
-MANIFEST_SCHEMA = PART_SCHEMA.insert(1, pa.field("index", pa.int64(), nullable=False))
-"""The parts of a shard in order, and `index`, the sample's zero-based position in its shard."""
+MANIFEST_SCHEMA = PART_SCHEMA.insert(1, pa.field("index", pa.int64(), nullable=False)).insert(
+    2, pa.field("shard", pa.string(), nullable=False)
+)
+"""The parts of a shard in order; `index`, the sample's zero-based position in its shard; and the shard's URI."""

@@ -133,6 +133,19 @@ def require_no_password(uri: str) -> None:
         )
 
 
+def holds_secret(uri: str) -> bool:
+    """Whether a URI contains a secret, by the rules of `require_no_password`.
+
+    >>> holds_secret("https://host/a.jpg?token=x"), holds_secret("https://host/a.jpg?width=9")
+    (True, False)
+    """
+    try:
+        require_no_password(uri)
+    except ValueError:
+        return True
+    return False
+
+
 def _has_password(link: str) -> bool:
     scheme, separator, rest = link.partition("://")
     scheme = scheme.rpartition("::")[2].lower()

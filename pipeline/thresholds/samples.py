@@ -12,18 +12,20 @@ from pipeline.commit.manifests import Manifest, stream_manifest
 from pipeline.errors import TruthError
 from pipeline.evaluation.sampling import take_evenly
 from pipeline.evaluation.truth import FindTruth, decode_truth
+from pipeline.evaluation.truth_frames import TruthFrame
 from pipeline.images.drawing.draw import choose_lattice
 from pipeline.images.orientation import turn_upright
 from pipeline.kept_maps.chunk_rows import KEPT_COLUMNS
 from pipeline.kept_maps.images import read_images
 from pipeline.kept_maps.row_maps import make_row_maps
 from pipeline.run.config import LabelConfig
-from pipeline.run.records import InputShard, Status
+from pipeline.run.records import PLACE_COLUMNS, InputShard, Status
 
 MAX_SAMPLED_SIDE_PX = 96
 """Most pixels of the longer side in a sample, which has every n-th pixel: maps come from a few dozen patches a side. An
 image of two classes takes about 60 kB."""
-_COLUMNS = ("index", *(name for name in KEPT_COLUMNS if name not in ("tags_unknown", "classes", "image_sha256")))
+_UNUSED = frozenset({"tags_unknown", "classes", "image_sha256", *PLACE_COLUMNS})
+_COLUMNS = ("index", *(name for name in KEPT_COLUMNS if name not in _UNUSED))
 _PLAIN = LabelConfig()
 """Configuration of maps that no pixels refine."""
 
@@ -55,6 +57,7 @@ def read_samples(
     most: int,
     source: ImageSource | None = None,
     on_bad_truth: Callable[[TruthError], None] | None = None,
+    frame: TruthFrame = TruthFrame.AUTO,
 ) -> list[MapSample]:
     """Sample the labelled images of a manifest.
 
@@ -67,22 +70,24 @@ def read_samples(
         source: Of the images; None: pixels do not refine the maps.
         on_bad_truth: Called with what is wrong with a true mask that cannot be used, whose image is left out; None:
             raised.
+        frame: Of the true masks.
 
     Raises:
         ManifestError: A labelled row has no maps.
         ShardError: Pixels refine the maps, and the labelled images cannot be read.
         TruthError: A true mask does not match its image or the run.
+        TruthFrameError: A true mask fits its image in both frames, and nothing tells in which it is.
     """
     complain = _raise if on_bad_truth is None else on_bad_truth
     with stream_manifest(manifest_uri) as manifest:
         rows = [row for row in manifest.iterate_rows(_COLUMNS) if row["status"] == Status.LABELLED]
-        pairs = list(_pair_with_truth(rows, find_truth, num_classes, complain))
+        pairs = list(_pair_with_truth(rows, find_truth, num_classes, complain, frame))
         wanted = take_evenly([pair for pair in pairs if find_truth is None or pair[1] is not None], most)
         if source is None:
-            return [_sample_row(row, None, truth, num_classes, _PLAIN, None) for row, truth in wanted]
+            return [_sample_row(row, None, truth, num_classes, _PLAIN, None, frame) for row, truth in wanted]
         images = _read_images(manifest, source, [row["index"] for row, _ in wanted])
         return [
-            _sample_row(row, image, truth, num_classes, source.config, source.patch_size)
+            _sample_row(row, image, truth, num_classes, source.config, source.patch_size, frame)
             for (row, truth), image in zip(wanted, images, strict=True)
         ]
 
@@ -96,6 +101,7 @@ def _pair_with_truth(
     find_truth: FindTruth | None,
     num_classes: int,
     complain: Callable[[TruthError], None],
+    frame: TruthFrame,
 ) -> Iterator[tuple[Mapping[str, Any], bytes | None]]:
     """Pair rows with their encoded true masks, without the rows whose true mask cannot be used."""
     for row in rows:
@@ -104,7 +110,7 @@ def _pair_with_truth(
             try:
                 payload = find_truth(row["key"])
                 if payload is not None:
-                    decode_truth(payload, row["key"], (row["height"], row["width"]), num_classes)
+                    _decode_truth(row, payload, num_classes, frame)
             except TruthError as error:
                 complain(error)
                 continue
@@ -128,14 +134,22 @@ def _sample_row(
     num_classes: int,
     config: LabelConfig,
     patch_size: int | None,
+    frame: TruthFrame,
 ) -> MapSample:
     """Sample a row, from its encoded image and its encoded true mask, if any."""
     maps = make_row_maps(row, image, config, patch_size)
     lattice = choose_lattice(maps.size, MAX_SAMPLED_SIDE_PX)
     truth = None
     if payload is not None:
-        stored = decode_truth(payload, row["key"], (row["height"], row["width"]), num_classes)
+        stored = _decode_truth(row, payload, num_classes, frame)
         upright = turn_upright(stored, row["exif_orientation"])
         truth = upright[np.ix_(*lattice)].reshape(-1)
     sampled = maps.sample(*lattice).clip(0, 1).reshape(maps.num_classes, -1)
     return MapSample(class_ids=tuple(row["class_ids"]), maps=sampled, truth=truth)
+
+
+def _decode_truth(
+    row: Mapping[str, Any], payload: bytes, num_classes: int, frame: TruthFrame
+) -> UInt8[np.ndarray, "h w"]:
+    size = (row["height"], row["width"])
+    return decode_truth(payload, row["key"], size, num_classes, row["exif_orientation"], frame)

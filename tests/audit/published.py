@@ -1,5 +1,6 @@
 """Published runs over real tars, changed and audited."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,10 +17,20 @@ from pipeline.commit.manifests import publish_manifest
 from pipeline.inputs.shards import list_shards
 from pipeline.run.config import LabelConfig, MapConfig
 from pipeline.run.fingerprint import compute_fingerprint
+from pipeline.run.records import MANIFEST_SCHEMA, PLACE_COLUMNS
 from tests.factories import make_labelled_row, make_photo, make_rejected_row, make_run, make_tar
+from tests.mutations import write_groups
 
 NUM_ROWS = 6
 MASK = np.array([[0, 1], [2, 255]])
+OLD_SCHEMA = pa.schema(
+    [
+        field.with_type(pa.list_(pa.int16())) if field.name.endswith("class_ids") else field
+        for field in MANIFEST_SCHEMA
+        if field.name not in ("shard", *PLACE_COLUMNS)
+    ]
+)
+"""Of format versions 2 to 4."""
 CONFIG = LabelConfig(maps=MapConfig(background_threshold=0.3, foreground_threshold=0.5))
 
 
@@ -63,29 +74,52 @@ def rewrite(manifest: Path, *, rows: Sequence[int] | None = None, footer: Mappin
             1, table.schema.field("index"), pa.array(range(len(rows)), pa.int64())
         )
         stated["chunks"] = [[len(rows), stated["chunks"][0][1]]] if rows else []
-    tables = [table] if table.num_rows else []
-    publish_manifest(str(manifest.parents[1]), manifest.stem, tables, stated | (footer or {}))
+    seal_again(manifest, [table] if table.num_rows else [], stated | (footer or {}))
 
 
-def drop_members(manifest: Path, **footer: Any) -> None:
-    """Seal a manifest again without the members of its archive, and with other fields."""
+def seal_again(manifest: Path, tables: Sequence[pa.Table], footer: Mapping[str, Any]) -> None:
+    """Publish a manifest with other rows and another footer, and the texts that it has."""
+    if tables and "shard" not in tables[0].schema.names:
+        # Of an older version: its digest is not made here.
+        groups = [table.cast(OLD_SCHEMA) for table in tables]
+        manifest.write_bytes(write_groups(groups, OLD_SCHEMA, json.dumps(dict(footer), sort_keys=True)))
+        return
+    texts = pq.read_schema(manifest).metadata
+    others = {key: text for key, text in texts.items() if key != FOOTER_KEY}
+    publish_manifest(str(manifest.parents[1]), manifest.stem, tables, dict(footer), others)
+
+
+def drop_members(manifest: Path) -> None:
+    """Seal a manifest again without the members of its archive."""
     file = pq.ParquetFile(manifest)
     stated = json.loads(file.schema_arrow.metadata[FOOTER_KEY])
     del stated["members"]
-    tables = [file.read_row_group(number) for number in range(file.num_row_groups)]
-    publish_manifest(str(manifest.parents[1]), manifest.stem, tables, stated | footer)
+    seal_again(manifest, [file.read_row_group(number) for number in range(file.num_row_groups)], stated)
 
 
-def make_old(out: Path) -> None:
-    """Turn a run into one of format version 2, whose footers count no members."""
+def make_old(out: Path, format_version: int = 2) -> None:
+    """Turn a run of unturned images into one of an earlier format version. Footers of version 2 count no members."""
     path = out / "run.json"
     record = {name: value for name, value in json.loads(path.read_text()).items() if name != "record_sha256"}
     identity = ("config", "format_version", "inputs", "model_digest", "vocabulary")
-    record["format_version"] = 2
+    record["format_version"] = format_version
     record["fingerprint"] = compute_fingerprint({name: record[name] for name in identity})
     path.write_text(json.dumps(record | {"record_sha256": compute_fingerprint(record)}))
     for manifest in (out / "labels").iterdir():
-        drop_members(manifest, fingerprint=record["fingerprint"])
+        _make_old_manifest(manifest, record["fingerprint"], format_version)
+
+
+def _make_old_manifest(manifest: Path, fingerprint: str, format_version: int) -> None:
+    file = pq.ParquetFile(manifest)
+    groups = [
+        file.read_row_group(number).select(OLD_SCHEMA.names).cast(OLD_SCHEMA) for number in range(file.num_row_groups)
+    ]
+    rows = [json.dumps(row, default=bytes.hex) for group in groups for row in group.to_pylist()]
+    stated = json.loads(file.schema_arrow.metadata[FOOTER_KEY]) | {"fingerprint": fingerprint}
+    stated["rows_sha256"] = hashlib.sha256("".join(f"{row}\n" for row in rows).encode()).hexdigest()
+    if format_version == 2:
+        stated.pop("members", None)
+    manifest.write_bytes(write_groups(groups, OLD_SCHEMA, json.dumps(stated, sort_keys=True)))
 
 
 def change_cell(manifest: Path, row: int, **cells: Any) -> None:
@@ -94,7 +128,7 @@ def change_cell(manifest: Path, row: int, **cells: Any) -> None:
     rows = table.to_pylist()
     rows[row] |= cells
     changed = pa.Table.from_pylist(rows, schema=table.schema)
-    publish_manifest(str(manifest.parents[1]), manifest.stem, [changed], json.loads(table.schema.metadata[FOOTER_KEY]))
+    seal_again(manifest, [changed], json.loads(table.schema.metadata[FOOTER_KEY]))
 
 
 def audit(out: Path | str, depth: Depth = FULL) -> Verdict:

@@ -12,7 +12,7 @@ from pipeline.audit.masks import check_mask
 from pipeline.audit.rows import RowRules, check_row, read_rules
 from pipeline.images.drawing.columns import make_mask_columns
 from pipeline.images.drawing.grid_maps import GridMaps
-from pipeline.images.masks import voc_palette
+from pipeline.images.masks import decode_mask, encode_mask, voc_palette
 from pipeline.images.orientation import turn_size
 from pipeline.run.config import FORMAT_VERSION, LabelConfig, MapConfig, describe_config
 
@@ -59,6 +59,24 @@ def test_mask_of_a_large_image_has_no_fault_and_one_if_its_components_are_wrong(
     row["classes"][1]["components"] += 1
     (fault,) = check_mask(row, rules)
     assert f"states {row['classes'][1]['components']} components of class 2" in fault
+
+
+@pytest.mark.parametrize("exif_orientation", range(1, 9))
+def test_mask_that_carries_another_orientation_than_its_image_is_named(exif_orientation: int) -> None:
+    row, rules = make_row((30, 40), exif_orientation), make_rules(FORMAT_VERSION).mask
+    mask = decode_mask(row["mask"]["bytes"])
+    assert list(check_mask(row, rules)) == []
+    for other in {*range(1, 9)} - {exif_orientation}:
+        row["mask"] = row["mask"] | {"bytes": encode_mask(mask, voc_palette(), other)}
+        (fault,) = check_mask(row, rules)
+        assert f"orientation {exif_orientation}" in fault
+
+
+def test_mask_of_version_4_carries_no_orientation() -> None:
+    row, rules = make_row((30, 40), 6), make_rules(4).mask
+    assert list(check_mask(row, rules)) != []
+    row["mask"] = row["mask"] | {"bytes": encode_mask(decode_mask(row["mask"]["bytes"]), voc_palette())}
+    assert list(check_mask(row, rules)) == []
 
 
 @pytest.mark.parametrize("place", [0, 1])

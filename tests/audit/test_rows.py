@@ -16,9 +16,9 @@ from PIL import Image
 from pipeline.audit.shard import AuditRules, verify_shard
 from pipeline.audit.verdict import Check
 from pipeline.commit.encoding import FOOTER_KEY
-from pipeline.commit.manifests import publish_manifest
 from pipeline.images.masks import decode_mask
 from pipeline.run.records import MANIFEST_SCHEMA
+from tests.audit.published import seal_again
 from tests.factories import make_mask_png
 from tests.mutations import Output, label_photos
 
@@ -46,7 +46,7 @@ def audit_rows(output: Output) -> Iterator[Any]:
             for start, size in zip(starts, sizes, strict=False)
         ]
         footer = json.loads(file.schema_arrow.metadata[FOOTER_KEY])
-        publish_manifest(str(output.folder / "out"), output.item.shard.name, tables, footer)
+        seal_again(Path(output.item.manifest_uri), tables, footer)
         rules = AuditRules(record=output.rules.record, sample_fraction=sample_fraction)
         return {check: found.examples[0].text for check, found in verify_shard(output.item, rules).findings.items()}
 
@@ -134,6 +134,11 @@ def test_mask_that_contradicts_its_row_is_named(audit_rows: Any, change: Callabl
         (CAT, {"class_maps": None}, "no class_maps"),
         (CAT, {"mask": {"bytes": None, "path": "photo0.png"}}, "no bytes"),
         (CAT, {"mask": {"bytes": b"", "path": "../../photo0.png"}}, "path '../../photo0.png'"),
+        (CAT, {"shard": "s3://bucket/other.tar"}, "has the shard 's3://bucket/other.tar', its footer"),
+        (CAT, {"image_offset": -1}, "has the image_offset -1"),
+        (CAT, {"image_bytes": None}, "image_bytes None"),
+        (CAT, {"image_uri": "s3://bucket/a.jpg"}, "image_uri 's3://bucket/a.jpg'"),
+        (UNKNOWN, {"image_bytes": None}, "image_bytes None"),
         (UNKNOWN, {"quality": 0.5}, "is rejected and has quality"),
         (UNKNOWN, {"error": None}, "without an error"),
         (UNKNOWN, {"class_ids": [7]}, "class_ids [7]"),
@@ -178,7 +183,11 @@ def test_rejected_row_with_an_unknown_reason_is_inconsistent_and_contradicts_the
     ("change", "words"),
     [
         (lambda rows: swap(rows, CAT, 8, "image_sha256"), "has the image_sha256 of another image"),
-        (lambda rows: rows[CAT].update(exif_orientation=3), "in orientation 3"),
+        (lambda rows: rows[CAT].update(width=49), "has 49 x 48 pixels"),
+        (lambda rows: swap(rows, CAT, 8, "image_offset", "image_bytes"), "states its image at offset"),
+        (lambda rows: rows[CAT].update(image_offset=rows[CAT]["image_offset"] + 1), "states its image at offset 513"),
+        (lambda rows: rows[CAT].update(image_bytes=rows[CAT]["image_bytes"] - 1), "has the image_bytes"),
+        (lambda rows: rows[UNKNOWN].update(image_offset=None, image_bytes=None), "states its image at offset None"),
     ],
 )
 def test_image_that_is_not_the_one_of_its_row_is_named(audit_rows: Any, change: Callable[..., Any], words: str) -> None:

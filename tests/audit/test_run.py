@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -42,12 +43,19 @@ def audit_manifest(output: Any, manifest: Any) -> dict[str, Any]:
 def write_manifest(output: Any, **options: Any) -> bytes:
     """Write the rows of an intact manifest again with other options of the Parquet writer."""
     file = pq.ParquetFile(io.BytesIO(output.manifest))
-    schema = MANIFEST_SCHEMA.with_metadata({FOOTER_KEY: file.schema_arrow.metadata[FOOTER_KEY]})
+    schema = MANIFEST_SCHEMA.with_metadata(file.schema_arrow.metadata)
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, schema, **options) as writer:
         for index in range(file.num_row_groups):
             writer.write_table(file.read_row_group(index).cast(schema))
     return sink.getvalue()
+
+
+def read_groups(output: Output) -> list[pa.Table]:
+    """Row groups of an intact manifest, with its texts."""
+    file = pq.ParquetFile(io.BytesIO(output.manifest))
+    schema = MANIFEST_SCHEMA.with_metadata(file.schema_arrow.metadata)
+    return [file.read_row_group(index).cast(schema) for index in range(file.num_row_groups)]
 
 
 def test_manifest_in_another_encoding_with_checksums_is_the_same_manifest(output: Output) -> None:
@@ -96,19 +104,45 @@ def test_footer_that_is_not_that_of_its_rows_and_input_is_named(
 ) -> None:
     file = pq.ParquetFile(io.BytesIO(output.manifest))
     footer = json.loads(file.schema_arrow.metadata[FOOTER_KEY])
-    groups = [file.read_row_group(index).cast(MANIFEST_SCHEMA) for index in range(file.num_row_groups)]
-    assert audit_manifest(output, write_groups(groups, MANIFEST_SCHEMA, json.dumps(footer))) == {}
-    found = audit_manifest(output, write_groups(groups, MANIFEST_SCHEMA, json.dumps(footer | fields)))
+    groups = read_groups(output)
+    assert audit_manifest(output, write_groups(groups, groups[0].schema, json.dumps(footer))) == {}
+    found = audit_manifest(output, write_groups(groups, groups[0].schema, json.dumps(footer | fields)))
     assert found.keys() == {Check.WRONG_FOOTER}
     assert words in found[Check.WRONG_FOOTER]
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "after"),
+    [
+        ("tagmask_classes", b'"cat"', b'"cow"'),
+        ("tagmask_classes", b"128", b"127"),
+        ("huggingface", b'"cat", "dog"', b'"dog", "cat"'),
+        ("huggingface", b'"Image"', b'"Value"'),
+        ("huggingface", b", ", b","),
+    ],
+)
+def test_class_names_and_colours_that_are_not_those_of_the_vocabulary_are_named(
+    output: Output, key: str, before: bytes, after: bytes
+) -> None:
+    """Every reader of masks names and colours classes by these texts."""
+    groups = read_groups(output)
+    texts = groups[0].schema.metadata
+    footer = texts[FOOTER_KEY].decode()
+    changed = texts | {key.encode(): texts[key.encode()].replace(before, after)}
+    assert changed != texts
+    found = audit_manifest(output, write_groups(groups, groups[0].schema.with_metadata(changed), footer))
+    assert f"another text '{key}' than that of its vocabulary" in found[Check.UNREADABLE_MANIFEST]
+    del changed[key.encode()]
+    found = audit_manifest(output, write_groups(groups, groups[0].schema.with_metadata(changed), footer))
+    assert "carries the texts" in found[Check.UNREADABLE_MANIFEST]
 
 
 def test_manifest_of_an_earlier_version_without_digests_is_verified_as_it_is(output: Output, tmp_path: Path) -> None:
     file = pq.ParquetFile(io.BytesIO(output.manifest))
     footer = json.loads(file.schema_arrow.metadata[FOOTER_KEY])
     del footer["rows_sha256"]
-    groups = [file.read_row_group(index).cast(MANIFEST_SCHEMA) for index in range(file.num_row_groups)]
-    assert audit_manifest(output, write_groups(groups, MANIFEST_SCHEMA, json.dumps(footer))) == {}
+    groups = read_groups(output)
+    assert audit_manifest(output, write_groups(groups, groups[0].schema, json.dumps(footer))) == {}
 
     record = json.loads((output.folder / "out" / "run.json").read_text())
     del record["record_sha256"]

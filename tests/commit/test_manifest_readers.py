@@ -1,6 +1,7 @@
 """A manifest is plain Parquet: other readers open it unchanged, whatever our own code thinks of it."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.images.class_texts import describe_classes
 from pipeline.run.records import InputShard
+from pipeline.run.vocabulary import Vocabulary
 from tests.factories import make_labelled_row, make_rejected_row, make_run
 
 KEYS = ["a0", "a1", "a2", "b0", "b1", "b2"]
@@ -94,18 +98,35 @@ def hugging_face(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return datasets, dataset
 
 
-def test_hugging_face_datasets_loads_manifests_as_they_are(hugging_face: tuple[Any, Any]) -> None:
-    _, dataset = hugging_face
-    assert dataset["key"][:] == KEYS
-    require_masks([mask["bytes"] for mask in dataset["mask"] if mask and mask["bytes"]])
-
-
-def test_hugging_face_datasets_decodes_masks_once_the_column_is_cast_to_image(hugging_face: tuple[Any, Any]) -> None:
-    """The files say nothing of Hugging Face's features, so users write `cast_column("mask", Image())`."""
+def test_hugging_face_datasets_decodes_masks_and_names_classes_without_a_cast(hugging_face: tuple[Any, Any]) -> None:
     datasets, dataset = hugging_face
-    dataset = dataset.cast_column("mask", datasets.Image())
+    assert dataset["key"][:] == KEYS
     images = {row["key"]: row["mask"] for row in dataset}
     assert images["a1"] is None
     for key, mask in MASKS.items():
         assert images[key].mode == "P"
         np.testing.assert_array_equal(np.asarray(images[key]), mask)
+    assert dataset.features["mask"] == datasets.Image()
+    for column in ("class_ids", "suggested_class_ids", "doubtful_class_ids"):
+        label = dataset.features[column].feature
+        assert label.int2str(dataset[0]["class_ids"]) == ["cat", "dog"]
+        assert label.names == ["background", "cat", "dog"]
+
+
+def test_schema_names_and_colours_the_values_of_masks(labels: Path) -> None:
+    classes = json.loads(ds.dataset(labels, format="parquet").schema.metadata[b"tagmask_classes"])
+    assert classes == {"names": ["background", "cat", "dog"], "colours": [[0, 0, 0], [128, 0, 0], [0, 128, 0]]}
+
+
+def test_class_that_is_called_background_has_a_name_of_its_own() -> None:
+    """Two equal names are refused by Hugging Face."""
+    classes = json.loads(describe_classes(Vocabulary(classes=("dog", "background")))[b"tagmask_classes"])
+    assert classes["names"] == ["background_", "dog", "background"]
+
+
+def test_shard_of_each_row_is_a_dictionary_of_one_value(labels: Path) -> None:
+    for name in "ab":
+        file = pq.ParquetFile(labels / f"{name}.parquet")
+        assert set(file.read(["shard"])["shard"].to_pylist()) == {f"s3://bucket/{name}.tar"}
+        place = file.schema_arrow.get_field_index("shard")
+        assert "RLE_DICTIONARY" in file.metadata.row_group(0).column(place).encodings

@@ -50,7 +50,7 @@ def commit(out_uri: Any, *chunks: Any) -> list[Any]:
 
 def seal(out_uri: Any, parts: Any, *, shard: Any = SHARD, truncated_at: Any = None, **changes: Any) -> Any:
     complete = CompleteShard(shard=shard, parts=tuple(parts), truncated_at=truncated_at)
-    arguments = {"out_uri": out_uri, "fingerprint": FINGERPRINT, "max_rejected_fraction": 0.5}
+    arguments = {"out_uri": out_uri, "fingerprint": FINGERPRINT, "max_rejected_fraction": 0.5, "class_texts": {}}
     return seal_shard(complete, **arguments | changes).counts
 
 

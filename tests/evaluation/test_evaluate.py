@@ -23,6 +23,7 @@ from pipeline.evaluation.scores import (
     score_curve,
     score_masks,
 )
+from pipeline.evaluation.truth_frames import TruthFrame
 from pipeline.images.drawing.draw import draw_mask
 from pipeline.images.drawing.grid_maps import GridMaps
 from pipeline.images.masks import decode_class_maps
@@ -145,7 +146,8 @@ def test_curve_of_a_turned_photo_lies_on_the_stored_pixels(tmp_path: Path, orien
     upright = np.asarray(ImageOps.exif_transpose(image))
     maps = np.stack([upright == class_id for class_id in (1, 3)]).astype(np.float32)
     row = make_labelled_row("a", truth, [1, 3], maps, exif_orientation=orientation)
-    counts = evaluate(tmp_path, [row], {"a": truth})
+    (uri,) = make_run(str(tmp_path), CLASSES, {SHARD: [row]})
+    counts = evaluate_manifest(uri, {"a": make_mask_png(truth)}.get, len(CLASSES), frame=TruthFrame.STORED).counts
     assert [scores.mean_iou for scores in (score_masks(counts), *score_curve(counts))] == [1.0] * 101
 
 

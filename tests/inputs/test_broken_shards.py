@@ -85,8 +85,10 @@ def test_archive_without_members_is_sealed_as_an_empty_manifest(tmp_path: Path, 
     end = list_ends([shard])["a"]
     assert (end["num_chunks"], end["truncated_at"], end["error"]) == (0, None, None)
     complete = CompleteShard(shard=shard, parts=())
-    counts = seal_shard(complete, out_uri=str(tmp_path / "out"), fingerprint="f", max_rejected_fraction=0.0).counts
-    assert counts.num_read == 0
+    sealed = seal_shard(
+        complete, out_uri=str(tmp_path / "out"), fingerprint="f", max_rejected_fraction=0.0, class_texts={}
+    )
+    assert sealed.counts.num_read == 0
 
 
 @pytest.mark.parametrize("suffix", ["tar", "parquet"])

@@ -22,12 +22,12 @@ SMALL = LabelConfig(
 )
 
 
-# Computed before any setting was added later; again at format version 3.
+# Computed before any setting was added later; again at format version 5.
 @pytest.mark.parametrize(
     ("config", "fingerprint"),
     [
-        (LabelConfig(), "b716daa552fbfcb3c119003a3dfa184e58286f1c635c36ef6c008a0c480e5fbf"),
-        (SMALL, "1fdd7dc27c64647179ac61aa6d741ff1523e31856fda5b79a08ef514ef3a602b"),
+        (LabelConfig(), "0bc78ea6ad6af89540b1dcfc2463710913b2bda2f15e6a7270670ca63b9e038c"),
+        (SMALL, "7dbb25095f5c75aa6247b343244354f7e3916b846fb8b193fa449b460d75d1c8"),
     ],
 )
 def test_labelling_run_without_later_settings_keeps_its_fingerprint(config: Any, fingerprint: str) -> None:

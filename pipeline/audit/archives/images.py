@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.audit.archives.image_headers import hide_avif_exif, read_header, read_orientation
-from pipeline.audit.archives.samples import WalkedImage, WalkedSample
+from pipeline.audit.archives.samples import ImagePlace, WalkedImage, WalkedSample
 from pipeline.run.records import Reason, Status
 
 DOTTED_REASONS = (Reason.DOTTED_NAME, Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE)
@@ -25,6 +25,31 @@ def check_reason(row: Mapping[str, Any], sample: WalkedSample) -> Iterator[str]:
         yield "has the reason 'dotted_name', which its member does not have"
     elif reason == Reason.NO_IMAGE and sample.image is not None:
         yield "has the reason 'no_image', and its sample an image"
+
+
+def check_place(row: Mapping[str, Any], sample: WalkedSample) -> Iterator[str]:
+    """Find places of a row that do not lead to the image of its sample.
+
+    Args:
+        row: Of a manifest whose rows state places.
+        sample: Of the input.
+    """
+    stated = ImagePlace(offset=row["image_offset"], num_bytes=row["image_bytes"], uri=row["image_uri"])
+    found = sample.place or ImagePlace()
+    if stated == ImagePlace() and found.offset is not None and found.num_bytes is None:
+        # Without its cell a row of a Parquet file may lack the image.
+        return
+    if (stated.offset, stated.uri) != (found.offset, found.uri):
+        yield (
+            f"states its image at offset {stated.offset}, URI {stated.uri!r}; "
+            f"it is at offset {found.offset}, URI {found.uri!r}"
+        )
+    elif sample.place is None:
+        if stated.num_bytes is not None:
+            yield f"has the image_bytes {stated.num_bytes}, and its sample no image"
+    elif found.num_bytes not in (None, stated.num_bytes) and (found.offset, stated.num_bytes) != (None, None):
+        # A file of its own may have been unreadable when it was labelled: then its size is null.
+        yield f"has the image_bytes {stated.num_bytes}, its image {found.num_bytes}"
 
 
 def check_image(row: Mapping[str, Any], image: WalkedImage | None) -> Iterator[str]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.audit.archives.samples import WalkedImage, WalkedSample
+from pipeline.audit.archives.samples import ImagePlace, WalkedImage, WalkedSample
 from pipeline.audit.archives.tar_walk import WalkEnd
 from pipeline.audit.parquet.row_groups import count_group_rows
 from pipeline.storage.reading import ByteStream
@@ -48,13 +48,18 @@ def walk_parquet(
             given = _read_text(batch.column(key_name)[place]) if key_name else folder_key
             sample = WalkedSample(key=given or f"{row:09d}", offset=row)
             sample.has_image = True
+            sample.place = ImagePlace(offset=row)
             if wants_image is not None and wants_image(sample.key):
                 sample.image = _read_image(batch.column(image_name), place)
                 sample.has_image = sample.image is not None
+                sample.place = ImagePlace(offset=row, num_bytes=len(sample.image.head)) if sample.image else None
             yield sample
             row += 1
     if not columns:
-        yield from (WalkedSample(key=folder_key or f"{row:09d}", offset=row, has_image=True) for row in range(num_rows))
+        for row in range(num_rows):
+            sample = WalkedSample(key=folder_key or f"{row:09d}", offset=row, has_image=True)
+            sample.place = ImagePlace(offset=row)
+            yield sample
     elif row != num_rows:
         raise ValueError(f"it ends at row {row}, the row groups of its footer have {num_rows}")
     yield WalkEnd(offset=num_rows, truncated_at=None)

@@ -8,11 +8,12 @@ from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 
-from pipeline.audit.archives.samples import WalkedImage, WalkedSample
+from pipeline.audit.archives.samples import ImagePlace, WalkedImage, WalkedSample
 from pipeline.audit.archives.tar_walk import WalkEnd
 from pipeline.errors import PathError
 from pipeline.storage.bulk.web import OversizedFileError, WebFileError, read_web_file
 from pipeline.storage.reading import read_bytes
+from pipeline.storage.uris import holds_secret
 
 COLUMNS = ("key", "uri", "problem")
 
@@ -38,6 +39,10 @@ def walk_index(
         if wants_image is not None and wants_image(sample.key):
             sample.image = _fetch(row["uri"], max_image_bytes) if row["uri"] else None
             sample.has_image = sample.image is not None
+        if row["uri"]:
+            # A manifest repeats no secret of an index.
+            uri = None if holds_secret(row["uri"]) else row["uri"]
+            sample.place = ImagePlace(uri=uri, num_bytes=len(sample.image.head) if sample.image else None)
         yield sample
     yield WalkEnd(offset=table.num_rows, truncated_at=None)
 

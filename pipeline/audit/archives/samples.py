@@ -33,6 +33,18 @@ class WalkedImage:
     """True if `head` is the whole image."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImagePlace:
+    """Place of an encoded image."""
+
+    offset: int | None = None
+    """Byte in a tar, or row of a Parquet file; None for a file of its own."""
+    num_bytes: int | None = None
+    """None: not known without reading it, and it may not be there."""
+    uri: str | None = None
+    """URI of a file of its own."""
+
+
 @dataclass(kw_only=True)
 class WalkedSample:
     """One sample of a shard."""
@@ -47,6 +59,8 @@ class WalkedSample:
     """True if its name has more dots than one: it is a row without a mask, and its image is not read."""
     image: WalkedImage | None = None
     """None if there is none, or if it was not wanted."""
+    place: ImagePlace | None = None
+    """None if there is no image, or a row of a Parquet file or of an index names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +204,10 @@ class Grouping:
             entry.kind = None
             group.holds_image, group.is_tentative = True, False
             content = self._find_content(member)
-            group.sample.has_image = content is not None
-            group.sample.image = self._read_image(group.sample.key, content) if content else None
+            if content is not None:
+                group.sample.has_image = True
+                group.sample.image = self._read_image(group.sample.key, content)
+                group.sample.place = ImagePlace(offset=content.offset, num_bytes=content.num_bytes)
         elif suffix in TAG_SUFFIXES:
             entry.kind = None
             group.sample.has_tags = True

@@ -39,7 +39,7 @@ def make_mask_columns(
     drawn = draw_mask(maps if factors is None else maps.multiply(factors), class_ids, presence, config)
     stored = place_on_stored_pixels(drawn.mask, row["exif_orientation"])
     return {
-        "mask": {"bytes": encode_mask(stored, palette), "path": name_mask_file(row["key"])},
+        "mask": {"bytes": encode_mask(stored, palette, row["exif_orientation"]), "path": name_mask_file(row["key"])},
         **join_mask_stats(classes, drawn.stats, drawn.doubtful_class_ids),
     }
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from models.documents import DocumentError, check_fields, parse_json, show_value
 from pipeline.errors import RunConflictError, TrainingError
-from pipeline.run.config import FORMAT_VERSION
 from pipeline.run.fingerprint import compute_fingerprint, get_library_version, list_changes, to_canonical_json
 from pipeline.run.records import InputShard
 from pipeline.run.vocabulary import Vocabulary
@@ -29,6 +28,8 @@ from pipeline.training.worker.state import CHECKPOINT_FOLDER
 TRAIN_FILE = "train.json"
 SURVEY_FILE = "survey.json"
 BUNDLE_FOLDER = "bundle"
+TRAINING_FORMAT_VERSION = 4
+"""Changes when the meaning of a training run changes; that of manifests has a version of its own."""
 MAX_CHANGES = 8
 """Changed fields that a message names at most."""
 
@@ -85,7 +86,7 @@ def open_training(
         raise ValueError(f"shard '{shared[0]}' is among the training and the validation shards; choose one")
     identity = {
         "kind": "training",
-        "format_version": FORMAT_VERSION,
+        "format_version": TRAINING_FORMAT_VERSION,
         "config": describe_train_config(config),
         "vocabulary": vocabulary.describe(),
         "train_shards": _describe_shards(train_shards),
@@ -131,7 +132,7 @@ def _require_same(run: TrainingRun) -> None:
     if existing.get("fingerprint") != run.fingerprint:
         before, now = existing.get("library_version"), get_library_version()
         # A record of another format always names its version: that one can continue the run, whatever else differs.
-        is_foreign = before != now or existing.get("format_version") != FORMAT_VERSION
+        is_foreign = before != now or existing.get("format_version") != TRAINING_FORMAT_VERSION
         other = f" (started by version {before}, this is {now})" if is_foreign else ""
         changes = "; ".join(_list_run_changes(existing, run.identity))
         raise RunConflictError(

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.audit.archives.member_rules import DOTTED_IMAGE, KINDS, MemberRules
 from pipeline.audit.archives.parquet_walk import walk_parquet
-from pipeline.audit.archives.samples import WalkedSample
+from pipeline.audit.archives.samples import ImagePlace, WalkedSample
 from pipeline.audit.archives.tar_walk import WalkEnd, walk_tar
 from pipeline.errors import ShardError
 from pipeline.inputs.chunks import read_chunks
@@ -132,7 +132,8 @@ def test_walk_reads_no_image_that_is_not_wanted() -> None:
             header.size = 3
             archive.addfile(header, io.BytesIO(b"xyz"))
     first, second, _ = walk_tar(buffer, MemberRules(), lambda key: key == "b")
-    assert first == WalkedSample(key="a", offset=0, has_image=True)
+    place = ImagePlace(offset=512, num_bytes=3)
+    assert first == WalkedSample(key="a", offset=0, has_image=True, place=place)
     assert second.image.sha256 == hashlib.sha256(b"xyz").hexdigest()
     assert second.has_tags
 
