@@ -30,7 +30,7 @@ class Training:
     """Sides of the input, in pixels."""
     num_steps: int = 400
     batch_size: int = 16
-    learning_rate: float = 4e-4
+    learning_rate: float = 2e-4
     """Of the backbone at its peak; the head has five times as much."""
     weight_decay: float = 0.05
     warmup_fraction: float = 0.1
