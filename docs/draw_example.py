@@ -14,8 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.commit.manifests import list_manifests, open_manifest
 from pipeline.evaluation.truth import open_truth
-from pipeline.images.masks import build_palette
-from pipeline.reports.pictures import make_examples
+from pipeline.reports.examples import ExampleMaker
 from pipeline.run.run_file import read_config, read_run
 from pipeline.run.vocabulary import parse_vocabulary
 
@@ -35,16 +34,20 @@ def draw_example(masks: str, photos: Path, key: str, out: Path) -> None:
         out: PNG to write.
     """
     run = read_run(masks)
-    vocabulary = parse_vocabulary(run["vocabulary"])
-    palette = build_palette(vocabulary.colours, vocabulary.classes)
-    inputs = read_config(masks, run).inputs
-    find_truth = open_truth(str(photos / "truth"))
+    maker = ExampleMaker(
+        vocabulary=parse_vocabulary(run["vocabulary"]),
+        inputs=read_config(masks, run).inputs,
+        find_truth=open_truth(str(photos / "truth")),
+    )
     for manifest in map(open_manifest, list_manifests(masks)):
         rows = [row for row in manifest.iterate_rows() if row["key"] == key]
-        for example in make_examples(manifest, rows, inputs, vocabulary, palette, find_truth):
+        for example in maker.make_from_rows(manifest, rows):
+            pictures = {picture.caption: picture for picture in (*example.pictures, *example.maps)}
+            # The photo, then its class maps, then mask and truth.
+            captions = sorted(pictures, key=lambda caption: {"photo": 0, "mask": 2, "truth": 3}.get(caption, 1))
             panels: list[tuple[str, Image.Image]] = [
-                (picture.caption, Image.open(io.BytesIO(base64.b64decode(picture.source.partition(",")[2]))))
-                for picture in example.pictures
+                (caption, Image.open(io.BytesIO(base64.b64decode(pictures[caption].source.partition(",")[2]))))
+                for caption in captions
             ]
             draw_panels(panels, "tags: " + ", ".join(read_tags(photos, key))).save(out, optimize=True)
 

@@ -10,13 +10,12 @@ from models.attention import compute_class_to_patch, propagate
 from models.fusion import Fusion
 from models.mctformer import Variant
 from models.output import MCTformerOutput
+from models.rounding import NOISE
 
 ATTENTION_LAYERS = {Variant.V1: 3, Variant.V2: 3, Variant.PLUS: 12}
 """Number of last layers whose class-to-patch attention the authors use."""
 
 
-NOISE = 4.0
-"""A map whose range is at most this many units of rounding of its largest value is constant."""
 FUSION = {Variant.V1: Fusion.PRODUCT, Variant.V2: Fusion.PRODUCT, Variant.PLUS: Fusion.SQUARE_ROOT}
 """Fusion that the authors use."""
 

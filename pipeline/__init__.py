@@ -16,6 +16,7 @@ bottom up; a folder imports only from those above it:
     images/encoded/   one encoded image byte by byte: limits, parts that pixels need, names of what is no image
     images/           one image, arrays in and out: decode, frames, masks; a new refinement of maps goes here
     commit/           the commit protocol: plan, parts, seals, manifests
+    published/        published runs as users read them: rows, filters, images by range
     images/drawing/   class maps on small grids -> masks and their statistics, on the CPU
     images/mapping/   images of one shape -> class maps, on the device
     collections/      folders of images, tables and COCO files -> index shards

@@ -93,6 +93,6 @@ def _plan_read(run: Run, work: Sequence[ShardWork], reporting: Reporting, attemp
 def _choose_publish(run: Run, options: LabelOptions, retry: RetryOrder | None) -> Publish:
     if retry is not None:
         return partial(replace_manifest, out_uri=run.out_uri, fingerprint=run.fingerprint, order=retry)
-    seal = partial(seal_shard, out_uri=run.out_uri, fingerprint=run.fingerprint)
-    limit = options.max_rejected_fraction
-    return partial(seal, max_rejected_fraction=limit, class_texts=describe_classes(run.vocabulary))
+    texts, limit = describe_classes(run.vocabulary), options.max_rejected_fraction
+    seal = partial(seal_shard, out_uri=run.out_uri, fingerprint=run.fingerprint, class_texts=texts)
+    return partial(seal, max_rejected_fraction=limit)

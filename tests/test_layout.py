@@ -34,7 +34,7 @@ FLOORS = (
     {"inputs/tags_table"},
     {"audit/sources"},
     {"inputs", "images", "commit", "training", "bundles"},
-    {"audit/archives", "training/data", "collections", "images/drawing"},
+    {"audit/archives", "training/data", "collections", "images/drawing", "published"},
     {"images/mapping"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
     {"reports", "thresholds", "audit/collections"},
@@ -62,6 +62,7 @@ WITHOUT_TORCH = {
     "audit/archives",
     "audit/sources",
     "training",
+    "published",
 }
 WITHOUT_RAY = {
     "storage",
@@ -83,6 +84,7 @@ WITHOUT_RAY = {
     "audit/parquet",
     "audit/archives",
     "audit/sources",
+    "published",
 }
 WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10

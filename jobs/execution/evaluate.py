@@ -16,6 +16,7 @@ from pipeline.evaluation.boundaries import score_boundaries
 from pipeline.evaluation.evaluate import MAX_COMPLAINTS, ManifestScores, evaluate_manifest
 from pipeline.evaluation.findings import list_findings
 from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
+from pipeline.evaluation.review_effort import BAD_IOU, FOUND_FRACTION, measure_effort
 from pipeline.evaluation.scores import (
     NUM_THRESHOLDS,
     EvaluationCounts,
@@ -28,6 +29,7 @@ from pipeline.evaluation.truth import FindTruth, TrueMasks, open_truth
 from pipeline.evaluation.truth_frames import TruthFrame, require_known_frames
 from pipeline.reports.evaluation_report import (
     find_best,
+    make_effort_table,
     make_image_table,
     make_rank_table,
     make_score_table,
@@ -154,6 +156,10 @@ def print_trust(images: Sequence[ScoredImage]) -> None:
     for place, one in enumerate(bin_by_quality(images), start=1):
         iou = f"IoU {100 * one.mean_iou:.1f}"
         print_lines(f"tenth {place:2d} by quality: {one.mean_quality:.2f}, {iou} ({one.num_images} images)")
+    effort = make_effort_table(images)
+    if effort is not None:
+        print_lines("")
+        print_table(effort)
 
 
 def print_table(table: Table) -> None:
@@ -169,11 +175,14 @@ def print_table(table: Table) -> None:
 def describe_trust(images: Sequence[ScoredImage]) -> dict[str, Any]:
     """Turn what the columns are worth into plain values for JSON; a constant column has correlation null."""
     ranked = [score._asdict() for score in rank_columns(images)]
+    effort = measure_effort(images)
+    review = {"bad_iou": BAD_IOU, "found_fraction": FOUND_FRACTION} | effort._asdict() if effort else None
     return {
         "columns": [
             one | {"correlation": None if np.isnan(one["correlation"]) else one["correlation"]} for one in ranked
         ],
         "quality_tenths": [one._asdict() for one in bin_by_quality(images)],
+        "review": review,
     }
 
 

@@ -19,7 +19,7 @@ from pipeline.commit.names import locate_manifest
 from pipeline.errors import ManifestError
 from pipeline.run.records import MANIFEST_SCHEMA, MemberCounts
 from pipeline.storage.listing import list_folder
-from pipeline.storage.reading import ByteStream, open_stream, read_bytes
+from pipeline.storage.reading import ByteStream, open_random, open_stream, read_bytes
 from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import put_atomic
 
@@ -84,9 +84,21 @@ def stream_manifest(uri: str) -> Iterator[Manifest]:
         yield _parse_manifest(uri, stream)
 
 
-def _parse_manifest(uri: str, source: ByteStream) -> Manifest:
+@contextmanager
+def browse_manifest(uri: str) -> Iterator[Manifest]:
+    """Open a manifest for reads of some columns of some row groups: only those bytes are read, and the footer.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ManifestError: It is not a file of this project.
+    """
+    with closing(open_random(uri)) as stream:
+        yield _parse_manifest(uri, stream, pre_buffer=True)
+
+
+def _parse_manifest(uri: str, source: ByteStream, *, pre_buffer: bool = False) -> Manifest:
     try:
-        file = pq.ParquetFile(source, page_checksum_verification=True)
+        file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=pre_buffer)
         footer = parse_footer(file)
     except (pa.ArrowInvalid, KeyError, ValueError) as error:
         raise ManifestError(f"'{uri}' is not a manifest of this project: {error}; label the shard again") from error

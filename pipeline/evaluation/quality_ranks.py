@@ -86,6 +86,15 @@ def compute_class_ious(
     return ious
 
 
+def average_ious(class_ious: Mapping[int, float]) -> float | None:
+    """IoU of an image: the mean over its classes, without the background; None without a class.
+
+    >>> average_ious({1: 0.5, 3: 0.0}), average_ious({})
+    (0.25, None)
+    """
+    return float(np.mean(list(class_ious.values()))) if class_ious else None
+
+
 def score_image(
     row: Mapping[str, Any],
     manifest_uri: str,
@@ -103,13 +112,14 @@ def score_image(
         num_classes: Of the run, without the background.
     """
     ious = compute_class_ious(truth, mask, range(1, num_classes + 1))
-    if not ious:
+    iou = average_ious(ious)
+    if iou is None:
         return None
     return ScoredImage(
         manifest_uri=manifest_uri,
         place=row["index"],
         key=row["key"],
-        iou=float(np.mean(list(ious.values()))),
+        iou=iou,
         columns={name: row[name] for name in IMAGE_COLUMNS},
         classes=tuple(
             ScoredClass(iou=ious[entry["class_id"]], columns={name: entry[name] for name in CLASS_COLUMNS})

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
-from models.class_maps import NOISE
+from models.rounding import NOISE
 
 
 def find_constant(low: Float[np.ndarray, "*any"], high: Float[np.ndarray, "*any"]) -> Bool[np.ndarray, "*any"]:

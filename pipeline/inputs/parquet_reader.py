@@ -88,7 +88,7 @@ def read_parquet_samples(
         ShardError: The file does not exist, it is damaged, or a column is missing or of a wrong type.
         StorageError: The store failed.
     """
-    with _open_parquet(shard) as stream:
+    with open_parquet(shard) as stream:
         # A page contains at least one value.
         limits = replace(limits, max_page_bytes=max(limits.max_page_bytes, config.max_image_bytes))
         yield from _read_rows(shard, PageGuard(stream, limits), config, start_row, buffer_bytes)
@@ -101,12 +101,12 @@ def count_parquet_rows(shard: InputShard) -> int:
         ShardError: The file does not exist or is damaged.
         StorageError: The store failed.
     """
-    with _open_parquet(shard) as stream:
+    with open_parquet(shard) as stream:
         return pq.ParquetFile(stream).metadata.num_rows
 
 
 @contextmanager
-def _open_parquet(shard: InputShard) -> Iterator[ByteStream]:
+def open_parquet(shard: InputShard) -> Iterator[ByteStream]:
     """Open a file; turn errors of its content, but not of the store, into a `ShardError`."""
     try:
         stream = open_random(shard.uri)
@@ -146,7 +146,7 @@ def _read_rows(
         if stop_row <= start_row:
             continue
         stream.expect(file, group, own_names)
-        num_rows = _choose_batch_rows(file.metadata.row_group(group), stream)
+        num_rows = choose_batch_rows(file.metadata.row_group(group), stream)
         reader = unbuffered if stream.num_expected_bytes <= MAX_UNBUFFERED * buffer_bytes else file
         for own in reader.iter_batches(num_rows, row_groups=[group], columns=own_names, use_threads=False):
             batch = partitions.complete(own, names)
@@ -156,7 +156,7 @@ def _read_rows(
             raise _make_file_error(shard, f"it ends at row {row}, its footer claims more")
 
 
-def _choose_batch_rows(group: pq.RowGroupMetaData, stream: PageGuard) -> int:
+def choose_batch_rows(group: pq.RowGroupMetaData, stream: PageGuard) -> int:
     """Number of rows in memory at a time: each row that refers to a large dictionary value gets a copy of it."""
     sizes = [group.column(place).total_uncompressed_size for place in range(group.num_columns)]
     row_bytes = max(sizes, default=0) // max(group.num_rows, 1)
@@ -178,7 +178,7 @@ def _make_samples(
     keys, statuses, messages = (
         _read_cells(batch, name) for name in (columns.key, columns.status, columns.error_message)
     )
-    images = _view_images(batch.column(columns.image))
+    images = view_images(batch.column(columns.image))
     limit = config.max_image_bytes
     sizes = [len(image) for image in images if image is not None]
     # A view keeps the memory of all images of its batch.
@@ -214,7 +214,7 @@ def _copy_up_to(limit: int, image: memoryview | None) -> bytes | None:
     return None if image is None or len(image) > limit else bytes(image)
 
 
-def _view_images(cells: pa.Array) -> list[memoryview | None]:
+def view_images(cells: pa.Array) -> list[memoryview | None]:
     """Views of the bytes in a column, without a copy."""
     if pa.types.is_struct(cells.type):
         cells = pc.struct_field(cells, "bytes")
@@ -270,7 +270,6 @@ def _choose_columns(shard: InputShard, partitions: Partitions, config: InputConf
         there = [name for name in names if schema.names.count(name) == 1 and name not in partitions]
         return next((name for name in there if holds(schema.field(name).type)), None)
 
-    image_names = IMAGE_COLUMNS if config.image_column is None else (config.image_column,)
     # With a table of tags the shard needs none.
     tags = _choose_tags_column(shard, schema, config) if config.tags_table is None else None
     key = look_for(KEY_COLUMNS, holds_keys)
@@ -279,13 +278,23 @@ def _choose_columns(shard: InputShard, partitions: Partitions, config: InputConf
         names = KEY_COLUMNS if config.key_column is None else (config.key_column,)
         key = require("--inputs.key-column", names, holds_keys, KEYS_NEED)
     return _Columns(
-        image=require("--inputs.image-column", image_names, _holds_image, "bytes, or struct{bytes, path}"),
+        image=choose_image_column(shard, schema, config),
         tags=tags,
         labels=None if tags is None else find_labels(schema, tags),
         key=key,
         status=look_for(("status",), is_text),
         error_message=look_for(("error_message",), is_text),
     )
+
+
+def choose_image_column(shard: InputShard, schema: pa.Schema, config: InputConfig) -> str:
+    """Find the column of the images.
+
+    Raises:
+        ColumnError: There is none.
+    """
+    names = IMAGE_COLUMNS if config.image_column is None else (config.image_column,)
+    return _require_column(shard, schema, "--inputs.image-column", names, _holds_image, "bytes, or struct{bytes, path}")
 
 
 def _choose_tags_column(shard: InputShard, schema: pa.Schema, config: InputConfig) -> str:

@@ -55,7 +55,7 @@ FIRST_READ_BYTES = 4 * 2**20
 """Bytes in flight that count for an image of unknown size: a larger one takes two more requests."""
 
 
-class _Fetched(NamedTuple):
+class FetchedImage(NamedTuple):
     """An image, or why it is missing."""
 
     image: bytes | None = None
@@ -71,7 +71,7 @@ def read_index_samples(shard: InputShard, config: InputConfig, start_row: int = 
         OSError: A store failed.
     """
     rows = read_index(shard.uri).to_pylist()[start_row:]
-    for number, (row, fetched) in enumerate(_fetch_ahead(rows, config), start_row):
+    for number, (row, fetched) in enumerate(fetch_ahead(rows, config), start_row):
         yield number, _make_sample(row, fetched, config)
 
 
@@ -105,8 +105,16 @@ class _Pending(NamedTuple):
     """None if the row alone tells that there is no image to read."""
 
 
-def _fetch_ahead(rows: Iterable[dict[str, Any]], config: InputConfig) -> Iterator[tuple[dict[str, Any], _Fetched]]:
-    """Fetch the images of rows ahead; yield them in order."""
+def fetch_ahead(rows: Iterable[dict[str, Any]], config: InputConfig) -> Iterator[tuple[dict[str, Any], FetchedImage]]:
+    """Fetch the images of rows ahead; yield them in order.
+
+    Args:
+        rows: With the fields `uri`, `size_bytes` and `problem` of `INDEX_SCHEMA`, and any others.
+        config: Places that may be read, and the largest image.
+
+    Raises:
+        OSError: A store failed.
+    """
     pending: deque[_Pending] = deque()
     num_bytes = 0
     pool = ThreadPoolExecutor(max_workers=NUM_THREADS, thread_name_prefix="fetch")
@@ -153,28 +161,28 @@ def _start(row: dict[str, Any], config: InputConfig, pool: ThreadPoolExecutor) -
     return start_read(uri) or pool.submit(read_bytes, uri)
 
 
-def _finish(item: _Pending, config: InputConfig) -> _Fetched:
+def _finish(item: _Pending, config: InputConfig) -> FetchedImage:
     """Wait for the image of a row."""
     uri, size, limit = item.row["uri"], item.row["size_bytes"], config.max_image_bytes
     if item.read is None:
         if uri is None:
-            return _Fetched(reason=Reason.NOT_FOUND, error=item.row["problem"])
-        return _Fetched(reason=Reason.TOO_LARGE, error=describe_oversized_image(size, limit))
+            return FetchedImage(reason=Reason.NOT_FOUND, error=item.row["problem"])
+        return FetchedImage(reason=Reason.TOO_LARGE, error=describe_oversized_image(size, limit))
     try:
         image = item.read.result()
     except OversizedFileError as error:
-        return _Fetched(reason=Reason.TOO_LARGE, error=describe_oversized_image(error.num_bytes, limit))
+        return FetchedImage(reason=Reason.TOO_LARGE, error=describe_oversized_image(error.num_bytes, limit))
     except WebFileError as error:
-        return _Fetched(reason=Reason.DOWNLOAD_FAILED, error=f"'{uri}': {error}")
+        return FetchedImage(reason=Reason.DOWNLOAD_FAILED, error=f"'{uri}': {error}")
     except FileNotFoundError:
-        return _Fetched(reason=Reason.NOT_FOUND, error=f"'{uri}' does not exist")
+        return FetchedImage(reason=Reason.NOT_FOUND, error=f"'{uri}' does not exist")
     except PathError as error:
-        return _Fetched(reason=Reason.NOT_FOUND, error=str(error))
+        return FetchedImage(reason=Reason.NOT_FOUND, error=str(error))
     if size is not None and len(image) != size:
-        return _Fetched(
+        return FetchedImage(
             reason=Reason.CHANGED, error=f"'{uri}' has {len(image)} bytes, had {size} when the collection was listed"
         )
-    return _Fetched(image=image)
+    return FetchedImage(image=image)
 
 
 def _read_web(uri: str, config: InputConfig) -> bytes:
@@ -195,7 +203,7 @@ def _read_unlisted(uri: str, limit: int) -> bytes:
     return read_bytes(uri)
 
 
-def _make_sample(row: dict[str, Any], fetched: _Fetched, config: InputConfig) -> Sample:
+def _make_sample(row: dict[str, Any], fetched: FetchedImage, config: InputConfig) -> Sample:
     found = _read_row_tags(row, config)
     is_download = fetched.reason == Reason.DOWNLOAD_FAILED
     return Sample(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from pipeline.printable import escape_controls
 
@@ -19,6 +20,8 @@ class Chart:
     unit: str
     curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     """Horizontal and vertical values of each curve, by its name."""
+    colours: dict[str, str] = field(default_factory=dict)
+    """Colour of curves by name, as #rrggbb; the others get the next of Matplotlib's."""
     place: str = "epoch"
     """Quantity on the horizontal axis."""
     is_logarithmic: bool = False
@@ -29,10 +32,13 @@ def draw(chart: Chart) -> str:
     figure = Figure(figsize=FIGURE_SIZE_INCHES, layout="constrained")
     axes = figure.subplots()
     names: list[str] = []
+    colours = chart.colours
     for name, (places, values) in chart.curves.items():
         if places:
             marker = "o" if len(places) < 3 else None
-            axes.plot(places, values, linewidth=1.6, marker=marker)
+            (line,) = axes.plot(places, values, linewidth=1.6, marker=marker, color=colours.get(name))
+            # A thin dark edge keeps the light colours of a vocabulary apart from the paper.
+            line.set_path_effects([withStroke(linewidth=2.6, foreground="#00000055")] if name in colours else [])
             names.append(escape_controls(name))
     axes.set_title(escape_controls(chart.title), parse_math=False, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(escape_controls(chart.place), parse_math=False)

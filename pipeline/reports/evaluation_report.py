@@ -1,24 +1,27 @@
 """Report of an evaluation: scores, rank correlations of columns, curves, the best and the worst masks."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.commit.manifests import open_manifest
+from pipeline.commit.manifests import list_manifests, open_manifest
 from pipeline.evaluation.boundaries import score_boundaries
 from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
+from pipeline.evaluation.review_effort import BAD_IOU, FOUND_FRACTION, measure_effort, trace_found
+from pipeline.evaluation.sampling import take_evenly
 from pipeline.evaluation.scores import NUM_THRESHOLDS, EvaluationCounts, Scores
 from pipeline.evaluation.truth import FindTruth
 from pipeline.evaluation.truth_frames import TruthFrame
-from pipeline.images.masks import build_palette
 from pipeline.reports.charts import Chart, draw
-from pipeline.reports.page import Example, Table, render_page
-from pipeline.reports.pictures import make_examples
-from pipeline.run.config import InputConfig
+from pipeline.reports.examples import ExampleMaker, RowPlace
+from pipeline.reports.label_report import MAX_MANIFESTS, MAX_REJECTED, make_rejected_gallery
+from pipeline.reports.page import Gallery, Table, list_colours, render_page
+from pipeline.reports.row_choice import gather_candidates
 from pipeline.run.run_file import read_config, read_run
-from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
+from pipeline.run.vocabulary import BACKGROUND, Vocabulary, parse_vocabulary
 
+MEAN_COLOUR, BACKGROUND_COLOUR = "#000000", "#8a8f98"
+"""Of their curves; those of the classes have the colours of the masks."""
 NUM_EXAMPLES = 8
 """Examples of the best masks, and as many of the worst."""
 
@@ -93,6 +96,27 @@ def make_rank_table(images: Sequence[ScoredImage]) -> Table:
     )
 
 
+def make_effort_table(images: Sequence[ScoredImage]) -> Table | None:
+    """Table of the images to look at until most of the bad ones are found; None if that cannot be measured."""
+    effort = measure_effort(images)
+    if effort is None:
+        return None
+    numbers = {
+        "worst first by quality": effort.by_quality,
+        "random": effort.at_random,
+        "best possible": effort.num_wanted,
+    }
+    return Table(
+        title="What reviewing takes",
+        header=("order", "images to look at", "share of all in %"),
+        rows=tuple(
+            (name, f"{number:.0f}", show_percent(number / effort.num_images)) for name, number in numbers.items()
+        ),
+        note=f"Until {effort.num_wanted} of the {effort.num_bad} masks with an IoU below {BAD_IOU} are found "
+        f"({FOUND_FRACTION:.0%}). Of an image: mean IoU of the classes it shows.",
+    )
+
+
 def render_evaluation(
     labels_uri: str,
     counts: EvaluationCounts,
@@ -120,34 +144,51 @@ def render_evaluation(
     inputs = read_config(labels_uri, run).inputs
     ordered = sorted(images, key=lambda image: image.iou)
     num = min(NUM_EXAMPLES, len(ordered) // 2)
-    galleries = {
-        f"The worst of {len(ordered)} masks": _make_gallery(ordered[:num], inputs, vocabulary, find_truth, frame),
-        "The best": _make_gallery(ordered[::-1][:num], inputs, vocabulary, find_truth, frame),
-    }
+    maker = ExampleMaker(vocabulary=vocabulary, inputs=inputs, find_truth=find_truth, frame=frame, iou_first=True)
+    manifests = map(open_manifest, take_evenly(list_manifests(labels_uri), MAX_MANIFESTS))
+    galleries = [
+        Gallery(
+            heading=f"The worst of {len(ordered)} masks",
+            examples=maker.make([RowPlace(image.manifest_uri, image.place) for image in ordered[:num]]),
+            note="Lowest IoU first: the mean over the classes in mask or truth, without the background.",
+        ),
+        Gallery(
+            heading="The best",
+            examples=maker.make([RowPlace(image.manifest_uri, image.place) for image in ordered[::-1][:num]]),
+            note="Highest IoU first.",
+        ),
+        make_rejected_gallery(gather_candidates(manifests, MAX_REJECTED), maker),
+    ]
     tables = [*first_tables, make_score_table(counts, vocabulary.classes, used, curve)]
-    ranks = make_rank_table(images)
+    effort, ranks = make_effort_table(images), make_rank_table(images)
     return render_page(
         title=f"{labels_uri} against the truth",
-        tables=[*tables, *([ranks] if ranks.rows else [])],
-        charts=[draw(chart) for chart in list_evaluation_charts(vocabulary.classes, images, curve)],
-        galleries={heading: examples for heading, examples in galleries.items() if examples},
+        tables=[*tables, *([effort] if effort else []), *([ranks] if ranks.rows else [])],
+        charts=[draw(chart) for chart in list_evaluation_charts(vocabulary, images, curve)],
+        galleries=[gallery for gallery in galleries if gallery.examples],
         vocabulary=vocabulary,
     )
 
 
 def list_evaluation_charts(
-    class_names: Sequence[str], images: Sequence[ScoredImage], curve: Sequence[Scores]
+    vocabulary: Vocabulary, images: Sequence[ScoredImage], curve: Sequence[Scores]
 ) -> list[Chart]:
-    """Charts of IoU over thresholds and over quality, as far as there is data."""
+    """Charts of IoU over thresholds and quality, and of bad masks found by looking, as far as there is data."""
     charts = []
     if curve:
         places = [index / NUM_THRESHOLDS for index in range(len(curve))]
-        curves = {"mean": (places, [100 * scores.mean_iou for scores in curve])}
-        for index, name in enumerate(["background", *class_names]):
+        # A class may have this name.
+        mean = next(name for name in ("mean", "mean of all", "mean IoU") if name not in vocabulary.classes)
+        colours = {mean: MEAN_COLOUR, BACKGROUND: BACKGROUND_COLOUR}
+        colours |= dict(zip(vocabulary.classes, list_colours(vocabulary), strict=True))
+        curves = {mean: (places, [100 * scores.mean_iou for scores in curve])}
+        for index, name in enumerate([BACKGROUND, *vocabulary.classes]):
             values = [100 * float(scores.iou[index]) for scores in curve]
             if not all(np.isnan(values)):
                 curves[name] = (places, values)
-        charts.append(Chart(title="IoU by threshold", unit="IoU in %", curves=curves, place="threshold"))
+        charts.append(
+            Chart(title="IoU by threshold", unit="IoU in %", curves=curves, colours=colours, place="threshold")
+        )
     if bins := bin_by_quality(images):
         points = ([one.mean_quality for one in bins], [100 * one.mean_iou for one in bins])
         charts.append(
@@ -155,6 +196,18 @@ def list_evaluation_charts(
                 title="True IoU by quality, tenths of the images", unit="IoU in %", curves={"": points}, place="quality"
             )
         )
+    if effort := measure_effort(images):
+        known = [image for image in images if image.columns["quality"] is not None]
+        qualities = np.array([image.columns["quality"] for image in known], float)
+        looked, found = trace_found(qualities, np.array([image.iou < BAD_IOU for image in known]))
+        best = effort.num_bad / effort.num_images
+        curves = {
+            "worst first by quality": ((100 * looked).tolist(), (100 * found).tolist()),
+            "random": ([0.0, 100.0], [0.0, 100.0]),
+            "best possible": ([0.0, 100 * best, 100.0], [0.0, 100.0, 100.0]),
+        }
+        title = f"Bad masks (IoU below {BAD_IOU}) found by looking"
+        charts.append(Chart(title=title, unit="bad masks found in %", curves=curves, place="images looked at in %"))
     return charts
 
 
@@ -176,24 +229,3 @@ def average(values: np.ndarray) -> float:
     """Mean of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
-
-
-def _make_gallery(
-    images: Sequence[ScoredImage],
-    inputs: InputConfig,
-    vocabulary: Vocabulary,
-    find_truth: FindTruth,
-    frame: TruthFrame,
-) -> list[Example]:
-    """Make the examples of some images, in order."""
-    palette = build_palette(vocabulary.colours, vocabulary.classes)
-    wanted: dict[str, set[int]] = defaultdict(set)
-    for image in images:
-        wanted[image.manifest_uri].add(image.place)
-    made: dict[tuple[str, str], Example] = {}
-    for uri, places in wanted.items():
-        manifest = open_manifest(uri)
-        rows = [row for row in manifest.iterate_rows() if row["index"] in places]
-        for example in make_examples(manifest, rows, inputs, vocabulary, palette, find_truth, frame):
-            made[uri, example.key] = example
-    return [made[image.manifest_uri, image.key] for image in images]

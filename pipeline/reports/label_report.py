@@ -1,6 +1,6 @@
 """Report of a labelling run: figures, and pictures of photo, class maps, mask and truth.
 
-manifests -> a sample of them -> figures; picked rows + their photos from the input shards -> HTML
+manifests -> a sample of them -> figures; chosen rows + their photos from the input shards -> HTML
 """
 
 from collections import Counter
@@ -14,17 +14,21 @@ import numpy as np
 from pipeline.commit.manifests import Manifest, list_manifests, open_manifest
 from pipeline.evaluation.truth import FindTruth
 from pipeline.evaluation.truth_frames import TruthFrame
-from pipeline.images.masks import build_palette
-from pipeline.reports.page import Table, render_page
-from pipeline.reports.pictures import make_examples
+from pipeline.reports.examples import ExampleMaker
+from pipeline.reports.page import Gallery, Table, render_page
+from pipeline.reports.row_choice import Candidates, gather_candidates
 from pipeline.run.counts import LabelCounts
-from pipeline.run.records import Status
 from pipeline.run.run_file import read_config, read_run
 from pipeline.run.vocabulary import Vocabulary, parse_vocabulary
 
 MAX_MANIFESTS = 32
 """Largest number of manifests for figures and pictures, taken evenly over the run."""
 NUM_UNKNOWN_TAGS = 20
+WORST_PART = 3
+"""One of so many images in the galleries is one of lowest quality, if the run has more than the galleries show."""
+MAX_REJECTED = 12
+"""Rejected images on a page."""
+ORDER = "Worst first by quality."
 
 
 @dataclass(kw_only=True)
@@ -65,7 +69,7 @@ def build_report(
     Args:
         labels_uri: Output of tagmask label.
         find_truth: From key to encoded true mask, or None.
-        num_images: Images in the gallery.
+        num_images: Labelled images in the galleries.
         rng_seed: Decides which images.
         tables: Shown first.
         title: Of the page.
@@ -85,46 +89,46 @@ def build_report(
     places = np.unique(np.linspace(0, len(uris) - 1, min(MAX_MANIFESTS, len(uris))).astype(int))
     manifests = [open_manifest(uris[place]) for place in places]
     figures = _Figures()
-    rng = np.random.default_rng(rng_seed)
-    picked = _pick_rows(manifests, figures, num_images, rng)
-    palette = build_palette(vocabulary.colours, vocabulary.classes)
-    examples = [
-        example
-        for manifest, rows in picked
-        for example in make_examples(manifest, rows, inputs, vocabulary, palette, find_truth, frame)
-    ]
+    for manifest in manifests:
+        for row in manifest.iterate_rows(["tags_unknown", "classes"]):
+            figures.add(row)
+    candidates = gather_candidates(manifests, MAX_REJECTED)
+    maker = ExampleMaker(vocabulary=vocabulary, inputs=inputs, find_truth=find_truth, frame=frame)
     return render_page(
         title=title,
         tables=[*tables, *_make_tables(run, manifests, len(uris), figures, vocabulary)],
-        galleries={"": examples},
+        galleries=_make_galleries(candidates, maker, num_images, np.random.default_rng(rng_seed)),
         vocabulary=vocabulary,
     )
 
 
-def _pick_rows(
-    manifests: Sequence[Manifest], figures: _Figures, num_images: int, rng: np.random.Generator
-) -> list[tuple[Manifest, list[dict[str, Any]]]]:
-    """Sum the figures, and pick rows so that every class is shown about equally often."""
-    columns = ["key", "index", "status", "class_ids", "tags_unknown", "classes"]
-    candidates: list[tuple[int, dict[str, Any]]] = []
-    for place, manifest in enumerate(manifests):
-        for row in manifest.iterate_rows(columns):
-            figures.add(row)
-            if row["status"] == Status.LABELLED:
-                candidates.append((place, {name: row[name] for name in ("index", "class_ids")}))
-    shown: Counter[int] = Counter()
-    wanted: dict[int, set[int]] = {}
-    order = [int(index) for index in rng.permutation(len(candidates))]
-    for _ in range(min(num_images, len(order))):
-        best = min(order, key=lambda index: min(shown[class_id] for class_id in candidates[index][1]["class_ids"]))
-        order.remove(best)
-        place, row = candidates[best]
-        shown.update(row["class_ids"])
-        wanted.setdefault(place, set()).add(row["index"])
-    return [
-        (manifests[place], [row for row in manifests[place].iterate_rows() if row["index"] in indices])
-        for place, indices in sorted(wanted.items())
+def _make_galleries(
+    candidates: Candidates, maker: ExampleMaker, num_images: int, rng: np.random.Generator
+) -> list[Gallery]:
+    """Make galleries of the worst masks, of a sample of the others, and of rejected images."""
+    num = len(candidates.labelled)
+    worst = candidates.choose_worst(num_images // WORST_PART) if num > num_images else []
+    sample = candidates.choose_by_class(num_images - len(worst), rng, without=worst)
+    galleries = [
+        Gallery(heading=f"The {len(worst)} masks of lowest quality of {num}", examples=maker.make(worst), note=ORDER),
+        Gallery(
+            heading="Others, each class about equally often" if worst else "Masks",
+            examples=maker.make(sample),
+            note=ORDER,
+        ),
+        make_rejected_gallery(candidates, maker),
     ]
+    # A page without a mask says so.
+    return [gallery for place, gallery in enumerate(galleries) if gallery.examples or place == 1]
+
+
+def make_rejected_gallery(candidates: Candidates, maker: ExampleMaker) -> Gallery:
+    """Make a gallery of rejected images, some of each reason."""
+    return Gallery(
+        heading="Rejected images",
+        examples=maker.make(candidates.choose_rejected()),
+        note="Some of each reason, with the picture where it can be decoded.",
+    )
 
 
 def _make_tables(

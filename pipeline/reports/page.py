@@ -1,6 +1,6 @@
 """HTML page of tables, charts and galleries, without links to other files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -28,23 +28,64 @@ class Picture:
     caption: str
     source: str
     """A data URI."""
+    width: int
+    """In pixels."""
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """A figure about an image."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassNote:
+    """What is known of a class in an image."""
+
+    name: str
+    colour: str
+    """In masks, as #rrggbb."""
+    kind: str = ""
+    """Tagged if empty; else `doubtful` (tagged, and left out of the mask) or `suggested` (seen, and not tagged)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """Pictures of one image in a gallery."""
+    """Pictures of one image in a gallery, and what is known of it."""
 
     key: str
-    tags: str
-    note: str
-    pictures: tuple[Picture, ...]
+    classes: tuple[ClassNote, ...] = ()
+    unknown_tags: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    """Figures of the image; the one that orders the gallery is the first."""
+    statistics: Table | None = None
+    """Columns of the manifest by class."""
+    note: str = ""
+    """What went wrong: why the image is rejected, or a picture is missing."""
+    pictures: tuple[Picture, ...] = ()
+    """Photo, mask and truth, which stand side by side."""
+    maps: tuple[Picture, ...] = ()
+    """Class maps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Examples under a heading."""
+
+    heading: str
+    examples: tuple[Example, ...]
+    note: str = ""
+    """In which order they are."""
 
 
 def render_page(
     *,
     title: str,
     tables: Sequence[Table],
-    galleries: Mapping[str, Sequence[Example]],
+    galleries: Sequence[Gallery],
     vocabulary: Vocabulary,
     charts: Sequence[str] = (),
 ) -> str:
@@ -53,11 +94,10 @@ def render_page(
     Args:
         title: Of the page.
         tables: Shown first.
-        galleries: Examples by heading; an empty heading is not shown.
+        galleries: Shown last.
         vocabulary: With the colours of the legend.
         charts: SVG, shown between tables and galleries.
     """
-    palette = build_palette(vocabulary.colours, vocabulary.classes)
     template = jinja2.Environment(autoescape=True, finalize=show_in_page, undefined=jinja2.StrictUndefined).from_string(
         files("pipeline.reports").joinpath("templates/report.html.j2").read_text("utf-8")
     )
@@ -66,7 +106,15 @@ def render_page(
         tables=tables,
         charts=charts,
         galleries=galleries,
-        legend=[
-            (name, "#" + bytes(palette[index + 1].tolist()).hex()) for index, name in enumerate(vocabulary.classes)
-        ],
+        legend=list(zip(vocabulary.classes, list_colours(vocabulary), strict=True)),
     )
+
+
+def list_colours(vocabulary: Vocabulary) -> list[str]:
+    """List the colours of the classes in masks, as #rrggbb.
+
+    >>> list_colours(Vocabulary(classes=("cat", "dog"), colours=((255, 0, 0), (0, 16, 255))))
+    ['#ff0000', '#0010ff']
+    """
+    palette = build_palette(vocabulary.colours, vocabulary.classes)
+    return ["#" + bytes(palette[class_id].tolist()).hex() for class_id in range(1, len(vocabulary.classes) + 1)]

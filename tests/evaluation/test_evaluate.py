@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
@@ -213,7 +214,12 @@ def test_job_prints_and_writes_the_scores(published: tuple[Path, Any, Any], caps
     assert "The worst of 4 masks" in page
     assert page.count("<svg") == 1
     # Two of the worst and two of the best.
-    assert [key for key in truths if f"<code>{key}</code>" in page] == list(truths)
+    ious = dict(re.findall(r"<h3>(\w+)</h3>.*?IoU with the truth</dt><dd>([\d.]+)", page, re.DOTALL))
+    assert set(ious) == set(truths)
+    # The caption is the figure of the order: the worst two from the lowest up, then the best two from the highest down.
+    values = list(map(float, ious.values()))
+    assert values == [*sorted(values)[:2], *sorted(values)[:1:-1]]
+    assert "Rejected images" in page
     assert "4 images; 0 more without truth, 1 rejected" in printed
 
 
@@ -254,6 +260,26 @@ def write_run(folder: Path, truths: Mapping[str, Any], tags: Any = (1,)) -> list
         payload = truth if isinstance(truth, bytes) else make_mask_png(np.broadcast_to(truth, (4, 6)))
         put_atomic(join_uri(str(folder), "truth", f"{key}.png"), payload)
     return ["--labels", f"{folder}/run", "--truth", f"{folder}/truth"]
+
+
+def test_job_says_how_many_images_to_look_at_worst_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 40 masks 10 are bad; quality is lowest for them, but for the last two it is highest."""
+    rows, truths = [], {}
+    for number in range(40):
+        row = make_labelled_row(f"a{number:02d}", np.ones((4, 6)), [1])
+        rows.append(row | {"quality": number / 40 if number not in (8, 9) else 0.99})
+        truths[row["key"]] = np.full((4, 6), 2 if number < 10 else 1)
+    make_run(str(tmp_path / "run"), CLASSES, {SHARD: rows})
+    for key, truth in truths.items():
+        put_atomic(str(tmp_path / "truth" / f"{key}.png"), make_mask_png(truth))
+    flags = ["--labels", f"{tmp_path}/run", "--truth", f"{tmp_path}/truth", "--json", f"{tmp_path}/s.json"]
+    assert main([*flags, "--html", f"{tmp_path}/s.html"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "worst first by quality 8 20.00 random 30 74.55 best possible 8 20.00" in printed
+    assert "Until 8 of the 10 masks with an IoU below 0.5 are found (80%)" in printed
+    review = json.loads((tmp_path / "s.json").read_text())["review"]
+    assert (review["num_images"], review["num_bad"], review["num_wanted"], review["by_quality"]) == (40, 10, 8, 8.0)
+    assert "What reviewing takes" in (tmp_path / "s.html").read_text()
 
 
 def test_job_with_few_unusable_truths_scores_the_others_and_warns(

@@ -1,6 +1,7 @@
 """The page of a run: complete in one file, with notes on missing photos, equal for equal random seeds."""
 
 import base64
+import hashlib
 import io
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import ExifTags, Image
 from jobs.report import main
 from pipeline.evaluation.truth import open_truth
 from pipeline.inputs.shards import list_shards
-from pipeline.reports.label_report import build_report
+from pipeline.reports.label_report import MAX_REJECTED, build_report
 from pipeline.reports.page import Table
 from pipeline.reports.pictures import MAX_SIDE_PX
 from pipeline.run.records import InputShard
@@ -43,11 +44,14 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: Any, attributes: Any) -> None:
         self.tags.add(tag)
         fields = dict(attributes)
-        assert "href" not in fields
+        # Within the page at most.
+        assert fields.get("href", "#").startswith("#")
         if tag == "img":
             head, payload = fields["src"].split(",", 1)
             assert head == "data:image/jpeg;base64"
             image = Image.open(io.BytesIO(base64.b64decode(payload, validate=True)))
+            assert (fields["loading"], fields["decoding"]) == ("lazy", "async")
+            assert image.size == (int(fields["width"]), int(fields["height"]))
             self.pictures.append((fields["alt"], np.asarray(image.convert("RGB"))))
 
     def handle_data(self, data: Any) -> None:
@@ -81,18 +85,73 @@ def write_run(folder: Path, *, keep_maps: bool = True, key_prefix: str = "", **r
         for key, class_ids in zip(photos, ([1], [2], [1, 2]), strict=False)
     ]
     rejected = make_rejected_row(f"{key_prefix}3", "no_known_tag") | {"tags_unknown": ["zebra"]}
+    rejected |= {"image_sha256": hashlib.sha256(photos[f"{key_prefix}3"]).hexdigest()}
     make_run(str(folder / "run"), CLASSES, {list_shards([str(folder / "photos.tar")])[0]: [*rows, rejected]})
     return str(folder / "run")
 
 
-def test_page_shows_photo_maps_and_mask_of_each_picked_image(tmp_path: Path) -> None:
+def test_page_shows_photo_mask_and_maps_of_each_image_and_the_photo_of_a_rejected_one(tmp_path: Path) -> None:
     page = Page(build_report(write_run(tmp_path)))
     assert page.captions == [
-        *("photo", "map: cat", "mask"),
-        *("photo", "map: dog", "mask"),
-        *("photo", "map: cat", "map: dog", "mask"),
+        *("photo", "mask", "map: cat"),
+        *("photo", "mask", "map: dog"),
+        *("photo", "mask", "map: cat", "map: dog"),
+        "photo",
     ]
-    assert {pixels.shape for _, pixels in page.pictures} == {(MAX_SIDE_PX * 48 // 64, MAX_SIDE_PX, 3)}
+    assert {pixels.shape for caption, pixels in page.pictures if "map" not in caption} == {
+        (MAX_SIDE_PX * 48 // 64, MAX_SIDE_PX, 3)
+    }
+
+
+def test_images_stand_worst_first_with_the_columns_that_say_how_good_a_mask_is(tmp_path: Path) -> None:
+    row = make_labelled_row("k", make_square_mask(), [1])
+    qualities = {"good": 0.9, "bad": 0.125, "fair": 0.5}
+    rows = [row | {"key": key, "quality": quality} for key, quality in qualities.items()]
+    rows[1] |= {"suggested_class_ids": [2], "doubtful_class_ids": [1], "tags_unknown": ["sky"]}
+    make_run(str(tmp_path), CLASSES, {GONE: rows})
+    text = " ".join(Page(build_report(str(tmp_path))).text.split())
+    assert (
+        text.index("bad quality 0.12 margin 0.25") < text.index("fair quality 0.50") < text.index("good quality 0.90")
+    )
+    assert "doubtful: cat suggested: dog unknown: sky" in text
+    assert "class presence stability confidence views agree area regions cat 0.50 0.75 0.50" in text
+
+
+def test_worst_masks_of_a_large_run_are_on_the_page(tmp_path: Path) -> None:
+    row = make_labelled_row("k", make_square_mask(), [1])
+    rows = [row | {"key": f"photo{number:02d}", "quality": (number * 7 % 40) / 40} for number in range(40)]
+    make_run(str(tmp_path), CLASSES, {GONE: rows})
+    text = Page(build_report(str(tmp_path), num_images=6)).text
+    worst = [row["key"] for row in sorted(rows, key=lambda row: row["quality"])[:2]]
+    assert "The 2 masks of lowest quality of 40" in text
+    assert text.index(worst[0]) < text.index(worst[1]) < text.rindex("Others, each class")
+    assert sum(row["key"] in text for row in rows) == 6
+
+
+def test_rejected_images_are_shown_with_reason_and_error_some_of_each_reason(tmp_path: Path) -> None:
+    photo = make_photo(0, size=(64, 48))
+    keys = [f"photo{number:02d}" for number in range(30)]
+    make_tar(tmp_path / "photos.tar", {key: {"jpg": photo} for key in keys})
+    digest = hashlib.sha256(photo).hexdigest()
+    reasons = {"photo03": "bad_tags", "photo07": "crashed"}
+    rows = [make_rejected_row(key, reasons.get(key, "no_known_tag")) | {"image_sha256": digest} for key in keys]
+    make_run(str(tmp_path / "run"), CLASSES, {list_shards([str(tmp_path / "photos.tar")])[0]: rows})
+    page = Page(build_report(str(tmp_path / "run")))
+    shown = [key for key in keys if key in page.text]
+    assert len(shown) == MAX_REJECTED
+    assert {"photo03", "photo07"} <= set(shown)
+    assert page.text.count("made so by a test") == MAX_REJECTED
+    # What ended a worker is not decoded again.
+    assert page.captions == ["photo"] * (MAX_REJECTED - 1)
+
+
+def test_rejected_photo_that_cannot_be_decoded_leaves_its_reason(tmp_path: Path) -> None:
+    make_tar(tmp_path / "photos.tar", {"a": {"jpg": b"no picture"}})
+    row = make_rejected_row("a", "no_known_tag") | {"image_sha256": hashlib.sha256(b"no picture").hexdigest()}
+    make_run(str(tmp_path / "run"), CLASSES, {list_shards([str(tmp_path / "photos.tar")])[0]: [row]})
+    page = Page(build_report(str(tmp_path / "run")))
+    assert page.captions == []
+    assert "no_known_tag" in page.text
 
 
 def test_page_needs_no_other_file_and_runs_no_script(tmp_path: Path) -> None:
@@ -182,6 +241,7 @@ def test_photo_that_changed_since_it_was_labelled_is_not_shown(tmp_path: Path) -
     photos = [make_photo(0, size=(64, 48)), make_photo(9, size=(64, 48)), make_photo(2, size=(64, 48))]
     make_tar(tmp_path / "photos.tar", {str(index): {"jpg": photo} for index, photo in enumerate(photos)})
     page = Page(build_report(run))
+    # Of the two labelled images that are as they were; the rejected one is gone.
     assert page.captions.count("photo") == 2
     assert page.text.count("the input shard is gone or has changed") == 1
 
@@ -225,9 +285,13 @@ def test_truth_is_shown_beside_the_mask_with_their_agreement(tmp_path: Path) -> 
     put_atomic(join_uri(str(tmp_path), "truth", "1.png"), make_mask_png(make_square_mask()))
     page = Page(build_report(run, find_truth=open_truth(join_uri(str(tmp_path), "truth"))))
     assert page.captions.count("truth") == 2
-    assert "mean IoU with the truth 1.00" in page.text
-    # The other mask has its square in another class: background agrees, both classes miss.
-    assert "mean IoU with the truth 0.33" in page.text
+    assert page.captions.count("mask") == 3
+    text = " ".join(page.text.split())
+    assert "IoU with the truth 1.00" in text
+    # The other mask has its square in another class: both classes miss, and the background does not count.
+    assert "IoU with the truth 0.00" in text
+    assert "dog 0.00 0.50 0.75" in text
+    assert "cat 0.00 - -" in text
 
 
 @pytest.mark.parametrize(
@@ -247,7 +311,7 @@ def test_truth_that_does_not_fit_is_named_beside_its_mask(tmp_path: Path, truth:
 
 def test_run_without_kept_maps_has_photos_and_masks(tmp_path: Path) -> None:
     page = Page(build_report(write_run(tmp_path, keep_maps=False)))
-    assert page.captions == ["photo", "mask"] * 3
+    assert page.captions == [*["photo", "mask"] * 3, "photo"]
 
 
 def test_job_writes_the_page_and_prints_its_location(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
