@@ -47,6 +47,8 @@ class Picture:
     tags: tuple[str, ...]
     truth: UInt8[np.ndarray, "h w"]
     """Class ids on the stored pixels, 0 background."""
+    exif_orientation: int
+    """Of image and truth."""
 
 
 def write_collection(
@@ -73,7 +75,7 @@ def write_collection(
             for shard, group in enumerate(_group(pictures, samples_per_shard)):
                 _write_shard(folder / f"{split}-{shard:05d}.tar", group)
                 for picture in group:
-                    truth = encode_mask(picture.truth, voc_palette())
+                    truth = encode_mask(picture.truth, voc_palette(), picture.exif_orientation)
                     (folder / "truth" / f"{picture.key}.png").write_bytes(truth)
 
 
@@ -92,8 +94,21 @@ def draw_picture(key: str, rng_seed: Sequence[int]) -> Picture:
     visible = [class_id for class_id in class_ids if (truth == class_id).sum() > 0.005 * truth.size]
     truth[~np.isin(truth, visible)] = 0
     photo = _develop(rng, scene, (width, height))
-    image, suffix, truth = _store(rng, photo, truth)
-    return Picture(key=key, image=image, suffix=suffix, tags=_write_tags(rng, visible), truth=truth)
+    orientation = 1
+    # As cameras and phones do: mostly JPEG, some PNG, some JPEGs on their side with a note in the EXIF.
+    kind = rng.random()
+    suffix = "png" if kind < 0.06 else "jpg"
+    if 0.06 <= kind < 0.14:
+        orientation = 6
+        photo, truth = photo.transpose(Image.Transpose.ROTATE_90), np.rot90(truth).copy()
+    return Picture(
+        key=key,
+        image=_encode(rng, photo, suffix, orientation),
+        suffix=suffix,
+        tags=_write_tags(rng, visible),
+        truth=truth,
+        exif_orientation=orientation,
+    )
 
 
 def _write_tags(rng: Rng, class_ids: Sequence[int]) -> tuple[str, ...]:
@@ -106,21 +121,16 @@ def _write_tags(rng: Rng, class_ids: Sequence[int]) -> tuple[str, ...]:
     return tuple(str(tag) for tag in rng.permutation(tags))
 
 
-def _store(
-    rng: Rng, photo: Image.Image, truth: UInt8[np.ndarray, "h w"]
-) -> tuple[bytes, str, UInt8[np.ndarray, "h w"]]:
-    """Encode as cameras and phones do: mostly JPEG, some PNG, some on their side with a note in the EXIF."""
+def _encode(rng: Rng, photo: Image.Image, suffix: str, exif_orientation: int) -> bytes:
     buffer = io.BytesIO()
-    kind = rng.random()
-    if kind < 0.06:
+    if suffix == "png":
         photo.save(buffer, "PNG")
-        return buffer.getvalue(), "png", truth
+        return buffer.getvalue()
     exif = Image.Exif()
-    if kind < 0.14:
-        exif[EXIF_ORIENTATION] = 6
-        photo, truth = photo.transpose(Image.Transpose.ROTATE_90), np.rot90(truth).copy()
+    if exif_orientation != 1:
+        exif[EXIF_ORIENTATION] = exif_orientation
     photo.save(buffer, "JPEG", quality=int(rng.integers(80, 95)), exif=exif)
-    return buffer.getvalue(), "jpg", truth
+    return buffer.getvalue()
 
 
 def _develop(rng: Rng, scene: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jobs.execution.demo_photos import ALIASES, CLASSES, draw_picture, write_collection
+from pipeline.evaluation.truth_frames import StoredFrame, TruthFrame, place_truth
 from pipeline.images.decode import decode_image
 from pipeline.images.masks import decode_mask
 from pipeline.inputs.chunks import read_chunks
@@ -59,6 +60,15 @@ def test_truth_lies_on_the_stored_pixels(collection: Path, samples: Any) -> None
         image = decode_image(sample.image, max_pixels=10**6)
         truth = decode_mask((collection / "truth" / f"{sample.key}.png").read_bytes())
         assert truth.shape == (image.stored_height, image.stored_width), sample.key
+
+
+def test_frame_of_each_truth_is_known(collection: Path, samples: Any) -> None:
+    for sample in samples:
+        image = decode_image(sample.image, max_pixels=10**6)
+        payload = (collection / "truth" / f"{sample.key}.png").read_bytes()
+        place = StoredFrame(image.stored_height, image.stored_width, image.exif_orientation)
+        placed = place_truth(decode_mask(payload), payload, sample.key, place, TruthFrame.AUTO)
+        np.testing.assert_array_equal(placed, decode_mask(payload), sample.key)
 
 
 def test_collection_has_pictures_on_their_side_and_both_formats(samples: Any) -> None:
