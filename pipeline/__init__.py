@@ -31,11 +31,12 @@ bottom up; a folder imports only from those above it:
     audit/collections/  the index of a collection against its source
     thresholds/       thresholds of kept maps, with or without true masks
     reports/          pages and pictures; a new page goes here
+    export/           published masks as data sets of other tools
     training/         what a training run is
     training/data/    shards -> training batches
     training/worker/  what each training worker runs
     training/driver/  the driver process of training: its folder, records, pages
 
 Beside the folders: `errors.py` (exceptions), `printable.py` (foreign text made safe to print), `bundles.py` (model
-bundles at any URI). A new export of published masks (COCO and the like) gets a folder beside `reports/`.
+bundles at any URI).
 """

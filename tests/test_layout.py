@@ -37,7 +37,7 @@ FLOORS = (
     {"audit/archives", "training/data", "collections", "images/drawing", "published"},
     {"images/mapping"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
-    {"reports", "thresholds", "audit/collections"},
+    {"reports", "thresholds", "audit/collections", "export"},
     {"training/driver"},
     {"label", "remask", "train"},
 )
@@ -63,6 +63,7 @@ WITHOUT_TORCH = {
     "audit/sources",
     "training",
     "published",
+    "export",
 }
 WITHOUT_RAY = {
     "storage",
@@ -85,6 +86,7 @@ WITHOUT_RAY = {
     "audit/archives",
     "audit/sources",
     "published",
+    "export",
 }
 WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10

@@ -157,8 +157,9 @@ def test_wrong_images_are_refused_by_key(tmp_path: Path) -> None:
 
 
 def test_row_without_an_image_is_refused_and_a_rejected_one_with_an_image_is_read(tmp_path: Path) -> None:
-    path = make_photos_tar(tmp_path / "a.tar")
-    shard = list_shard(str(path), "a")
+    parts = {str(number): {"txt": b"cat", "jpg": photo} for number, photo in enumerate(PHOTOS)}
+    del parts["1"]["jpg"]
+    shard = list_shard(str(make_tar(tmp_path / "a.tar", parts)), "a")
     rejected = {"status": "rejected", "reason": "no_known_tag", "error": "", "tags_unknown": []}
     rows = [
         {"key": str(number), "image_sha256": hashlib.sha256(photo).hexdigest()} | rejected
