@@ -79,9 +79,9 @@ def load(
 
     Raises:
         BundleError: There is no bundle, it is damaged, or its classes are not those of the vocabulary.
-        VocabularyError: The vocabulary cannot be used.
+        VocabularyError: The vocabulary is missing or cannot be used.
         CalibrationError: The calibration cannot be used, or was made for other class maps.
-        FileNotFoundError: There is no such vocabulary or calibration.
+        FileNotFoundError: There is no such calibration.
         ValueError: A setting is wrong.
         LabellingError: PyTorch sees no such GPU.
         ImportError: A folder of the user hides the packages of tagmask.
@@ -112,8 +112,8 @@ def open(
     keys: Iterable[str] | None = None,
     splits: "str | Splits | None" = None,
     split: str | Sequence[str] = (),
-    columns: Sequence[str] | None = None,
-    shards: Sequence[str] | None = None,
+    columns: str | Sequence[str] | None = None,
+    shards: str | Sequence[str] | None = None,
     upright: bool = True,
     transform: "Callable[[MaskSample], Any] | None" = None,
     shuffle: bool = False,

@@ -20,6 +20,8 @@ DEFAULT_KEY = "photo"
 PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 TIFF_MODES = frozenset({"CMYK", "F", "I"})
 """Modes that a PNG cannot hold without loss."""
+STRAIGHT_MODES = {"La": "LA", "RGBa": "RGBA"}
+"""Modes whose colours are multiplied by their transparency, and those without."""
 FILE_FORMATS = (*IMAGE_FORMATS, "MPO")
 """Formats of files that the labeler reads, as Pillow names them. An MPO is a JPEG that others follow."""
 XMP_FIELDS = ("xmp", "XML:com.adobe.xmp")
@@ -102,6 +104,8 @@ def _encode_image(image: Image.Image) -> bytes:
         exif[ExifTags.Base.Orientation] = orientation
         options["exif"] = exif
     profile = image.info.get("icc_profile")
+    if image.mode in STRAIGHT_MODES:
+        image = image.convert(STRAIGHT_MODES[image.mode])
     if image.mode not in PNG_MODES | TIFF_MODES:
         # The profile is that of the colours of before.
         profile, image = None, image.convert("RGBA" if image.has_transparency_data else "RGB")

@@ -4,7 +4,7 @@ import heapq
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from pipeline.errors import ManifestError
 from pipeline.library.mask_shard import MaskShard
 from pipeline.library.overlays import draw_overlay
+from pipeline.library.row_choice import list_names
 from pipeline.library.samples import DEFAULT_COLUMNS, MaskSample, SampleReader, Transform
 from pipeline.library.shares import Process, UnevenRanks, cut_share, find_share, order_blocks
 from pipeline.published.filters import RowFilter
@@ -41,13 +42,13 @@ class MaskDataset(IterableDataset[Any]):
         run_uri: str | os.PathLike[str],
         row_filter: RowFilter,
         *,
-        columns: Sequence[str] | None = None,
-        shard_names: Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
+        shard_names: str | Sequence[str] | None = None,
         upright: bool = True,
         transform: Transform | None = None,
         shuffle: bool = False,
         rng_seed: int = 0,
-        uneven_ranks: UnevenRanks = "repeat",
+        uneven_ranks: str = "repeat",
     ) -> None:
         """Open a run; no row is read yet.
 
@@ -75,18 +76,18 @@ class MaskDataset(IterableDataset[Any]):
         run = open_published(os.fspath(run_uri))
         row_filter.settle(run)
         self.shards: tuple[InputShard, ...] = (
-            run.shards if shard_names is None else tuple(map(run.get_shard, dict.fromkeys(shard_names)))
+            run.shards if shard_names is None else tuple(map(run.get_shard, dict.fromkeys(list_names(shard_names))))
         )
         self._reader = SampleReader(
             run=run,
             row_filter=row_filter,
-            columns=DEFAULT_COLUMNS if columns is None else tuple(columns),
+            columns=DEFAULT_COLUMNS if columns is None else list_names(columns),
             upright=upright,
             transform=transform,
         )
         self._shuffle = shuffle
         self._rng_seed = rng_seed
-        self._uneven_ranks: UnevenRanks = uneven_ranks
+        self.uneven_ranks = cast(UnevenRanks, uneven_ranks)
         # Workers that live for several epochs read the epoch of their parent.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._counts: list[list[int]] | None = None
@@ -120,7 +121,7 @@ class MaskDataset(IterableDataset[Any]):
     def __len__(self) -> int:
         """Number of rows of this rank. The footers of all manifests are read once, and the columns of the filter."""
         ranks = self._find_process()._replace(worker=0, num_workers=1)
-        return len(find_share(self.num_rows, ranks, self._uneven_ranks))
+        return len(find_share(self.num_rows, ranks, self.uneven_ranks))
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over the samples of this process, or over what the transform makes of them.
@@ -133,7 +134,7 @@ class MaskDataset(IterableDataset[Any]):
         self._reader.require_masks()
         rng_seed = (self._rng_seed, int(self._epoch)) if self._shuffle else None
         blocks = order_blocks(self._count(), None if rng_seed is None else np.random.default_rng(rng_seed))
-        share = find_share(self.num_rows, self._find_process(), self._uneven_ranks)
+        share = find_share(self.num_rows, self._find_process(), self.uneven_ranks)
         images: ImageReader | None = None
         shard: InputShard | None = None
         for block, places in cut_share(blocks, share, rng_seed):
@@ -153,7 +154,7 @@ class MaskDataset(IterableDataset[Any]):
             raise ValueError(f"need epoch >= 0, got {epoch}")
         self._epoch.fill_(epoch)
 
-    def rows(self, columns: Sequence[str] | None = None) -> Iterator[MaskRow]:
+    def rows(self, columns: str | Sequence[str] | None = None) -> Iterator[MaskRow]:
         """Iterate over all kept rows in order, without their images; rejected ones too, if the filter keeps them.
 
         Args:
@@ -232,8 +233,8 @@ class MaskDataset(IterableDataset[Any]):
         self.__dict__.update(state)
         self._epoch.share_memory_()
 
-    def _choose_columns(self, columns: Sequence[str] | None) -> tuple[str, ...]:
-        return self._reader.columns if columns is None else tuple(columns)
+    def _choose_columns(self, columns: str | Sequence[str] | None) -> tuple[str, ...]:
+        return self._reader.columns if columns is None else list_names(columns)
 
     def _iterate_qualities(self) -> Iterator[tuple[float, int, int]]:
         """Quality, place of the shard, and place among its kept rows."""

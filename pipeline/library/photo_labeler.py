@@ -48,9 +48,9 @@ class PhotoLabeler:
 
         Raises:
             BundleError: There is no bundle, it is damaged, or its classes are not those of the vocabulary.
-            VocabularyError: The vocabulary cannot be used.
+            VocabularyError: The vocabulary is missing or cannot be used.
             CalibrationError: The calibration cannot be used, or was made for other class maps.
-            FileNotFoundError: There is no such vocabulary or calibration.
+            FileNotFoundError: There is no such calibration.
             ValueError: The device or a setting does not fit.
             LabellingError: PyTorch sees no such GPU.
         """

@@ -11,7 +11,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 import tagmask
-from pipeline.errors import BundleError, LabellingError
+from pipeline.errors import BundleError, LabellingError, VocabularyError
 from pipeline.images.orientation import turn_upright
 from pipeline.library.encoding import encode_photo
 from pipeline.library.photo_labeler import PhotoLabeler
@@ -153,13 +153,13 @@ def test_pillow_image_of_any_mode_is_labelled(labeler: PhotoLabeler, mode: str) 
     [
         (
             make_photo(1),
-            ["unicorn", "Katze"],
+            ["unicorn", "Catt"],
             "no_known_tag",
             "none of its tags is in the vocabulary; did you mean 'cat'",
         ),
         (make_photo(1), ["xyzzy"], "no_known_tag", "the classes are cat, dog"),
         (make_photo(1), [], "no_known_tag", "no tags"),
-        (make_photo(1)[:100], ["cat"], "undecodable", "header"),
+        (make_photo(1)[:100], ["cat"], "undecodable", ""),
         (b"", ["cat"], "undecodable", "no bytes"),
     ],
 )
@@ -199,7 +199,7 @@ def test_picture_for_notebooks_is_the_photo_beside_its_mask(labeler: PhotoLabele
     [
         (make_photo(1), "cat", ValueError, r"need a list of tags, got the text 'cat'; write \['cat'\]"),
         (np.zeros((4, 4, 3), np.float32), ["cat"], ValueError, "need pixels of type uint8"),
-        (np.zeros((3, 4, 4), np.uint8), ["cat"], ValueError, r"shape \(height, width, 3\)"),
+        (np.zeros((3, 8, 9), np.uint8), ["cat"], ValueError, r"shape \(height, width, 3\)"),
         ("/nowhere/photo.jpg", ["cat"], FileNotFoundError, "'/nowhere/photo.jpg' does not exist"),
     ],
 )
@@ -234,7 +234,7 @@ def test_bundle_is_loaded_with_its_own_names_and_from_s3(small_inputs: Path, s3_
         ({"quality": "bset"}, ValueError, "need quality fast, balanced, best; got 'bset'"),
         ({"device": "gpu"}, ValueError, "need device auto, cpu, cuda or cuda:N, got 'gpu'"),
         ({"device": "cuda:99"}, LabellingError, "device 'cuda:99' is not there"),
-        ({"vocabulary": "/nowhere.json"}, FileNotFoundError, "nowhere"),
+        ({"vocabulary": "/nowhere.json"}, VocabularyError, "nowhere"),
         ({"calibration": "/nowhere.json"}, FileNotFoundError, "nowhere"),
     ],
 )
