@@ -18,7 +18,8 @@ from pipeline.library.shares import Process, cut_share, find_share, order_blocks
 from pipeline.published.splits import parse_splits
 from pipeline.run.records import InputShard
 from pipeline.storage.writing import put_atomic
-from tests.library.published import HOSTILE_KEYS, encode_photo, make_masks, read_pixels
+from tests.factories import make_labelled_row, make_parquet, make_run, make_tar
+from tests.library.published import HOSTILE_KEYS, NUMBERS, encode_photo, find_orientation, make_masks, read_pixels
 
 
 @pytest.fixture(scope="module")
@@ -238,9 +239,27 @@ def test_run_and_photos_are_read_from_s3(s3_folder: str, tmp_path: Path) -> None
     assert found.shard("b")[-1].row.key == "k17"
 
 
-def test_shards_without_rows_are_passed(tmp_path: Path) -> None:
-    from tests.factories import make_run, make_tar
+@pytest.mark.parametrize("is_shuffled", [False, True])
+def test_photos_in_parquet_are_read_in_any_order(tmp_path: Path, is_shuffled: bool) -> None:
+    payloads = [encode_photo(key) for key in NUMBERS]
+    make_parquet(tmp_path / "p.parquet", {"key": list(NUMBERS), "image": payloads}, row_group_size=5)
+    (shard,) = list_shards([str(tmp_path / "p.parquet")])
+    rows = [
+        make_labelled_row(key, read_pixels(key), [1], photo=payload, exif_orientation=find_orientation(key))
+        for key, payload in zip(NUMBERS, payloads, strict=True)
+    ]
+    make_run(str(tmp_path / "masks"), ("cat", "dog"), {shard: rows})
+    found = tagmask.open(tmp_path / "masks", shuffle=is_shuffled)
+    keys = []
+    for image, mask, row in found:
+        assert ((np.asarray(image)[..., 0] > 128) == (mask == 1)).all()
+        keys.append(row.key)
+    assert sorted(keys) == sorted(NUMBERS)
+    assert (keys == list(NUMBERS)) == (not is_shuffled)
+    assert found.shard("p")[-1].row.key == list(NUMBERS)[-1]
 
+
+def test_shards_without_rows_are_passed(tmp_path: Path) -> None:
     make_tar(tmp_path / "empty.tar", {})
     (shard,) = list_shards([str(tmp_path / "empty.tar")])
     make_run(str(tmp_path / "masks"), ("cat",), {shard: []})

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from IPython.core.formatters import PNGFormatter
 from PIL import ExifTags, Image, ImageOps
 
 import tagmask
 from pipeline.errors import BundleError, LabellingError, VocabularyError
 from pipeline.images.orientation import turn_upright
+from pipeline.label import label_run
 from pipeline.library.encoding import encode_photo
 from pipeline.library.photo_labeler import PhotoLabeler
 from pipeline.published.images import ImageReader
@@ -21,7 +23,9 @@ from pipeline.published.run import open_published
 from pipeline.run.config import LabelConfig, MapConfig, ViewConfig
 from pipeline.run.run_file import Run
 from pipeline.storage.writing import put_atomic
+from pipeline.thresholds.calibration import Calibration, describe_maps, encode_calibration
 from tests.factories import make_photo
+from tests.fakes import SerialCluster
 from tests.small_run import OPTIONS
 
 OF_THE_SHARD = {"index", "shard", "image_offset", "class_maps"}
@@ -69,9 +73,6 @@ def test_rows_are_those_that_the_job_writes_byte_for_byte(labelled: str, labeler
 def test_class_maps_are_those_that_a_run_keeps(
     open_small_run: Callable[..., Run], labeler: PhotoLabeler, tmp_path: Path
 ) -> None:
-    from pipeline.label import label_run
-    from tests.fakes import SerialCluster
-
     label_run(open_small_run(str(tmp_path / "kept"), keep_maps=True), OPTIONS, cluster=SerialCluster())
     run = open_published(str(tmp_path / "kept"))
     row = next(iterate_rows(run, run.manifest_uris[0]))
@@ -174,7 +175,7 @@ def test_photo_that_cannot_be_labelled_says_why(
         _ = photo.mask
     with pytest.raises(LabellingError, match="has no mask"):
         _ = photo.class_maps
-    picture = photo._repr_png_()  # of IPython
+    picture = PNGFormatter()(photo)
     assert (picture is None) == (reason == "undecodable")
 
 
@@ -189,7 +190,7 @@ def test_rejected_photo_of_a_batch_leaves_the_others(labeler: PhotoLabeler) -> N
 
 def test_picture_for_notebooks_is_the_photo_beside_its_mask(labeler: PhotoLabeler) -> None:
     photo = labeler.label(make_photo(7, (64, 48)), ["cat"])
-    picture = Image.open(io.BytesIO(photo._repr_png_() or b""))
+    picture = Image.open(io.BytesIO(PNGFormatter()(photo) or b""))
     assert picture.size == (128, 48)
     assert (np.asarray(picture)[:, :64] == np.asarray(photo.image)).all()
 
@@ -246,8 +247,6 @@ def test_wrong_settings_are_refused(
 
 
 def test_calibration_sets_the_thresholds(small_inputs: Path, tmp_path: Path, labeler: PhotoLabeler) -> None:
-    from pipeline.thresholds.calibration import Calibration, describe_maps, encode_calibration
-
     calibration = Calibration(
         background_threshold=0.1,
         foreground_threshold=0.1,
