@@ -197,6 +197,8 @@ class MaskDataset(IterableDataset[Any]):
             ManifestError: A manifest or a mask is damaged.
         """
         self._reader.require_masks()
+        # Each shard below needs its counts.
+        self._count()
         found = heapq.nsmallest(num, self._iterate_qualities())
         samples: list[MaskSample] = []
         for _, shard, place in found:

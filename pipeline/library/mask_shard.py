@@ -3,6 +3,7 @@
 import operator
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any, SupportsIndex
 
@@ -66,6 +67,18 @@ class MaskShard(Dataset[Any]):
         """
         row = self.read_row(place)
         return self._reader.make_sample(row, self._images.read(row))
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over all samples in order, faster than one by one.
+
+        Raises:
+            ShardError: The shard or an image is gone or changed.
+            ManifestError: The manifest or a mask is damaged.
+        """
+        for group, num_rows in enumerate(self._counts):
+            if num_rows:
+                rows = self._reader.read_rows(self._shard, [group], num_rows)
+                yield from self._reader.read_samples(self._shard, rows, self._images)
 
     def read_row(self, place: SupportsIndex) -> MaskRow:
         """Read a row, without its image.

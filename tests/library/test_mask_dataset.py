@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -153,7 +154,7 @@ def test_shard_gives_any_sample(masks_uri: str) -> None:
         with pytest.raises(IndexError, match="has 9 kept rows"):
             shard[wrong]
     with pytest.raises(TypeError):
-        shard["0"]
+        shard["0"]  # type: ignore[index]
     with pytest.raises(ManifestError, match="has no shard 'c' here; it has a, b"):
         found.shard("c")
     assert len(tagmask.open(masks_uri, classes="dog").shard("b")) == 1
@@ -237,6 +238,20 @@ def test_run_and_photos_are_read_from_s3(s3_folder: str, tmp_path: Path) -> None
         row.key for _, _, row in tagmask.open(str(tmp_path / "photos" / "masks"))
     ]
     assert found.shard("b")[-1].row.key == "k17"
+
+
+@pytest.mark.parametrize("is_shuffled", [False, True])
+def test_rows_of_a_manifest_without_places_of_photos_are_read(tmp_path: Path, is_shuffled: bool) -> None:
+    uri = make_masks(tmp_path)
+    for manifest_uri in tagmask.open(uri).run.manifest_uris:
+        table = pq.read_table(manifest_uri)
+        # As versions before 5 wrote them.
+        pq.write_table(table.drop_columns(["shard", "image_offset", "image_bytes", "image_uri"]), manifest_uri)
+    found = tagmask.open(uri, shuffle=is_shuffled)
+    samples = list(found)
+    assert sorted(sample.row.key for sample in samples) == sorted(NUMBERS)
+    assert all(((np.asarray(image)[..., 0] > 128) == (mask == 1)).all() for image, mask, _ in samples)
+    assert found.shard("a")[4].row.get("image_offset") is None
 
 
 @pytest.mark.parametrize("is_shuffled", [False, True])

@@ -91,7 +91,15 @@ def test_photo_is_the_same_as_bytes_path_uri_pillow_image_or_pixels(labeler: Pho
     path.write_bytes(payload)
     put_atomic("memory://photos/rex.png", payload)
     image = Image.open(io.BytesIO(payload))
-    photos = [payload, memoryview(payload), path, str(path), "memory://photos/rex.png", image, np.asarray(image)]
+    photos: list[Any] = [
+        payload,
+        memoryview(payload),
+        path,
+        str(path),
+        "memory://photos/rex.png",
+        image,
+        np.asarray(image),
+    ]
     masks = [labeler.label(photo, ["cat"]).mask.tobytes() for photo in photos]
     assert len(set(masks)) == 1
     assert labeler.label(path, ["cat"]).row.key == "rex"
