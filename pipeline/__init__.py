@@ -32,6 +32,7 @@ bottom up; a folder imports only from those above it:
     thresholds/       thresholds of kept maps, with or without true masks
     reports/          pages and pictures; a new page goes here
     export/           published masks as data sets of other tools
+    library/          photos labelled and masks opened in Python programs, without Ray
     training/         what a training run is
     training/data/    shards -> training batches
     training/worker/  what each training worker runs

@@ -38,7 +38,7 @@ FLOORS = (
     {"images/mapping"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
     {"reports", "thresholds", "audit/collections", "export"},
-    {"training/driver"},
+    {"training/driver", "library"},
     {"label", "remask", "train"},
 )
 """From the ground up. A folder, or a module at the top of `pipeline/`, imports only from floors below its own."""
@@ -87,6 +87,7 @@ WITHOUT_RAY = {
     "audit/sources",
     "published",
     "export",
+    "library",
 }
 WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10
