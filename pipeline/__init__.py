@@ -32,6 +32,8 @@ bottom up; a folder imports only from those above it:
     thresholds/       thresholds of kept maps, with or without true masks
     reports/          pages and pictures; a new page goes here
     export/           published masks as data sets of other tools
+    export/formats/   how a data set looks; a new export format goes here
+    export/job/       the rows of an export, one task a shard, joint files at the end
     training/         what a training run is
     training/data/    shards -> training batches
     training/worker/  what each training worker runs
