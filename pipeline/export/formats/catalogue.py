@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, fields
 
 from pipeline.export.formats.huggingface import HuggingFaceFormat
 from pipeline.export.formats.voc import VocFormat
+from pipeline.export.formats.webdataset import WebDatasetFormat
+from pipeline.export.formats.yolo import YoloFormat
 from pipeline.export.samples import ExportFormat
 
 
@@ -13,8 +15,12 @@ class Formats:
 
     hf: HuggingFaceFormat = field(default_factory=HuggingFaceFormat)
     """Hugging Face data set."""
+    webdataset: WebDatasetFormat = field(default_factory=WebDatasetFormat)
+    """Tars of photo, mask and JSON."""
     voc: VocFormat = field(default_factory=VocFormat)
     """PASCAL VOC folder."""
+    yolo: YoloFormat = field(default_factory=YoloFormat)
+    """Polygons for YOLO segmentation."""
 
     def choose(self, name: str) -> ExportFormat:
         """Choose the format of a name.
