@@ -99,7 +99,8 @@ class _Tars:
         self.number += 1
         self.num_bytes = 0
         file = self.opened.enter_context(self.files.open(self.name))
-        self.tar = self.opened.enter_context(tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT))
+        made = tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115 (the stack closes it)
+        self.tar = self.opened.enter_context(made)
 
 
 def _list_members(sample: ExportSample, context: ExportContext) -> dict[str, bytes]:
