@@ -125,10 +125,11 @@ def make_hostile_run(folder: Path, num_shards: int = 3, extend: bool = False) ->
     for number in range(num_shards):
         scenes = [make_scene(number + place) for place in range(len(KEYS))]
         photos = [*(scene.photo for scene in scenes), b"broken"]
-        # A shard that an extension takes again stays as it is.
         path = folder / f"s{number}.parquet"
-        if not path.exists():
-            make_parquet(path, {"image": photos, "tags": [["cat"]] * len(photos)}, row_group_size=4)
+        if path.exists():
+            # An extension leaves the shards that the run has.
+            continue
+        make_parquet(path, {"image": photos, "tags": [["cat"]] * len(photos)}, row_group_size=4)
         shards[list_shard(path)] = [*make_rows(KEYS, scenes), make_rejected_row("bad")]
     if not extend:
         empty = make_parquet(folder / "empty.parquet", {"image": [b"x"][:0], "tags": [["x"]][:0]})
