@@ -46,7 +46,8 @@ def test_hugging_face_loads_images_masks_and_names_without_a_cast(hostile_run: s
 def test_webdataset_reads_pairs_from_tars_of_bounded_size(hostile_run: str, tmp_path: Path) -> None:
     formats = Formats(webdataset=WebDatasetFormat(max_tar_mib=1))
     export_all(hostile_run, f"{tmp_path}/out", "webdataset", splits=SPLITS, formats=formats)
-    keys, masks = collections.Counter(), []
+    keys: collections.Counter[str] = collections.Counter()
+    masks = []
     for split in SPLITS.names:
         listed = json.loads((tmp_path / "out" / f"{split}.json").read_text())["shardlist"]
         paths = [f"{tmp_path}/out/{one['url']}" for one in listed]
