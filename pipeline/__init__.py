@@ -33,6 +33,8 @@ bottom up; a folder imports only from those above it:
     reports/          pages and pictures; a new page goes here
     export/           published masks as data sets of other tools
     library/          photos labelled and masks opened in Python programs, without Ray
+    export/formats/   how a data set looks; a new export format goes here
+    export/job/       the rows of an export, one task a shard, joint files at the end
     training/         what a training run is
     training/data/    shards -> training batches
     training/worker/  what each training worker runs

@@ -38,7 +38,8 @@ FLOORS = (
     {"images/mapping"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
     {"reports", "thresholds", "audit/collections", "export"},
-    {"training/driver", "library"},
+    {"training/driver", "library", "export/formats"},
+    {"export/job"},
     {"label", "remask", "train"},
 )
 """From the ground up. A folder, or a module at the top of `pipeline/`, imports only from floors below its own."""
@@ -64,6 +65,8 @@ WITHOUT_TORCH = {
     "training",
     "published",
     "export",
+    "export/formats",
+    "export/job",
 }
 WITHOUT_RAY = {
     "storage",
@@ -88,6 +91,7 @@ WITHOUT_RAY = {
     "published",
     "export",
     "library",
+    "export/formats",
 }
 WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10

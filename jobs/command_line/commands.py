@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "score masks against true masks",
     "remask": "make new masks from kept class maps",
     "calibrate": "find thresholds for the class maps of a labelling run",
+    "export": "export masks and images as a data set of other tools",
     "report": "make a page with figures and pictures of a labelling run",
     "verify": "check that every sample of every input is a row, once",
     "import-checkpoint": "turn a checkpoint of the MCTformer authors into a model bundle",
