@@ -22,6 +22,7 @@ from pipeline.export.samples import ExportSample
 from pipeline.published.run import open_published
 from pipeline.published.splits import parse_splits
 from tests.export.runs import CLASSES, KEYS, count_manifest_pixels, count_pixels, export_all, require_aligned
+from tests.foreign_readers import count_pixels_by_datumaro
 
 SPLITS = parse_splits("train=0.6,val=0.4")
 NUM_ROWS = 3 * len(KEYS)
@@ -164,3 +165,27 @@ def test_folders_of_fiftyone_pair_images_with_masks_that_opencv_reads_as_numbers
         masks.append(mask)
     assert len(masks) == NUM_ROWS
     assert count_pixels(masks) == count_manifest_pixels(open_published(hostile_run))
+
+
+def test_datumaro_reads_coco_and_the_masks_of_cvat(hostile_run: str, tmp_path: Path) -> None:
+    export_all(hostile_run, f"{tmp_path}/coco", "coco", splits=SPLITS)
+    export_all(hostile_run, f"{tmp_path}/cvat", "cvat", splits=SPLITS)
+    expected = count_manifest_pixels(open_published(hostile_run))
+    by_sample = count_pixels_by_datumaro(tmp_path / "coco", "coco")
+    assert len(by_sample) == NUM_ROWS
+    assert add_counts(by_sample) == {"cat": expected[1], "dog": expected[2]}
+    by_sample = {}
+    for number, path in enumerate((tmp_path / "cvat").glob("*/*/annotations.zip")):
+        folder = tmp_path / "unpacked" / str(number)
+        zipfile.ZipFile(path).extractall(folder)
+        by_sample |= count_pixels_by_datumaro(folder, "voc_segmentation")
+    assert len(by_sample) == NUM_ROWS
+    assert add_counts(by_sample) == {"background": expected[0], "cat": expected[1], "dog": expected[2]}
+
+
+def add_counts(by_sample: dict[str, dict[str, int]]) -> Counter[str]:
+    """Add the counts of all samples."""
+    total: Counter[str] = Counter()
+    for counts in by_sample.values():
+        total.update(counts)
+    return total
