@@ -19,7 +19,7 @@ def main() -> None:
             if annotation.type == AnnotationType.mask:
                 found[labels[annotation.label].name] += int(annotation.image.sum())
         counts[item.id] = dict(found)
-    print(json.dumps(counts))
+    sys.stdout.write(f"{json.dumps(counts)}\n")
 
 
 if __name__ == "__main__":
