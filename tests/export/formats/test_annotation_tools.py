@@ -111,8 +111,9 @@ def test_label_studio_reads_brush_masks_and_configuration(hostile_run: str, tmp_
     for path in sorted((out / "tasks").iterdir()):
         for task in json.loads(path.read_text()):
             (prediction,) = task["predictions"]
-            assert interface.validate_task(task)
-            assert interface.validate_prediction(prediction)
+            # The library's check of whole tasks calls that of predictions without one, and fails.
+            assert interface.validate_task({"data": task["data"]})
+            assert interface.validate_prediction(prediction, return_errors=True) == []
             assert prediction["model_version"] == "m1"
             assert prediction["score"] == task["data"]["quality"]
             name = task["data"]["image"].removeprefix("https://photos.example/")
