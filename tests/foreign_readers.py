@@ -24,15 +24,15 @@ def run_reader(program: str, **arguments: Any) -> Any:
     return json.loads(done.stdout)
 
 
-def read_with_datumaro(folder: str | Path, form: str) -> dict[str, dict[str, Any]]:
+def count_pixels_by_datumaro(folder: str | Path, form: str) -> dict[str, dict[str, int]]:
     """Read a data set with datumaro.
 
     Args:
         folder: Of the data set.
-        form: Name of its format in datumaro: voc_segmentation, cvat, coco_instances, yolo_ultralytics and so on.
+        form: Name of its format in datumaro: voc_segmentation, coco_instances and so on.
 
     Returns:
-        For each item, by its id: `split`, `size` (height, width) and `pixels`, the number of pixels by class name.
+        For each item, by its split and id, the number of pixels by class name.
     """
-    items: dict[str, dict[str, Any]] = run_reader("datumaro_items", folder=str(folder), form=form)
-    return items
+    counts: dict[str, dict[str, int]] = run_reader("datumaro_pixels", folder=str(folder), form=form)
+    return counts

@@ -34,7 +34,7 @@ class ExportJob:
     out: str
     """Folder or URI of the data set: new, or that of the same export."""
     format: str
-    """Format of the data set: hf, webdataset, voc or yolo."""
+    """Format of the data set: hf, webdataset, voc, yolo, coco, label-studio, cvat or fiftyone."""
     filters: Annotated[Filters, tyro.conf.OmitArgPrefixes] = field(default_factory=Filters)
     splits: str = "train=1"
     """Shares of the splits, as train=0.9,val=0.1. The hash of its key chooses the split of a row."""

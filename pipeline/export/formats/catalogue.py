@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass, field, fields
 
+from pipeline.export.formats.coco import CocoFormat
+from pipeline.export.formats.cvat import CvatFormat
+from pipeline.export.formats.fiftyone import FiftyoneFormat
 from pipeline.export.formats.huggingface import HuggingFaceFormat
+from pipeline.export.formats.label_studio import LabelStudioFormat
 from pipeline.export.formats.voc import VocFormat
 from pipeline.export.formats.webdataset import WebDatasetFormat
 from pipeline.export.formats.yolo import YoloFormat
@@ -21,6 +25,14 @@ class Formats:
     """PASCAL VOC folder."""
     yolo: YoloFormat = field(default_factory=YoloFormat)
     """Polygons for YOLO segmentation."""
+    coco: CocoFormat = field(default_factory=CocoFormat)
+    """COCO with compressed RLE."""
+    label_studio: LabelStudioFormat = field(default_factory=LabelStudioFormat)
+    """Tasks of Label Studio with brush masks as predictions."""
+    cvat: CvatFormat = field(default_factory=CvatFormat)
+    """Zips of images and masks for tasks of CVAT."""
+    fiftyone: FiftyoneFormat = field(default_factory=FiftyoneFormat)
+    """Image segmentation directories of FiftyOne."""
 
     def choose(self, name: str) -> ExportFormat:
         """Choose the format of a name.

@@ -54,11 +54,7 @@ class VocFormat:
         self, entries: Callable[[], Iterator[Mapping[str, Any]]], files: ExportFiles, context: ExportContext
     ) -> None:
         """Write labelmap.txt, the list of each split, and keys.tsv, which leads from names to keys."""
-        colours = context.palette.tolist()
-        lines = ["# label:color_rgb:parts:actions"]
-        for value, name in enumerate(context.class_names):
-            lines.append(f"{name}:{','.join(map(str, colours[value]))}::")
-        files.put("labelmap.txt", "".join(f"{line}\n" for line in lines).encode())
+        files.put("labelmap.txt", describe_labels(context))
         for split in context.splits:
             with files.open(f"ImageSets/Segmentation/{split}.txt") as file:
                 for entry in entries():
@@ -68,3 +64,12 @@ class VocFormat:
             for entry in entries():
                 key = re.sub(r"[\t\r\n\\]", lambda found: ascii(found[0])[1:-1], str(entry["key"]))
                 file.write(f"{entry['name']}\t{key}\n".encode())
+
+
+def describe_labels(context: ExportContext) -> bytes:
+    """Write labelmap.txt, which names the colour of each class."""
+    colours = context.palette.tolist()
+    lines = ["# label:color_rgb:parts:actions"]
+    for value, name in enumerate(context.class_names):
+        lines.append(f"{name}:{','.join(map(str, colours[value]))}::")
+    return "".join(f"{line}\n" for line in lines).encode()
