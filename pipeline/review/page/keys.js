@@ -12,7 +12,7 @@ const HELP = [
     ["?", "This list"],
   ]],
   ["In the list", [
-    ["← → ↑ ↓", "Move"], ["Page Up Page Down", "Move by a screen"], ["Home End", "First, last image"],
+    ["← → ↑ ↓", "Move"], ["PageUp PageDown", "Move by a screen"], ["Home End", "First, last image"],
     ["Enter", "Open the image"], ["/", "Search by key"], ["f", "Filters"],
   ]],
   ["In an image", [

@@ -191,7 +191,7 @@ class Page {
       if (name === "wrong_tag" && offered.length === 1) classes = [offered[0].name];
       else {
         const title = name === "wrong_tag" ? "Which tags are wrong?" : "Which classes are missing?";
-        classes = await pickClasses(title, offered, name === "wrong_tag" ? "Save without naming one" : "Save: not in the list");
+        classes = await pickClasses(title, offered, "Save without naming one");
         if (classes === null || this.chosenRow?.id !== row.id) return undefined;
       }
     }

@@ -75,17 +75,20 @@ function spread(line, depth, row) {
   }
 }
 
-/** Halve nothing, choose: the nearest value for each pixel of a grid of at most `side` pixels a side. */
-export function shrink(mask, side) {
-  const scale = Math.min(1, side / Math.max(mask.width, mask.height));
-  if (scale === 1) return mask;
-  const [width, height] = [Math.max(1, Math.round(mask.width * scale)), Math.max(1, Math.round(mask.height * scale))];
+/**
+ * Give a mask about `side` pixels on its longer side, each with the nearest value: outlines are as fine on masks of a few
+ * pixels as on large ones. Small masks grow by whole factors only: their pixels stay alike.
+ */
+export function resample(mask, side) {
+  const scale = side / Math.max(mask.width, mask.height);
+  const factor = scale < 1 ? scale : Math.floor(scale);
+  if (factor === 1) return mask;
+  const [width, height] = [Math.max(1, Math.round(mask.width * factor)), Math.max(1, Math.round(mask.height * factor))];
   const values = new Uint8Array(width * height);
+  const columns = Uint32Array.from({ length: width }, (_, x) => Math.floor(((x + 0.5) * mask.width) / width));
   for (let y = 0; y < height; y += 1) {
     const from = Math.floor(((y + 0.5) * mask.height) / height) * mask.width;
-    for (let x = 0; x < width; x += 1) {
-      values[y * width + x] = mask.values[from + Math.floor(((x + 0.5) * mask.width) / width)];
-    }
+    for (let x = 0; x < width; x += 1) values[y * width + x] = mask.values[from + columns[x]];
   }
   return { width, height, values };
 }

@@ -4,7 +4,7 @@ import { getBytes, getRow, imageAddress, mapsAddress, maskAddress, truthAddress,
 import { choice, Controls } from "./controls.js";
 import { drawMap, drawMask, listIds } from "./drawing.js";
 import { buildFacts } from "./figures.js";
-import { decodePng, shrink } from "./png.js";
+import { decodePng, resample } from "./png.js";
 import { Stage } from "./stage.js";
 import { build, byId, count, measure, printable, words } from "./text.js";
 import { SIGNS } from "./verdicts.js";
@@ -180,7 +180,8 @@ export class Viewer {
   }
 
   async decode(id, address, signal) {
-    const mask = shrink(await decodePng(await getBytes(address, signal)), MAX_SIDE_PX);
+    const decoded = await decodePng(await getBytes(address, signal));
+    const mask = id === "map" ? decoded : resample(decoded, MAX_SIDE_PX);
     if (signal.aborted) return { mask };
     if (id !== "map") for (const found of listIds(mask)) this.ids.add(found);
     this.offer();
