@@ -27,41 +27,47 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@pytest.fixture(scope="package")
+def context(browser: Any) -> Iterator[Any]:
+    """One profile of the browser: files of the page are fetched once."""
+    opened = browser.new_context()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="package")
+def server() -> Iterator[Server]:
+    started = Server(MadeUpRun(num_rows=0))
+    threading.Thread(target=started.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield started
+    started.shutdown()
+    started.server_close()
+
+
 @pytest.fixture
-def serve() -> Iterator[Callable[[MadeUpRun], str]]:
-    """Serve a made-up run; returns the address of its page."""
-    servers = []
-
-    def start(run: MadeUpRun) -> str:
-        servers.append(Server(run))
-        threading.Thread(target=servers[-1].serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return servers[-1].address
-
-    yield start
-    for server in servers:
-        for gate in server.run.gates.values():
-            gate.set()
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.fixture
-def open_page(browser: Any, serve: Callable[[MadeUpRun], str]) -> Iterator[Callable[..., Any]]:
+def open_page(context: Any, server: Server) -> Iterator[Callable[..., Any]]:
     """Open the page of a made-up run. At the end: no error in its code, nothing that its own policy forbids."""
-    contexts, faults = [], []
+    pages, faults = [], []
 
-    def start(run: MadeUpRun, fragment: str = "", *, width: int = 1280, height: int = 800, **options: Any) -> Any:
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
-        page = contexts[-1].new_page()
+    def start(run: MadeUpRun, fragment: str = "", *, width: int = 1280, height: int = 800, scheme: str = "light") -> Any:
+        server.run = run
+        page = context.new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=scheme)
         page.set_default_timeout(8000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda line: "Security Policy" in line.text and faults.append(line.text))
-        page.goto(serve(run) + fragment)
+        page.goto(server.address + fragment)
         return page
 
     yield start
-    broken = [page.evaluate("window.broken") for context in contexts for page in context.pages if not page.is_closed()]
-    for context in contexts:
-        context.close()
+    for gate in server.run.gates.values():
+        gate.set()
+    broken = []
+    for page in pages:
+        broken.append(page.evaluate("window.broken"))
+        page.evaluate("localStorage.clear()")
+        page.close()
     assert not faults
     assert not any(broken)

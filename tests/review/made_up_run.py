@@ -213,7 +213,7 @@ def draw_photo(number: int, size: tuple[int, int]) -> bytes:
 @lru_cache(1000)
 def draw_mask(number: int, class_id: int, shift_px: int, overlay: bool) -> bytes:
     image = Image.new("P", MASK_SIZE, 0)
-    image.putpalette([0, 0, 0, *(one for colour in COLOURS for one in colour)])
+    image.putpalette([0, 0, 0, *(one for colour in COLOURS for one in colour)] + [200] * 3 * (255 - len(COLOURS)))
     draw_shape(ImageDraw.Draw(image), MASK_SIZE, number, class_id, shift_px)
     if not overlay:
         image.paste(255, (0, 0, MASK_SIZE[0], 4))
@@ -326,7 +326,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("Cache-Control", "no-store" if media_type == "application/json" else "max-age=60")
+        # Files of the page stay from test to test; what a test lets fail must not.
+        self.send_header("Cache-Control", "no-store" if self.url.path.startswith("/api/") else "max-age=600")
         self.end_headers()
         try:
             self.wfile.write(content)

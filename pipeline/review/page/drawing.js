@@ -25,14 +25,15 @@ export function drawMask(canvas, mask, classById, { only, opacity, outline }) {
   const values = only === null ? mask.values : mask.values.map((value) => (value === only ? value : 0));
   for (let place = 0; place < values.length; place += 1) {
     const value = values[place];
-    if (value === IGNORED && !colours[value]) fillColour(image.data, 4 * place, [235, 235, 235], hatch(place, width, alpha));
-    else if (value && colours[value]) fillColour(image.data, 4 * place, colours[value], alpha);
+    if (!value) continue;
+    if (colours[value]) fillColour(image.data, 4 * place, colours[value], alpha);
+    else fillColour(image.data, 4 * place, [235, 235, 235], hatch(place, width, alpha));
   }
   if (outline) drawOutlines(image.data, values, width, height, colours);
   context.putImageData(image, 0, 0);
 }
 
-/** Undecided pixels are hatched: a colour would pass for a class. */
+/** Undecided pixels, and values of no class of the run, are hatched: a colour would pass for a class. */
 const hatch = (place, width, alpha) => (((place % width) + Math.floor(place / width)) % 8 < 2 ? alpha : 0);
 
 function drawOutlines(pixels, values, width, height, colours) {
