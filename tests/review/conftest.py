@@ -66,8 +66,9 @@ def open_page(context: Any, server: Server) -> Iterator[Callable[..., Any]]:
         gate.set()
     broken = []
     for page in pages:
-        broken.append(page.evaluate("window.broken"))
-        page.evaluate("localStorage.clear()")
+        if page.url.startswith("http"):
+            broken.append(page.evaluate("window.broken"))
+            page.evaluate("localStorage.clear()")
         page.close()
     assert not faults
     assert not any(broken)

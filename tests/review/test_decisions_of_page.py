@@ -200,7 +200,7 @@ def test_what_the_server_refuses_is_shown_kept_and_can_be_discarded(open_page: C
     refused = page.locator('#saving[data-state="refused"]')
     refused.get_by_text("1 not saved: wrong token; open the page again by the address").wait_for()
     page.get_by_role("button", name="Discard").click()
-    page.locator('#saving[data-state="idle"]').wait_for()
+    page.locator('#saving[data-state="idle"]').wait_for(state="attached")
     assert page.locator("#session").text_content() == "0 decided in this session"
     assert page.locator(".verdict:not([hidden])").count() == 0
     assert run.posts == []
@@ -212,7 +212,7 @@ def test_deciding_within_a_filter_of_decisions_skips_no_row(open_page: Callable[
     run = MadeUpRun(num_rows=420)
     if first == "accept":
         run.decisions = {run.row(n)["id"]: {"decision": "accept"} for n in range(420)}
-    page = open_page(run, f"#decision={first}")
+    page = open_page(run, f"#decision={first}", width=1900, height=1300)
     wait_for_total(page, 420)
     for key in "rrdrdrrrdd":
         page.keyboard.press(key)
@@ -222,7 +222,7 @@ def test_deciding_within_a_filter_of_decisions_skips_no_row(open_page: Callable[
     saved(page)
     seen = dict(list_shown(page))
     while 420 not in seen:
-        page.evaluate("document.getElementById('list').scrollTop += 500")
+        page.evaluate("document.getElementById('list').scrollTop += 1000")
         page.wait_for_timeout(110)
         seen |= list_shown(page)
     assert seen == {place: plain(expected_key(run, place)) for place in range(1, 421)}

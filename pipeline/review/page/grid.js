@@ -44,6 +44,7 @@ export class Grid {
     const width = this.list.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
     const least = width < 500 ? MIN_PHONE_TILE_PX : MIN_TILE_PX;
     const top = this.lineHeight ? Math.floor(this.top / this.lineHeight) * this.columns : 0;
+    this.pad = parseFloat(style.paddingTop);
     this.columns = Math.max(1, Math.floor((width + GAP_PX) / (least + GAP_PX)));
     this.tileWidth = Math.floor((width - GAP_PX * (this.columns - 1)) / this.columns);
     this.tileHeight = Math.round(this.tileWidth * 0.75) + FOOT_PX;
@@ -66,18 +67,18 @@ export class Grid {
   }
 
   get maxTop() {
-    return Math.max(0, this.height - this.list.clientHeight);
+    return Math.max(0, this.height + 2 * this.pad - this.list.clientHeight);
   }
 
   /** Where the scroll bar should stand for a place in the whole list. */
   barFor(top) {
-    const range = Math.max(0, this.scrolled - this.list.clientHeight);
+    const range = Math.max(0, this.scrolled + 2 * this.pad - this.list.clientHeight);
     return this.maxTop ? Math.round((top / this.maxTop) * range) : 0;
   }
 
   onScroll() {
     const bar = this.list.scrollTop;
-    const range = Math.max(1, this.grid.offsetHeight - this.list.clientHeight);
+    const range = Math.max(1, this.list.scrollHeight - this.list.clientHeight);
     if (this.height > this.scrolled && Math.abs(bar - this.lastTop) > 2 * this.list.clientHeight) {
       this.shift = (bar / range) * this.maxTop - bar; // The bar was dragged: its place is a share of the list.
     }
@@ -105,8 +106,8 @@ export class Grid {
 
   /** The places that are visible, with a line around them. */
   visible() {
-    const first = Math.floor(this.top / this.lineHeight) - OVERSCAN_LINES;
-    const end = Math.ceil((this.top + this.list.clientHeight) / this.lineHeight) + OVERSCAN_LINES;
+    const first = Math.floor((this.top - this.pad) / this.lineHeight) - OVERSCAN_LINES;
+    const end = Math.ceil((this.top - this.pad + this.list.clientHeight) / this.lineHeight) + OVERSCAN_LINES;
     const total = this.rows?.total ?? 0;
     return [Math.max(0, first * this.columns), Math.min(total, Math.max(0, end) * this.columns)];
   }
@@ -159,7 +160,7 @@ export class Grid {
     if (!total) return;
     this.current = Math.min(Math.max(0, place), total - 1);
     const lineTop = Math.floor(this.current / this.columns) * this.lineHeight;
-    const lowest = lineTop + this.tileHeight - this.list.clientHeight + GAP_PX;
+    const lowest = lineTop + this.tileHeight + 2 * this.pad - this.list.clientHeight;
     if (this.top > lineTop) this.scrollTo(lineTop);
     else if (this.top < lowest) this.scrollTo(lowest);
     this.render(true);

@@ -67,6 +67,7 @@ function gridKeys(page) {
     j: () => grid.move(1), k: () => grid.move(-1),
     PageUp: () => grid.move(-grid.pageRows), PageDown: () => grid.move(grid.pageRows),
     Home: () => grid.select(0), End: () => grid.select(Infinity),
+    Enter: () => page.open(grid.current),
     "/": () => byId("search").focus(), f: () => page.openFilters(),
   };
 }
@@ -81,6 +82,7 @@ export function startKeys(page) {
       if (event.key === "Escape" && event.target.id === "search") page.grid.select(page.grid.current);
       return;
     }
+    if (event.key === "Enter" && event.target.closest("button, a, dialog")) return; // It acts by itself.
     if (isTaken(event) || byId("picker").open || byId("help").open) return;
     const act = (page.viewer.isOpen ? ofViewer : ofGrid)[event.key] ?? everywhere(page, event);
     if (!act) return;
