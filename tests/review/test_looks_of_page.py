@@ -51,8 +51,9 @@ def test_hostile_texts_break_no_layout_at_any_width(open_page: Callable[..., Any
     assert all("\n" not in key and "\u202e" not in key for key in keys)
     for number in (3, 13, 23, 43, 53, 63):  # Keys of every hostile kind that is long, turned or marked up.
         page.evaluate("hash => location.assign(hash)", address_of(run, number))
-        page.locator("#facts").get_by_text("Where it is from").wait_for()
-        page.wait_for_function("id => document.querySelector('#facts .datum:last-child') !== null", arg=number)
+        page.wait_for_function(
+            "row => [...document.querySelectorAll('#facts .whole')].some(one => one.textContent === row)", arg=str(number)
+        )
         assert page.evaluate(OVERFLOWS) == [], number
     page.keyboard.press("c")
     page.keyboard.press("m")
@@ -173,7 +174,7 @@ def test_arrow_keys_walk_the_list_and_enter_opens(open_page: Callable[..., Any])
     box = page.evaluate("document.activeElement.getBoundingClientRect().toJSON()")
     assert 0 < box["top"] < box["bottom"] <= 800
     page.keyboard.press("Home")
-    page.wait_for_function("document.activeElement.closest('.tile').querySelector('.tile-key').textContent !== ''")
+    page.wait_for_function("() => document.activeElement.closest('.tile').querySelector('.tile-key').textContent !== ''")
     page.keyboard.press("Enter")
     page.locator("#viewer-place").get_by_text("1 of 3,000").wait_for()
 
