@@ -45,6 +45,8 @@ class MadeUpRun:
     has_truth: bool = True
     indexed: tuple[int, int] = (4, 4)
     """Shards that are read, of all."""
+    photo_size: tuple[int, int] = (64, 48)
+    """Pixels of drawn photos, thumbnails and full ones: few, for tests are many."""
     token: str = "made-up-token"
     decisions: dict[str, dict[str, Any]] = field(default_factory=dict)
     posts: list[dict[str, Any]] = field(default_factory=list)
@@ -291,8 +293,7 @@ class Handler(BaseHTTPRequestHandler):
         if run.is_rejected(number) or (kind == "mask" and int(self.query["run"]) >= run.num_runs):
             raise FileNotFoundError(f"image: {HOSTILE[1]}")
         if kind == "image":
-            size = SIZE if "size" in self.query else (SIZE[0] * 2, SIZE[1] * 2)
-            self.send(200, draw_photo(number, size), "image/jpeg")
+            self.send(200, draw_photo(number, run.photo_size), "image/jpeg")
         elif kind == "maps":
             self.send(200, draw_map(), "image/png")
         else:

@@ -172,7 +172,7 @@ def test_arrow_keys_walk_the_list_and_enter_opens(open_page: Callable[..., Any])
     page.keyboard.press("End")
     assert page.evaluate(place) == 3000
     box = page.evaluate("document.activeElement.getBoundingClientRect().toJSON()")
-    assert 0 < box["top"] < box["bottom"] <= 800
+    assert 0 < box["top"] < box["bottom"] <= 640
     page.keyboard.press("Home")
     page.wait_for_function("() => document.activeElement.closest('.tile').querySelector('.tile-key').textContent !== ''")
     page.keyboard.press("Enter")
