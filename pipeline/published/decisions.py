@@ -74,7 +74,8 @@ class RowId(NamedTuple):
     """A row of a run: the same key may stand in several shards."""
 
     shard: str
-    index: int
+    place: int
+    """Index of the row in its shard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

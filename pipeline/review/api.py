@@ -217,7 +217,7 @@ class ReviewApi:
         self._log.add(
             Decision(
                 shard=place.shard,
-                index=place.index,
+                index=place.place,
                 key=row.key,
                 decision=verdict,
                 classes=classes,
@@ -241,7 +241,7 @@ class ReviewApi:
             raise NotThereError(f"there is no run {number}; there are {len(self._rows)}")
         rows = self._rows[number]
         try:
-            return rows.read(rows.numbers[place.shard], place.index, *column_groups)
+            return rows.read(rows.numbers[place.shard], place.place, *column_groups)
         except KeyError as error:
             raise NotThereError(f"run '{rows.run.uri}' has no row '{row_id}'") from error
 
@@ -297,7 +297,7 @@ class ReviewApi:
 
     def _mark(self, table: RowTable, place: RowId) -> None:
         number = self._rows[0].numbers.get(place.shard)
-        row = None if number is None else table.find_number(number, place.index)
+        row = None if number is None else table.find_number(number, place.place)
         if row is not None:
             found = self._log.get(place)
             self._decided[row] = -1 if found is None else ANSWERS.index(found.decision)
@@ -307,7 +307,7 @@ def parse_row_id(text: str) -> RowId:
     """Parse the id of a row.
 
     >>> parse_row_id("photos-0/12")
-    RowId(shard='photos-0', index=12)
+    RowId(shard='photos-0', place=12)
 
     Raises:
         NotThereError: It is not an id.

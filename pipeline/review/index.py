@@ -6,7 +6,7 @@ Some 60 bytes a row beside its key. Masks, maps and images stay where they are.
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -100,8 +100,7 @@ class RowIndex:
         self.run = run
         self.failures: list[str] = []
         """Shards that could not be read, in words."""
-        self._tables = [_join([])]
-        self._num_waiting = 0
+        self._tables = [replace(_convert(_empty()), starts=np.zeros(1, np.int64))]
         self._lock = threading.Lock()
         self._is_stopped = False
 
@@ -161,10 +160,11 @@ def _require_places(table: pa.Table, uri: str) -> pa.Table:
 
 def _convert(table: pa.Table) -> RowTable:
     """Convert the columns of one shard."""
+    table = table.combine_chunks()
     return RowTable(
         starts=np.array([0, table.num_rows], np.int64),
-        keys=table["key"].combine_chunks() if table.num_rows else pa.chunked_array([], pa.string()),
-        errors=table["error"].combine_chunks() if table.num_rows else pa.chunked_array([], pa.string()),
+        keys=table["key"],
+        errors=table["error"],
         status=_find_places(table["status"], STATUSES),
         reason=_find_places(table["reason"], REASONS),
         quality=_fill(table["quality"], np.nan).astype(np.float32),
@@ -194,28 +194,32 @@ def _flatten(column: pa.ChunkedArray) -> ClassIds:
 
 
 def _join(tables: Sequence[RowTable]) -> RowTable:
-    """Join the rows of tables; none are an empty table without a shard."""
-    if not tables:
-        return RowTable(**_as_fields(_convert(_empty())) | {"starts": np.zeros(1, np.int64)})
+    """Join the rows of tables."""
     offsets = np.cumsum([0, *(table.num_rows for table in tables)])
     starts = [table.starts[:-1] + offset for table, offset in zip(tables, offsets, strict=False)]
-    joined = {
-        name: np.concatenate([getattr(table, name) for table in tables])
-        for name in ("status", "reason", "quality", "width", "height", "orientation")
-    }
-    for name in ("class_ids", "suggested", "doubtful"):
+
+    def join(name: str) -> Shaped[np.ndarray, " rows"]:
+        return np.concatenate([getattr(table, name) for table in tables])
+
+    def join_ids(name: str) -> ClassIds:
         lists: list[ClassIds] = [getattr(table, name) for table in tables]
         rows = [one.rows + np.int32(offset) for one, offset in zip(lists, offsets, strict=False)]
-        joined[name] = ClassIds(np.concatenate(rows), np.concatenate([one.ids for one in lists]))
-    for name in ("keys", "errors"):
-        chunks = [chunk for table in tables for chunk in _list_chunks(getattr(table, name))]
-        joined[name] = pa.chunked_array(chunks, pa.string())
-    return RowTable(starts=np.concatenate([*starts, offsets[-1:]]), **joined)
+        return ClassIds(np.concatenate(rows), np.concatenate([one.ids for one in lists]))
 
+    def join_texts(name: str) -> pa.ChunkedArray:
+        return pa.chunked_array([chunk for table in tables for chunk in getattr(table, name).chunks], pa.string())
 
-def _as_fields(table: RowTable) -> dict[str, object]:
-    return {name: getattr(table, name) for name in RowTable.__slots__}
-
-
-def _list_chunks(column: pa.ChunkedArray | pa.Array) -> list[pa.Array]:
-    return list(column.chunks) if isinstance(column, pa.ChunkedArray) else [column]
+    return RowTable(
+        starts=np.concatenate([*starts, offsets[-1:]]),
+        keys=join_texts("keys"),
+        errors=join_texts("errors"),
+        status=join("status"),
+        reason=join("reason"),
+        quality=join("quality"),
+        width=join("width"),
+        height=join("height"),
+        orientation=join("orientation"),
+        class_ids=join_ids("class_ids"),
+        suggested=join_ids("suggested"),
+        doubtful=join_ids("doubtful"),
+    )

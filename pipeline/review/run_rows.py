@@ -71,8 +71,10 @@ class RunRows:
             # Read alone: readers of several requests do not wait for each other.
             return ImageReader(self.run, known).read(row)
         with self._lock:
-            lock, reader = self._readers.pop(shard, None) or (threading.Lock(), ImageReader(self.run, known))
-            self._readers[shard] = lock, reader
+            if shard not in self._readers:
+                self._readers[shard] = threading.Lock(), ImageReader(self.run, known)
+            self._readers.move_to_end(shard)
+            lock, reader = self._readers[shard]
             while len(self._readers) > MAX_READERS:
                 self._readers.popitem(last=False)
         with lock:
