@@ -177,7 +177,7 @@ def _convert(table: pa.Table) -> RowTable:
     )
 
 
-def _fill(column: pa.ChunkedArray, value: float) -> Shaped[np.ndarray, " rows"]:
+def _fill(column: pa.ChunkedArray, value: int | float) -> Shaped[np.ndarray, " rows"]:
     filled: np.ndarray = pc.fill_null(column, value).to_numpy()
     return filled
 

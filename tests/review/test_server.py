@@ -137,7 +137,7 @@ def test_maps_are_shown_for_the_classes_that_have_one(client: Client) -> None:
         ("/api/mask/turned%2F0?run=2", 404),
         ("/api/mask/hostile%2F9?run=0", 404),
         ("/api/truth/kinds%2F0", 404),
-        ("/api/image/hostile%2F9?size=32", 502),
+        ("/api/image/hostile%2F9?size=32", 422),
         ("/api/image/turned%2F0?size=1", 400),
         ("/api/image/turned%2F0?size=9999", 400),
         ("/api/rows?limit=501", 400),
