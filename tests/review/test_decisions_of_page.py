@@ -36,7 +36,7 @@ def test_keys_in_the_list_decide_the_current_image_and_go_on(open_page: Callable
         id_at(run, place): decision for place, decision in enumerate(KEYS.values())
     }
     assert page.locator("#session").text_content() == "3 decided in this session✓ 1✕ 1✎ 1"
-    signs = page.locator('.tile .verdict:not([hidden])').all_text_contents()
+    signs = page.locator(".tile .verdict:not([hidden])").all_text_contents()
     assert sorted(signs) == ["✎", "✓", "✕"]
     assert page.evaluate("document.activeElement.closest('.tile').getAttribute('aria-posinset')") == "4"
     assert "decided: accept" in page.locator('.tile[aria-posinset="1"] .tile-button').get_attribute("aria-label")
@@ -56,7 +56,10 @@ def test_buttons_in_an_image_decide_and_go_on_with_a_note(open_page: Callable[..
     page.locator("#decide").get_by_role("button", name="Accept").click()
     page.locator("#viewer-place").get_by_text("3 of").wait_for()
     saved(page)
-    assert [(post["decision"], post["note"]) for post in run.posts] == [("refuse", "ear <b>cut</b> off"), ("accept", "")]
+    assert [(post["decision"], post["note"]) for post in run.posts] == [
+        ("refuse", "ear <b>cut</b> off"),
+        ("accept", ""),
+    ]
     page.keyboard.press("k")
     page.keyboard.press("k")
     page.locator("#facts .decided").get_by_text("Decided: refuse").wait_for()

@@ -46,7 +46,8 @@ def wait_for_pixel(page: Any, selector: str, place: tuple[float, float], wanted:
 def is_colour(class_id: int, alpha: int | None = None) -> str:
     # The canvas keeps colours multiplied by their alpha: they come back rounded.
     near = " && ".join(
-        f"Math.abs({name} - {value}) < 4" for name, value in zip(("red", "green", "blue"), COLOURS[class_id - 1], strict=True)
+        f"Math.abs({name} - {value}) < 4"
+        for name, value in zip(("red", "green", "blue"), COLOURS[class_id - 1], strict=True)
     )
     return f"{near} && {'alpha > 0' if alpha is None else f'Math.abs(alpha - {alpha}) < 3'}"
 
@@ -108,13 +109,17 @@ def test_halo_of_outlines_is_light_and_undecided_pixels_are_hatched(opened: tupl
     white = sum(num for colour, num in colours.items() if colour.startswith("255,255,255,"))
     assert white > 200
     wait_for_pixel(page, LEFT, (0.5, 0.001), "true")
-    row = page.evaluate("[...document.querySelector('.layer').getContext('2d').getImageData(0, 2, 80, 1).data].filter((_, at) => at % 4 === 3)")
+    row = page.evaluate(
+        "[...document.querySelector('.layer').getContext('2d').getImageData(0, 2, 80, 1).data].filter((_, at) => at % 4 === 3)"
+    )
     assert 0 < sum(alpha > 0 for alpha in row) < len(row) / 2
 
 
 def test_one_class_at_a_time_is_told_apart_by_id_where_colours_are_alike(open_page: Callable[..., Any]) -> None:
     run = MadeUpRun()
-    number = next(n for n in range(run.num_rows) if n % 7 == 0 and n % 2 and not run.is_rejected(n) and run.class_ids(n) == [2, 7])
+    number = next(
+        n for n in range(run.num_rows) if n % 7 == 0 and n % 2 and not run.is_rejected(n) and run.class_ids(n) == [2, 7]
+    )
     page = open_page(run, address_of(run, number))
     assert COLOURS[1] == COLOURS[6]
     wait_for_pixel(page, LEFT, inside(number), is_colour(2))
@@ -203,7 +208,9 @@ def test_zoom_and_pan_keep_the_image_on_the_stage_and_layers_on_the_photo(opened
     x, y = whole["x"] + whole["width"] * 0.25, whole["y"] + whole["height"] * 0.25
     page.mouse.move(x, y)
     page.mouse.wheel(0, -400)
-    page.wait_for_function(f"() => document.querySelector('.stage-photo').getBoundingClientRect().width > {1.5 * whole['width']}")
+    page.wait_for_function(
+        f"() => document.querySelector('.stage-photo').getBoundingClientRect().width > {1.5 * whole['width']}"
+    )
     near = box()
     assert (x - near["x"]) / near["width"] == pytest.approx(0.25, abs=0.01), "the wheel zooms at the pointer"
     page.mouse.down()

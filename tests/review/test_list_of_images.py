@@ -42,7 +42,9 @@ def plain(key: str) -> str:
 
 
 def wait_for_total(page: Any, total: int) -> None:
-    page.wait_for_function("text => document.getElementById('total').textContent.startsWith(text + ' ')", arg=f"{total:,}")
+    page.wait_for_function(
+        "text => document.getElementById('total').textContent.startsWith(text + ' ')", arg=f"{total:,}"
+    )
 
 
 def row_requests(run: MadeUpRun) -> list[int]:
@@ -70,7 +72,10 @@ def test_a_long_list_has_few_elements_and_shows_the_right_rows_everywhere(
     list_shown(page)
     sizes = []
     for share in (0.5, 0.2, 0.999, 1.0, 0.0):
-        page.evaluate("share => { const list = document.getElementById('list'); list.scrollTop = share * list.scrollHeight; }", share)
+        page.evaluate(
+            "share => { const list = document.getElementById('list'); list.scrollTop = share * list.scrollHeight; }",
+            share,
+        )
         page.wait_for_function(
             f"share => {{ const places = Object.entries(({SHOWN})()).filter(one => one[1][1]).map(one => Number(one[0]));"
             f"return places.length && Math.abs(Math.min(...places) / {num_rows} - share) < 0.01; }}",

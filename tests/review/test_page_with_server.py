@@ -63,7 +63,7 @@ def test_rows_chips_and_search_of_a_real_run(page: Any) -> None:
         page.locator("#search").fill(key)
         page.wait_for_function(
             "key => document.getElementById('total').textContent === '1 image' && "
-            "document.querySelector('.tile-key').textContent === key",
+            "document.querySelector('.tile-key')?.textContent === key",
             arg=plain(key),
         )
     page.locator("#search").fill("")
@@ -85,7 +85,9 @@ def test_masks_and_truth_lie_over_photos_of_every_orientation(page: Any, layer: 
         page.locator('select[title^="Layer"]').select_option("run0" if layer != "True mask" else "truth")
         page.get_by_label("Outline").uncheck()
         page.locator('#stage[data-state="ready"]').wait_for()
-        page.wait_for_function(f"() => {{ const [same, marked] = ({AGREEMENT})(); return same > 0.97 && marked > 0.1; }}")
+        page.wait_for_function(
+            f"() => {{ const [same, marked] = ({AGREEMENT})(); return same > 0.97 && marked > 0.1; }}"
+        )
 
 
 def test_photos_of_every_kind_are_shown_and_maps_too(page: Any) -> None:
