@@ -103,14 +103,16 @@ def test_halo_of_outlines_is_light_and_undecided_pixels_are_hatched(opened: tupl
     colours = page.evaluate(
         "() => { const canvas = document.querySelector('.layer'); const context = canvas.getContext('2d');"
         "const data = context.getImageData(0, 0, canvas.width, canvas.height).data; const found = {};"
-        "for (let at = 0; at < data.length; at += 4) { const key = data.slice(at, at + 4).join(); found[key] = (found[key] ?? 0) + 1; }"
+        "for (let at = 0; at < data.length; at += 4) {"
+        "const key = data.slice(at, at + 4).join(); found[key] = (found[key] ?? 0) + 1; }"
         "return found; }"
     )
     white = sum(num for colour, num in colours.items() if colour.startswith("255,255,255,"))
     assert white > 200
     wait_for_pixel(page, LEFT, (0.5, 0.001), "true")
     row = page.evaluate(
-        "[...document.querySelector('.layer').getContext('2d').getImageData(0, 2, 80, 1).data].filter((_, at) => at % 4 === 3)"
+        "[...document.querySelector('.layer').getContext('2d').getImageData(0, 2, 80, 1).data]"
+        ".filter((_, at) => at % 4 === 3)"
     )
     assert 0 < sum(alpha > 0 for alpha in row) < len(row) / 2
 
@@ -229,7 +231,7 @@ def test_zoom_and_pan_keep_the_image_on_the_stage_and_layers_on_the_photo(opened
 
 
 def test_esc_goes_back_to_the_tile_and_never_leaves_the_page(opened: tuple[Any, MadeUpRun, int]) -> None:
-    page, run, number = opened
+    page, _, _ = opened
     for _ in range(3):
         page.keyboard.press("j")
     place = int(page.locator("#viewer-place").text_content().split(" ")[0])

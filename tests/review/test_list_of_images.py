@@ -12,7 +12,8 @@ from tests.review.made_up_run import CLASSES, HOSTILE, MadeUpRun
 
 SHOWN = """() => Object.fromEntries([...document.querySelectorAll(".tile")].map(tile => {
     const [box, list] = [tile.getBoundingClientRect(), document.getElementById("list").getBoundingClientRect()];
-    const inside = box.bottom > list.top && box.top < list.bottom && box.right <= list.right + 1 && box.left >= list.left;
+    const isBeside = box.right > list.right + 1 || box.left < list.left;
+    const inside = box.bottom > list.top && box.top < list.bottom && !isBeside;
     return [tile.getAttribute("aria-posinset"), [tile.querySelector(".tile-key").textContent, inside]];
 }))"""
 """Place from 1 -> key and whether the tile is in view, of all tiles that exist."""
@@ -77,7 +78,8 @@ def test_a_long_list_has_few_elements_and_shows_the_right_rows_everywhere(
             share,
         )
         page.wait_for_function(
-            f"share => {{ const places = Object.entries(({SHOWN})()).filter(one => one[1][1]).map(one => Number(one[0]));"
+            f"share => {{ const shown = Object.entries(({SHOWN})()).filter(one => one[1][1]);"
+            "const places = shown.map(one => Number(one[0]));"
             f"return places.length && Math.abs(Math.min(...places) / {num_rows} - share) < 0.01; }}",
             arg=share,
         )

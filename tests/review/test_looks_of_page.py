@@ -10,10 +10,10 @@ from tests.review.test_image_in_full import address_of
 from tests.review.test_list_of_images import list_shown
 
 OVERFLOWS = """() => {
-    const inner = one => one.closest("dialog[open]") ?? document.body;
     const hidden = one => one.closest(".hidden, .skip, .frame, [hidden], option") || !one.checkVisibility();
     return [...document.querySelectorAll("body *")]
-        .filter(one => !hidden(one) && (one.getBoundingClientRect().right > innerWidth + 1 || one.getBoundingClientRect().left < -1))
+        .filter(one => !hidden(one))
+        .filter(one => one.getBoundingClientRect().right > innerWidth + 1 || one.getBoundingClientRect().left < -1)
         .filter(one => !document.querySelector("dialog[open]") || one.closest("dialog[open]"))
         .map(one => `${one.tagName} ${one.className} ${one.textContent}`.slice(0, 90));
 }"""
@@ -142,8 +142,12 @@ def test_every_control_has_a_name_and_a_visible_focus(open_page: Callable[..., A
     for _ in range(60):
         page.keyboard.press("Tab")
         stop = page.evaluate(
-            "() => { const one = document.activeElement; return [one.id || one.className, one.matches(':focus-visible'),"
-            "getComputedStyle(one).outlineStyle, (one.getAttribute('aria-label') || one.textContent || one.title || one.placeholder).trim()]; }"
+            """() => {
+                const one = document.activeElement;
+                const name = one.getAttribute("aria-label") || one.textContent || one.title || one.placeholder;
+                const outline = getComputedStyle(one).outlineStyle;
+                return [one.id || one.className, one.matches(":focus-visible"), outline, name.trim()];
+            }"""
         )
         if stop[0] == "skip" and stops:
             break

@@ -60,7 +60,7 @@ def test_rows_chips_and_search_of_a_real_run(page: Any) -> None:
     assert "token" not in page.url
     page.locator('.tile .picture[data-state="ready"]').first.wait_for()
     for key in HOSTILE_KEYS:
-        page.locator("#search").fill(key)
+        page.locator("#search").fill(key.partition("\n")[0])  # A field of one line takes no more.
         page.wait_for_function(
             "key => document.getElementById('total').textContent === '1 image' && "
             "document.querySelector('.tile-key')?.textContent === key",
