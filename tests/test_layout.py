@@ -37,7 +37,7 @@ FLOORS = (
     {"audit/archives", "training/data", "collections", "images/drawing", "published"},
     {"images/mapping"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
-    {"reports", "thresholds", "audit/collections", "export"},
+    {"reports", "thresholds", "audit/collections", "export", "review"},
     {"training/driver", "library", "export/formats"},
     {"export/job"},
     {"label", "remask", "train"},
@@ -67,6 +67,7 @@ WITHOUT_TORCH = {
     "export",
     "export/formats",
     "export/job",
+    "review",
 }
 WITHOUT_RAY = {
     "storage",
@@ -92,6 +93,7 @@ WITHOUT_RAY = {
     "export",
     "library",
     "export/formats",
+    "review",
 }
 WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10
