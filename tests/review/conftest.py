@@ -49,7 +49,9 @@ def open_page(context: Any, server: Server) -> Iterator[Callable[..., Any]]:
     """Open the page of a made-up run. At the end: no error in its code, nothing that its own policy forbids."""
     pages, faults = [], []
 
-    def start(run: MadeUpRun, fragment: str = "", *, width: int = 1280, height: int = 800, scheme: str = "light") -> Any:
+    def start(
+        run: MadeUpRun, fragment: str = "", *, width: int = 1000, height: int = 640, scheme: str = "light"
+    ) -> Any:
         server.run = run
         page = context.new_page()
         pages.append(page)

@@ -28,7 +28,16 @@ HOSTILE = (
     "a/b.c d+e%20f",
 )
 CLASSES = ("bird", "cat", "cow", "dog", "horse", "sheep", HOSTILE[0], HOSTILE[4])
-COLOURS = ((224, 96, 64), (46, 160, 90), (66, 120, 220), (220, 170, 40), (150, 80, 200), (20, 160, 170), (46, 160, 90), (200, 60, 130))
+COLOURS = (
+    (224, 96, 64),
+    (46, 160, 90),
+    (66, 120, 220),
+    (220, 170, 40),
+    (150, 80, 200),
+    (20, 160, 170),
+    (46, 160, 90),
+    (200, 60, 130),
+)
 """Two classes share a colour, as those of a user may."""
 DECISIONS = ("accept", "refuse", "wrong_tag", "missing_tag", "redraw")
 SIZE = (320, 240)
@@ -45,6 +54,8 @@ class MadeUpRun:
     has_truth: bool = True
     indexed: tuple[int, int] = (4, 4)
     """Shards that are read, of all."""
+    photo_size: tuple[int, int] = (64, 48)
+    """Pixels of drawn photos, thumbnails and full ones: few, for tests are many."""
     token: str = "made-up-token"
     decisions: dict[str, dict[str, Any]] = field(default_factory=dict)
     posts: list[dict[str, Any]] = field(default_factory=list)
@@ -103,7 +114,14 @@ class MadeUpRun:
 
     def full_row(self, number: int) -> dict[str, Any]:
         stats = [
-            {"class_id": one, "presence": 0.93, "presence_std": 0.02, "stability": 0.71, "area_fraction": 0.31, "components": 2}
+            {
+                "class_id": one,
+                "presence": 0.93,
+                "presence_std": 0.02,
+                "stability": 0.71,
+                "area_fraction": 0.31,
+                "components": 2,
+            }
             for one in self.row(number)["class_ids"]
         ]
         measures = {"ignore_fraction": 0.0, "background_fraction": 0.69, "margin_mean": 0.55, "entropy_mean": 0.21}
@@ -188,7 +206,9 @@ def draw_shape(draw: ImageDraw.ImageDraw, size: tuple[int, int], number: int, fi
     x, y = random.uniform(0.3, 0.6) * width + shift_px, random.uniform(0.5, 0.65) * height
     body, head = random.uniform(0.16, 0.24) * width, random.uniform(0.06, 0.1) * width
     draw.ellipse((x - body, y - body * 0.6, x + body, y + body * 0.6), fill=fill)
-    draw.ellipse((x + body * 0.6 - head, y - body * 0.6 - head, x + body * 0.6 + head, y - body * 0.6 + head), fill=fill)
+    draw.ellipse(
+        (x + body * 0.6 - head, y - body * 0.6 - head, x + body * 0.6 + head, y - body * 0.6 + head), fill=fill
+    )
 
 
 @lru_cache(1000)
@@ -278,7 +298,11 @@ class Handler(BaseHTTPRequestHandler):
         elif parts[0] == "static":
             self.send_page(parts[1])
         elif parts[1] in ("run", "rows", "facets"):
-            makers = {"run": run.describe, "rows": lambda: run.rows(self.query), "facets": lambda: run.facets(self.query)}
+            makers = {
+                "run": run.describe,
+                "rows": lambda: run.rows(self.query),
+                "facets": lambda: run.facets(self.query),
+            }
             self.send(200, json.dumps(makers[parts[1]]()).encode())
         elif parts[1] == "row":
             self.send(200, json.dumps(run.full_row(run.number_of(parts[2]))).encode())
@@ -291,8 +315,7 @@ class Handler(BaseHTTPRequestHandler):
         if run.is_rejected(number) or (kind == "mask" and int(self.query["run"]) >= run.num_runs):
             raise FileNotFoundError(f"image: {HOSTILE[1]}")
         if kind == "image":
-            size = SIZE if "size" in self.query else (SIZE[0] * 2, SIZE[1] * 2)
-            self.send(200, draw_photo(number, size), "image/jpeg")
+            self.send(200, draw_photo(number, run.photo_size), "image/jpeg")
         elif kind == "maps":
             self.send(200, draw_map(), "image/png")
         else:

@@ -7,7 +7,9 @@ import pytest
 from pipeline.review.page_files import PAGE_HEADERS, list_page_files, read_page_file
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../page_files.py", "page_files.py", "/etc/passwd", "index.html/", "x\0"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../page_files.py", "page_files.py", "/etc/passwd", "index.html/", "x\0"]
+)
 def test_a_name_that_is_no_file_of_the_page_is_refused(name: str) -> None:
     with pytest.raises(KeyError):
         read_page_file(name)
@@ -32,7 +34,9 @@ def test_the_page_holds_no_script_style_or_handler_that_its_policy_forbids() -> 
 def test_modules_turn_no_text_into_html_and_name_no_other_server() -> None:
     for name in list_page_files():
         text = read_page_file(name).content.decode()
-        assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text) == [], name
+        assert (
+            re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text) == []
+        ), name
         assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text) == [], name
 
 

@@ -1,6 +1,6 @@
 // The choice of classes for "wrong tag" and "missing tag": by typing, by number, by arrow keys.
 
-import { build, byId, css, foreign, printable } from "./text.js";
+import { build, byId, css, foreign } from "./text.js";
 
 const MAX_SHOWN = 60;
 
@@ -18,7 +18,13 @@ export function pickClasses(title, classes, noneText) {
     const done = build("button", { type: "submit", className: "primary" });
     const back = build("button", { type: "button", textContent: "Back (Esc)" });
     const form = build("form", {}, build("h2", { id: "picker-title" }, title), search, list, more, build("div", { className: "picker-foot" }, back, done));
-    let answer = null;
+    let isDone = false;
+    const finish = (answer) => {
+      if (isDone) return;
+      isDone = true;
+      if (dialog.open) dialog.close();
+      resolve(answer);
+    };
 
     const show = () => {
       const wanted = search.value.trim().toLocaleLowerCase();
@@ -63,11 +69,15 @@ export function pickClasses(title, classes, noneText) {
     });
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      answer = classes.map((one) => one.name).filter((name) => chosen.has(name));
-      dialog.close();
+      finish(classes.map((one) => one.name).filter((name) => chosen.has(name)));
     });
-    back.addEventListener("click", () => dialog.close());
-    dialog.addEventListener("close", () => resolve(answer), { once: true });
+    back.addEventListener("click", () => finish(null));
+    dialog.oncancel = (event) => {
+      event.preventDefault();
+      finish(null);
+    };
+    // The event of closing comes later: the next question may be open by then.
+    dialog.onclose = () => !dialog.open && finish(null);
     dialog.replaceChildren(form);
     show();
     dialog.showModal();
@@ -90,5 +100,3 @@ export function classesFor(decision, row, run) {
   const offered = others.map((one) => ({ ...one, hint: suggested.has(one.id) ? "the model sees it" : "" }));
   return offered.sort((one, two) => Number(Boolean(two.hint)) - Number(Boolean(one.hint)));
 }
-
-export const askedText = (key) => `“${printable(key).slice(0, 60)}”`;
