@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.published.decisions import Decision, RowId, Verdict, read_decisions
-from pipeline.review import decision_log
+from pipeline.published.decisions import Decision, RowId, Verdict, read_all_decisions, read_decisions
 from pipeline.review.decision_log import DecisionLog
 from pipeline.run.records import InputShard
 from pipeline.run.run_file import read_run
@@ -69,10 +68,9 @@ def test_each_decision_is_stored_at_once_and_merged_at_the_end(folder_uri: str) 
     assert list_files(run_uri) == ["s1-first-000003.parquet"]
 
 
-def test_many_decisions_stay_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decision_log, "MAX_SMALL_FILES", 4)
+def test_many_decisions_stay_few_files(tmp_path: Path) -> None:
     run_uri = publish(str(tmp_path))
-    log = open_log(run_uri)
+    log = DecisionLog(run_uri, _fingerprint(run_uri), "ada", "s1", lambda: NOON, max_small_files=4)
     for place in range(10):
         decide(log, run_uri, place)
         assert len(list_files(run_uri)) <= 4
@@ -104,7 +102,7 @@ def test_killed_reviewers_lose_nothing_that_was_answered(tmp_path: Path) -> None
     writers = [context.Process(target=decide_for_ever, args=(run_uri, name, said)) for name in ("ada", "bob")]
     for writer in writers:
         writer.start()
-    answered = set()
+    answered: set[tuple[str, int]] = set()
     while not all(sum(name == who for who, _ in answered) >= 20 for name in ("ada", "bob")):
         answered.add(said.get(timeout=60))
     for writer in writers:
@@ -112,7 +110,7 @@ def test_killed_reviewers_lose_nothing_that_was_answered(tmp_path: Path) -> None
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
     # Read as it lies there, and by the next session.
-    stored = {(one.reviewer, one.index) for one in decision_log.read_all_decisions(run_uri, _fingerprint(run_uri))}
+    stored = {(one.reviewer, one.index) for one in read_all_decisions(run_uri, _fingerprint(run_uri))}
     assert stored >= answered
     assert open_log(run_uri, "ada", "next").decisions == read_decisions(run_uri)
 
