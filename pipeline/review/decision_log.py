@@ -34,7 +34,13 @@ class DecisionLog:
     """
 
     def __init__(
-        self, run_uri: str, fingerprint: str, reviewer: str, session: str, clock: Callable[[], datetime]
+        self,
+        run_uri: str,
+        fingerprint: str,
+        reviewer: str,
+        session: str,
+        clock: Callable[[], datetime],
+        max_small_files: int = MAX_SMALL_FILES,
     ) -> None:
         """Read the decisions that are there.
 
@@ -44,6 +50,7 @@ class DecisionLog:
             reviewer: Name of the reviewer.
             session: A text that no other session has; it starts the names of the files.
             clock: The time now, with its zone.
+            max_small_files: Files of one decision before they are merged.
 
         Raises:
             ValueError: The name of the reviewer cannot be used.
@@ -55,6 +62,7 @@ class DecisionLog:
         self._session = session
         self._folder_uri = locate_reviewer(run_uri, reviewer)
         self.clock = clock
+        self._max_small_files = max_small_files
         everything = read_all_decisions(run_uri, fingerprint)
         self._latest = dict(choose_latest(everything))
         self._times: dict[RowId, datetime] = {}
@@ -103,7 +111,7 @@ class DecisionLog:
                 self._latest.pop(decision.row_id, None)
             else:
                 self._latest[decision.row_id] = decision
-            if len(self._small_uris) >= MAX_SMALL_FILES:
+            if len(self._small_uris) >= self._max_small_files:
                 self._merge()
             return decision
 

@@ -97,7 +97,7 @@ class Client(NamedTuple):
     server: ReviewServer
 
     def ask(self, path: str, method: str = "GET", body: Any = None, **headers: str) -> Reply:
-        connection = http.client.HTTPConnection(*self.server.server_address[:2], timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.server_address[1], timeout=30)
         sent = {"X-Tagmask-Token": TOKEN} | {name.replace("_", "-"): text for name, text in headers.items()}
         content = None if body is None else body if isinstance(body, bytes) else json.dumps(body)
         if body is not None:
