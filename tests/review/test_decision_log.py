@@ -104,7 +104,7 @@ def test_killed_reviewers_lose_nothing_that_was_answered(tmp_path: Path) -> None
         writer.start()
     answered: set[tuple[str, int]] = set()
     while not all(sum(name == who for who, _ in answered) >= 20 for name in ("ada", "bob")):
-        answered.add(said.get(timeout=60))
+        answered.add(said.get(timeout=120))
     for writer in writers:
         assert writer.pid is not None
         os.kill(writer.pid, signal.SIGKILL)
