@@ -212,11 +212,11 @@ def test_what_the_server_refuses_is_shown_kept_and_can_be_discarded(open_page: C
 @pytest.mark.parametrize("first", ["none", "accept"])
 def test_deciding_within_a_filter_of_decisions_skips_no_row(open_page: Callable[..., Any], first: str) -> None:
     """The server's list gets shorter with each decision, while the rows stay at their places in the page."""
-    run = MadeUpRun(num_rows=240)
+    run = MadeUpRun(num_rows=130)
     if first == "accept":
-        run.decisions = {run.row(n)["id"]: {"decision": "accept"} for n in range(240)}
-    page = open_page(run, f"#decision={first}", width=1900, height=1300)
-    wait_for_total(page, 240)
+        run.decisions = {run.row(n)["id"]: {"decision": "accept"} for n in range(130)}
+    page = open_page(run, f"#decision={first}", width=1300, height=900)
+    wait_for_total(page, 130)
     for key in "rrdrdrrrdd":
         page.keyboard.press(key)
     saved(page)
@@ -224,11 +224,11 @@ def test_deciding_within_a_filter_of_decisions_skips_no_row(open_page: Callable[
         page.keyboard.press("u")
     saved(page)
     seen = dict(list_shown(page))
-    while 240 not in seen:
-        page.evaluate("document.getElementById('list').scrollTop += 1000")
+    while 130 not in seen:
+        page.evaluate("document.getElementById('list').scrollTop += 700")
         seen |= list_shown(page)  # Less than a screen further: no row is missed.
-    assert seen == {place: plain(expected_key(run, place)) for place in range(1, 241)}
-    assert page.locator("#total").text_content() == "240 images"
+    assert seen == {place: plain(expected_key(run, place)) for place in range(1, 131)}
+    assert page.locator("#total").text_content() == "130 images"
 
 
 def test_stepping_beyond_the_loaded_rows_waits_for_them(open_page: Callable[..., Any]) -> None:

@@ -236,13 +236,13 @@ CHIPS = {
 
 
 def test_chips_choose_their_rows_and_the_button_back_shows_all(open_page: Callable[..., Any]) -> None:
-    run = MadeUpRun(num_rows=700)
+    run = MadeUpRun(num_rows=300)
     run.decisions["shard-0/5"] = {"decision": "accept"}
     page = open_page(run)
-    wait_for_total(page, 700)
+    wait_for_total(page, 300)
     for label, filters in CHIPS.items():
         chosen = run.choose(filters, "quality")
-        assert 0 < len(chosen) < 700
+        assert 0 < len(chosen) < 300
         chip = page.locator("#filters .chip").filter(has=page.get_by_text(label, exact=True))
         chip.locator(".chip-count").get_by_text(str(len(chosen)), exact=True).wait_for()
         chip.click()
@@ -250,7 +250,7 @@ def test_chips_choose_their_rows_and_the_button_back_shows_all(open_page: Callab
         assert page.locator('#filters .chip[aria-pressed="true"]').count() == 1
         assert list_shown(page)[1] == plain(run.key(int(chosen[0])))
         page.go_back()
-        wait_for_total(page, 700)
+        wait_for_total(page, 300)
 
 
 def test_an_address_leads_to_the_same_rows(open_page: Callable[..., Any]) -> None:
@@ -265,9 +265,9 @@ def test_an_address_leads_to_the_same_rows(open_page: Callable[..., Any]) -> Non
 
 
 def test_search_finds_keys_by_any_part(open_page: Callable[..., Any]) -> None:
-    run = MadeUpRun(num_rows=700)
+    run = MadeUpRun(num_rows=300)
     page = open_page(run)
-    wait_for_total(page, 700)
+    wait_for_total(page, 300)
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "search"
     for text in ("0000012", *HOSTILE[:4], "b.c d+e%20f", "#a&b=%2F"):
@@ -279,7 +279,7 @@ def test_search_finds_keys_by_any_part(open_page: Callable[..., Any]) -> None:
     page.locator("#search").fill("no such key")
     page.get_by_text("No image passes these filters.").wait_for()
     page.get_by_role("button", name="Clear all filters").click()
-    wait_for_total(page, 700)
+    wait_for_total(page, 300)
 
 
 def test_orders_are_those_of_the_server(open_page: Callable[..., Any]) -> None:
