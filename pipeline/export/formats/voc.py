@@ -36,8 +36,8 @@ class VocFormat:
                 )
             if name == IGNORED_NAME:
                 raise ValueError(
-                    f"class '{IGNORED_NAME}' has the name of ignored pixels in format voc; rename it in the vocabulary, "
-                    "or choose another format"
+                    f"class '{IGNORED_NAME}' has the name of ignored pixels in format voc; rename it in the "
+                    "vocabulary, or choose another format"
                 )
         values = [*range(len(context.class_names)), IGNORE_LABEL]
         colours = [tuple(colour) for colour in context.palette[values].tolist()]
