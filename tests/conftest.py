@@ -11,6 +11,8 @@ from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
 pytest_plugins = ["tests.small_run", "tests.export.runs"]
+collect_ignore = ["readers"]
+"""Programs of another environment, whose packages this one lacks."""
 
 # How long an example takes says nothing on a shared machine.
 settings.register_profile("tagmask", deadline=None)
