@@ -37,7 +37,7 @@ FLOORS = (
     {"audit/archives", "training/data", "collections", "images/drawing", "published"},
     {"images/mapping"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
-    {"reports", "thresholds", "audit/collections", "export"},
+    {"reports", "thresholds", "audit/collections", "export", "local_cluster"},
     {"training/driver"},
     {"label", "remask", "train"},
 )
@@ -64,6 +64,7 @@ WITHOUT_TORCH = {
     "training",
     "published",
     "export",
+    "local_cluster",
 }
 WITHOUT_RAY = {
     "storage",
@@ -87,6 +88,7 @@ WITHOUT_RAY = {
     "audit/sources",
     "published",
     "export",
+    "local_cluster",
 }
 WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10
