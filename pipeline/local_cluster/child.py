@@ -41,6 +41,7 @@ class Child:
                 # Ctrl-C reaches the driver alone, which stops in order; and the group dies as a whole.
                 start_new_session=True,
             )
+        self.pid = self._process.pid
         self.connection: Connection = Connection(ours.detach())
         self.is_ready = False
         self.work: ShardWork | None = None

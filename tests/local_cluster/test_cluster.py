@@ -49,15 +49,16 @@ def test_killed_child_is_replaced_and_no_row_is_lost(
 ) -> None:
     killed: list[int] = []
 
+    before = list_children()
+
     class KillingCluster(LocalCluster):
         def run_chunks(self, *arguments: Any) -> Any:
             for report in super().run_chunks(*arguments):
                 yield report
                 if report is not None and len(killed) < 2:
-                    # A process with work, so that its chunk is lost in the middle.
-                    victim = next(child for child in self._children if child.work is not None)
-                    killed.append(victim._process.pid)
-                    os.kill(killed[-1], signal.SIGKILL)
+                    victim = next(iter(list_children() - before))
+                    killed.append(int(victim))
+                    os.kill(int(victim), signal.SIGKILL)
 
     summary = label_run(open_small_run(str(tmp_path)), OPTIONS, cluster=KillingCluster(1))
     assert len(killed) == 2
@@ -85,7 +86,7 @@ def test_children_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
         "workers = Tasks(find=print, arguments={}, num_cpus=1)\n"
         "child = Child(Setup(plan_read=print, workers=workers, store_outage_s=0.0))\n"
         "child.connection.recv()\n"
-        "print(child._process.pid, flush=True)\n"
+        "print(child.pid, flush=True)\n"
         "time.sleep(300)\n"
     )
     driver = subprocess.Popen(
