@@ -17,7 +17,7 @@ help:
 demo: $(VENV)/.stamp
 	$(IN_VENV) python -m jobs.demo --out demo
 
-test: $(VENV)/.stamp
+test: $(VENV)/.stamp $(VENV)/readers/.stamp
 	@# The processes that tests start compile our modules once, whatever the caller's environment says.
 	$(IN_VENV) PYTHONDONTWRITEBYTECODE= python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
@@ -41,6 +41,12 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 		|| { echo "tagmask needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(IN_VENV) python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Tools that read what is exported. Their pins conflict with ours.
+$(VENV)/readers/.stamp: tests/readers/requirements.txt | $(VENV)/.stamp
+	$(PYTHON) -m venv $(VENV)/readers
+	$(VENV)/readers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
 $(VENV)/.docs-stamp: $(VENV)/.stamp

@@ -32,7 +32,11 @@ bottom up; a folder imports only from those above it:
     audit/collections/  the index of a collection against its source
     thresholds/       thresholds of kept maps, with or without true masks
     reports/          pages and pictures; a new page goes here
+    review/           the page of `tagmask review`: its server, and what it shows; a page to send goes to reports/
     export/           published masks as data sets of other tools
+    library/          photos labelled and masks opened in Python programs, without Ray
+    export/formats/   how a data set looks; a new export format goes here
+    export/job/       the rows of an export, one task a shard, joint files at the end
     training/         what a training run is
     training/data/    shards -> training batches
     training/worker/  what each training worker runs

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
-pytest_plugins = ["tests.small_run"]
+pytest_plugins = ["tests.small_run", "tests.export.runs"]
 
 # How long an example takes says nothing on a shared machine.
 settings.register_profile("tagmask", deadline=None)

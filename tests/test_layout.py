@@ -37,8 +37,9 @@ FLOORS = (
     {"audit/archives", "training/data", "collections", "images/drawing", "published"},
     {"images/mapping"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
-    {"reports", "thresholds", "audit/collections", "export", "local_cluster"},
-    {"training/driver"},
+    {"reports", "thresholds", "audit/collections", "export", "local_cluster", "review"},
+    {"training/driver", "library", "export/formats"},
+    {"export/job"},
     {"label", "remask", "train"},
 )
 """From the ground up. A folder, or a module at the top of `pipeline/`, imports only from floors below its own."""
@@ -65,6 +66,9 @@ WITHOUT_TORCH = {
     "published",
     "export",
     "local_cluster",
+    "export/formats",
+    "export/job",
+    "review",
 }
 WITHOUT_RAY = {
     "storage",
@@ -89,6 +93,9 @@ WITHOUT_RAY = {
     "published",
     "export",
     "local_cluster",
+    "library",
+    "export/formats",
+    "review",
 }
 WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10

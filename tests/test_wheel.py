@@ -62,8 +62,9 @@ def list_sources(suffix: str) -> set[str]:
 def test_wheel_holds_every_module_template_and_type_marker_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    wanted = list_sources(".py") | list_sources(".j2") | {f"{package}/py.typed" for package in PACKAGES}
-    assert names == wanted
+    suffixes = (".py", ".j2", ".html", ".css", ".js", ".svg")
+    wanted = {name for suffix in suffixes for name in list_sources(suffix)}
+    assert names == wanted | {f"{package}/py.typed" for package in PACKAGES}
 
 
 def test_installed_modules_import_from_a_foreign_folder(installed: Path, tmp_path: Path) -> None:

@@ -8,13 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from pipeline.commit.manifests import list_manifests, open_manifest
-from pipeline.images.decode import DecodedImage, decode_image
-from pipeline.images.masks import decode_mask
-from pipeline.images.orientation import turn_upright
-from pipeline.inputs.chunks import read_chunks
-from pipeline.run.records import Chunk, InputShard, Status
-from pipeline.run.run_file import read_config, read_run
+import tagmask
 
 SIDE_PX = 224
 """Sides of the photos and masks in memory; the aspect of a photo is not kept."""
@@ -59,25 +53,12 @@ def iterate_pairs(labels_uri: str) -> Iterator[Pair]:
     """Iterate over the labelled images of a run.
 
     Raises:
-        ValueError: A shard does not hold the photo of a row any more.
+        ShardError: A shard does not hold the photo of a row any more.
     """
-    inputs = read_config(labels_uri, read_run(labels_uri)).inputs
-    for uri in list_manifests(labels_uri):
-        manifest = open_manifest(uri)
-        columns = ["key", "status", "quality", "exif_orientation", "class_ids", "mask"]
-        rows = {row["key"]: row for row in manifest.iterate_rows(columns) if row["status"] == Status.LABELLED}
-        for piece in read_chunks(InputShard(**manifest.footer["shard"]), inputs):
-            for sample in piece.samples if isinstance(piece, Chunk) else ():
-                row = rows.pop(sample.key, None)
-                if row is None or sample.image is None:
-                    continue
-                photo = decode_image(sample.image, max_pixels=inputs.max_image_pixels)
-                assert isinstance(photo, DecodedImage), "the run decoded it"
-                mask = turn_upright(decode_mask(row["mask"]["bytes"]), row["exif_orientation"])
-                ids = tuple(row["class_ids"])
-                yield Pair(sample.key, row["quality"], ids, row["exif_orientation"], photo.image_rgb, mask)
-        if rows:
-            raise ValueError(f"'{uri}': the shard lacks the photos of {len(rows)} rows, such as '{next(iter(rows))}'")
+    for image, mask, row in tagmask.open(labels_uri, columns=("quality", "class_ids")):
+        assert row.quality is not None, "rows with a mask have a quality"
+        ids = tuple(row.get("class_ids"))
+        yield Pair(row.key, row.quality, ids, row.orientation, np.asarray(image), mask)
 
 
 def read_photos(labels_uri: str) -> Photos:

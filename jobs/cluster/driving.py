@@ -42,7 +42,7 @@ def drive(
         uses_ray: Whether the steps run on the Ray that this process is connected to.
     """
     printer = ProgressPrinter()
-    watching = _watch_ray(run, printer) if uses_ray else nullcontext()
+    watching = watch_ray(lambda: _describe_loss(run, printer)) if uses_ray else nullcontext()
     try:
         with stop_on_signals(Stop(grace_s=grace_s)) as stop, watching:
             summary = run_steps(Hooks(on_progress=printer, on_warning=print_warning, stop=stop))
@@ -53,8 +53,15 @@ def drive(
 
 
 @contextmanager
-def _watch_ray(run: Run, printer: ProgressPrinter) -> Iterator[None]:
-    """Watch the head of the cluster; turn errors of Ray into a `WaveError`."""
+def watch_ray(describe_loss: Callable[[], str]) -> Iterator[None]:
+    """Watch the head of the cluster that this process is connected to.
+
+    Args:
+        describe_loss: Says what remains when the cluster is lost.
+
+    Raises:
+        WaveError: Instead of an error of Ray.
+    """
     # A run without Ray does not wait a second for its import.
     import ray.exceptions
 
@@ -62,7 +69,7 @@ def _watch_ray(run: Run, printer: ProgressPrinter) -> Iterator[None]:
     from pipeline.workers.ray_failures import describe_ray_failure
 
     try:
-        with watch_head(lambda: _describe_loss(run, printer)):
+        with watch_head(describe_loss):
             yield
     except ray.exceptions.RayError as error:
         raise WaveError(f"{describe_ray_failure(error)}; {GO_ON}") from error

@@ -1,6 +1,7 @@
 """Find thresholds: sample the kept class maps of a run, fit or choose, print how good they are, write the file."""
 
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from pipeline.evaluation.truth import open_truth
 from pipeline.evaluation.truth_frames import TruthFrame, require_known_frames
 from pipeline.kept_maps.kept_run import KeptRun, open_kept_run
 from pipeline.kept_maps.new_run import find_patch_size
+from pipeline.published.decisions import Verdict, read_decisions
 from pipeline.run.records import InputShard
 from pipeline.storage.writing import put_atomic
 from pipeline.thresholds.calibration import Calibration, describe_maps, encode_calibration
@@ -26,6 +28,10 @@ from pipeline.thresholds.samples import ImageSource, MapSample, read_samples
 
 MIN_FITTED = 10
 """Smallest number of images for a fit."""
+
+
+FAULTED = frozenset({Verdict.REFUSE, Verdict.WRONG_TAG})
+"""Decisions about rows that are left out. A mask to be drawn by hand may have good maps; a missing tag has none."""
 
 
 class Found(NamedTuple):
@@ -89,7 +95,18 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
         source = None
         if patch_size is not None:
             source = ImageSource(shard=shard, config=kept.config, patch_size=patch_size)
-        return read_samples(manifest.uri, find_truth, len(kept.vocabulary.classes), most, source, bad.append, frame)
+        return read_samples(
+            manifest.uri,
+            find_truth,
+            len(kept.vocabulary.classes),
+            most,
+            source,
+            bad.append,
+            frame,
+            left_out.get(shard.name, frozenset()),
+        )
+
+    left_out = _find_faulted(job.labels)
 
     samples: list[MapSample] = []
     with ThreadPoolExecutor(job.num_threads) as threads:
@@ -107,6 +124,18 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
         lack = "labelled image" if job.truth is None else f"labelled image with a true mask in '{job.truth}'"
         raise LabellingError(f"'{job.labels}' has no {lack}; nothing can be calibrated on it")
     return samples
+
+
+def _find_faulted(run_uri: str) -> dict[str, frozenset[int]]:
+    """Find the rows whose image or tags a reviewer refused, by shard: thresholds are not to fit them."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for row_id, decision in read_decisions(run_uri).items():
+        if decision.decision in FAULTED:
+            found[row_id.shard].add(row_id.place)
+    if found:
+        num = sum(map(len, found.values()))
+        print_lines(f"{num} rows are left out, which reviewers refused or found wrongly tagged", to_stderr=True)
+    return {shard: frozenset(places) for shard, places in found.items()}
 
 
 def choose(samples: Sequence[MapSample]) -> Found:

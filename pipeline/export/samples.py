@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -53,6 +53,7 @@ class ExportContext:
     """Identity of the export: of its run, format, options and filters."""
 
 
+@runtime_checkable
 class ExportFiles(Protocol):
     """Where a format writes. Paths are relative to the folder of the export; all writes are atomic and idempotent."""
 
@@ -63,6 +64,7 @@ class ExportFiles(Protocol):
         """Open a file for sequential writes; it appears, whole, when the context ends without an error."""
 
 
+@runtime_checkable
 class ExportFormat(Protocol):
     """A format of data sets. Objects are small, hold options alone, and travel to other processes."""
 

@@ -9,6 +9,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import IO, Any
 
 from pipeline.commit.plan import ShardWork
@@ -19,6 +20,8 @@ EXIT_TIMEOUT_S = 10.0
 """Maximum seconds until a killed process is gone."""
 LAST_LINES = 3
 """Lines of its log that the message about a dead process shows."""
+OUR_FOLDER = str(Path(__file__).parents[2])
+"""Folder of the project's packages."""
 PROGRAM = "import sys; sys.path[:] = {path!r}; from pipeline.local_cluster.worker import serve; serve({fd})"
 
 
@@ -29,8 +32,7 @@ class Child:
         """Start the process: a program of its own, because a fork would copy locks of the driver's threads."""
         ours, theirs = socket.socketpair()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (`end` closes it)
-        # Not the current folder, in which a user may have packages of the same names.
-        program = PROGRAM.format(path=[entry for entry in sys.path if entry], fd=theirs.fileno())
+        program = PROGRAM.format(path=list_import_path(), fd=theirs.fileno())
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", program],
@@ -75,3 +77,13 @@ class Child:
         self._log.close()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"process {self._process.pid} ended with {how}; {'; '.join(lines[-LAST_LINES:]) or 'it logged nothing'}"
+
+
+def list_import_path() -> list[str]:
+    """Where a child process finds packages: ours are those of the driver.
+
+    Without the current folder, in which a user may have packages of the same names; the driver may have ours from
+    there, or by a hook of an editable installation.
+    """
+    path = [entry for entry in sys.path if entry]
+    return path if OUR_FOLDER in path else [OUR_FOLDER, *path]

@@ -18,7 +18,7 @@ from pipeline.commit.names import locate_manifest
 from pipeline.errors import ManifestError
 from pipeline.images.masks import decode_mask
 from pipeline.images.orientation import ORIENTATIONS, turn_upright
-from pipeline.published.filters import RowFilter
+from pipeline.published.filters import RowFilter, SettledFilter
 from pipeline.published.run import PublishedRun
 from pipeline.run.records import Status
 
@@ -212,7 +212,7 @@ class OpenManifest:
         row_groups: Sequence[int] | None = None,
     ) -> Iterator[MaskRow]:
         """Read rows, as `iterate_rows` of this module."""
-        settled = None if row_filter is None else row_filter.settle(self._run)
+        settled = self._settle(row_filter)
         for group in range(self.num_row_groups) if row_groups is None else row_groups:
             yield from self._to_rows(self._read_group(group, settled, columns), columns)
 
@@ -220,7 +220,7 @@ class OpenManifest:
         self, group: int, row_filter: RowFilter | None = None, columns: Sequence[str] | None = None
     ) -> pa.Table:
         """Read the kept rows of one row group; columns that the manifest lacks are missing."""
-        return self._read_group(group, None if row_filter is None else row_filter.settle(self._run), columns)
+        return self._read_group(group, self._settle(row_filter), columns)
 
     def read_rows(self, group: int, columns: Sequence[str] | None = None) -> list[MaskRow]:
         """Read all rows of one row group."""
@@ -229,14 +229,17 @@ class OpenManifest:
     def count(self, group: int, row_filter: RowFilter | None = None) -> int:
         """Count the kept rows of a row group."""
         metadata = self._file.metadata.row_group(group)
-        if row_filter is None or not row_filter.columns:
+        settled = self._settle(row_filter)
+        if settled is None or not settled.columns:
             return int(metadata.num_rows)
-        settled = row_filter.settle(self._run)
         if not settled.may_keep(metadata):
             return 0
         return int(settled.select(self._read_columns(group, settled.columns)).num_rows)
 
-    def _read_group(self, group: int, row_filter: RowFilter | None, columns: Sequence[str] | None) -> pa.Table:
+    def _settle(self, row_filter: RowFilter | None) -> SettledFilter | None:
+        return None if row_filter is None else row_filter.settle(self._run)
+
+    def _read_group(self, group: int, row_filter: SettledFilter | None, columns: Sequence[str] | None) -> pa.Table:
         names = self.columns if columns is None else list(dict.fromkeys((*NAMING_COLUMNS, *columns)))
         names = [name for name in names if name in self.columns]
         if row_filter is None or not row_filter.columns:

@@ -33,7 +33,7 @@ class PublishedRun:
     @property
     def manifest_uris(self) -> tuple[str, ...]:
         """One manifest for each of `shards`, in their order."""
-        return tuple(locate_manifest(self.uri, shard.name) for shard in self.shards)
+        return tuple(map(self.locate, self.shards))
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -48,6 +48,10 @@ class PublishedRun:
     @cached_property
     def _shard_by_name(self) -> Mapping[str, InputShard]:
         return {shard.name: shard for shard in self.shards}
+
+    def locate(self, shard: InputShard) -> str:
+        """URI of the manifest of one of `shards`."""
+        return locate_manifest(self.uri, shard.name)
 
     def get_shard(self, name: str) -> InputShard:
         """The published shard of a name.

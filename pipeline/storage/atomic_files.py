@@ -66,6 +66,11 @@ class AtomicFile:
             self._temporary.replace(self._path)
             _sync_folder(self._path.parent)
 
+    def discard(self) -> None:
+        """Close the file and delete it; it never appears."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
 
 def _write_temporary(path: Path, payload: bytes) -> Path:
     """Write and sync a hidden file beside `path`."""

@@ -5,20 +5,23 @@ On a local disk a put is a hidden temporary file, synced and renamed; on an obje
 
 import random
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from pipeline.errors import NO_SPACE, BucketError, StorageError
-from pipeline.storage.atomic_files import create_file, put_file
+from pipeline.storage.atomic_files import AtomicFile, create_file, put_file
 from pipeline.storage.filesystems import is_s3, open_filesystem
 from pipeline.storage.listing import exists, list_objects
 from pipeline.storage.store_errors import describe_missing_bucket, translate_errors, translate_local_errors
 from pipeline.storage.uris import BUCKET_SCHEMES, get_local_path
 
 CREATE_ATTEMPTS = 5
+ONE_REQUEST_BYTES = 32 * 2**20
+"""Largest streamed object that is sent from memory, in one request."""
 
 
 def put_atomic(uri: str, payload: bytes) -> None:
@@ -30,6 +33,40 @@ def put_atomic(uri: str, payload: bytes) -> None:
         return
     with _explain_errors(path):
         put_file(path, payload)
+
+
+@contextmanager
+def open_atomic(uri: str) -> Iterator[BinaryIO]:
+    """Open a file or object for sequential writes; it appears, whole, when the context ends without an error.
+
+    On an object store the content waits in a temporary file of this machine.
+    """
+    path = get_local_path(uri)
+    if path is None:
+        with tempfile.NamedTemporaryFile(prefix="tagmask-") as spool:
+            yield cast(BinaryIO, spool)
+            spool.flush()
+            _send(uri, spool.name)
+        return
+    with _explain_errors(path):
+        file = AtomicFile(path)
+    try:
+        yield cast(BinaryIO, file)
+    except BaseException:
+        file.discard()
+        raise
+    with _explain_errors(path):
+        file.close()
+
+
+def _send(uri: str, local_name: str) -> None:
+    local = Path(local_name)
+    if local.stat().st_size <= ONE_REQUEST_BYTES:
+        put_atomic(uri, local.read_bytes())
+        return
+    filesystem, name = open_filesystem(uri)
+    with _explain_missing_bucket(uri):
+        filesystem.put_file(local_name, name)
 
 
 def create_if_absent(uri: str, payload: bytes) -> bool:

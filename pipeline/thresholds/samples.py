@@ -1,7 +1,7 @@
 """Samples of kept maps and truth, at a grid of pixels of each image: small enough to try many thresholds in memory."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ def read_samples(
     source: ImageSource | None = None,
     on_bad_truth: Callable[[TruthError], None] | None = None,
     frame: TruthFrame = TruthFrame.AUTO,
+    left_out: Collection[int] = (),
 ) -> list[MapSample]:
     """Sample the labelled images of a manifest.
 
@@ -71,6 +72,7 @@ def read_samples(
         on_bad_truth: Called with what is wrong with a true mask that cannot be used, whose image is left out; None:
             raised.
         frame: Of the true masks.
+        left_out: Indices of rows that are not sampled, as those with which reviewers found fault.
 
     Raises:
         ManifestError: A labelled row has no maps.
@@ -81,6 +83,7 @@ def read_samples(
     complain = _raise if on_bad_truth is None else on_bad_truth
     with stream_manifest(manifest_uri) as manifest:
         rows = [row for row in manifest.iterate_rows(_COLUMNS) if row["status"] == Status.LABELLED]
+        rows = [row for row in rows if row["index"] not in left_out]
         pairs = list(_pair_with_truth(rows, find_truth, num_classes, complain, frame))
         wanted = take_evenly([pair for pair in pairs if find_truth is None or pair[1] is not None], most)
         if source is None:

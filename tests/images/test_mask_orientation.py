@@ -18,6 +18,7 @@ from torchvision.io import ImageReadMode, decode_image
 
 from pipeline.images.masks import decode_mask, encode_mask, voc_palette
 from pipeline.images.orientation import turn_upright
+from tests.foreign_readers import run_reader
 
 CHROMIUM = Path("/usr/bin/chromium")
 MASKS = [np.arange(6, dtype=np.uint8).reshape(2, 3), np.arange(9, dtype=np.uint8).reshape(3, 3)]
@@ -85,6 +86,18 @@ def test_photo_and_mask_stay_together(read: Callable[[bytes], Any], turns: bool)
         np.testing.assert_array_equal(seen, read(encode_photo(mask, orientation)))
         upright = turn_upright(mask, orientation if turns else 1)
         np.testing.assert_array_equal(seen, PALETTE[upright])
+
+
+@pytest.mark.parametrize("turns", [True, False])
+def test_opencv_5_turns_photo_and_mask_alike(turns: bool) -> None:
+    payloads = [encode(*case) for case in CASES for encode in (lambda m, o: encode_mask(m, PALETTE, o), encode_photo)]
+    texts = [base64.b64encode(payload).decode() for payload in payloads]
+    answer = run_reader("opencv_pixels", images=texts, turns=turns)
+    assert answer["version"].startswith("5.")
+    for place, (mask, orientation) in enumerate(CASES):
+        seen, photo = (np.array(pixels, np.uint8) for pixels in answer["images"][2 * place : 2 * place + 2])
+        np.testing.assert_array_equal(seen, photo)
+        np.testing.assert_array_equal(seen, PALETTE[turn_upright(mask, orientation if turns else 1)])
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.execution.demo_photos import ALIASES, CLASSES, draw_picture, write_collection
+from jobs.execution.demo_photos import ALIASES, CLASSES, Picture, draw_picture, write_collection
 from pipeline.evaluation.truth_frames import StoredFrame, TruthFrame, place_truth
 from pipeline.images.decode import decode_image
 from pipeline.images.masks import decode_mask

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.errors import BundleError, LabellingError
 from pipeline.label import label_run
+from pipeline.local_cluster.child import list_import_path
 from pipeline.local_cluster.cluster import LocalCluster
 from pipeline.run.run_file import Run
 from tests.factories import save_small_model
@@ -65,6 +66,14 @@ def test_killed_child_is_replaced_and_no_row_is_lost(
     assert summary.num_shards_left == 0
     assert summary.counts.num_read == 10
     assert read_all(str(tmp_path)) == expected
+
+
+def test_children_find_our_packages_where_the_driver_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = [entry for entry in sys.path if entry not in ("", str(ROOT))]
+    monkeypatch.setattr(sys, "path", ["", *elsewhere])
+    assert list_import_path() == [str(ROOT), *elsewhere]
+    monkeypatch.setattr(sys, "path", [*elsewhere, str(ROOT)])
+    assert list_import_path() == [*elsewhere, str(ROOT)]
 
 
 def test_damaged_model_ends_the_run_with_its_own_error(open_small_run: Callable[..., Run], tmp_path: Path) -> None:

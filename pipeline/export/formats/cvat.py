@@ -1,0 +1,77 @@
+"""CVAT: for each shard and split a zip of images, which makes a task, and one of "segmentation mask 1.1" for it."""
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.export.formats.voc import VocFormat, describe_labels
+from pipeline.export.sample_list import identify, write_sample_list
+from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
+from pipeline.images.masks import encode_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class CvatFormat:
+    """Options of format cvat: there are none."""
+
+    def check(self, context: ExportContext) -> None:
+        """Check that labelmap.txt can hold names and colours of the classes.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        VocFormat().check(context)
+
+    def write_shard(
+        self, shard_number: int, samples: Iterable[ExportSample], files: ExportFiles, context: ExportContext
+    ) -> Iterator[Mapping[str, Any]]:
+        """Write the two zips of each split that the shard has samples of; yield the identity of each sample."""
+        with ExitStack() as stack:
+            tasks: dict[str, _Task] = {}
+            for sample in samples:
+                if sample.split not in tasks:
+                    folder = f"{sample.split}/{shard_number:06d}"
+                    tasks[sample.split] = _Task(
+                        images=_open_zip(f"{folder}/images.zip", files, stack),
+                        annotations=_open_zip(f"{folder}/annotations.zip", files, stack),
+                    )
+                task = tasks[sample.split]
+                _add(task.images, f"{sample.name}{sample.image_suffix}", sample.image)
+                payload = encode_mask(sample.mask, context.palette)
+                _add(task.annotations, f"SegmentationClass/{sample.name}.png", payload)
+                task.names.append(sample.name)
+                yield identify(sample)
+            for split, task in tasks.items():
+                _add(task.annotations, "labelmap.txt", describe_labels(context))
+                listed = "".join(f"{name}\n" for name in task.names)
+                _add(task.annotations, f"ImageSets/Segmentation/{split}.txt", listed.encode())
+
+    def finish(
+        self, entries: Callable[[], Iterator[Mapping[str, Any]]], files: ExportFiles, context: ExportContext
+    ) -> None:
+        """Write labels.json, which the raw editor of a project's labels takes, and the list of samples."""
+        labels = [
+            {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*context.palette[value].tolist()), "attributes": []}
+            for value, name in enumerate(context.class_names)
+        ]
+        files.put("labels.json", json.dumps(labels, indent=2).encode())
+        write_sample_list(entries, files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    images: zipfile.ZipFile
+    annotations: zipfile.ZipFile
+    names: list[str] = field(default_factory=list)
+
+
+def _open_zip(path: str, files: ExportFiles, stack: ExitStack) -> zipfile.ZipFile:
+    return stack.enter_context(zipfile.ZipFile(stack.enter_context(files.open(path)), "w"))
+
+
+def _add(archive: zipfile.ZipFile, name: str, payload: bytes) -> None:
+    # A member of this form has no time, so that the same samples give the same file. Images are compressed already.
+    archive.writestr(zipfile.ZipInfo(name), payload, zipfile.ZIP_STORED)

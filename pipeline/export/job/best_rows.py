@@ -1,0 +1,44 @@
+"""The better rows by quality within each set of classes, found in one pass over two small columns.
+
+One limit for all rows removes the rows of hard classes first, and a network that is trained on the rest never learns
+them (docs/measurements.md).
+"""
+
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+
+from pipeline.export.job.selection import SELECTION_COLUMNS, merge_levels, to_level
+from pipeline.published.rows import iterate_rows
+from pipeline.published.run import PublishedRun
+
+NUM_THREADS = 8
+
+Counts = dict[tuple[int, ...], Counter[int]]
+
+
+def find_levels(run: PublishedRun, fraction: float) -> dict[tuple[int, ...], int]:
+    """Find the level of quality that keeps a share of the labelled rows of each set of classes.
+
+    Rows of the level itself are kept, so that more than the share may remain.
+
+    Args:
+        run: All published shards are read.
+        fraction: Share of rows, above 0 and at most 1.
+
+    Raises:
+        ManifestError: A manifest is damaged or of another run.
+    """
+    total: Counts = defaultdict(Counter)
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        for counts in threads.map(lambda uri: _count_levels(run, uri), run.manifest_uris):
+            for ids, levels in counts.items():
+                total[ids].update(levels)
+    return merge_levels(total, fraction)
+
+
+def _count_levels(run: PublishedRun, manifest_uri: str) -> Counts:
+    counts: Counts = defaultdict(Counter)
+    for row in iterate_rows(run, manifest_uri, columns=SELECTION_COLUMNS):
+        if row.is_labelled:
+            counts[tuple(sorted(row.get("class_ids") or ()))][to_level(row.quality)] += 1
+    return counts

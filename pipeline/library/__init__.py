@@ -1,0 +1,4 @@
+"""What `import tagmask` offers to Python programs and notebooks: label photos, open published masks.
+
+No cluster and no command line belongs here.
+"""

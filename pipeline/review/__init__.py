@@ -1,0 +1,1 @@
+"""`tagmask review`: a page of a published run for people who judge masks. What draws masks anew is elsewhere."""
