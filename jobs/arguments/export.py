@@ -23,6 +23,11 @@ class Filters:
     """Names of classes, separated by commas: rows with at least one of them. Default: all."""
     keys: str | None = None
     """File with the keys of the samples to export, one a line. Default: all."""
+    reviewed: bool = False
+    """Only rows that a reviewer accepted in tagmask review."""
+    without_refused: bool = False
+    """No rows with which a reviewer found fault: refused, wrong or missing tag, to be redrawn. Others stay, reviewed
+    or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +51,7 @@ class ExportJob:
     """Print what is done and what remains, and stop. Nothing is written."""
     grace_s: float = 2.0
     """After SIGTERM or SIGINT, seconds in which commits under way may finish. Ray kills a stopped job after 3 s."""
-    formats: Annotated[Formats, tyro.conf.OmitArgPrefixes] = field(default_factory=Formats)
+    formats: Annotated[Formats, tyro.conf.arg(name="")] = field(default_factory=Formats)
     waits: Annotated[DriverOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DriverOptions)
     cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
     store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)

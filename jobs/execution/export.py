@@ -4,7 +4,7 @@ import os
 from contextlib import nullcontext
 from functools import partial
 
-from jobs.arguments.export import ExportJob
+from jobs.arguments.export import ExportJob, Filters
 from jobs.cluster.choice import share_cpus, uses_ray
 from jobs.cluster.driving import GO_ON, print_warning, stop_on_signals, watch_ray
 from jobs.cluster.settings import use_endpoint
@@ -22,6 +22,7 @@ from pipeline.export.job.finish import NothingExportedError, find_rare_classes, 
 from pipeline.export.job.identity import Export, claim_folder
 from pipeline.export.job.records import ShardCounts, list_items, plan_export
 from pipeline.export.job.selection import Selection
+from pipeline.published.decisions import Decisions, read_decisions
 from pipeline.published.filters import RowFilter
 from pipeline.published.run import PublishedRun, open_published
 from pipeline.published.splits import parse_splits
@@ -80,6 +81,9 @@ def open_export(job: ExportJob) -> Export:
         min_quality=filters.min_quality,
         best_fraction=fraction,
         levels=None if fraction is None else find_levels(run, fraction),
+        is_reviewed=filters.reviewed,
+        is_without_refused=filters.without_refused,
+        decisions=_read_decisions(run, filters),
         splits=splits,
     )
     opened = Export(
@@ -92,6 +96,17 @@ def open_export(job: ExportJob) -> Export:
     )
     chosen.check(opened.context)
     return opened
+
+
+def _read_decisions(run: PublishedRun, filters: Filters) -> Decisions:
+    """Read the decisions of reviewers, if a filter needs them."""
+    if not filters.reviewed and not filters.without_refused:
+        return Decisions()
+    decisions = read_decisions(run.uri)
+    if not decisions:
+        option = "--reviewed" if filters.reviewed else "--without-refused"
+        raise ValueError(f"{option} needs decisions, and nobody has reviewed '{run.uri}'; run tagmask review first")
+    return decisions
 
 
 def _read_keys(uri: str) -> frozenset[str]:

@@ -63,10 +63,14 @@ def make_scene(number: int) -> Scene:
     upright = np.zeros((HEIGHT, WIDTH), np.uint8)
     # No symmetry: each turn moves it.
     upright[2:10, 16 : 26 - number % 3] = 1 + number % 2
+    # Left open, as where two classes meet.
+    upright[12, 3:9] = 255 if number % 3 == 0 else 0
     mask = place_on_stored_pixels(upright, orientation)
     if number % 5 == 4:
         return Scene(encode(np.zeros_like(mask), kind, orientation), np.zeros_like(mask), orientation)
-    return Scene(encode(np.where(mask > 0, 230, 20).astype(np.uint8), kind, orientation), mask, orientation)
+    return Scene(
+        encode(np.where((mask > 0) & (mask < 255), 230, 20).astype(np.uint8), kind, orientation), mask, orientation
+    )
 
 
 def encode(grey: np.ndarray, kind: str, orientation: int) -> bytes:
@@ -106,7 +110,7 @@ def make_rows(keys: Sequence[str], scenes: Sequence[Scene]) -> list[dict[str, An
     """Rows of scenes, with tags that the vocabulary lacks; qualities rise from 0.05 to 0.95."""
     rows = []
     for place, (key, scene) in enumerate(zip(keys, scenes, strict=True)):
-        class_ids = [int(value) for value in np.unique(scene.mask) if value] or [1]
+        class_ids = [int(value) for value in np.unique(scene.mask) if value not in (0, 255)] or [1]
         row = make_labelled_row(
             key,
             scene.mask,
@@ -179,6 +183,13 @@ def count_manifest_pixels(run: PublishedRun) -> Counter[int]:
     return +counts
 
 
+def count_without_ignored(run: PublishedRun) -> Counter[int]:
+    """Pixels of each mask value where ignored ones become background."""
+    counts = count_manifest_pixels(run)
+    assert counts[255]
+    return counts + Counter({0: counts.pop(255)})
+
+
 def count_pixels(masks: Sequence[np.ndarray]) -> Counter[int]:
     """Pixels of each value."""
     counts: Counter[int] = Counter()
@@ -195,4 +206,4 @@ def require_aligned(image: Image.Image, mask: np.ndarray) -> None:
         pixels = (pixels // 257).astype(np.uint8)
     elif image.mode != "L":
         pixels = np.asarray(image.convert("RGB"))[..., 1]
-    assert ((pixels > 125) == (mask > 0)).mean() > 0.97
+    assert ((pixels > 125) == ((mask > 0) & (mask < 255))).mean() > 0.97

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.review.browser_page import watch_page
 from tests.review.made_up_run import MadeUpRun, Server
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
+    *("--disable-component-update", "--disable-sync", "--disable-smooth-scrolling"),
 )
 
 
@@ -47,7 +48,8 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def open_page(context: Any, server: Server) -> Iterator[Callable[..., Any]]:
     """Open the page of a made-up run. At the end: no error in its code, nothing that its own policy forbids."""
-    pages, faults = [], []
+    pages: list[Any] = []
+    faults: list[list[str]] = []
 
     def start(
         run: MadeUpRun, fragment: str = "", *, width: int = 1000, height: int = 640, scheme: str = "light"
@@ -55,11 +57,9 @@ def open_page(context: Any, server: Server) -> Iterator[Callable[..., Any]]:
         server.run = run
         page = context.new_page()
         pages.append(page)
+        faults.append(watch_page(page))
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(color_scheme=scheme)
-        page.set_default_timeout(8000)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda line: "Security Policy" in line.text and faults.append(line.text))
         page.goto(server.address + fragment)
         return page
 
@@ -72,5 +72,5 @@ def open_page(context: Any, server: Server) -> Iterator[Callable[..., Any]]:
             broken.append(page.evaluate("window.broken"))
             page.evaluate("localStorage.clear()")
         page.close()
-    assert not faults
+    assert not any(faults), faults
     assert not any(broken)

@@ -277,7 +277,7 @@ class Handler(BaseHTTPRequestHandler):
         place = f"{self.command} {self.path}"
         for start, gate in list(run.gates.items()):
             if place.startswith(start):
-                gate.wait(30)
+                gate.wait(120)
         for start, status in list(run.failing.items()):
             if place.startswith(start):
                 if not status:
@@ -362,6 +362,7 @@ class Server(ThreadingHTTPServer):
     """Serves a made-up run at a free port of this machine."""
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self, run: MadeUpRun) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

@@ -3,50 +3,24 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pipeline.published.decisions import Decision, RowId, Verdict, read_all_decisions, read_decisions
+from pipeline.published.decisions import RowId, Verdict, read_all_decisions, read_decisions
 from pipeline.review.decision_log import DecisionLog
 from pipeline.run.records import InputShard
-from pipeline.run.run_file import read_run
 from pipeline.storage.listing import list_objects
 from tests.factories import make_rejected_row, make_run
 from tests.fakes import FaultyStore
-
-NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+from tests.review.deciding import NOON, decide, decide_for_ever, open_log, read_fingerprint
 
 
 def publish(run_uri: str) -> str:
     shard = InputShard(uri="/gone/photos-0.tar", name="photos-0", size_bytes=512, etag="e")
     make_run(run_uri, ("cat",), {shard: [make_rejected_row("s0-0")]})
     return run_uri
-
-
-def open_log(
-    run_uri: str, reviewer: str = "ada", session: str = "s1", clock: Callable[[], datetime] = lambda: NOON
-) -> DecisionLog:
-    return DecisionLog(run_uri, str(read_run(run_uri)["fingerprint"]), reviewer, session, clock)
-
-
-def decide(log: DecisionLog, run_uri: str, place: int = 0, verdict: Verdict = Verdict.ACCEPT) -> Decision:
-    values: dict[str, Any] = {"key": f"s0-{place}", "image_sha256": None, "mask_sha256": None}
-    fingerprint = str(read_run(run_uri)["fingerprint"])
-    return log.add(
-        Decision(
-            shard="photos-0",
-            index=place,
-            decision=verdict,
-            reviewer=log.reviewer,
-            time=log.clock(),
-            fingerprint=fingerprint,
-            **values,
-        )
-    )
 
 
 def list_files(run_uri: str) -> list[str]:
@@ -70,7 +44,7 @@ def test_each_decision_is_stored_at_once_and_merged_at_the_end(folder_uri: str) 
 
 def test_many_decisions_stay_few_files(tmp_path: Path) -> None:
     run_uri = publish(str(tmp_path))
-    log = DecisionLog(run_uri, _fingerprint(run_uri), "ada", "s1", lambda: NOON, max_small_files=4)
+    log = DecisionLog(run_uri, read_fingerprint(run_uri), "ada", "s1", lambda: NOON, max_small_files=4)
     for place in range(10):
         decide(log, run_uri, place)
         assert len(list_files(run_uri)) <= 4
@@ -88,13 +62,6 @@ def test_next_decision_counts_though_the_clock_went_back(tmp_path: Path) -> None
     assert not open_log(run_uri, "eve", "s3").decisions
 
 
-def decide_for_ever(run_uri: str, reviewer: str, said: Any) -> None:
-    log = open_log(run_uri, reviewer, f"of-{reviewer}")
-    for place in range(100_000):
-        decide(log, run_uri, place)
-        said.put((reviewer, place))
-
-
 def test_killed_reviewers_lose_nothing_that_was_answered(tmp_path: Path) -> None:
     run_uri = publish(str(tmp_path))
     context = multiprocessing.get_context("spawn")
@@ -104,19 +71,15 @@ def test_killed_reviewers_lose_nothing_that_was_answered(tmp_path: Path) -> None
         writer.start()
     answered: set[tuple[str, int]] = set()
     while not all(sum(name == who for who, _ in answered) >= 20 for name in ("ada", "bob")):
-        answered.add(said.get(timeout=60))
+        answered.add(said.get(timeout=120))
     for writer in writers:
         assert writer.pid is not None
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
     # Read as it lies there, and by the next session.
-    stored = {(one.reviewer, one.index) for one in read_all_decisions(run_uri, _fingerprint(run_uri))}
+    stored = {(one.reviewer, one.index) for one in read_all_decisions(run_uri, read_fingerprint(run_uri))}
     assert stored >= answered
     assert open_log(run_uri, "ada", "next").decisions == read_decisions(run_uri)
-
-
-def _fingerprint(run_uri: str) -> str:
-    return str(read_run(run_uri)["fingerprint"])
 
 
 def test_decision_that_was_not_stored_is_reported_and_the_one_before_counts(faulty_uri: str) -> None:

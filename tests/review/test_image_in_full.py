@@ -72,6 +72,7 @@ def opened(open_page: Callable[..., Any]) -> tuple[Any, MadeUpRun, int]:
     place, number = first_labelled(run)
     page = open_page(run)
     page.locator(f'.tile[aria-posinset="{place + 1}"] button').first.click()
+    page.locator("#facts").get_by_text("Stability").first.wait_for()
     wait_for_pixel(page, LEFT, inside(number), is_colour(run.class_ids(number)[0], 128))
     return page, run, number
 
@@ -239,7 +240,7 @@ def test_esc_goes_back_to_the_tile_and_never_leaves_the_page(opened: tuple[Any, 
     page.keyboard.press("Escape")
     page.locator("#viewer").wait_for(state="hidden")
     assert page.evaluate("document.activeElement.closest('.tile').getAttribute('aria-posinset')") == str(place)
-    assert "row=" not in page.url
+    assert "row=" not in page.evaluate("location.href")
     assert page.evaluate("location.pathname") == "/"
     page.keyboard.press("Enter")
     page.locator("#viewer").wait_for()

@@ -1,5 +1,6 @@
 """How the page looks and is used: widths, light and dark, motion, focus, names for readers of screens."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from tests.review.made_up_run import HOSTILE, MadeUpRun
 from tests.review.test_image_in_full import address_of
-from tests.review.test_list_of_images import list_shown
+from tests.review.test_list_of_images import SHOWN, list_shown
 
 OVERFLOWS = """() => {
     const hidden = one => one.closest(".hidden, .skip, .frame, [hidden], option") || !one.checkVisibility();
@@ -108,6 +109,7 @@ def test_texts_have_contrast(open_page: Callable[..., Any], scheme: str) -> None
     run = MadeUpRun(num_rows=60)
     page = open_page(run, scheme=scheme)
     list_shown(page)
+    page.locator(".chip-count").first.wait_for()
     for text, ground in (
         ("#total", "#status"),
         ("#session", "#status"),
@@ -126,9 +128,8 @@ def test_texts_have_contrast(open_page: Callable[..., Any], scheme: str) -> None
 
 
 def test_nothing_moves_for_those_who_ask_for_it(open_page: Callable[..., Any]) -> None:
-    page = open_page(MadeUpRun(num_rows=60, failing={}))
-    list_shown(page)
-    page.evaluate("document.querySelector('.picture').dataset.state = 'loading'")
+    page = open_page(MadeUpRun(num_rows=60, gates={"GET /api/image": threading.Event()}))
+    page.locator('.picture[data-state="loading"]').first.wait_for()
     name = "getComputedStyle(document.querySelector('.picture'), '::after').animationName"
     assert page.evaluate(name) == "breathe"
     page.emulate_media(reduced_motion="reduce")
@@ -138,7 +139,8 @@ def test_nothing_moves_for_those_who_ask_for_it(open_page: Callable[..., Any]) -
 def test_every_control_has_a_name_and_a_visible_focus(open_page: Callable[..., Any]) -> None:
     page = open_page(MadeUpRun(num_rows=60))
     list_shown(page)
-    stops = []
+    page.locator(".chip-count").first.wait_for()
+    stops: list[tuple[str, bool, str, str]] = []
     for _ in range(60):
         page.keyboard.press("Tab")
         stop = page.evaluate(
@@ -151,7 +153,7 @@ def test_every_control_has_a_name_and_a_visible_focus(open_page: Callable[..., A
         )
         if stop[0] == "skip" and stops:
             break
-        stops.append(stop)
+        stops.append(tuple(stop))
     order = [name for name, *_ in stops]
     assert order[0] == "skip"
     assert order.index("search") < order.index("order") < order.index("help-open") < order.index("tile-button")
@@ -200,7 +202,7 @@ def test_focus_stays_when_its_tile_is_scrolled_away(open_page: Callable[..., Any
     list_shown(page)
     page.keyboard.press("j")
     page.evaluate("document.getElementById('list').scrollTop = 30000")
-    page.wait_for_timeout(200)
+    page.wait_for_function(f"() => Math.max(...Object.keys(({SHOWN})()).map(Number)) > 200")
     list_shown(page)
     assert page.evaluate("document.activeElement.closest('.tile')?.getAttribute('aria-posinset')") == "1"
     page.keyboard.press("j")

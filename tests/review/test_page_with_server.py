@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.images.orientation import ORIENTATIONS
 from pipeline.published.decisions import RowId, read_decisions
+from tests.review.browser_page import watch_page
 from tests.review.real_run import HOSTILE_KEYS, MODES, Client, make_reviewed_run, make_truth, serve
 from tests.review.test_list_of_images import list_shown, plain, wait_for_total
 
@@ -43,11 +44,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 @pytest.fixture
 def page(context: Any, client: Client) -> Iterator[Any]:
     """The page, whose code met no error and broke no policy."""
-    faults: list[str] = []
     opened = context.new_page()
-    opened.set_default_timeout(8000)
-    opened.on("pageerror", lambda error: faults.append(str(error)))
-    opened.on("console", lambda line: "Security Policy" in line.text and faults.append(line.text))
+    faults = watch_page(opened)
     opened.goto(client.server.address)
     yield opened
     opened.evaluate("localStorage.clear()")
@@ -57,7 +55,7 @@ def page(context: Any, client: Client) -> Iterator[Any]:
 
 def test_rows_chips_and_search_of_a_real_run(page: Any) -> None:
     wait_for_total(page, NUM_ROWS)
-    assert "token" not in page.url
+    assert "token" not in page.evaluate("location.href")
     page.locator('.tile .picture[data-state="ready"]').first.wait_for()
     for key in HOSTILE_KEYS:
         page.locator("#search").fill(key.partition("\n")[0])  # A field of one line takes no more.

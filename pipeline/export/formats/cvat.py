@@ -7,15 +7,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pipeline.export.formats.voc import VocFormat, describe_labels
 from pipeline.export.sample_list import identify, write_sample_list
 from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
 from pipeline.images.masks import encode_mask
+from pipeline.run.records import IGNORE_LABEL
 
 
 @dataclass(frozen=True, kw_only=True)
 class CvatFormat:
-    """Options of format cvat: there are none."""
+    """Format cvat has no options. CVAT knows no ignored pixels: they become background."""
 
     def check(self, context: ExportContext) -> None:
         """Check that labelmap.txt can hold names and colours of the classes.
@@ -40,12 +43,14 @@ class CvatFormat:
                     )
                 task = tasks[sample.split]
                 _add(task.images, f"{sample.name}{sample.image_suffix}", sample.image)
-                payload = encode_mask(sample.mask, context.palette)
+                # labelmap.txt has no line for ignored pixels.
+                mask = np.where(sample.mask == IGNORE_LABEL, 0, sample.mask).astype(np.uint8)
+                payload = encode_mask(mask, context.palette)
                 _add(task.annotations, f"SegmentationClass/{sample.name}.png", payload)
                 task.names.append(sample.name)
                 yield identify(sample)
             for split, task in tasks.items():
-                _add(task.annotations, "labelmap.txt", describe_labels(context))
+                _add(task.annotations, "labelmap.txt", describe_labels(context, has_ignored=False))
                 listed = "".join(f"{name}\n" for name in task.names)
                 _add(task.annotations, f"ImageSets/Segmentation/{split}.txt", listed.encode())
 
@@ -68,8 +73,23 @@ class _Task:
     names: list[str] = field(default_factory=list)
 
 
+class _Sequential:
+    """A file that only grows: zips of files that can be searched have other headers, and stores differ in that."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, payload: bytes) -> int:
+        num_bytes: int = self._file.write(payload)
+        return num_bytes
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 def _open_zip(path: str, files: ExportFiles, stack: ExitStack) -> zipfile.ZipFile:
-    return stack.enter_context(zipfile.ZipFile(stack.enter_context(files.open(path)), "w"))
+    file: Any = _Sequential(stack.enter_context(files.open(path)))
+    return stack.enter_context(zipfile.ZipFile(file, "w"))
 
 
 def _add(archive: zipfile.ZipFile, name: str, payload: bytes) -> None:

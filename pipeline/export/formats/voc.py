@@ -8,6 +8,10 @@ from typing import Any
 from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
 from pipeline.export.upright import encode_jpeg
 from pipeline.images.masks import encode_mask
+from pipeline.run.records import IGNORE_LABEL
+
+IGNORED_NAME = "ignored"
+"""Of pixels that belong to no class: without a line for their colour, datumaro refuses the whole data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +34,18 @@ class VocFormat:
                     f"class {name!r} cannot stand in labelmap.txt of format voc, which ends names at a colon and "
                     "takes a # for a comment; choose another format"
                 )
-        colours = [tuple(colour) for colour in context.palette[: len(context.class_names)].tolist()]
+            if name == IGNORED_NAME:
+                raise ValueError(
+                    f"class '{IGNORED_NAME}' has the name of ignored pixels in format voc; rename it in the "
+                    "vocabulary, or choose another format"
+                )
+        values = [*range(len(context.class_names)), IGNORE_LABEL]
+        colours = [tuple(colour) for colour in context.palette[values].tolist()]
         twice = [colour for colour in colours if colours.count(colour) > 1]
         if twice:
             raise ValueError(
-                f"two classes have the colour {twice[0]}, and tools of format voc tell classes by colour; give each "
-                "class its own in the vocabulary, or choose another format"
+                f"two classes, or a class and ignored pixels, have the colour {twice[0]}, and tools of format voc tell "
+                "classes by colour; give each class its own in the vocabulary, or choose another format"
             )
 
     def write_shard(
@@ -54,7 +64,7 @@ class VocFormat:
         self, entries: Callable[[], Iterator[Mapping[str, Any]]], files: ExportFiles, context: ExportContext
     ) -> None:
         """Write labelmap.txt, the list of each split, and keys.tsv, which leads from names to keys."""
-        files.put("labelmap.txt", describe_labels(context))
+        files.put("labelmap.txt", describe_labels(context, has_ignored=True))
         for split in context.splits:
             with files.open(f"ImageSets/Segmentation/{split}.txt") as file:
                 for entry in entries():
@@ -66,10 +76,11 @@ class VocFormat:
                 file.write(f"{entry['name']}\t{key}\n".encode())
 
 
-def describe_labels(context: ExportContext) -> bytes:
-    """Write labelmap.txt, which names the colour of each class."""
+def describe_labels(context: ExportContext, *, has_ignored: bool) -> bytes:
+    """Write labelmap.txt, which names the colour of each class, and that of ignored pixels if the masks have them."""
     colours = context.palette.tolist()
     lines = ["# label:color_rgb:parts:actions"]
-    for value, name in enumerate(context.class_names):
+    named = [*enumerate(context.class_names), *([(IGNORE_LABEL, IGNORED_NAME)] if has_ignored else [])]
+    for value, name in named:
         lines.append(f"{name}:{','.join(map(str, colours[value]))}::")
     return "".join(f"{line}\n" for line in lines).encode()

@@ -29,6 +29,8 @@ ADVICE = {
     LeftOut.CLASSES: "correct --classes",
     LeftOut.MIN_QUALITY: "lower --min-quality, or give --best-fraction instead",
     LeftOut.BEST_FRACTION: "raise --best-fraction",
+    LeftOut.REVIEWED: "accept rows in tagmask review",
+    LeftOut.WITHOUT_REFUSED: "leave out --without-refused",
     LeftOut.SKIP_MISSING: "put the images back to where they were labelled",
 }
 

@@ -3,12 +3,13 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
+from pipeline.published.decisions import Decisions
 from pipeline.published.rows import MaskRow
 from pipeline.published.splits import ONE_SPLIT, Splits
 from pipeline.run.fingerprint import compute_fingerprint
@@ -25,6 +26,8 @@ class LeftOut(StrEnum):
     CLASSES = "classes"
     MIN_QUALITY = "min-quality"
     BEST_FRACTION = "best-fraction"
+    REVIEWED = "reviewed"
+    WITHOUT_REFUSED = "without-refused"
     SKIP_MISSING = "skip-missing"
 
 
@@ -42,6 +45,12 @@ class Selection:
     """Share of the rows of each set of classes, the best by quality."""
     levels: Mapping[tuple[int, ...], int] | None = None
     """Lowest level of quality for each set of classes, by `best_rows.find_levels`; None: all."""
+    is_reviewed: bool = False
+    """Only rows that a reviewer accepted."""
+    is_without_refused: bool = False
+    """No rows with which a reviewer found fault."""
+    decisions: Decisions = field(default_factory=Decisions)
+    """Of the reviewers of the run, when the export was opened."""
     splits: Splits = ONE_SPLIT
 
     def __post_init__(self) -> None:
@@ -66,6 +75,18 @@ class Selection:
             return LeftOut.BEST_FRACTION
         return None
 
+    def find_reason_of_review(self, row: MaskRow) -> LeftOut | None:
+        """Find whether the decision of a reviewer leaves out a row.
+
+        Args:
+            row: With the columns `image_sha256` and `mask`: a decision does not apply to a row that was labelled again.
+        """
+        if self.is_reviewed and not self.decisions.is_accepted(row):
+            return LeftOut.REVIEWED
+        if self.is_without_refused and self.decisions.is_refused(row):
+            return LeftOut.WITHOUT_REFUSED
+        return None
+
     def describe(self) -> dict[str, Any]:
         """Collect what determines the rows, as plain values."""
         keys, ids, levels = self.keys, self.class_ids, self.levels
@@ -78,6 +99,19 @@ class Selection:
             if levels is None
             else compute_fingerprint({" ".join(map(str, ids)): level for ids, level in levels.items()}),
             "splits": dict(self.splits.shares),
+        } | self._describe_review()
+
+    def _describe_review(self) -> dict[str, Any]:
+        if not self.is_reviewed and not self.is_without_refused:
+            return {}
+        decided = {
+            f"{one.shard}/{one.index}": [str(one.decision), one.image_sha256, one.mask_sha256]
+            for one in self.decisions.values()
+        }
+        return {
+            "reviewed": self.is_reviewed,
+            "without_refused": self.is_without_refused,
+            "decisions_sha256": compute_fingerprint(decided),
         }
 
 

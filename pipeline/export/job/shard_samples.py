@@ -58,7 +58,12 @@ def _choose_rows(export: Export, manifest: OpenManifest, counts: ShardCounts) ->
                 counts.left_out[str(reason)] += 1
         if taken:
             rows = manifest.read_rows(group, columns)
-            yield from (rows[place] for place in taken)
+            for place in taken:
+                reason = export.selection.find_reason_of_review(rows[place])
+                if reason is None:
+                    yield rows[place]
+                else:
+                    counts.left_out[str(reason)] += 1
 
 
 def _read_images(

@@ -18,15 +18,26 @@ from pycocotools.coco import COCO
 from pipeline.export.formats.catalogue import Formats
 from pipeline.export.formats.coco import CocoFormat
 from pipeline.export.formats.label_studio import LabelStudioFormat
-from pipeline.export.samples import ExportSample
+from pipeline.export.samples import ExportContext, ExportSample
+from pipeline.export.store_files import StoreFiles
+from pipeline.images.masks import voc_palette
 from pipeline.published.run import open_published
 from pipeline.published.splits import parse_splits
-from tests.export.runs import CLASSES, KEYS, count_manifest_pixels, count_pixels, export_all, require_aligned
+from tests.export.runs import (
+    CLASSES,
+    KEYS,
+    count_manifest_pixels,
+    count_pixels,
+    count_without_ignored,
+    export_all,
+    require_aligned,
+)
 from tests.foreign_readers import count_pixels_by_datumaro
 
 SPLITS = parse_splits("train=0.6,val=0.4")
 NUM_ROWS = 3 * len(KEYS)
 NAMES = ["background", *CLASSES]
+CONTEXT = ExportContext(class_names=tuple(NAMES), palette=voc_palette(), splits=("train",), fingerprint="f")
 
 
 def require_sample_list(out: Path) -> dict[str, dict[str, object]]:
@@ -60,7 +71,7 @@ def test_pycocotools_reads_masks_of_coco(hostile_run: str, tmp_path: Path, objec
             masks.append(mask)
             ids.append(image["id"])
     assert len(set(ids)) == NUM_ROWS
-    assert count_pixels(masks) == count_manifest_pixels(open_published(hostile_run))
+    assert count_pixels(masks) == count_without_ignored(open_published(hostile_run))
     require_sample_list(tmp_path / "out")
 
 
@@ -83,15 +94,16 @@ def make_sample(mask: np.ndarray) -> ExportSample:
     )
 
 
-def test_a_component_of_coco_is_an_annotation() -> None:
+def test_a_component_of_coco_is_an_annotation(tmp_path: Path) -> None:
     mask = np.zeros((6, 9), np.uint8)
     mask[0, 0] = mask[1, 1] = mask[4:, 5:] = 1
     mask[4:, 0] = 2
     mask[2, 8] = 255
 
     def count(objects: str) -> Counter[int]:
-        made = CocoFormat(objects=objects)._annotate(make_sample(mask))  # type: ignore[arg-type]
-        return Counter(one["category_id"] for one in made)
+        chosen = CocoFormat(objects=objects)  # type: ignore[arg-type]
+        (entry,) = chosen.write_shard(0, [make_sample(mask)], StoreFiles(str(tmp_path)), CONTEXT)
+        return Counter(one["category_id"] for one in entry["annotations"])
 
     # Pixels that touch by corners are one component; ignored pixels are none.
     assert count("components") == {1: 2, 2: 1}
@@ -112,7 +124,7 @@ def test_label_studio_reads_brush_masks_and_configuration(hostile_run: str, tmp_
         for task in json.loads(path.read_text()):
             (prediction,) = task["predictions"]
             # The library's check of whole tasks calls that of predictions without one, and fails.
-            assert interface.validate_task({"data": task["data"]})
+            assert interface.validate_task({"data": task["data"]})  # type: ignore[arg-type]
             assert interface.validate_prediction(prediction, return_errors=True) == []
             assert prediction["model_version"] == "m1"
             assert prediction["score"] == task["data"]["quality"]
@@ -128,7 +140,7 @@ def test_label_studio_reads_brush_masks_and_configuration(hostile_run: str, tmp_
             assert listed[Path(name).stem].items() <= task["data"].items()
             masks.append(mask)
     assert len(masks) == NUM_ROWS
-    assert count_pixels(masks) == count_manifest_pixels(open_published(hostile_run))
+    assert count_pixels(masks) == count_without_ignored(open_published(hostile_run))
 
 
 def test_zips_of_cvat_hold_the_same_samples(hostile_run: str, tmp_path: Path) -> None:
@@ -147,7 +159,7 @@ def test_zips_of_cvat_hold_the_same_samples(hostile_run: str, tmp_path: Path) ->
             require_aligned(Image.open(io.BytesIO(images.read(file_name))), mask)
             masks.append(mask)
     assert len(masks) == NUM_ROWS
-    assert count_pixels(masks) == count_manifest_pixels(open_published(hostile_run))
+    assert count_pixels(masks) == count_without_ignored(open_published(hostile_run))
 
 
 def test_folders_of_fiftyone_pair_images_with_masks_that_opencv_reads_as_numbers(
@@ -160,7 +172,7 @@ def test_folders_of_fiftyone_pair_images_with_masks_that_opencv_reads_as_numbers
     require_sample_list(out)
     masks = []
     for path in out.glob("*/data/*"):
-        mask = cv2.imread(str(path.parent.parent / "labels" / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
+        mask = np.asarray(cv2.imread(str(path.parent.parent / "labels" / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED))
         assert mask.ndim == 2
         require_aligned(Image.open(path), mask)
         masks.append(mask)
@@ -168,10 +180,19 @@ def test_folders_of_fiftyone_pair_images_with_masks_that_opencv_reads_as_numbers
     assert count_pixels(masks) == count_manifest_pixels(open_published(hostile_run))
 
 
+def test_datumaro_reads_voc_by_the_names_of_its_labelmap(hostile_run: str, tmp_path: Path) -> None:
+    export_all(hostile_run, f"{tmp_path}/voc", "voc", splits=SPLITS)
+    by_sample = count_pixels_by_datumaro(tmp_path / "voc", "voc_segmentation")
+    assert len(by_sample) == NUM_ROWS
+    counts = count_manifest_pixels(open_published(hostile_run))
+    names = {0: "background", 1: "cat", 2: "dog", 255: "ignored"}
+    assert add_counts(by_sample) == {names[value]: num for value, num in counts.items()}
+
+
 def test_datumaro_reads_coco_and_the_masks_of_cvat(hostile_run: str, tmp_path: Path) -> None:
     export_all(hostile_run, f"{tmp_path}/coco", "coco", splits=SPLITS)
     export_all(hostile_run, f"{tmp_path}/cvat", "cvat", splits=SPLITS)
-    expected = count_manifest_pixels(open_published(hostile_run))
+    expected = count_without_ignored(open_published(hostile_run))
     by_sample = count_pixels_by_datumaro(tmp_path / "coco", "coco")
     assert len(by_sample) == NUM_ROWS
     assert add_counts(by_sample) == {"cat": expected[1], "dog": expected[2]}

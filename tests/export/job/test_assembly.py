@@ -189,13 +189,6 @@ def test_export_to_s3_has_the_bytes_of_one_to_a_disk(
     assert read_all(s3_folder) == read_all(f"{tmp_path}/out")
 
 
-def test_large_files_reach_a_store_whole(hostile_run: str, s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    export_all(hostile_run, f"{s3_folder}/a", "hf")
-    monkeypatch.setattr("pipeline.storage.writing.ONE_REQUEST_BYTES", 0)
-    export_all(hostile_run, f"{s3_folder}/b", "hf")
-    assert read_all(f"{s3_folder}/a") == read_all(f"{s3_folder}/b")
-
-
 def test_stopped_export_writes_no_joint_files_and_goes_on(hostile_run: str, tmp_path: Path) -> None:
     uri, stop = f"{tmp_path}/out", Stop(grace_s=0.0)
 
