@@ -4,8 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.workers.planned_source import PlannedSource
-from pipeline.workers.read_part import ReadPart
+from pipeline.workers.planned_source import PlannedSource, ReadPart
 
 SCHEMA = pa.schema([("number", pa.int64())])
 
