@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from jobs import calibrate, demo, evaluate, import_checkpoint, label, remask, report, review, train, verify
+from jobs import calibrate, demo, evaluate, export, import_checkpoint, label, remask, report, review, train, verify
 from jobs.command_line.commands import COMMANDS, main
 from jobs.command_line.parsing import Usage, parse
 
@@ -24,6 +24,7 @@ JOB_TYPES = {
     "remask": remask.RemaskJob,
     "calibrate": calibrate.CalibrateJob,
     "report": report.ReportJob,
+    "export": export.ExportJob,
     "review": review.ReviewJob,
     "verify": verify.VerifyJob,
     "import-checkpoint": import_checkpoint.ImportJob,
