@@ -18,7 +18,7 @@ from pipeline.errors import ManifestError
 from pipeline.images.decode import UNREADABLE_ERRORS, open_image
 from pipeline.images.encoded.exif import make_orientation_exif
 from pipeline.images.map_range import find_constant
-from pipeline.run.records import IGNORE_LABEL
+from pipeline.run.config import IGNORE_LABEL
 
 MAX_CLASSES = IGNORE_LABEL - 1
 """Class ids are bytes without 0 (background) and 255 (ignored)."""

@@ -12,6 +12,9 @@ from typing import Any
 from models.documents import STRICT, DocumentError, check_fields
 from models.fusion import Fusion
 
+IGNORE_LABEL = 255
+"""Mask value of pixels that are neither of a class nor background."""
+
 MIN_PATCHES = 196
 """Minimum token budget in patches, also for models that were trained on fewer: it resolves the objects of a photo."""
 FORMAT_VERSION = 5

@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from pipeline.run.config import IGNORE_LABEL as IGNORE_LABEL
 from pipeline.storage.uris import holds_secret
-
-IGNORE_LABEL = 255
-"""Mask value of pixels that are neither of a class nor background."""
 
 PARQUET_SUFFIX = ".parquet"
 INDEX_PREFIX = "index~"

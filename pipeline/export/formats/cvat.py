@@ -13,7 +13,7 @@ from pipeline.export.formats.voc import VocFormat, describe_labels
 from pipeline.export.sample_list import identify, write_sample_list
 from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
 from pipeline.images.masks import encode_mask
-from pipeline.run.records import IGNORE_LABEL
+from pipeline.run.config import IGNORE_LABEL
 
 
 @dataclass(frozen=True, kw_only=True)

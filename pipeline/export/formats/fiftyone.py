@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.export.sample_list import identify, write_sample_list
 from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
-from pipeline.run.records import IGNORE_LABEL
+from pipeline.run.config import IGNORE_LABEL
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,25 +4,14 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
 from pipeline.images.masks import encode_mask
 
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_FIELDS = (
-    ("image", _IMAGE),
-    ("mask", _IMAGE),
-    ("key", pa.string()),
-    ("tags", pa.list_(pa.string())),
-    ("classes", pa.list_(pa.int64())),
-    ("quality", pa.float32()),
-)
 RESERVED_SPLIT = "all"
 
 
@@ -48,14 +37,17 @@ class HuggingFaceFormat:
         self, shard_number: int, samples: Iterable[ExportSample], files: ExportFiles, context: ExportContext
     ) -> Iterator[Mapping[str, Any]]:
         """Write a Parquet file for each split that has a row; yield the split of each sample."""
-        schema = _make_schema(context)
-        writers: dict[str, _GroupWriter] = {}
+        # Arrow takes half a second, for which the help of the command does not wait.
+        from pipeline.export.parquet_groups import GroupWriter, make_schema, open_parquet
+
+        schema = make_schema(context)
+        writers: dict[str, GroupWriter] = {}
         with ExitStack() as stack:
             for sample in samples:
                 if sample.split not in writers:
                     file = stack.enter_context(files.open(f"data/{sample.split}-{shard_number:06d}.parquet"))
-                    parquet = stack.enter_context(pq.ParquetWriter(file, schema, compression="none"))
-                    writers[sample.split] = _GroupWriter(parquet, schema, self.group_mib * 2**20)
+                    parquet = stack.enter_context(open_parquet(file, schema))
+                    writers[sample.split] = GroupWriter(parquet, schema, self.group_mib * 2**20)
                 writers[sample.split].add(_to_row(sample, context))
                 yield {"split": sample.split}
             for writer in writers.values():
@@ -78,28 +70,6 @@ class HuggingFaceFormat:
         files.put("README.md", card.encode())
 
 
-@dataclass
-class _GroupWriter:
-    """Rows that wait for their row group."""
-
-    parquet: pq.ParquetWriter
-    schema: pa.Schema
-    max_bytes: int
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    num_bytes: int = 0
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        self.num_bytes += len(row["image"]["bytes"]) + len(row["mask"]["bytes"])
-        if self.num_bytes >= self.max_bytes:
-            self.flush()
-
-    def flush(self) -> None:
-        if self.rows:
-            self.parquet.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
-        self.rows, self.num_bytes = [], 0
-
-
 def _to_row(sample: ExportSample, context: ExportContext) -> dict[str, Any]:
     return {
         "image": {"bytes": sample.image, "path": sample.name + sample.image_suffix},
@@ -109,17 +79,3 @@ def _to_row(sample: ExportSample, context: ExportContext) -> dict[str, Any]:
         "classes": list(sample.class_ids),
         "quality": sample.quality,
     }
-
-
-def _make_schema(context: ExportContext) -> pa.Schema:
-    text = {"_type": "Value", "dtype": "string"}
-    features = {
-        "image": {"_type": "Image"},
-        "mask": {"_type": "Image"},
-        "key": text,
-        "tags": {"_type": "Sequence", "feature": text},
-        "classes": {"_type": "Sequence", "feature": {"_type": "ClassLabel", "names": list(context.class_names)}},
-        "quality": {"_type": "Value", "dtype": "float32"},
-    }
-    described = json.dumps({"info": {"features": features}}, sort_keys=True)
-    return pa.schema(_FIELDS, metadata={b"huggingface": described.encode()})

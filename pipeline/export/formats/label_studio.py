@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.export.sample_list import identify, write_sample_list
 from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
-from pipeline.run.records import IGNORE_LABEL
+from pipeline.run.config import IGNORE_LABEL
 
 _BRUSH, _IMAGE = "mask", "image"
 """Names of the controls, which results and configuration share."""

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
-from pipeline.export.upright import encode_jpeg
 from pipeline.images.masks import encode_mask
-from pipeline.run.records import IGNORE_LABEL
+from pipeline.run.config import IGNORE_LABEL
 
 IGNORED_NAME = "ignored"
 """Of pixels that belong to no class: without a line for their colour, datumaro refuses the whole data set."""
@@ -52,6 +51,9 @@ class VocFormat:
         self, shard_number: int, samples: Iterable[ExportSample], files: ExportFiles, context: ExportContext
     ) -> Iterator[Mapping[str, Any]]:
         """Write photo and mask of each sample; yield its name and split."""
+        # Decoders bring Arrow, for which the help of the command does not wait.
+        from pipeline.export.upright import encode_jpeg
+
         for sample in samples:
             image, suffix = sample.image, sample.image_suffix
             if suffix != ".jpg" and not self.keep_photos:

@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.export.formats.polygons import find_polygons
 from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
-from pipeline.run.records import IGNORE_LABEL
+from pipeline.run.config import IGNORE_LABEL
 
 
 @dataclass(frozen=True, kw_only=True)
