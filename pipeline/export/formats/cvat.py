@@ -12,7 +12,6 @@ import numpy as np
 from pipeline.export.formats.voc import VocFormat, describe_labels
 from pipeline.export.sample_list import identify, write_sample_list
 from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
-from pipeline.images.masks import encode_mask
 from pipeline.run.config import IGNORE_LABEL
 
 
@@ -32,6 +31,9 @@ class CvatFormat:
         self, shard_number: int, samples: Iterable[ExportSample], files: ExportFiles, context: ExportContext
     ) -> Iterator[Mapping[str, Any]]:
         """Write the two zips of each split that the shard has samples of; yield the identity of each sample."""
+        # Decoders bring Arrow, for which the help of the command does not wait.
+        from pipeline.images.masks import encode_mask
+
         with ExitStack() as stack:
             tasks: dict[str, _Task] = {}
             for sample in samples:

@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
-from pipeline.images.masks import encode_mask
 
 RESERVED_SPLIT = "all"
 
@@ -71,6 +70,9 @@ class HuggingFaceFormat:
 
 
 def _to_row(sample: ExportSample, context: ExportContext) -> dict[str, Any]:
+    # Decoders bring Arrow, for which the help of the command does not wait.
+    from pipeline.images.masks import encode_mask
+
     return {
         "image": {"bytes": sample.image, "path": sample.name + sample.image_suffix},
         "mask": {"bytes": encode_mask(sample.mask, context.palette), "path": f"{sample.name}.png"},

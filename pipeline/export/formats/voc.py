@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
-from pipeline.images.masks import encode_mask
 from pipeline.run.config import IGNORE_LABEL
 
 IGNORED_NAME = "ignored"
@@ -52,7 +51,9 @@ class VocFormat:
     ) -> Iterator[Mapping[str, Any]]:
         """Write photo and mask of each sample; yield its name and split."""
         # Decoders bring Arrow, for which the help of the command does not wait.
+        # Decoders bring Arrow, for which the help of the command does not wait.
         from pipeline.export.upright import encode_jpeg
+        from pipeline.images.masks import encode_mask
 
         for sample in samples:
             image, suffix = sample.image, sample.image_suffix

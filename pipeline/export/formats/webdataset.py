@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
-from pipeline.images.masks import encode_mask
 
 MASK_SUFFIX = ".mask.png"
 
@@ -104,6 +103,9 @@ class _Tars:
 
 
 def _list_members(sample: ExportSample, context: ExportContext) -> dict[str, bytes]:
+    # Decoders bring Arrow, for which the help of the command does not wait.
+    from pipeline.images.masks import encode_mask
+
     described = {
         "key": sample.key,
         "tags": list(sample.tags),
