@@ -32,6 +32,14 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case of bytes by its argument and place, not by the bytes.
+
+    Archives hold the time: every worker of xdist would collect another name, and it wants the same ones.
+    """
+    return argname if isinstance(val, bytes | bytearray) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Move tests that use Ray to the front, and give them time.
 
