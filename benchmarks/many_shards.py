@@ -21,8 +21,8 @@ from benchmarks.chaos import Benchmark as Inputs
 from benchmarks.chaos import make_inputs
 from pipeline.audit.verify import FOOTERS, FULL, list_run, verify_run
 from pipeline.bundles import load_bundle
-from pipeline.driver.cluster import RayCluster
 from pipeline.driver.ledger import Progress
+from pipeline.driver.ray_cluster import RayCluster
 from pipeline.driver.waves import Hooks
 from pipeline.inputs.shards import list_shards
 from pipeline.label import label_run

@@ -1,60 +1,18 @@
 """Model bundle: a network, its classes and its input statistics as two files, `model.safetensors` and `model.json`."""
 
-import hashlib
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict
 
 import safetensors.torch
 import torch
 
-from models.documents import STRICT, DocumentError, check_fields, parse_json
+from models.description import BUNDLE_FORMAT, parse_description
+from models.description import ModelBundle as ModelBundle
+from models.description import compute_digest as compute_digest
 from models.mctformer import MCTformer, MCTformerConfig
-from models.weights import (
-    CheckpointError,
-    decode_weights,
-    load_weights,
-    require_finite,
-)
-
-BUNDLE_FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelBundle:
-    """Description of a model, without its weights."""
-
-    __pydantic_config__ = STRICT
-
-    config: MCTformerConfig
-    class_names: tuple[str, ...]
-    """In the order of the class tokens."""
-    input_mean: tuple[float, float, float]
-    """Of each channel, for pixels in [0, 1]."""
-    input_std: tuple[float, float, float]
-    """Likewise."""
-    backbone: str = ""
-    """timm name of the backbone that training started from; empty without one."""
-    recipe: dict[str, Any] = field(default_factory=dict)
-    """Configuration of the training run."""
-    metrics: dict[str, Any] = field(default_factory=dict)
-    """Best epoch, rule of its choice, and history."""
-    library_version: str = ""
-    provenance: dict[str, Any] = field(default_factory=dict)
-    """Fingerprints of the training run and of its data, and versions of the libraries."""
-
-    def __post_init__(self) -> None:
-        if not all(map(math.isfinite, self.input_mean)):
-            raise ValueError(f"need a finite input_mean, got {self.input_mean}; give that of the training images")
-        if not all(0 < value < math.inf for value in self.input_std):
-            raise ValueError(f"need a finite input_std above 0, got {self.input_std}; give that of the training images")
-        if len(self.class_names) != self.config.num_classes:
-            raise ValueError(
-                f"the model has {self.config.num_classes} classes, got {len(self.class_names)} names: "
-                f"{', '.join(self.class_names)}"
-            )
+from models.weights import CheckpointError as CheckpointError
+from models.weights import decode_weights, load_weights, require_finite
 
 
 def encode_bundle(model: MCTformer, bundle: ModelBundle) -> dict[str, bytes]:
@@ -78,7 +36,7 @@ def decode_bundle(files: Mapping[str, bytes]) -> tuple[MCTformer, ModelBundle]:
     Raises:
         CheckpointError: A file is damaged, or the weights do not fit the configuration.
     """
-    bundle = _parse_description(files["model.json"])
+    bundle = parse_description(files["model.json"])
     weights = decode_weights(files["model.safetensors"])
     model = make_empty_model(bundle.config)
     load_weights(model, weights, unused=(), name=str(bundle.config.variant))
@@ -89,24 +47,3 @@ def make_empty_model(config: MCTformerConfig) -> MCTformer:
     """Build a model on the meta device: weights can be checked against its shapes before it has memory."""
     with torch.device("meta"):
         return MCTformer(config)
-
-
-def _parse_description(payload: bytes) -> ModelBundle:
-    try:
-        # The metrics of a training run may be NaN; nothing is computed from them.
-        fields = parse_json(payload, allow_non_finite=True)
-        if not isinstance(fields, dict) or fields.pop("format", None) != BUNDLE_FORMAT:
-            raise DocumentError("it has the format of another version")
-        bundle: ModelBundle = check_fields(ModelBundle, fields)
-    except DocumentError as error:
-        raise CheckpointError(f"model.json cannot be used: {error}; copy the bundle again or train it again") from error
-    return bundle
-
-
-def compute_digest(files: Mapping[str, bytes]) -> str:
-    """Compute the digest of a bundle: SHA-256 over its files, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(f"{name} {len(files[name])}\n".encode())
-        digest.update(files[name])
-    return digest.hexdigest()

@@ -28,6 +28,10 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 """`__pydantic_config__` of a dataclass that is read from a file: no other fields, no conversion of types."""
 
 
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded; the message names the keys or shapes that do not fit."""
+
+
 class DocumentError(ValueError):
     """A document that is damaged or has wrong values; the message names position and field."""
 

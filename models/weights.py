@@ -7,6 +7,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from models.documents import CheckpointError as CheckpointError
+
 logger = logging.getLogger(__name__)
 
 StateDict = Mapping[str, Tensor]
@@ -19,10 +21,6 @@ MAX_NAMED = 5
 """Tensors with non-finite values that a message names at most."""
 MAX_LISTED = 100
 """Keys that do not fit that a message names at most."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be loaded; the message names the keys or shapes that do not fit."""
 
 
 def decode_weights(payload: bytes) -> dict[str, Tensor]:

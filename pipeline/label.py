@@ -10,7 +10,7 @@
 
 `labelling/label_actor.py` chains steps two to five in one actor, which holds the model on its device and commits each
 chunk before it takes the next one. A crash loses at most the chunks in flight, and masks stay in their process.
-Ray Data runs the read tasks and the actors (`driver/dataset.py`).
+Ray Data runs it all (`driver/ray_cluster.py`), or a few child processes for little work (`local_cluster/`).
 """
 
 from collections.abc import Sequence
@@ -21,18 +21,16 @@ from pipeline.commit.plan import Plan, ShardWork, plan_run
 from pipeline.commit.retry import RetryOrder, plan_retry, replace_manifest
 from pipeline.commit.seal import Publish, seal_shard
 from pipeline.driver.cluster import Cluster
-from pipeline.driver.steps import Actors, Steps
+from pipeline.driver.steps import Actors, Steps, import_late
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks, drive_run
 from pipeline.images.class_texts import describe_classes
-from pipeline.labelling.chunk_rows import CHUNK_SCHEMA, read_rows
-from pipeline.labelling.label_actor import LabelChunks
-from pipeline.labelling.labeler import CHUNKS_AT_ONCE
+from pipeline.labelling.chunk_rows import CHUNK_SCHEMA, CHUNKS_AT_ONCE, read_rows
 from pipeline.run.options import LabelOptions
 from pipeline.run.run_file import Run
 from pipeline.workers.attempts import Attempts
-from pipeline.workers.planned_source import ReadPart
 from pipeline.workers.pulse import Reporting
+from pipeline.workers.read_part import ReadPart
 
 CALLS_PER_ACTOR = CHUNKS_AT_ONCE
 """Chunks in flight per actor: one is on the device while the other is decoded, encoded or committed."""
@@ -54,7 +52,7 @@ def label_run(
         options: Execution settings.
         retry: Label again only the rejected rows of this order; None: label all that is not published.
         limit: Only the first shards; None: all.
-        hooks: How the caller watches and stops the run.
+        hooks: Watch and stop the run.
         cluster: Where the steps run; None: the Ray cluster that this process is connected to.
 
     Raises:
@@ -67,7 +65,7 @@ def label_run(
         plan_read=partial(_plan_read, run),
         read_schema=CHUNK_SCHEMA,
         workers=Actors(
-            make=LabelChunks,
+            find=partial(import_late, "pipeline.labelling.label_actor", "LabelChunks"),
             # Without the list of shards: Ray keeps the arguments of actors and sends them to each.
             arguments={"run": replace(run, shards=()), "options": options},
             num_actors=options.num_actors,

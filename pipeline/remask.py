@@ -17,13 +17,12 @@ from functools import partial
 from pipeline.commit.plan import plan_run
 from pipeline.commit.seal import seal_shard
 from pipeline.driver.cluster import Cluster
-from pipeline.driver.steps import Steps, Tasks
+from pipeline.driver.steps import Steps, Tasks, import_late
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks, drive_run
 from pipeline.images.class_texts import describe_classes
 from pipeline.kept_maps.chunk_rows import KEPT_SCHEMA, plan_kept_read
 from pipeline.kept_maps.kept_run import require_source
-from pipeline.kept_maps.remask_task import remask_row
 from pipeline.run.options import DriverOptions
 from pipeline.run.run_file import Run
 
@@ -58,7 +57,7 @@ def remask_run(
         plan_read=partial(plan_kept_read, run),
         read_schema=KEPT_SCHEMA,
         workers=Tasks(
-            function=remask_row,
+            find=partial(import_late, "pipeline.kept_maps.remask_task", "remask_row"),
             # Without lists of shards and manifests: each task gets a copy.
             arguments={"run": replace(run, shards=(), source=replace(require_source(run), manifests=()))},
             num_cpus=REMASK_CPUS,

@@ -15,6 +15,7 @@ from ray._common.utils import get_default_system_temp_dir
 from ray._private.node import Node
 from ray.job_config import JobConfig
 
+from jobs.cluster.settings import find_address
 from pipeline.errors import ClusterError
 from pipeline.storage.uris import require_no_password
 
@@ -39,25 +40,6 @@ LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_st
 """Path of Ray's longest socket below its folder for temporary files, with the ID of this process."""
 PROBE_TIMEOUT_S = 10.0
 """Seconds to wait for a connection to the address of a cluster. Ray itself waits 15 minutes without a message."""
-
-
-def use_endpoint(url: str | None) -> None:
-    """Set the endpoint of S3 in this process and in all workers; None keeps the current one.
-
-    Raises:
-        ValueError: The endpoint is not an http(s) URL, or contains a password.
-    """
-    if url is None:
-        return
-    require_no_password(url)
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"need --endpoint-url to start with http:// or https://, got '{url.rpartition('@')[2]}'")
-    os.environ["AWS_ENDPOINT_URL"] = url
-
-
-def find_address(address: str | None) -> str:
-    """The address that `connect` uses: `local` for a Ray of our own."""
-    return address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def connect(address: str | None, num_cpus: int | None = None) -> None:

@@ -3,11 +3,8 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-import ray.exceptions
-
-from jobs.cluster.head_watch import watch_head
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
 from jobs.display.progress import ProgressPrinter
 from pipeline.commit.outcome import Outcome, read_outcomes
@@ -19,7 +16,6 @@ from pipeline.errors import WaveError
 from pipeline.run.advice import FOR_PASSED_OVER, FOR_REJECTED
 from pipeline.run.records import MemberCounts, Reason
 from pipeline.run.run_file import Run
-from pipeline.workers.ray_failures import describe_ray_failure
 
 REASONS_OF_NAMES = (Reason.DOTTED_NAME, Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPLE)
 """Reasons that lie in the names and the order of members: another command or another archive gives other rows."""
@@ -28,26 +24,55 @@ MAX_FOOTERS = 1000
 GO_ON = "what is committed stays, run the same command again"
 
 
-def drive(run: Run, run_steps: Callable[[Hooks], RunSummary], *, grace_s: float, allows_nothing_labelled: bool) -> int:
-    """Complete a run, show its progress, handle signals, and return the exit code. Needs a connected Ray.
+def drive(
+    run: Run,
+    run_steps: Callable[[Hooks], RunSummary],
+    *,
+    grace_s: float,
+    allows_nothing_labelled: bool,
+    uses_ray: bool = True,
+) -> int:
+    """Complete a run, show its progress, handle signals, and return the exit code.
 
     Args:
         run: The run to label or remask.
         run_steps: Calls `label_run` or `remask_run` with the hooks.
         grace_s: Grace period after a signal, in seconds.
         allows_nothing_labelled: Whether a shard of which no image is labelled is a success.
+        uses_ray: Whether the steps run on the Ray that this process is connected to.
     """
     printer = ProgressPrinter()
+    watching = watch_ray(lambda: _describe_loss(run, printer)) if uses_ray else nullcontext()
     try:
-        with stop_on_signals(Stop(grace_s=grace_s)) as stop, watch_head(lambda: _describe_loss(run, printer)):
+        with stop_on_signals(Stop(grace_s=grace_s)) as stop, watching:
             summary = run_steps(Hooks(on_progress=printer, on_warning=print_warning, stop=stop))
     except WaveError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except ray.exceptions.RayError as error:
-        print(f"error: {describe_ray_failure(error)}; {GO_ON}", file=sys.stderr)
+        print_lines(f"error: {error}", to_stderr=True)
         return EXIT_FAILED
     return conclude(run.out_uri, summary, allows_nothing_labelled=allows_nothing_labelled)
+
+
+@contextmanager
+def watch_ray(describe_loss: Callable[[], str]) -> Iterator[None]:
+    """Watch the head of the cluster that this process is connected to.
+
+    Args:
+        describe_loss: Says what remains when the cluster is lost.
+
+    Raises:
+        WaveError: Instead of an error of Ray.
+    """
+    # A run without Ray does not wait a second for its import.
+    import ray.exceptions
+
+    from jobs.cluster.head_watch import watch_head
+    from pipeline.workers.ray_failures import describe_ray_failure
+
+    try:
+        with watch_head(describe_loss):
+            yield
+    except ray.exceptions.RayError as error:
+        raise WaveError(f"{describe_ray_failure(error)}; {GO_ON}") from error
 
 
 def _describe_loss(run: Run, printer: ProgressPrinter) -> str:

@@ -13,6 +13,10 @@ class ClusterOptions:
 
     address: str | None = None
     """Ray cluster to use. Default: the one that this job runs on, else a local one."""
+    cluster: Literal["auto", "local", "ray"] = "auto"
+    """What runs the workers: ray; local, child processes on the CPUs of this machine; auto, local for little work on a
+    machine without GPU (at most 16 shards and 64 MiB), else ray. Jobs other than label, remask and export always use
+    ray."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jobs.arguments.calibrate import CalibrateJob
-from jobs.cluster.connection import use_endpoint
+from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
 from pipeline.errors import LabellingError, TruthError
 from pipeline.evaluation.evaluate import MAX_COMPLAINTS

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jobs.arguments.evaluate import EvaluateJob
-from jobs.cluster.connection import use_endpoint
+from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, print_lines
 from pipeline.commit.manifests import list_manifests
 from pipeline.errors import LabellingError

@@ -1,17 +1,17 @@
 """Export a published run: choose the rows, show what remains, and drive it."""
 
 import os
-import sys
+from contextlib import nullcontext
 from functools import partial
 
-import ray.exceptions
-
 from jobs.arguments.export import ExportJob, Filters
-from jobs.cluster.connection import connect, use_endpoint
-from jobs.cluster.driving import GO_ON, print_warning, stop_on_signals
-from jobs.cluster.head_watch import watch_head
+from jobs.cluster.choice import share_cpus, uses_ray
+from jobs.cluster.driving import GO_ON, print_warning, stop_on_signals, watch_ray
+from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
 from jobs.display.progress import ProgressPrinter
+from pipeline.commit.plan import Plan
+from pipeline.driver.cluster import Cluster
 from pipeline.driver.silence import WaitNotices
 from pipeline.driver.stop import Stop
 from pipeline.driver.waves import Hooks
@@ -29,7 +29,6 @@ from pipeline.published.splits import parse_splits
 from pipeline.run.options import DriverOptions
 from pipeline.storage.outage import Patience
 from pipeline.storage.reading import read_bytes
-from pipeline.workers.ray_failures import describe_ray_failure
 
 
 def export(job: ExportJob) -> int:
@@ -50,7 +49,7 @@ def export(job: ExportJob) -> int:
             items = list_items(opened)[: job.limit]
             counts = patience.call(lambda: finish_export(opened, items))
             return _conclude_complete(opened, counts)
-        return _drive(job, opened)
+        return _drive(job, opened, plan)
     except NothingExportedError as error:
         print_lines(f"error: {error}", to_stderr=True)
         return EXIT_FAILED
@@ -133,20 +132,35 @@ def _warn_of_unpublished(run: PublishedRun) -> None:
         )
 
 
-def _drive(job: ExportJob, opened: Export) -> int:
-    connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
+def _drive(job: ExportJob, opened: Export, plan: Plan) -> int:
+    on_ray = uses_ray(job.cluster, plan, wants_gpu=False)
+    cluster = _prepare_ray(job) if on_ray else _prepare_local(plan)
+    watching = watch_ray(partial(_describe_loss, job.out)) if on_ray else nullcontext()
     options, printer = DriverOptions(**vars(job.waits)), ProgressPrinter()
     try:
-        with stop_on_signals(Stop(grace_s=job.grace_s)) as stop, watch_head(partial(_describe_loss, job.out)):
+        with stop_on_signals(Stop(grace_s=job.grace_s)) as stop, watching:
             hooks = Hooks(on_progress=printer, on_warning=print_warning, stop=stop)
-            summary = export_run(opened, options, limit=job.limit, hooks=hooks)
+            summary = export_run(opened, options, limit=job.limit, hooks=hooks, cluster=cluster)
     except WaveError as error:
         print_lines(f"error: {error}", to_stderr=True)
         return EXIT_FAILED
-    except ray.exceptions.RayError as error:
-        print(f"error: {describe_ray_failure(error)}; {GO_ON}", file=sys.stderr)
-        return EXIT_FAILED
     return _conclude(opened, summary)
+
+
+def _prepare_local(plan: Plan) -> Cluster:
+    from pipeline.local_cluster.cluster import LocalCluster
+
+    num_workers, _ = share_cpus(None, plan)
+    print(f"exporting without Ray: {num_workers} processes on this machine", flush=True)
+    return LocalCluster(num_workers)
+
+
+def _prepare_ray(job: ExportJob) -> Cluster:
+    from jobs.cluster.connection import connect
+    from pipeline.driver.ray_cluster import RayCluster
+
+    connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
+    return RayCluster()
 
 
 def _describe_loss(out_uri: str) -> str:

@@ -1,7 +1,7 @@
 """Import a checkpoint of the MCTformer authors."""
 
 from jobs.arguments.import_checkpoint import ImportJob
-from jobs.cluster.connection import use_endpoint
+from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
 from models.importers import import_authors_checkpoint
 from models.mctformer import Variant

@@ -7,24 +7,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from jobs.arguments.label import LabelJob
-from jobs.cluster.actor_count import (
-    choose_cpus,
-    choose_gpus,
-    choose_num_actors,
-    describe_few_cpus,
-    describe_wait,
-    measure_cluster,
-)
-from jobs.cluster.connection import connect, find_address, use_endpoint
+from jobs.cluster.choice import share_cpus, uses_ray
 from jobs.cluster.driving import MAX_FOOTERS, conclude_published, drive, print_warning, read_published
+from jobs.cluster.settings import find_address, use_endpoint
 from jobs.command_line.console import EXIT_OK, format_bytes, print_config
 from jobs.display.extension import print_extension
 from jobs.display.tags_table import print_unmatched
 from jobs.execution.inputs import find_shards, open_listed_run
 from jobs.qualities import QUALITIES
-from pipeline.bundles import load_bundle, require_same_classes
+from pipeline.bundles import describe_bundle, load_bundle, require_same_classes
 from pipeline.commit.plan import Plan
 from pipeline.commit.retry import RetryOrder, open_retry, parse_reasons
+from pipeline.driver.cluster import Cluster
 from pipeline.driver.silence import WaitNotices
 from pipeline.inputs.tag_join import settle_tags_table
 from pipeline.label import label_run, plan_label_run
@@ -58,13 +52,14 @@ def _label(job: LabelJob, patience: Patience, scratch: str | None) -> int:
     if not plan.work and not plan.leftover_parts:
         print(f"nothing to do: every shard is {'labelled again' if job.retry else 'published'} under {job.out}")
         return patience.call(lambda: _conclude_published(run, plan, job))
-    connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
-    options = _choose_options(job)
+    on_ray = uses_ray(job.cluster, plan, wants_gpu=_wants_gpu(job))
+    options, cluster = _prepare_ray(job, patience) if on_ray else _prepare_local(job, plan)
     code = drive(
         run,
-        lambda hooks: label_run(run, options, retry=retry, limit=job.run.limit, hooks=hooks),
+        lambda hooks: label_run(run, options, retry=retry, limit=job.run.limit, hooks=hooks, cluster=cluster),
         grace_s=job.run.grace_s,
         allows_nothing_labelled=job.allow_nothing_labelled,
+        uses_ray=on_ray,
     )
     if code == EXIT_OK and job.run.limit is None and run.config.inputs.tags_table and len(run.shards) <= MAX_FOOTERS:
         patience.call(lambda: print_unmatched(run))
@@ -88,11 +83,11 @@ def _open(job: LabelJob, patience: Patience, scratch: str | None) -> tuple[Run, 
         return patience.call(lambda: find_shards(job, inputs, vocabulary, scratch))
 
     shards = find()
-    model, bundle, digest = patience.call(lambda: load_bundle(job.model))
+    bundle, digest = patience.call(lambda: describe_bundle(job.model))
     require_same_classes(bundle, vocabulary)
-    if job.config.maps.kind == MapKind.PATCH_CAM and str(model.config.variant) == "v1":
+    if job.config.maps.kind == MapKind.PATCH_CAM and str(bundle.config.variant) == "v1":
         raise ValueError("this model (variant v1) has no patch CAM; give --maps.kind attention or fused")
-    config = settle_config(replace(job.config, inputs=inputs), model.config.grid_side)
+    config = settle_config(replace(job.config, inputs=inputs), bundle.config.grid_side)
     config = _calibrate(job, config, digest, vocabulary)
     print_config({"model": job.model, "digest": digest, "out": job.out}, config)
     arguments: dict[str, Any] = {
@@ -131,12 +126,49 @@ def _calibrate(job: LabelJob, config: LabelConfig, model_digest: str, vocabulary
     return replace(config, maps=use_calibration(job.calibration, maps).apply(config.maps))
 
 
+def _wants_gpu(job: LabelJob) -> bool | None:
+    if job.execution.device != "auto":
+        return job.execution.device == "cuda"
+    return None if job.gpus_per_worker == "auto" else job.gpus_per_worker > 0
+
+
+def _prepare_local(job: LabelJob, plan: Plan) -> tuple[LabelOptions, Cluster]:
+    from pipeline.local_cluster.cluster import LocalCluster
+
+    num_workers, num_cpus = share_cpus(job.workers, plan)
+    num_cpus = int(job.cpus_per_worker or num_cpus) or 1
+    print(f"labelling without Ray: {num_workers} processes of {num_cpus} CPUs each on this machine", flush=True)
+    options = LabelOptions(
+        **vars(job.execution), gpus_per_actor=0.0, cpus_per_actor=float(num_cpus), num_actors=num_workers
+    )
+    return options, LocalCluster(num_workers)
+
+
+def _prepare_ray(job: LabelJob, patience: Patience) -> tuple[LabelOptions, Cluster]:
+    from jobs.cluster.connection import connect
+    from pipeline.driver.ray_cluster import RayCluster
+
+    # A bundle with damaged weights is found before Ray starts.
+    patience.call(lambda: load_bundle(job.model))
+    connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
+    return _choose_options(job), RayCluster()
+
+
 def _choose_options(job: LabelJob) -> LabelOptions:
     """Fill the cluster with workers unless the options set their number.
 
     Raises:
         LabellingError: Actors want GPUs and a cluster without any cannot get them.
     """
+    from jobs.cluster.actor_count import (
+        choose_cpus,
+        choose_gpus,
+        choose_num_actors,
+        describe_few_cpus,
+        describe_wait,
+        measure_cluster,
+    )
+
     size = measure_cluster()
     # On a cluster, GPUs are what labelling is paid for: no run of days starts on CPUs because its GPUs join later.
     may_grow = find_address(job.cluster.address) != "local"

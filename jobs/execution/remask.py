@@ -4,11 +4,13 @@ import os
 from dataclasses import replace
 
 from jobs.arguments.remask import RemaskJob
-from jobs.cluster.connection import connect, use_endpoint
+from jobs.cluster.choice import share_cpus, uses_ray
 from jobs.cluster.driving import conclude_published, drive, print_warning, read_published
+from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_config
 from jobs.display.extension import print_extension
 from pipeline.commit.plan import Plan, plan_run
+from pipeline.driver.cluster import Cluster
 from pipeline.driver.silence import WaitNotices
 from pipeline.kept_maps.kept_run import KeptRun, open_kept_run
 from pipeline.kept_maps.new_run import open_remask
@@ -40,14 +42,32 @@ def remask(job: RemaskJob) -> int:
         print(f"nothing to do: every shard is published under {job.out}")
         published = patience.call(lambda: read_published(run, plan))
         return conclude_published(published, allows_nothing_labelled=job.allow_nothing_labelled)
-    connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
+    on_ray = uses_ray(job.cluster, plan, wants_gpu=False)
+    cluster = _prepare_ray(job) if on_ray else _prepare_local(plan)
     options = DriverOptions(**vars(job.waits))
     return drive(
         run,
-        lambda hooks: remask_run(run, options, limit=job.run.limit, hooks=hooks),
+        lambda hooks: remask_run(run, options, limit=job.run.limit, hooks=hooks, cluster=cluster),
         grace_s=job.run.grace_s,
         allows_nothing_labelled=job.allow_nothing_labelled,
+        uses_ray=on_ray,
     )
+
+
+def _prepare_local(plan: Plan) -> Cluster:
+    from pipeline.local_cluster.cluster import LocalCluster
+
+    num_workers, _ = share_cpus(None, plan)
+    print(f"making masks without Ray: {num_workers} processes on this machine", flush=True)
+    return LocalCluster(num_workers)
+
+
+def _prepare_ray(job: RemaskJob) -> Cluster:
+    from jobs.cluster.connection import connect
+    from pipeline.driver.ray_cluster import RayCluster
+
+    connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
+    return RayCluster()
 
 
 def choose_maps(job: RemaskJob, kept: KeptRun) -> MapConfig:

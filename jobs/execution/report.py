@@ -1,7 +1,7 @@
 """Make the page of a labelling run."""
 
 from jobs.arguments.report import ReportJob
-from jobs.cluster.connection import use_endpoint
+from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_OK, format_bytes, print_lines
 from pipeline.evaluation.truth import open_truth
 from pipeline.evaluation.truth_frames import TruthFrame

@@ -8,6 +8,7 @@ import webbrowser
 from datetime import UTC, datetime
 
 from jobs.arguments.review import ReviewJob
+from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
 from pipeline.errors import LabellingError
 from pipeline.evaluation.truth import open_truth
@@ -23,11 +24,7 @@ POLL_S = 0.5
 
 def review(job: ReviewJob) -> int:
     """Serve the page and return the exit code."""
-    if job.store.endpoint_url is not None:
-        # It imports Ray, which a review does not need: seconds and 100 MB.
-        from jobs.cluster.connection import use_endpoint
-
-        use_endpoint(job.store.endpoint_url)
+    use_endpoint(job.store.endpoint_url)
     runs = [open_published(uri) for uri in job.labels]
     if len(runs) > 1 and runs[0].class_names != runs[1].class_names:
         raise LabellingError(

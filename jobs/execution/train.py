@@ -10,7 +10,8 @@ import ray.train
 
 from jobs.arguments.train import TrainJob
 from jobs.cluster.actor_count import ClusterSize, choose_gpus, measure_cluster
-from jobs.cluster.connection import connect, use_endpoint
+from jobs.cluster.connection import connect
+from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, print_config, print_lines
 from jobs.display.training import EventPrinter, print_surveys, warn
 from pipeline.bundles import load_bundle

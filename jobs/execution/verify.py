@@ -7,7 +7,8 @@ import time
 import ray.exceptions
 
 from jobs.arguments.verify import VerifyJob
-from jobs.cluster.connection import connect, use_endpoint
+from jobs.cluster.connection import connect
+from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK
 from pipeline.audit.archives.member_counts import MemberCounts
 from pipeline.audit.collections.judge import CollectionVerdict, judge_collections

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray._private.state import actors as list_all_actors
+
+from pipeline.driver.cluster import Resources
 
 POLL_PERIOD_S = 0.1
 
@@ -48,39 +49,6 @@ def end_actors(find: Callable[[], set[str]], limit_s: float) -> set[str]:
         ended |= left
         time.sleep(POLL_PERIOD_S)
     return left
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """CPUs, GPUs and other resources: what one worker requests, and what a cluster has."""
-
-    asked: Mapping[str, float] = field(default_factory=dict)
-    """Minimum that one worker requests."""
-    free: Mapping[str, float] = field(default_factory=dict)
-    """In the whole cluster."""
-    largest: Mapping[str, float] = field(default_factory=dict)
-    """Largest amount on any alive node, free or in use."""
-
-    def describe_missing(self) -> str | None:
-        """Describe a request that exceeds every node, free or in use; None if there is none."""
-        for name, amount in self.asked.items():
-            if self.largest.get(name, 0.0) < amount:
-                return f"it asks for {amount:g} {name}, and no node of the cluster has more than {self.largest[name]:g}"
-        return None
-
-    def describe_taken(self) -> str | None:
-        """Describe a request that exceeds what is free; None if there is none."""
-        for name, amount in self.asked.items():
-            if self.free.get(name, 0.0) < amount * (1 - 1e-9):
-                return f"it asks for {amount:g} {name}, and {self.free.get(name, 0.0):g} are free in the cluster"
-        return None
-
-    def describe(self) -> str:
-        """Describe requested and free amounts."""
-        return ", ".join(
-            f"{name}: {amount:g} asked for one worker, {self.free.get(name, 0.0):g} free"
-            for name, amount in self.asked.items()
-        )
 
 
 def look_at_resources(asked: Mapping[str, float]) -> Resources:

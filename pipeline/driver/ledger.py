@@ -8,16 +8,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-
 from pipeline.commit.names import PartName
 from pipeline.commit.outcome import Outcome
 from pipeline.commit.plan import Plan, ShardWork
 from pipeline.commit.seal import CompleteShard, Publish, Refusal, publish_shard
 from pipeline.commit.worker_reports import ChunkReport, Report, ShardEndReport, ShardFailure
+from pipeline.errors import WaveError
 from pipeline.run.counts import LabelCounts
 from pipeline.run.records import InputShard, ShardEnd
-from pipeline.workers.ray_failures import describe_ray_failure
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +46,8 @@ class Ledger:
     started_s: float
     counts: LabelCounts
     submit: Callable[..., Future[Any]]
-    """Calls a function in another process, with `reporting` as an additional argument."""
+    """Calls a function with `reporting` as an additional argument; the future fails with a `WaveError` if its process
+    is lost."""
     publish: Publish
     num_chunks: int = 0
     num_sealed: int = 0
@@ -152,9 +151,9 @@ class Ledger:
             name = self._seals.pop(seal)
             try:
                 sealed = seal.result()
-            except ray.exceptions.RayError as failure:
+            except WaveError as failure:
                 # The parts remain: the next wave finds the shard unsealed and seals it.
-                logger.warning("sealing shard '%s' failed, it is tried again: %s", name, describe_ray_failure(failure))
+                logger.warning("sealing shard '%s' failed, it is tried again: %s", name, failure)
                 continue
             if isinstance(sealed, Refusal):
                 self._enter_failure(name, sealed.error, sealed.is_store_error)

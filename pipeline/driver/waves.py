@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from pipeline.commit.plan import Plan
-from pipeline.driver.cluster import POLL_PERIOD_S, Cluster, RayCluster
+from pipeline.driver.cluster import POLL_PERIOD_S, Cluster
 from pipeline.driver.heartbeat import Heartbeat
 from pipeline.driver.ledger import Ledger, Progress
 from pipeline.driver.silence import SilenceError, SilenceWatch, WaitNotices, WaveEnd
@@ -57,7 +57,7 @@ def drive_run(
         WaveError: `totals.MAX_IDLE_WAVES` waves ended without progress, or the rest of a wave cannot be ended.
         StorageError: The output cannot be listed, even after a wait of `options.store_outage_s`.
     """
-    hooks, cluster = hooks or Hooks(), cluster or RayCluster()
+    hooks, cluster = hooks or Hooks(), cluster or _use_ray()
     stop, on_warning = hooks.stop, hooks.on_warning
     totals = Totals(started_s=time.monotonic())
     # Separate notices: progress of a wave does not imply that the heartbeat can be written.
@@ -86,6 +86,13 @@ def drive_run(
         totals.require_progress(ledger, work, failure)
     heartbeat.end()
     return totals.summarise(was_stopped=stop.is_requested)
+
+
+def _use_ray() -> Cluster:
+    # A run without Ray does not wait a second for its import.
+    from pipeline.driver.ray_cluster import RayCluster
+
+    return RayCluster()
 
 
 def _make_plan(steps: Steps, patience: Patience, stop: Stop) -> Plan | None:

@@ -22,8 +22,8 @@ from pipeline.run.records import PART_SCHEMA, InputShard, ShardEnd
 from pipeline.run.run_file import Run, describe_shard
 from pipeline.workers.attempts import AttemptCounter, Attempts
 from pipeline.workers.guarded_reads import read_guarded
-from pipeline.workers.planned_source import ReadPart
 from pipeline.workers.pulse import Pulse, Reporting
+from pipeline.workers.read_part import ReadPart
 
 KEPT_SCHEMA = pa.schema([*HEAD, ("rows", pa.large_binary()), ("images", pa.list_(pa.large_binary()))])
 """Rows from reader to worker: the rows of a chunk as an Arrow stream, and their images where pixels refine maps; or the

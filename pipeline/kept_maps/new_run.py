@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pipeline.bundles import load_bundle
+from pipeline.bundles import describe_bundle
 from pipeline.errors import BundleError
 from pipeline.kept_maps.kept_run import KeptRun
 from pipeline.run.config import LabelConfig, MapConfig, PixelRefinement
@@ -54,7 +54,7 @@ def find_patch_size(kept: KeptRun, config: LabelConfig) -> int | None:
     if config.maps.pixel_refinement == PixelRefinement.NONE:
         return None
     try:
-        model, _, digest = load_bundle(kept.model_uri)
+        bundle, digest = describe_bundle(kept.model_uri)
         if digest != kept.model_digest:
             raise BundleError(f"bundle '{kept.model_uri}' is not the model that made the kept maps")
     except BundleError as error:
@@ -62,4 +62,4 @@ def find_patch_size(kept: KeptRun, config: LabelConfig) -> int | None:
             f"{error}; pixel refinement of kept maps needs its patch size, so put it back, or make masks without it "
             "(tagmask remask with --maps.pixel-refinement none)"
         ) from error
-    return model.config.patch_size
+    return bundle.config.patch_size

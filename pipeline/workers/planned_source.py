@@ -1,21 +1,13 @@
 """A Ray Data source whose read tasks are planned beforehand."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import pyarrow as pa
 from ray.data import DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-
-class ReadPart(NamedTuple):
-    """The content of one read task."""
-
-    read: Callable[[], Iterator[pa.Table]]
-    """Runs in a worker process; must be picklable."""
-    num_bytes: int
-    """Estimated size of what is read."""
+from pipeline.workers.read_part import ReadPart
 
 
 class PlannedSource(Datasource):

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.driver.cluster import WaveState
-from pipeline.driver.cluster_state import Resources
+from pipeline.driver.cluster import Resources, WaveState
 from pipeline.driver.silence import (
     LOOK_PERIOD_S,
     NOTICE_PERIOD_S,

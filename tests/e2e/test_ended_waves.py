@@ -9,13 +9,13 @@ import ray
 
 from pipeline.commit.plan import ShardWork
 from pipeline.commit.worker_reports import Report, ShardFailure, make_row
-from pipeline.driver.cluster import RayCluster
 from pipeline.driver.cluster_state import list_actors
+from pipeline.driver.ray_cluster import RayCluster
 from pipeline.driver.steps import Steps, Tasks
 from pipeline.errors import WaveError
 from pipeline.labelling.chunk_rows import CHUNK_SCHEMA
 from pipeline.run.records import InputShard
-from pipeline.workers.planned_source import ReadPart
+from pipeline.workers.read_part import ReadPart
 
 pytestmark = pytest.mark.ray
 
@@ -62,7 +62,7 @@ def test_worker_that_raises_ends_its_wave_with_the_cause(local_ray: None) -> Non
             make_plan=lambda: pytest.fail("a wave plans nothing"),
             plan_read=lambda *_: ReadPart(read_failure, 1),
             read_schema=CHUNK_SCHEMA,
-            workers=Tasks(function=function, arguments={}, num_cpus=0.25),
+            workers=Tasks(find=lambda: function, arguments={}, num_cpus=0.25),
             publish=lambda _: pytest.fail("a wave publishes nothing"),
         )
         work = [ShardWork(shard=InputShard(uri="a.tar", name="a", size_bytes=1, etag="1"))]

@@ -87,13 +87,15 @@ def run_python(arguments: Any, environment: Any) -> Any:
     )
 
 
+@pytest.mark.parametrize("cluster", ["ray", "local"])
 def test_shards_that_kill_or_provoke_their_readers_fail_by_name_and_the_others_are_published(
     inputs: Any,  # noqa: F811
     environment: dict[str, str],
     shards: Path,
     tmp_path: Path,
+    cluster: str,
 ) -> None:
-    arguments = list_arguments(inputs, tmp_path / "out", "--shards", str(shards))
+    arguments = list_arguments(inputs, tmp_path / "out", "--shards", str(shards), "--cluster", cluster)
     done = run_python(["-m", "jobs.label", *arguments], environment)
     assert done.returncode == 1, done.stdout + done.stderr
     published = sorted(path.name for path in Path(tmp_path / "out" / "labels").iterdir())

@@ -142,15 +142,17 @@ def test_images_that_kill_or_hang_their_worker_are_rejected_and_the_rest_is_labe
     assert "rejected, crashed: 2" in done.stdout
 
 
+@pytest.mark.parametrize("cluster", ["ray", "local"])
 def test_run_told_to_stop_says_how_to_go_on_and_goes_on(
     inputs: Any,  # noqa: F811
     environment: dict[str, str],
     run_label: Any,  # noqa: F811
     tmp_path: Path,
+    cluster: str,
 ) -> None:
     shard = make_shard(tmp_path / "photos.tar", [b"SLOW"] * 60)
     # One actor, so that no machine has enough cores to be done within the time of grace.
-    command = make_command(inputs, tmp_path / "out", shard)
+    command = make_command(inputs, tmp_path / "out", shard, "--cluster", cluster)
     running = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -76,6 +76,7 @@ def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(
         *("--shards", join_uri(s3_folder, "photos-{00000..00002}.tar"), "--out", out, "--gpus-per-worker", "0"),
         *("--vocabulary", join_uri(s3_folder, "vocabulary.json"), "--model", join_uri(s3_folder, "model")),
         *("--views.num-patches", "16", "--inputs.max-chunk-samples", "4", "--workers", "1"),
+        *("--cluster", "ray"),
     ]
     with FaultyNetwork(s3_endpoint) as network:
         done = run_job("label", *arguments, "--endpoint-url", network.url, RAY_TMPDIR=str(ray_folder))

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import ray
 
-from jobs.cluster.connection import FORWARDED_VARIABLES, connect, use_endpoint
+from jobs.cluster.connection import FORWARDED_VARIABLES, connect
+from jobs.cluster.settings import use_endpoint
 from jobs.command_line.parsing import refuse_passwords
 from jobs.train import main as train
 from pipeline.inputs.shards import list_shards

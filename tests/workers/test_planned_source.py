@@ -4,7 +4,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.workers.planned_source import PlannedSource, ReadPart
+from pipeline.workers.planned_source import PlannedSource
+from pipeline.workers.read_part import ReadPart
 
 SCHEMA = pa.schema([("number", pa.int64())])
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from pipeline.driver.cluster import Cluster
-from pipeline.driver.steps import Steps, Tasks
+from pipeline.driver.steps import Steps, Tasks, import_late
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks, drive_run
 from pipeline.export.job.finish import finish_export
 from pipeline.export.job.identity import Export
 from pipeline.export.job.records import ShardCounts, list_items, plan_export
-from pipeline.export.job.shard_task import ITEM_SCHEMA, export_row, plan_shards, publish_export
+from pipeline.export.job.shard_task import ITEM_SCHEMA, plan_shards, publish_export
 from pipeline.run.options import DriverOptions
 
 EXPORT_CPUS = 1.0
@@ -62,7 +62,11 @@ def export_run(
         make_plan=lambda: plan_export(export, limit),
         plan_read=partial(plan_shards, by_name),
         read_schema=ITEM_SCHEMA,
-        workers=Tasks(function=export_row, arguments={"export": export.for_workers()}, num_cpus=EXPORT_CPUS),
+        workers=Tasks(
+            find=partial(import_late, "pipeline.export.job.shard_task", "export_row"),
+            arguments={"export": export.for_workers()},
+            num_cpus=EXPORT_CPUS,
+        ),
         publish=partial(publish_export, out_uri=export.out_uri, items=by_name),
     )
     summary = drive_run(steps, options or DriverOptions(), export.out_uri, hooks, cluster)

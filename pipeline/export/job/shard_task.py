@@ -39,8 +39,8 @@ from pipeline.export.store_files import StoreFiles
 from pipeline.run.counts import LabelCounts
 from pipeline.run.records import InputShard, ShardEnd
 from pipeline.workers.attempts import MAX_DEATHS, AttemptCounter, Attempts
-from pipeline.workers.planned_source import ReadPart
 from pipeline.workers.pulse import Reporting
+from pipeline.workers.read_part import ReadPart
 
 ITEM_SCHEMA = pa.schema([*HEAD, ("item", pa.string())])
 """Rows from reader to worker: a shard as JSON; or the end of it."""
