@@ -5,8 +5,8 @@
 Each turn runs `tagmask label` with `--cluster local` and with `--cluster ray`, one after the other, each into an empty
 folder, and then the same command again, which has nothing left to do. Prints the seconds from the start of the process
 until the first committed chunk, the first manifest and the end of the command; medians, and their ratios. Without
-`--shards` it draws a dozen photos of 500 x 375 pixels; without `--model` it makes an untrained MCTformer V2 on ViT-Tiny,
-which costs what a trained one costs.
+`--shards` it draws a dozen photos of 500 x 375 pixels; without `--model` it makes an untrained MCTformer V2 on
+ViT-Tiny, which costs what a trained one costs.
 """
 
 import os
@@ -102,7 +102,7 @@ def save_untrained(folder: Path) -> None:
 def measure(command: list[str], out: Path, cluster: str) -> dict[str, float]:
     """Run the command twice; return the seconds of each moment."""
     seconds: dict[str, float] = {}
-    with open(out.with_suffix(".log"), "wb") as log:
+    with out.with_suffix(".log").open("wb") as log:
         started_s = time.monotonic()
         running = subprocess.Popen(
             [*command, "--out", str(out), "--cluster", cluster], cwd=ROOT, stdout=log, stderr=log
