@@ -16,22 +16,33 @@ GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 """Device files that a machine with a GPU has. PyTorch would tell, too, after seconds of import."""
 
 
-def uses_ray(options: ClusterOptions, plan: Plan, *, wants_gpu: bool | None) -> bool:
-    """Choose between Ray and child processes.
+def check_cluster(options: ClusterOptions, *, wants_gpu: bool | None) -> None:
+    """Check that the options fit each other, before anything is written.
 
     Args:
         options: Options of the command.
-        plan: What remains to do.
         wants_gpu: Whether workers use GPUs; None: if there are any.
 
     Raises:
         ValueError: Child processes are wanted, and the address of a cluster or GPUs, too.
     """
+    if options.cluster != "local":
+        return
+    if options.address is not None:
+        raise ValueError("--cluster local does without Ray, so leave --address out, or give --cluster ray")
+    if wants_gpu:
+        raise ValueError("--cluster local labels on CPUs; give --gpus-per-worker 0, or --cluster ray")
+
+
+def uses_ray(options: ClusterOptions, plan: Plan, *, wants_gpu: bool | None) -> bool:
+    """Choose between Ray and child processes.
+
+    Args:
+        options: Options of the command, which `check_cluster` has passed.
+        plan: What remains to do.
+        wants_gpu: Whether workers use GPUs; None: if there are any.
+    """
     if options.cluster == "local":
-        if options.address is not None:
-            raise ValueError("--cluster local does without Ray, so leave --address out, or give --cluster ray")
-        if wants_gpu:
-            raise ValueError("--cluster local labels on CPUs; give --gpus-per-worker 0, or --cluster ray")
         return False
     if options.cluster == "ray" or find_address(options.address) != "local" or _is_connected():
         return True

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from functools import partial
 
 from jobs.arguments.export import ExportJob, Filters
-from jobs.cluster.choice import share_cpus, uses_ray
+from jobs.cluster.choice import check_cluster, share_cpus, uses_ray
 from jobs.cluster.driving import GO_ON, print_warning, stop_on_signals, watch_ray
 from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
@@ -35,6 +35,7 @@ def export(job: ExportJob) -> int:
     """Export and return the exit code."""
     if job.limit is not None and job.limit < 1:
         raise ValueError(f"need --limit >= 1, got {job.limit}")
+    check_cluster(job.cluster, wants_gpu=False)
     use_endpoint(job.store.endpoint_url)
     patience = Patience(limit_s=job.waits.store_outage_s, on_wait=WaitNotices(print_warning).note)
     opened = patience.call(lambda: open_export(job))

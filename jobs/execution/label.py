@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from jobs.arguments.label import LabelJob
-from jobs.cluster.choice import share_cpus, uses_ray
+from jobs.cluster.choice import check_cluster, share_cpus, uses_ray
 from jobs.cluster.driving import MAX_FOOTERS, conclude_published, drive, print_warning, read_published
 from jobs.cluster.settings import find_address, use_endpoint
 from jobs.command_line.console import EXIT_OK, format_bytes, print_config
@@ -35,6 +35,7 @@ from pipeline.thresholds.calibration import MASK_FIELDS, describe_maps, use_cali
 
 def label(job: LabelJob) -> int:
     """Label and return the exit code."""
+    check_cluster(job.cluster, wants_gpu=_wants_gpu(job))
     use_endpoint(job.store.endpoint_url)
     patience = Patience(limit_s=job.execution.store_outage_s, on_wait=WaitNotices(print_warning).note)
     # A dry run writes nothing below the output.

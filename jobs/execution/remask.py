@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 
 from jobs.arguments.remask import RemaskJob
-from jobs.cluster.choice import share_cpus, uses_ray
+from jobs.cluster.choice import check_cluster, share_cpus, uses_ray
 from jobs.cluster.driving import conclude_published, drive, print_warning, read_published
 from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_config
@@ -23,6 +23,7 @@ from pipeline.thresholds.calibration import describe_maps, use_calibration
 
 def remask(job: RemaskJob) -> int:
     """Make masks and return the exit code."""
+    check_cluster(job.cluster, wants_gpu=False)
     use_endpoint(job.store.endpoint_url)
     patience = Patience(limit_s=job.waits.store_outage_s, on_wait=WaitNotices(print_warning).note)
     kept = patience.call(lambda: open_kept_run(job.labels))

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.label import main as label
 from jobs.verify import main as verify
 from pipeline.kept_maps.kept_run import open_kept_run
 from pipeline.kept_maps.new_run import open_remask
@@ -165,3 +166,19 @@ def test_remask_without_ray_gives_the_bytes_of_one_process(calm: Path, tmp_path:
     assert made == read_manifests(f"{tmp_path}/serial")
     assert made != read_manifests(str(calm))
     assert verify(["--labels", f"{tmp_path}/out"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--address", "auto"), "--cluster local does without Ray, so leave --address out"),
+        (("--gpus-per-worker", "1"), "--cluster local labels on CPUs"),
+        (("--device", "cuda"), "--cluster local labels on CPUs"),
+    ],
+)
+def test_options_that_need_ray_are_refused_before_anything_is_written(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], message: str
+) -> None:
+    assert label(list_arguments(str(inputs), f"{tmp_path}/out", *flags)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
