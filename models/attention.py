@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from timm.layers import Attention
 from torch import Tensor
 from torch.nn import functional
 
 from models.output import MCTformerOutput
+from models.vision_transformer import Attention
 
 
 class Attended(NamedTuple):
@@ -25,13 +25,13 @@ class Attended(NamedTuple):
 
 
 def attend(attention: Attention, tokens: Float[Tensor, "b t d"]) -> Attended:
-    """Run timm's attention layer with the fused kernel; return its queries and keys, too."""
+    """Run an attention layer with the fused kernel; return its queries and keys, too."""
     b, t, _ = tokens.shape
     qkv = attention.qkv(tokens).reshape(b, t, 3, attention.num_heads, attention.head_dim)
     queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     mixed = functional.scaled_dot_product_attention(queries, keys, values)
-    mixed = mixed.transpose(1, 2).reshape(b, t, attention.attn_dim)
-    return Attended(attention.proj_drop(attention.proj(mixed)), queries, keys)
+    mixed = mixed.transpose(1, 2).reshape(b, t, -1)
+    return Attended(attention.proj(mixed), queries, keys)
 
 
 def compute_class_to_patch(

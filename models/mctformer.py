@@ -1,4 +1,4 @@
-"""MCTformer V1, V2 and plus: a ViT with one class token per class, on timm's blocks.
+"""MCTformer V1, V2 and plus: a ViT with one class token per class.
 
 Source: Xu et al., "Multi-class Token Transformer for Weakly Supervised Semantic Segmentation" (CVPR 2022) and
 "MCTformer+" (TPAMI 2024). Module names are timm's and the authors', so that their weights load by name. We differ in
@@ -7,12 +7,10 @@ that the attention matrix is not computed: the forward pass returns queries and 
 
 import copy
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
-from timm.layers import Attention, PatchEmbed, trunc_normal_
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,17 +18,10 @@ from models.attention import attend
 from models.configuration import MCTformerConfig as MCTformerConfig
 from models.configuration import Variant as Variant
 from models.output import MCTformerOutput
+from models.vision_transformer import Block, PatchEmbed, fill_normal
 
-LAYER_NORM_EPS = 1e-6
 DINO_OFFSET = 0.1
 """Offset with which V1 and V2 resize position embeddings; their weights depend on it at other image sizes."""
-
-
-class _LayerNorm(nn.LayerNorm):
-    """Layer normalisation with the epsilon of ViT and DeiT."""
-
-    def __init__(self, width: int, **placement: Any) -> None:
-        super().__init__(width, eps=LAYER_NORM_EPS, **placement)
 
 
 class MCTformer(nn.Module):
@@ -41,7 +32,7 @@ class MCTformer(nn.Module):
         super().__init__()
         self.config = config
         c, d, num_patches = config.num_classes, config.width, config.grid_side**2
-        self.patch_embed = PatchEmbed(config.image_size, config.patch_size, 3, d, strict_img_size=False)
+        self.patch_embed = PatchEmbed(config.patch_size, d)
         self.cls_token = nn.Parameter(torch.zeros(1, c, d))
         if config.variant == Variant.PLUS:
             self.pos_embed_cls = nn.Parameter(torch.zeros(1, c, d))
@@ -49,23 +40,13 @@ class MCTformer(nn.Module):
         else:
             self.pos_embed = nn.Parameter(torch.zeros(1, c + num_patches, d))
         rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(
-            Block(
-                d,
-                config.num_heads,
-                config.mlp_ratio,
-                qkv_bias=True,
-                drop_path=rate,
-                norm_layer=_LayerNorm,
-            )
-            for rate in rates
-        )
+        self.blocks = nn.ModuleList(Block(d, config.num_heads, config.mlp_ratio, drop_path=rate) for rate in rates)
         if config.variant != Variant.V1:
             self.head = nn.Conv2d(d, c, kernel_size=3, padding=1)
         self.apply(_initialise_linear)
         for name, parameter in self.named_parameters():
             if name.startswith(("cls_token", "pos_embed")):
-                trunc_normal_(parameter, std=0.02)
+                fill_normal(parameter, std=0.02)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> MCTformerOutput:
         """Run the model.
@@ -74,7 +55,7 @@ class MCTformer(nn.Module):
             images: Normalised RGB of any size of at least one patch; pixels at the right and at the bottom that fill
                 no patch are ignored.
         """
-        patches = self.patch_embed.proj(images)
+        patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         class_positions, patch_positions = self._fit_positions(grid, is_square=images.shape[2] == images.shape[3])
         patch_tokens = patches.flatten(2).transpose(1, 2) + patch_positions
@@ -83,9 +64,8 @@ class MCTformer(nn.Module):
         num_classes = self.config.num_classes
         queries, keys, class_tokens_of = [], [], []
         for block in cast(Iterable[Block], self.blocks):
-            attended = attend(cast(Attention, block.attn), block.norm1(tokens))
-            tokens = tokens + block.drop_path1(block.ls1(attended.tokens))
-            tokens = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+            attended = attend(block.attn, block.norm1(tokens))
+            tokens = block.add_attended(tokens, attended.tokens)
             queries.append(attended.queries)
             keys.append(attended.keys)
             class_tokens_of.append(tokens[:, :num_classes])
@@ -168,6 +148,6 @@ def pool_by_rank(patch_cam: Float[Tensor, "b c gh gw"], decay: float) -> Float[T
 
 def _initialise_linear(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
+        fill_normal(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,6 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import pyarrow as pa
-import ray
 import torch
 
 from pipeline.bundles import load_bundle
@@ -224,13 +224,21 @@ class LabelChunks:
 
 def _name_actor() -> str:
     """Name of the actor, the same in every process that Ray starts for it; without an actor, name of the process."""
-    actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
-    return actor or f"process {os.getpid()}"
+    return _find_actor_id() or f"process {os.getpid()}"
+
+
+def _find_actor_id() -> str | None:
+    """Id of the Ray actor that this process is; None without Ray, which a worker without it does not import."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
+    found: str | None = ray.get_runtime_context().get_actor_id()
+    return found
 
 
 def _log_to_worker_file() -> None:
     """Log the progress of this worker to its log file, to which Ray redirects its output."""
-    if ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None:
+    if _find_actor_id() is not None:
         package = logging.getLogger("pipeline")
         package.setLevel(logging.INFO)
         handler = logging.StreamHandler()
