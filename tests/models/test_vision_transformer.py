@@ -14,6 +14,7 @@ from torch import nn
 
 from models.attention import attend
 from models.vision_transformer import Block, PatchEmbed, fill_normal
+from tests.factories import save_small_model
 
 ROOT = Path(__file__).parents[2]
 WIDTH, HEADS = 24, 3
@@ -31,7 +32,7 @@ def test_block_of_a_seed_computes_what_timms_does(is_training: bool) -> None:
     torch.manual_seed(0)
     ours = Block(WIDTH, HEADS, 3.5, drop_path=0.4).train(is_training)
     torch.manual_seed(0)
-    theirs = TimmBlock(WIDTH, HEADS, 3.5, qkv_bias=True, drop_path=0.4, norm_layer=partial(nn.LayerNorm, eps=1e-6))
+    theirs = TimmBlock(WIDTH, HEADS, 3.5, qkv_bias=True, drop_path=0.4, norm_layer=partial(nn.LayerNorm, eps=1e-6))  # type: ignore[arg-type]
     theirs.train(is_training)
     require_equal_states(ours, theirs)
     tokens = torch.randn(16, 5, WIDTH)
@@ -82,10 +83,13 @@ def test_heads_that_do_not_share_the_width_are_refused() -> None:
         Block(WIDTH, 5, 4.0, drop_path=0.0)
 
 
-def test_labelling_process_imports_neither_timm_nor_torchvision_nor_ray() -> None:
+def test_labelling_process_imports_neither_timm_nor_ray_nor_the_compiler_of_pytorch(tmp_path: Path) -> None:
+    save_small_model(str(tmp_path))
     program = (
         "import sys\n"
         "import pipeline.labelling.label_actor\n"
+        "from pipeline.bundles import load_bundle\n"
+        f"load_bundle({str(tmp_path)!r})\n"
         "found = {'timm', 'torchvision', 'ray', 'torch._dynamo', 'sympy'} & set(sys.modules)\n"
         "assert not found, found\n"
     )
