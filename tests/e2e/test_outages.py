@@ -183,26 +183,27 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Callable[..., A
 def test_store_that_is_away_for_a_while_is_waited_for(
     inputs: Path, expected: Any, s3_server: tuple[Callable[..., Any], Any], cluster: str
 ) -> None:
-    stop_server, start_server = s3_server
+    # One of its own: the pretended S3 keeps its buckets for as long as this process lives.
+    bucket, (stop_server, start_server) = f"photos-{cluster}", s3_server
     store = fsspec.filesystem("s3", use_listings_cache=False)
-    store.mkdir("photos")
-    store.put(str(inputs), "photos/in", recursive=True)
-    command = make_command(inputs, "s3://photos/out", "--workers", "1", folder="s3://photos/in", cluster=cluster)
+    store.mkdir(bucket)
+    store.put(str(inputs), f"{bucket}/in", recursive=True)
+    command = make_command(inputs, f"s3://{bucket}/out", "--workers", "1", folder=f"s3://{bucket}/in", cluster=cluster)
     running = Running(command)
     end_s = time.monotonic() + 450
-    while not store.find("photos/out/parts") and time.monotonic() < end_s:
+    while not store.find(f"{bucket}/out/parts") and time.monotonic() < end_s:
         time.sleep(0.05)
     stop_server()
-    running.wait_for(r"waiting: \d workers wait for a store: 's3://photos/.* cannot be reached")
+    running.wait_for(rf"waiting: \d workers wait for a store: 's3://{bucket}/.* cannot be reached")
     start_server()
     assert running.finish() == 0, running.printed
     assert "resumed after a wait of" in running.printed
     assert "ended early" not in running.printed
-    found = {name.rpartition("/")[2]: store.cat_file(name) for name in store.find("photos/out/labels")}
+    found = {name.rpartition("/")[2]: store.cat_file(name) for name in store.find(f"{bucket}/out/labels")}
     # A driver that starts while the store is away waits for it, too.
     stop_server()
     again = Running(command)
-    again.wait_for(r"waiting: .*s3://photos/in/vocabulary.json' cannot be reached")
+    again.wait_for(rf"waiting: .*s3://{bucket}/in/vocabulary.json' cannot be reached")
     start_server()
     assert again.finish() == 0, again.printed
     assert "nothing to do: every shard is published" in again.printed
