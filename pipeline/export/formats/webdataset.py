@@ -90,6 +90,8 @@ class _Tars:
             header.size = len(content)
             assert self.tar is not None
             self.tar.addfile(header, io.BytesIO(content))
+            # It keeps the header of each member, for readers.
+            self.tar.members.clear()
         self.num_bytes += size
         return self.name
 

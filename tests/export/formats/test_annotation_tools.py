@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 
 from pipeline.export.formats.catalogue import Formats
 from pipeline.export.formats.coco import CocoFormat
+from pipeline.export.formats.cvat import CvatFormat
 from pipeline.export.formats.label_studio import LabelStudioFormat
 from pipeline.export.samples import ExportContext
 from pipeline.export.store_files import StoreFiles
@@ -124,9 +125,11 @@ def test_label_studio_reads_brush_masks_and_configuration(hostile_run: str, tmp_
     assert count_pixels(masks) == count_without_ignored(open_published(hostile_run))
 
 
-def test_zips_of_cvat_hold_the_same_samples(hostile_run: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_images", [3, 5000])
+def test_zips_of_cvat_hold_the_same_samples(hostile_run: str, tmp_path: Path, max_images: int) -> None:
     out = tmp_path / "out"
-    export_all(hostile_run, str(out), "cvat", splits=SPLITS)
+    formats = Formats(cvat=CvatFormat(max_images=max_images))
+    export_all(hostile_run, str(out), "cvat", splits=SPLITS, formats=formats)
     assert [one["name"] for one in json.loads((out / "labels.json").read_text())] == NAMES
     listed, masks = require_sample_list(out), []
     for path in out.glob("*/*/images.zip"):
@@ -134,6 +137,7 @@ def test_zips_of_cvat_hold_the_same_samples(hostile_run: str, tmp_path: Path) ->
         split = path.parent.parent.name
         names = annotations.read(f"ImageSets/Segmentation/{split}.txt").decode().split()
         assert {listed[name]["split"] for name in names} == {split}
+        assert len(names) <= max_images
         assert [Path(name).stem for name in images.namelist()] == names
         for file_name in images.namelist():
             mask = np.asarray(Image.open(io.BytesIO(annotations.read(f"SegmentationClass/{Path(file_name).stem}.png"))))
