@@ -9,6 +9,7 @@ import io
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -226,7 +227,7 @@ def encode_overrides(overrides: Sequence[Override], masks: Iterable[bytes]) -> b
 
 def _read_file(uri: str, fingerprint: str) -> list[Override]:
     try:
-        with open_random(uri) as file:
+        with closing(open_random(uri)) as file:
             rows = pq.read_table(file, columns=list(SMALL_COLUMNS)).to_pylist()
         found = [
             Override(**row | {"class_ids": tuple(row["class_ids"])}, uri=uri, place=place)
@@ -243,7 +244,7 @@ def _read_file(uri: str, fingerprint: str) -> list[Override]:
 
 def _read_masks(uri: str, group: int) -> list[bytes]:
     try:
-        with open_random(uri) as file:
+        with closing(open_random(uri)) as file:
             table = pq.ParquetFile(file).read_row_group(group, columns=["mask"])
     except FileNotFoundError as error:
         raise ManifestError(f"'{uri}' does not exist any more, which holds corrected masks; put it back") from error

@@ -114,7 +114,7 @@ def _list_members(sample: ExportSample, context: ExportContext) -> dict[str, byt
         "classes": [context.class_names[number] for number in sample.class_ids],
         "class_ids": list(sample.class_ids),
         "quality": sample.quality,
-    }
+    } | sample.provenance
     return {
         sample.name + sample.image_suffix: sample.image,
         sample.name + MASK_SUFFIX: encode_mask(sample.mask, context.palette),
