@@ -91,7 +91,7 @@ class _Tars:
             assert self.tar is not None
             self.tar.addfile(header, io.BytesIO(content))
             # It keeps the header of each member, for readers.
-            self.tar.members.clear()
+            self.tar.members.clear()  # type: ignore[attr-defined]
         self.num_bytes += size
         return self.name
 
