@@ -1,17 +1,18 @@
-"""Masks that persons corrected in other tools: Parquet files beside the manifests, one row a mask.
+"""Masks that people corrected: Parquet files beside the manifests of a run, one file an import, one row a mask.
 
     OUT/overrides/IMPORT.parquet
 
-A file is never changed. Of several masks of a row the one of the latest import counts; manifests stay as they are.
+Files are only added. Of several masks of a row the one imported last counts, as long as the row has the same image.
 """
 
 import io
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,30 +20,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
-from pipeline.errors import ManifestError
-from pipeline.images.decode import UNREADABLE_ERRORS, open_image
-from pipeline.images.encoded.exif import read_exif_orientation
+from pipeline.errors import ManifestError, is_store_failure
 from pipeline.images.masks import decode_mask, name_mask_file
 from pipeline.published.decisions import RowId
 from pipeline.published.rows import MaskRow
-from pipeline.run.records import MASK, Status
+from pipeline.run.records import Status
 from pipeline.run.run_file import read_run
 from pipeline.storage.listing import list_objects
 from pipeline.storage.reading import open_random
 from pipeline.storage.uris import join_uri
 
 OVERRIDES_FOLDER = "overrides"
-ROW_GROUP_MASKS = 64
-"""Masks of a row group, which is what a reader of one mask reads."""
-MAX_CACHED_GROUPS = 4
+TOOLS = ("coco", "cvat", "label-studio")
+ROWS_PER_GROUP = 16
+"""Masks that are read together."""
+NUM_CACHED_GROUPS = 2
 NUM_THREADS = 16
+FULL_QUALITY = 1.0
+"""Of a mask that a person drew."""
 
 OVERRIDE_SCHEMA = pa.schema(
     [
         pa.field("shard", pa.string(), nullable=False),
         pa.field("index", pa.int64(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
-        pa.field("mask", MASK, nullable=False),
+        pa.field("mask", pa.struct([("bytes", pa.binary()), ("path", pa.string())]), nullable=False),
         pa.field("class_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("tool", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
@@ -53,9 +55,7 @@ OVERRIDE_SCHEMA = pa.schema(
         ("mask_sha256", pa.string()),
     ]
 )
-SMALL_COLUMNS = tuple(name for name in OVERRIDE_SCHEMA.names if name != "mask")
-PROVENANCE = ("override_tool", "override_source", "override_annotator", "override_time")
-"""Values that a corrected row has besides its columns."""
+_SMALL_COLUMNS = [name for name in OVERRIDE_SCHEMA.names if name != "mask"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,45 +67,49 @@ class Override:
     index: int
     key: str
     class_ids: tuple[int, ...]
-    """Classes that the mask shows, sorted, without the background."""
+    """Classes that the mask shows, in order; without background and ignored pixels."""
     tool: str
-    """coco, cvat or label-studio."""
+    """One of `TOOLS`."""
     source: str
-    """What the annotation came from, such as the name of a file."""
-    annotator: str | None = None
+    """File that the mask was imported from."""
+    annotator: str | None
     time: datetime
     """Of the import, in UTC."""
     fingerprint: str
     """Of the run."""
     image_sha256: str | None
     mask_sha256: str | None
-    """Digest of the mask that was corrected; None for a rejected row."""
-    uri: str = ""
-    """File that holds the mask."""
-    place: int = 0
-    """Of its row in that file, from 0."""
+    """Digest of the PNG that was corrected; None for a rejected row."""
+
+    def __post_init__(self) -> None:
+        if self.tool not in TOOLS:
+            raise ValueError(f"need a tool of {', '.join(TOOLS)}, got {self.tool!r}")
+        if self.index < 0:
+            raise ValueError(f"need an index of a row from 0, got {self.index}")
 
     @property
     def row_id(self) -> RowId:
-        """The row that is corrected."""
+        """The row that the mask belongs to."""
         return RowId(self.shard, self.index)
 
-    @property
-    def rank(self) -> tuple[datetime, str, int]:
-        """Of two masks of a row the one of higher rank counts: the later import."""
-        return self.time, self.uri, self.place
 
-    def applies_to(self, row: MaskRow) -> bool:
-        """Whether a row still has the image that was drawn on, as far as it was read."""
-        return "image_sha256" not in row.values or row.values["image_sha256"] == self.image_sha256
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the pixels of a mask are."""
+
+    uri: str
+    group: int
+    row: int
+    """In its row group."""
 
 
 @dataclass(frozen=True)
 class Overrides(Mapping[RowId, Override]):
-    """The corrected masks that count, by row. It can be pickled, and then reads the same files."""
+    """The corrected masks of a run that count, by row. Pixels are read when they are asked for."""
 
     by_row: Mapping[RowId, Override] = field(default_factory=dict)
-    _groups: OrderedDict[tuple[str, int], list[bytes]] = field(default_factory=OrderedDict, repr=False, compare=False)
+    _places: Mapping[RowId, _Place] = field(default_factory=dict)
+    _cache: OrderedDict[tuple[str, int], list[bytes]] = field(default_factory=OrderedDict, compare=False, repr=False)
 
     def __getitem__(self, row_id: RowId) -> Override:
         return self.by_row[row_id]
@@ -117,43 +121,57 @@ class Overrides(Mapping[RowId, Override]):
         return len(self.by_row)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the masks in memory."""
-        return {"by_row": self.by_row, "_groups": OrderedDict()}
+        """What travels to other processes: no pixels."""
+        return {"by_row": self.by_row, "_places": self._places, "_cache": OrderedDict()}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
 
     def find(self, row: MaskRow) -> Override | None:
-        """The corrected mask of a row; None if there is none, or the image of the row is another one now."""
+        """The corrected mask of a row; None if there is none, or the row has another image now, as far as was read."""
         found = self.by_row.get(RowId(row.shard_name, row.index))
-        return found if found is not None and found.applies_to(row) else None
+        if found is None or row.values.get("image_sha256", found.image_sha256) != found.image_sha256:
+            return None
+        return found
 
     def read_png(self, override: Override) -> bytes:
-        """Read the PNG of a mask, with the row group of its file that holds it.
+        """Read the PNG of a mask.
 
         Raises:
-            ManifestError: The file is gone or damaged.
+            KeyError: It is not one of these masks.
+            ManifestError: Its file is gone or damaged.
             StorageError: The store failed.
         """
-        group, place = divmod(override.place, ROW_GROUP_MASKS)
-        masks = self._groups.get((override.uri, group))
-        if masks is None:
-            masks = _read_masks(override.uri, group)
-            self._groups[override.uri, group] = masks
-            while len(self._groups) > MAX_CACHED_GROUPS:
-                self._groups.popitem(last=False)
-        return masks[place]
+        place = self._places[override.row_id]
+        name = place.uri, place.group
+        # Threads may share this object: each step is one operation of the cache.
+        pngs = self._cache.pop(name, None)
+        if pngs is None:
+            pngs = _read_group(place)
+        self._cache[name] = pngs
+        if len(self._cache) > NUM_CACHED_GROUPS:
+            self._cache.pop(next(iter(tuple(self._cache))), None)
+        return pngs[place.row]
 
     def read_mask(self, override: Override) -> UInt8[np.ndarray, "h w"]:
-        """Decode a mask, on the stored pixels of its image.
+        """Read and decode a mask, on the stored pixels of the image.
 
         Raises:
-            ManifestError: The file is gone, or it or the mask is damaged.
+            KeyError: It is not one of these masks.
+            ManifestError: Its file is gone or damaged.
             StorageError: The store failed.
         """
-        return decode_mask(self.read_png(override))
+        payload = self.read_png(override)
+        try:
+            return decode_mask(payload)
+        except ManifestError as error:
+            uri = self._places[override.row_id].uri
+            raise ManifestError(f"'{uri}', mask of '{override.key}': {error}; move the file out of the run") from error
 
     def apply(self, row: MaskRow) -> MaskRow:
-        """Put the corrected mask of a row in place of its own; a row without one is given back as it is.
+        """Put the corrected mask into a row; a row without one is given back as it is.
 
-        Columns that were not read stay unread. Figures about the mask before are None.
+        Columns that were not read stay unread; fractions and statistics of the mask before stay as they are.
 
         Raises:
             ManifestError: The file of the mask is gone or damaged.
@@ -163,106 +181,103 @@ class Overrides(Mapping[RowId, Override]):
         if found is None:
             return row
         changes: dict[str, Any] = {
+            "class_ids": list(found.class_ids),
+            "quality": FULL_QUALITY,
             "status": str(Status.LABELLED),
             "reason": None,
-            "error": None,
-            "class_ids": list(found.class_ids),
-            "quality": 1.0,
-        } | dict.fromkeys(_OF_MASK_BEFORE)
-        values = dict(row.values)
-        if any(name in values and values[name] is None for name in _OF_FRAME):
-            changes |= _read_frame(self.read_png(found))
-        if "mask" in values:
+        }
+        if "mask" in row.values:
             changes["mask"] = {"bytes": self.read_png(found), "path": name_mask_file(found.key)}
-        values |= {name: value for name, value in changes.items() if name in values}
-        provenance = (found.tool, found.source, found.annotator, found.time)
-        return replace(row, values=values | dict(zip(PROVENANCE, provenance, strict=True)))
-
-
-_OF_FRAME = ("width", "height", "exif_orientation")
-"""Columns that rows lack which were rejected before their image was decoded."""
-_OF_MASK_BEFORE = (
-    *("ignore_fraction", "background_fraction", "margin_mean", "entropy_mean"),
-    *("suggested_class_ids", "doubtful_class_ids", "classes", "class_maps"),
-)
-"""Columns that describe the mask that was replaced, or are in the order of its classes."""
+        values = {name: changes.get(name, value) for name, value in row.values.items()}
+        origin = {
+            "override_tool": found.tool,
+            "override_source": found.source,
+            "override_annotator": found.annotator,
+            "override_time": found.time,
+        }
+        return replace(row, values=values | origin)
 
 
 def read_overrides(run_uri: str) -> Overrides:
-    """Read the corrected masks of a run, without their pixels; none if there are none.
+    """Read which rows of a run have corrected masks; none if nothing was imported.
 
     Raises:
-        ManifestError: The folder holds no run, or a file is damaged or of another run.
+        ManifestError: The folder holds no run, or a file is no table of masks or of another run.
         StorageError: The store failed.
     """
     fingerprint = str(read_run(run_uri)["fingerprint"])
     objects = list_objects(join_uri(run_uri, OVERRIDES_FOLDER))
-    uris = [item.uri for item in objects if item.uri.endswith(".parquet")]
-    latest: dict[RowId, Override] = {}
+    uris = sorted(item.uri for item in objects if item.uri.endswith(".parquet"))
+    latest: dict[RowId, tuple[Override, _Place]] = {}
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        for found in threads.map(lambda uri: _read_file(uri, fingerprint), uris):
-            for one in found:
-                known = latest.get(one.row_id)
-                if known is None or one.rank > known.rank:
-                    latest[one.row_id] = one
-    return Overrides(latest)
+        for some in threads.map(lambda uri: _read_file(uri, fingerprint), uris):
+            for override, place in some:
+                known = latest.get(override.row_id)
+                # Of two imports of one time the name decides, as the files come in its order.
+                if known is None or override.time >= known[0].time:
+                    latest[override.row_id] = override, place
+    return Overrides(
+        {row_id: override for row_id, (override, _) in latest.items()},
+        {row_id: place for row_id, (_, place) in latest.items()},
+    )
 
 
-def encode_overrides(overrides: Sequence[Override], masks: Iterable[bytes]) -> bytes:
-    """Encode corrected masks as a Parquet file.
-
-    Args:
-        overrides: The masks without their pixels.
-        masks: The PNG of each, on the stored pixels of its image, with the image's orientation.
-    """
-    columns = {name: [getattr(one, name) for one in overrides] for name in SMALL_COLUMNS}
-    columns["mask"] = [
-        {"bytes": mask, "path": name_mask_file(one.key)} for one, mask in zip(overrides, masks, strict=True)
-    ]
+def encode_overrides(masks: Iterable[tuple[Override, bytes]]) -> bytes:
+    """Encode masks as a Parquet file, each with its palette PNG on the stored pixels."""
     sink = io.BytesIO()
-    table = pa.table({name: columns[name] for name in OVERRIDE_SCHEMA.names}, schema=OVERRIDE_SCHEMA)
-    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_MASKS)
+    write_overrides(masks, sink)
     return sink.getvalue()
 
 
-def _read_file(uri: str, fingerprint: str) -> list[Override]:
-    try:
-        with closing(open_random(uri)) as file:
-            rows = pq.read_table(file, columns=list(SMALL_COLUMNS)).to_pylist()
-        found = [
-            Override(**row | {"class_ids": tuple(row["class_ids"])}, uri=uri, place=place)
-            for place, row in enumerate(rows)
-        ]
-    except (pa.ArrowException, ValueError, TypeError) as error:
-        raise ManifestError(f"'{uri}' is no table of corrected masks: {error}; move it out of the run") from error
-    if others := {one.fingerprint for one in found} - {fingerprint}:
-        raise ManifestError(
-            f"'{uri}' holds corrected masks of another run, of fingerprint {min(others)[:16]}; move it to that run"
-        )
+def write_overrides(masks: Iterable[tuple[Override, bytes]], sink: io.BufferedIOBase) -> None:
+    """Write masks as a Parquet file, some of them in memory at a time."""
+    # PNGs are compressed already; texts repeat, which their dictionary takes care of.
+    with pq.ParquetWriter(sink, OVERRIDE_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+        remaining = iter(masks)
+        while group := list(islice(remaining, ROWS_PER_GROUP)):
+            columns = {name: [getattr(one, name) for one, _ in group] for name in _SMALL_COLUMNS}
+            columns["mask"] = [{"bytes": png, "path": name_mask_file(one.key)} for one, png in group]
+            writer.write_table(pa.table(columns, schema=OVERRIDE_SCHEMA), row_group_size=ROWS_PER_GROUP)
+
+
+def _read_file(uri: str, fingerprint: str) -> list[tuple[Override, _Place]]:
+    found = []
+    with _open_file(uri) as file:
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, columns=_SMALL_COLUMNS, use_threads=False).to_pylist()
+            for place, row in enumerate(rows):
+                override = Override(**row | {"class_ids": tuple(row["class_ids"])})
+                if override.fingerprint != fingerprint:
+                    raise ManifestError(
+                        f"'{uri}' holds masks of another run, of fingerprint {override.fingerprint[:16]}; move it to "
+                        "that run"
+                    )
+                found.append((override, _Place(uri, group, place)))
     return found
 
 
-def _read_masks(uri: str, group: int) -> list[bytes]:
+def _read_group(place: _Place) -> list[bytes]:
+    with _open_file(place.uri) as file:
+        masks = file.read_row_group(place.group, columns=["mask.bytes"], use_threads=False)["mask"].to_pylist()
+        if len(masks) <= place.row or any(mask["bytes"] is None for mask in masks):
+            raise ValueError(f"row group {place.group} lacks a mask")
+        return [mask["bytes"] for mask in masks]
+
+
+@contextmanager
+def _open_file(uri: str) -> Iterator[pq.ParquetFile]:
+    """Open a table of masks; errors of the file, also of reads in the context, become a `ManifestError`."""
     try:
-        with closing(open_random(uri)) as file:
-            table = pq.ParquetFile(file).read_row_group(group, columns=["mask"])
+        with closing(open_random(uri)) as stream:
+            file = pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=True)
+            there = {part.name: part.type for part in file.schema_arrow}
+            for part in OVERRIDE_SCHEMA:
+                if part.name not in there or not there[part.name].equals(part.type):
+                    raise ValueError(f"column '{part.name}' is missing or of another type")
+            yield file
     except FileNotFoundError as error:
-        raise ManifestError(f"'{uri}' does not exist any more, which holds corrected masks; put it back") from error
-    except pa.ArrowException as error:
-        raise ManifestError(f"'{uri}' is damaged: {error}; import its masks again") from error
-    return [record["bytes"] for record in table["mask"].to_pylist()]
-
-
-def _read_frame(png: bytes) -> dict[str, int]:
-    """Size and orientation of the image that a mask belongs to."""
-    try:
-        with open_image(png, ["PNG"]) as image:
-            image.load()
-            width, height = image.size
-            return {
-                "width": width,
-                "height": height,
-                "exif_orientation": read_exif_orientation(image.info.get("exif", b"")),
-            }
-    except UNREADABLE_ERRORS as error:
-        raise ManifestError(f"a corrected mask is damaged: {error}; import it again") from error
+        raise ManifestError(f"'{uri}' does not exist any more; open the run again") from error
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        if isinstance(error, OSError) and is_store_failure(error):
+            raise
+        raise ManifestError(f"'{uri}' is no table of corrected masks: {error}; move it out of the run") from error
