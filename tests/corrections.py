@@ -54,4 +54,7 @@ def correct(
             )
         )
         payloads.append(encode_mask(mask.astype(np.uint8), run.palette, known.get(row_id, row.orientation)))
-    put_atomic(join_uri(run_uri, OVERRIDES_FOLDER, f"{number}.parquet"), encode_overrides(overrides, payloads))
+    put_atomic(
+        join_uri(run_uri, OVERRIDES_FOLDER, f"{number}.parquet"),
+        encode_overrides(zip(overrides, payloads, strict=True)),
+    )

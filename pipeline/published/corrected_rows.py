@@ -7,16 +7,63 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from pipeline.errors import ManifestError
+from pipeline.images.decode import UNREADABLE_ERRORS, open_image
+from pipeline.images.encoded.exif import read_exif_orientation
 from pipeline.published.filters import RowFilter
-from pipeline.published.overrides import PROVENANCE, Overrides
+from pipeline.published.overrides import Overrides
 from pipeline.published.rows import NAMING_COLUMNS, MaskRow, OpenManifest, open_rows
 from pipeline.published.run import PublishedRun
 
 CORRECTION_COLUMNS = ("image_sha256",)
 """Columns that tell whether a corrected mask applies."""
+PROVENANCE = ("override_tool", "override_source", "override_annotator", "override_time")
+"""Values that a corrected row has besides its columns."""
+_OF_FRAME = ("width", "height", "exif_orientation")
+"""Columns that rows lack which were rejected before their image was decoded."""
+_OF_MASK_BEFORE = (
+    *("error", "ignore_fraction", "background_fraction", "margin_mean", "entropy_mean"),
+    *("suggested_class_ids", "doubtful_class_ids", "classes", "class_maps"),
+)
+"""Columns that describe the mask that was replaced, or are in the order of its classes."""
+
+
+def correct_row(overrides: Overrides, row: MaskRow) -> MaskRow:
+    """Put the corrected mask into a row; a row without one is given back as it is.
+
+    Columns that describe the mask before become None. A row that was rejected before its image was decoded gets size
+    and orientation of the image, so that its mask is turned as the image is.
+
+    Raises:
+        ManifestError: The file of the mask is gone or damaged.
+        StorageError: The store failed.
+    """
+    found = overrides.find(row)
+    if found is None:
+        return row
+    changes: dict[str, Any] = dict.fromkeys(_OF_MASK_BEFORE)
+    if any(name in row.values and row.values[name] is None for name in _OF_FRAME):
+        changes |= _read_frame(overrides.read_png(found), row)
+    corrected = overrides.apply(row)
+    return replace(corrected, values={name: changes.get(name, value) for name, value in corrected.values.items()})
+
+
+def _read_frame(png: bytes, row: MaskRow) -> dict[str, int]:
+    """Size and orientation of the image that a mask belongs to."""
+    try:
+        with open_image(png, ["PNG"]) as image:
+            # EXIF may follow the pixels.
+            image.load()
+            orientation = read_exif_orientation(image.info.get("exif", b""))
+            return {"width": image.width, "height": image.height, "exif_orientation": orientation}
+    except UNREADABLE_ERRORS as error:
+        raise ManifestError(
+            f"the corrected mask of row '{row.key}' of shard '{row.shard_name}' is damaged: {error}; import it again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -85,7 +132,7 @@ class CorrectedRows:
         settled = row_filter.settle(self.run)
         needed = None if columns is None else tuple(dict.fromkeys((*columns, *settled.columns, *CORRECTION_COLUMNS)))
         wanted = None if columns is None else {*columns, *NAMING_COLUMNS, *PROVENANCE}
-        for row in map(self.overrides.apply, manifest.read_rows(group, needed)):
+        for row in (correct_row(self.overrides, one) for one in manifest.read_rows(group, needed)):
             if settled.keeps(row):
                 values = {name: value for name, value in row.values.items() if wanted is None or name in wanted}
                 yield replace(row, values=values)

@@ -15,6 +15,7 @@ from pipeline.evaluation.truth import TrueMasks, decode_truth
 from pipeline.evaluation.truth_frames import TruthFrame
 from pipeline.images.masks import decode_class_maps
 from pipeline.images.orientation import turn_upright
+from pipeline.published.corrected_rows import correct_row
 from pipeline.published.decisions import ANSWERS, Decision, RowId, Verdict, compute_mask_digest
 from pipeline.published.overrides import Overrides
 from pipeline.published.rows import MaskRow
@@ -187,7 +188,7 @@ class ReviewApi:
         row = self._read(row_id, FIGURES, MASK)
         if self._overrides.find(row) is None:
             raise NotThereError(f"there is no corrected mask of '{row.key}'")
-        return make_mask(self._overrides.apply(row).upright_mask(), self.run.palette)
+        return make_mask(correct_row(self._overrides, row).upright_mask(), self.run.palette)
 
     def show_map(self, row_id: str, class_id: int) -> Picture:
         """The kept class map of a class of a row.

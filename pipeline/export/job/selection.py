@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.published.corrected_rows import correct_row
 from pipeline.published.decisions import Decisions
 from pipeline.published.overrides import Overrides
 from pipeline.published.rows import MaskRow
@@ -71,7 +72,7 @@ class Selection:
 
     def correct(self, row: MaskRow) -> MaskRow:
         """The row with its corrected mask; as it is, if it has none."""
-        return self.overrides.apply(row) if self.overrides else row
+        return correct_row(self.overrides, row) if self.overrides else row
 
     def find_reason(self, row: MaskRow) -> LeftOut | None:
         """Find the first filter that leaves out a row, which is corrected; None: the row is taken."""
