@@ -119,6 +119,7 @@ def open(
     shuffle: bool = False,
     seed: int = 0,
     uneven_ranks: "UnevenRanks" = "repeat",
+    overrides: bool = True,
 ) -> "MaskDataset":
     """Open the masks of a labelling run: iterate over (image, mask, row), or train on them with PyTorch.
 
@@ -144,9 +145,12 @@ def open(
         seed: Decides the orders.
         uneven_ranks: If ranks of `torch.distributed` cannot have equally many rows: `repeat` or `drop` a few, or
             `exact`, each row once, and ranks differ by a row.
+        overrides: Masks that were corrected and brought back by `tagmask import-masks`, in place of those of the run;
+            `row.values["override_tool"]` tells them. False: masks as they were labelled.
 
     Raises:
-        ManifestError: The folder holds no run, nothing is published, or it has no such shard.
+        ManifestError: The folder holds no run, nothing is published, it has no such shard, or corrected masks are
+            damaged.
         VocabularyError: The run lacks a class.
         ValueError: A setting is wrong.
         ImportError: A folder of the user hides the packages of tagmask.
@@ -175,6 +179,7 @@ def open(
         shuffle=shuffle,
         rng_seed=seed,
         uneven_ranks=uneven_ranks,
+        overrides=overrides,
     )
 
 

@@ -17,7 +17,8 @@ class CalibrateJob:
     out: str
     """File or URI to write."""
     truth: str | None = None
-    """Folder, URI or tar of true masks, as for tagmask evaluate. Default: none, and a rule that needs none."""
+    """Folder, URI or tar of true masks, as for tagmask evaluate; or the word overrides, for corrected masks of the
+    run. Default: none, and a rule that needs none."""
     truth_frame: Literal["auto", "stored", "upright"] = "auto"
     """Frame of true masks whose photo has an EXIF orientation: its stored pixels, or the photo turned upright. auto: by
     the EXIF of the true mask, else by its size; true masks that fit both are refused."""

@@ -15,7 +15,8 @@ class EvaluateJob:
     labels: str
     """Labelling run to score: output folder or URI of tagmask label or remask."""
     truth: str
-    """Folder, URI or tar of true masks: PNGs named by key, pixels hold class ids, 255 is ignored."""
+    """Folder, URI or tar of true masks: PNGs named by key, pixels hold class ids, 255 is ignored. Or the word
+    overrides: masks of the run that were corrected and brought back by tagmask import-masks."""
     truth_frame: Literal["auto", "stored", "upright"] = "auto"
     """Frame of true masks whose photo has an EXIF orientation: its stored pixels, or the photo turned upright. auto: by
     the EXIF of the true mask, else by its size; true masks that fit both are refused."""

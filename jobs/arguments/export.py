@@ -28,6 +28,9 @@ class Filters:
     without_refused: bool = False
     """No rows with which a reviewer found fault: refused, wrong or missing tag, to be redrawn. Others stay, reviewed
     or not."""
+    without_overrides: bool = False
+    """Masks as they were labelled, where others were imported by tagmask import-masks. Default: these are exported in
+    their place, with quality 1; they count as reviewed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -12,9 +12,15 @@ from jobs.arguments.calibrate import CalibrateJob
 from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
 from pipeline.errors import LabellingError, TruthError
+from pipeline.evaluation.corrected_truth import (
+    REMARK,
+    CorrectedTruth,
+    bind_truth,
+    choose_frame,
+    open_any_truth,
+)
 from pipeline.evaluation.evaluate import MAX_COMPLAINTS
 from pipeline.evaluation.sampling import take_evenly
-from pipeline.evaluation.truth import open_truth
 from pipeline.evaluation.truth_frames import TruthFrame, require_known_frames
 from pipeline.kept_maps.kept_run import KeptRun, open_kept_run
 from pipeline.kept_maps.new_run import find_patch_size
@@ -79,14 +85,16 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
     Raises:
         LabellingError: There are none; or pixels refine their maps, and the images or the model are not there.
     """
-    find_truth = None if job.truth is None else open_truth(job.truth)
-    frame = TruthFrame(job.truth_frame)
-    if find_truth is not None:
-        require_known_frames([manifest.uri for manifest in kept.source.manifests], find_truth, frame)
+    truth = None if job.truth is None else open_any_truth(job.truth, job.labels)
+    frame = TruthFrame(job.truth_frame) if truth is None else choose_frame(truth, job.truth_frame)
+    if isinstance(truth, CorrectedTruth):
+        print_lines(f"warning: {REMARK}", to_stderr=True)
+    elif truth is not None:
+        require_known_frames([manifest.uri for manifest in kept.source.manifests], truth, frame)
     patch_size = find_patch_size(kept, kept.config)
     pairs = list(zip(kept.source.manifests, kept.shards, strict=True))
     most, bad = sys.maxsize, list[TruthError]()
-    if find_truth is None:
+    if truth is None:
         pairs = take_evenly(pairs, job.max_images)
         most = -(-job.max_images // len(pairs))
 
@@ -97,7 +105,7 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
             source = ImageSource(shard=shard, config=kept.config, patch_size=patch_size)
         return read_samples(
             manifest.uri,
-            find_truth,
+            None if truth is None else bind_truth(truth, manifest.uri),
             len(kept.vocabulary.classes),
             most,
             source,
@@ -106,7 +114,9 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
             left_out.get(shard.name, frozenset()),
         )
 
-    left_out = _find_faulted(job.labels)
+    # A refused mask that somebody corrected is truth; a wrong tag has maps of what is not there.
+    verdicts = {Verdict.WRONG_TAG} if isinstance(truth, CorrectedTruth) else FAULTED
+    left_out = _find_faulted(job.labels, verdicts)
 
     samples: list[MapSample] = []
     with ThreadPoolExecutor(job.num_threads) as threads:
@@ -122,15 +132,16 @@ def sample_run(job: CalibrateJob, kept: KeptRun) -> list[MapSample]:
         )
     if not samples:
         lack = "labelled image" if job.truth is None else f"labelled image with a true mask in '{job.truth}'"
+        lack = "labelled image with a corrected mask" if isinstance(truth, CorrectedTruth) else lack
         raise LabellingError(f"'{job.labels}' has no {lack}; nothing can be calibrated on it")
     return samples
 
 
-def _find_faulted(run_uri: str) -> dict[str, frozenset[int]]:
-    """Find the rows whose image or tags a reviewer refused, by shard: thresholds are not to fit them."""
+def _find_faulted(run_uri: str, verdicts: Collection[Verdict]) -> dict[str, frozenset[int]]:
+    """Find the rows about which reviewers decided so, by shard: thresholds are not to fit them."""
     found: dict[str, set[int]] = defaultdict(set)
     for row_id, decision in read_decisions(run_uri).items():
-        if decision.decision in FAULTED:
+        if decision.decision in verdicts:
             found[row_id.shard].add(row_id.place)
     if found:
         num = sum(map(len, found.values()))

@@ -13,6 +13,14 @@ from jobs.command_line.console import EXIT_FAILED, EXIT_OK, print_lines
 from pipeline.commit.manifests import list_manifests
 from pipeline.errors import LabellingError
 from pipeline.evaluation.boundaries import score_boundaries
+from pipeline.evaluation.corrected_truth import (
+    REMARK,
+    CorrectedTruth,
+    Truth,
+    bind_truth,
+    choose_frame,
+    open_any_truth,
+)
 from pipeline.evaluation.evaluate import MAX_COMPLAINTS, ManifestScores, evaluate_manifest
 from pipeline.evaluation.findings import list_findings
 from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
@@ -25,8 +33,8 @@ from pipeline.evaluation.scores import (
     score_curve,
     score_masks,
 )
-from pipeline.evaluation.truth import FindTruth, TrueMasks, open_truth
-from pipeline.evaluation.truth_frames import TruthFrame, require_known_frames
+from pipeline.evaluation.truth import FindTruth
+from pipeline.evaluation.truth_frames import require_known_frames
 from pipeline.reports.evaluation_report import (
     find_best,
     make_effort_table,
@@ -46,7 +54,7 @@ def evaluate(job: EvaluateJob) -> int:
     run = read_run(job.labels)
     class_names = list(run["vocabulary"]["classes"])
     class_scales = read_config(job.labels, run).maps.class_scales
-    true_masks = open_truth(job.truth)
+    true_masks = open_any_truth(job.truth, job.labels)
     counts, images, complaints = score_run(job, true_masks, len(class_names), class_scales)
     if not counts.num_images and counts.num_bad_truth:
         print_lines(f"error: {show_complaints(counts, complaints)}; none is left to score", to_stderr=True)
@@ -56,6 +64,7 @@ def evaluate(job: EvaluateJob) -> int:
     curve = [] if counts.num_without_maps else score_curve(counts)
     unused = true_masks.list_unused()
     remarks = list_findings(counts, class_names)
+    remarks += [REMARK] if isinstance(true_masks, CorrectedTruth) else []
     remarks += [show_complaints(counts, complaints)] if complaints else []
     print_lines(*(f"warning: {remark}" for remark in remarks), to_stderr=True)
     print_scores(counts, class_names, used, curve, unused)
@@ -67,21 +76,24 @@ def evaluate(job: EvaluateJob) -> int:
     if job.html:
         tables = [make_image_table(counts, unused, remarks)]
         page = render_evaluation(
-            job.labels, counts, images, used, curve, true_masks, tables, TruthFrame(job.truth_frame)
+            job.labels, counts, images, used, curve, true_masks, tables, choose_frame(true_masks, job.truth_frame)
         )
         put_atomic(job.html, page.encode())
     return _judge(job, counts)
 
 
 def score_run(
-    job: EvaluateJob, find_truth: FindTruth, num_classes: int, class_scales: Sequence[float] | None
+    job: EvaluateJob, truth: FindTruth | CorrectedTruth, num_classes: int, class_scales: Sequence[float] | None
 ) -> ManifestScores:
     """Count all manifests of a run, and score its images; the curve is over maps weighed by its `class_scales`."""
-    uris, frame = list_manifests(job.labels), TruthFrame(job.truth_frame)
-    require_known_frames(uris, find_truth, frame)
+    uris, frame = list_manifests(job.labels), choose_frame(truth, job.truth_frame)
+    if not isinstance(truth, CorrectedTruth):
+        require_known_frames(uris, truth, frame)
     total, images, complaints = make_empty_counts(num_classes), list[ScoredImage](), list[str]()
     with ThreadPoolExecutor(job.num_threads) as threads:
-        scored = threads.map(lambda uri: evaluate_manifest(uri, find_truth, num_classes, class_scales, frame), uris)
+        scored = threads.map(
+            lambda uri: evaluate_manifest(uri, bind_truth(truth, uri), num_classes, class_scales, frame), uris
+        )
         for number, scores in enumerate(scored, start=1):
             total = total.merge(scores.counts)
             images += scores.images
@@ -100,8 +112,13 @@ def show_complaints(counts: EvaluationCounts, complaints: Sequence[str]) -> str:
     )
 
 
-def _require_pixels(job: EvaluateJob, counts: EvaluationCounts, true_masks: TrueMasks) -> None:
+def _require_pixels(job: EvaluateJob, counts: EvaluationCounts, true_masks: Truth) -> None:
     if not counts.num_images:
+        if isinstance(true_masks, CorrectedTruth):
+            raise LabellingError(
+                f"no labelled row of '{job.labels}' has a corrected mask: all belong to rejected rows, or to images "
+                "that changed since; correct others and bring them back by tagmask import-masks"
+            )
         raise LabellingError(
             f"no labelled image has a true mask in '{job.truth}' ({counts.num_without_truth} have none), which holds "
             f"'{true_masks.name_some()}.png'; name the masks by the keys of the manifests"

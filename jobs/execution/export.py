@@ -24,6 +24,7 @@ from pipeline.export.job.records import ShardCounts, list_items, plan_export
 from pipeline.export.job.selection import Selection
 from pipeline.published.decisions import Decisions, read_decisions
 from pipeline.published.filters import RowFilter
+from pipeline.published.overrides import Overrides, read_overrides
 from pipeline.published.run import PublishedRun, open_published
 from pipeline.published.splits import parse_splits
 from pipeline.run.options import DriverOptions
@@ -76,15 +77,17 @@ def open_export(job: ExportJob) -> Export:
             raise ValueError("need names of classes in --classes, separated by commas")
         class_ids = RowFilter(class_names=names).settle(run).class_ids
     fraction = filters.best_fraction
+    overrides = None if filters.without_overrides else read_overrides(run.uri)
     selection = Selection(
         keys=keys,
         class_ids=class_ids,
         min_quality=filters.min_quality,
         best_fraction=fraction,
-        levels=None if fraction is None else find_levels(run, fraction),
+        levels=None if fraction is None else find_levels(run, fraction, overrides),
         is_reviewed=filters.reviewed,
         is_without_refused=filters.without_refused,
-        decisions=_read_decisions(run, filters),
+        decisions=_read_decisions(run, filters, overrides),
+        overrides=overrides,
         splits=splits,
     )
     opened = Export(
@@ -99,12 +102,12 @@ def open_export(job: ExportJob) -> Export:
     return opened
 
 
-def _read_decisions(run: PublishedRun, filters: Filters) -> Decisions:
+def _read_decisions(run: PublishedRun, filters: Filters, overrides: Overrides | None) -> Decisions:
     """Read the decisions of reviewers, if a filter needs them."""
     if not filters.reviewed and not filters.without_refused:
         return Decisions()
     decisions = read_decisions(run.uri)
-    if not decisions:
+    if not decisions and not overrides:
         option = "--reviewed" if filters.reviewed else "--without-refused"
         raise ValueError(f"{option} needs decisions, and nobody has reviewed '{run.uri}'; run tagmask review first")
     return decisions
@@ -191,6 +194,8 @@ def _conclude_complete(opened: Export, counts: ShardCounts) -> int:
             print_lines(f"  {name}: {num} pixels")
     for value, num in sorted(counts.labelled_of_class.items()):
         print_lines(f"{names[value]}: {counts.exported_of_class[value]} of {num} labelled images")
+    if overrides := opened.selection.overrides:
+        print(f"corrected masks: {counts.num_corrected} exported, {len(overrides)} in the run")
     for reason, num in sorted(counts.left_out.items()):
         print(f"left out, {reason}: {num}")
     for rare in find_rare_classes(opened, counts):

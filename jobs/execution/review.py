@@ -13,6 +13,7 @@ from jobs.command_line.console import EXIT_OK, print_lines
 from pipeline.errors import LabellingError
 from pipeline.evaluation.truth import open_truth
 from pipeline.evaluation.truth_frames import TruthFrame
+from pipeline.published.overrides import read_overrides
 from pipeline.published.run import open_published
 from pipeline.review.api import ReviewApi, Truth
 from pipeline.review.decision_log import DecisionLog
@@ -42,7 +43,8 @@ def review(job: ReviewJob) -> int:
     )
     index = RowIndex(runs[0])
     try:
-        server = ReviewServer(ReviewApi(runs, index, log, truth), job.host, job.port, secrets.token_urlsafe(24))
+        api = ReviewApi(runs, index, log, truth, read_overrides(runs[0].uri))
+        server = ReviewServer(api, job.host, job.port, secrets.token_urlsafe(24))
     except OSError as error:
         raise LabellingError(f"cannot listen at {job.host}, port {job.port}: {error}; give another --port") from error
     _serve(job, server, index)

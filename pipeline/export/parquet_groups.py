@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.export.samples import ExportContext
+from pipeline.export.samples import PROVENANCE, ExportContext
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FIELDS = (
@@ -17,6 +17,7 @@ _FIELDS = (
     ("tags", pa.list_(pa.string())),
     ("classes", pa.list_(pa.int64())),
     ("quality", pa.float32()),
+    *((name, pa.string()) for name in PROVENANCE),
 )
 
 
@@ -59,6 +60,6 @@ def make_schema(context: ExportContext) -> pa.Schema:
         "tags": {"_type": "Sequence", "feature": text},
         "classes": {"_type": "Sequence", "feature": {"_type": "ClassLabel", "names": list(context.class_names)}},
         "quality": {"_type": "Value", "dtype": "float32"},
-    }
+    } | dict.fromkeys(PROVENANCE, text)
     described = json.dumps({"info": {"features": features}}, sort_keys=True)
     return pa.schema(_FIELDS, metadata={b"huggingface": described.encode()})

@@ -3,10 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
+
+PROVENANCE = ("override_tool", "override_source", "override_annotator", "override_time")
+"""Values of a row whose mask was corrected, which say where the mask comes from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,16 @@ class ExportSample:
     """Name of its split."""
     values: Mapping[str, Any]
     """All other columns of its row."""
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Where a corrected mask comes from, by name; empty for a mask of the run."""
+        found = {name: self.values.get(name) for name in PROVENANCE}
+        return {
+            name: value.isoformat() if isinstance(value, datetime) else str(value)
+            for name, value in found.items()
+            if value is not None
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Files of an export in a folder of any store."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -9,22 +9,26 @@ from pipeline.storage.writing import open_atomic, put_atomic
 
 
 class StoreFiles:
-    """Writes files below a folder, and records their paths."""
+    """Writes files below a folder, and tells their paths, which may be too many to keep."""
 
-    def __init__(self, folder_uri: str) -> None:
-        """Write nothing yet."""
+    def __init__(self, folder_uri: str, on_written: Callable[[str], object] | None = None) -> None:
+        """Write nothing yet.
+
+        Args:
+            folder_uri: The folder.
+            on_written: Called with the path of each file, relative to the folder, once it is there.
+        """
         self._folder_uri = folder_uri
-        self.paths: dict[str, None] = {}
-        """Paths of the files that were written, in order, relative to the folder."""
+        self._on_written = on_written or (lambda _: None)
 
     def put(self, path: str, payload: bytes) -> None:
         """Write a file."""
         put_atomic(join_uri(self._folder_uri, path), payload)
-        self.paths[path] = None
+        self._on_written(path)
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
         """Open a file for sequential writes; it appears, whole, when the context ends without an error."""
         with open_atomic(join_uri(self._folder_uri, path)) as file:
             yield file
-        self.paths[path] = None
+        self._on_written(path)

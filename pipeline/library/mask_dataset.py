@@ -19,9 +19,11 @@ from pipeline.library.overlays import draw_overlay
 from pipeline.library.row_choice import list_names
 from pipeline.library.samples import DEFAULT_COLUMNS, MaskSample, SampleReader, Transform
 from pipeline.library.shares import Process, UnevenRanks, cut_share, find_share, order_blocks
+from pipeline.published.corrected_rows import CorrectedRows
 from pipeline.published.filters import RowFilter
 from pipeline.published.images import ImageReader
-from pipeline.published.rows import MaskRow, count_rows, open_rows
+from pipeline.published.overrides import Overrides, read_overrides
+from pipeline.published.rows import MaskRow
 from pipeline.published.run import PublishedRun, open_published
 from pipeline.run.records import InputShard
 
@@ -49,6 +51,7 @@ class MaskDataset(IterableDataset[Any]):
         shuffle: bool = False,
         rng_seed: int = 0,
         uneven_ranks: str = "repeat",
+        overrides: bool = True,
     ) -> None:
         """Open a run; no row is read yet.
 
@@ -63,9 +66,11 @@ class MaskDataset(IterableDataset[Any]):
             rng_seed: Decides the orders.
             uneven_ranks: If the ranks of a distributed group cannot have the same number of rows: `repeat` a few rows,
                 or `drop` them, so that all have; or `exact`, each row once, and ranks differ by one row.
+            overrides: Whether corrected masks, those that are there now, take the place of the masks of the run.
 
         Raises:
-            ManifestError: The folder holds no run, nothing is published, or it has no such shard.
+            ManifestError: The folder holds no run, nothing is published, it has no such shard, or corrected masks are
+                damaged.
             VocabularyError: The run lacks a class of the filter.
             ValueError: There is no such column or setting.
         """
@@ -79,7 +84,7 @@ class MaskDataset(IterableDataset[Any]):
             run.shards if shard_names is None else tuple(map(run.get_shard, dict.fromkeys(list_names(shard_names))))
         )
         self._reader = SampleReader(
-            run=run,
+            rows=CorrectedRows(run, read_overrides(run.uri) if overrides else Overrides()),
             row_filter=row_filter,
             columns=DEFAULT_COLUMNS if columns is None else list_names(columns),
             upright=upright,
@@ -164,8 +169,7 @@ class MaskDataset(IterableDataset[Any]):
             ManifestError: A manifest is damaged.
         """
         for shard in self.shards:
-            with open_rows(self.run, self.run.locate(shard)) as manifest:
-                yield from manifest.iterate_rows(self._reader.row_filter, self._choose_columns(columns))
+            yield from self._reader.iterate_rows(shard, self._choose_columns(columns))
 
     def shard(self, name: str) -> MaskShard:
         """The kept rows of a shard as a map-style data set.
@@ -181,11 +185,7 @@ class MaskDataset(IterableDataset[Any]):
             )
         place = self.shard_names.index(name)
         shard = self.shards[place]
-        counts = (
-            count_rows(self.run, self.run.locate(shard), self._reader.row_filter)
-            if self._counts is None
-            else self._counts[place]
-        )
+        counts = self._reader.count(shard) if self._counts is None else self._counts[place]
         return MaskShard(self._reader, shard, counts)
 
     def worst(self, num: int) -> list[MaskSample]:
@@ -241,18 +241,14 @@ class MaskDataset(IterableDataset[Any]):
     def _iterate_qualities(self) -> Iterator[tuple[float, int, int]]:
         """Quality, place of the shard, and place among its kept rows."""
         for number, shard in enumerate(self.shards):
-            with open_rows(self.run, self.run.locate(shard)) as manifest:
-                for place, row in enumerate(manifest.iterate_rows(self._reader.row_filter, ("quality",))):
-                    yield (0.0 if row.quality is None else row.quality), number, place
+            for place, row in enumerate(self._reader.iterate_rows(shard, ("quality",))):
+                yield (0.0 if row.quality is None else row.quality), number, place
 
     def _count(self) -> list[list[int]]:
         if self._counts is None:
             with ThreadPoolExecutor(NUM_COUNTING_THREADS) as threads:
-                self._counts = list(threads.map(self._count_shard, self.shards))
+                self._counts = list(threads.map(self._reader.count, self.shards))
         return self._counts
-
-    def _count_shard(self, shard: InputShard) -> list[int]:
-        return count_rows(self.run, self.run.locate(shard), self._reader.row_filter)
 
     def _find_process(self) -> Process:
         worker = get_worker_info()

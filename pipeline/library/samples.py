@@ -13,9 +13,10 @@ from PIL import Image
 from pipeline.errors import ManifestError, ShardError
 from pipeline.images.decode import ImageRejection, decode_image
 from pipeline.images.orientation import turn_upright
+from pipeline.published.corrected_rows import CorrectedRows
 from pipeline.published.filters import RowFilter
 from pipeline.published.images import IMAGE_COLUMNS, ImageReader
-from pipeline.published.rows import MaskRow, open_rows
+from pipeline.published.rows import MaskRow
 from pipeline.published.run import PublishedRun
 from pipeline.run.records import MANIFEST_SCHEMA, InputShard, Status
 
@@ -44,7 +45,8 @@ class MaskSample(NamedTuple):
 class SampleReader:
     """Reads samples of a run; picklable, and without open files."""
 
-    run: PublishedRun
+    rows: CorrectedRows
+    """Of the run, with corrected masks unless they were declined."""
     row_filter: RowFilter
     columns: tuple[str, ...]
     """Columns of rows, besides those that a sample needs."""
@@ -52,6 +54,29 @@ class SampleReader:
     """Whether images and masks are turned by the EXIF orientation."""
     transform: Transform | None
     """Applied to each sample; None: samples stay as they are."""
+
+    @property
+    def run(self) -> PublishedRun:
+        """The run."""
+        return self.rows.run
+
+    def iterate_rows(
+        self, shard: InputShard, columns: Sequence[str], groups: Sequence[int] | None = None
+    ) -> Iterator[MaskRow]:
+        """Read the kept rows of a shard, or of some of its row groups.
+
+        Raises:
+            ManifestError: The manifest or a corrected mask is damaged.
+        """
+        return self.rows.iterate(self.run.locate(shard), self.row_filter, columns, groups)
+
+    def count(self, shard: InputShard) -> list[int]:
+        """Count the kept rows of each row group of a shard.
+
+        Raises:
+            ManifestError: The manifest is damaged.
+        """
+        return self.rows.count(self.run.locate(shard), self.row_filter)
 
     def __post_init__(self) -> None:
         for name in self.columns:
@@ -77,8 +102,7 @@ class SampleReader:
             ManifestError: The manifest is damaged, or has another number of such rows than before.
         """
         columns = tuple(dict.fromkeys((*self.columns, *SAMPLE_COLUMNS)))
-        with open_rows(self.run, self.run.locate(shard)) as manifest:
-            rows = list(manifest.iterate_rows(self.row_filter, columns, groups))
+        rows = list(self.iterate_rows(shard, columns, groups))
         if len(rows) != num_expected:
             raise ManifestError(
                 f"the manifest of shard '{shard.name}' has changed since the run was opened: {len(rows)} rows in place "

@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.commit.manifests import list_manifests, open_manifest
 from pipeline.evaluation.boundaries import score_boundaries
+from pipeline.evaluation.corrected_truth import CorrectedTruth
 from pipeline.evaluation.quality_ranks import ScoredImage, bin_by_quality, rank_columns
 from pipeline.evaluation.review_effort import BAD_IOU, FOUND_FRACTION, measure_effort, trace_found
 from pipeline.evaluation.sampling import take_evenly
@@ -123,7 +124,7 @@ def render_evaluation(
     images: Sequence[ScoredImage],
     used: Scores,
     curve: Sequence[Scores],
-    find_truth: FindTruth,
+    find_truth: FindTruth | CorrectedTruth,
     first_tables: Sequence[Table] = (),
     frame: TruthFrame = TruthFrame.AUTO,
 ) -> str:
@@ -135,7 +136,7 @@ def render_evaluation(
         images: Those with a true mask.
         used: Scores of the masks.
         curve: Scores by threshold; empty without kept maps.
-        find_truth: From key to encoded true mask, or None.
+        find_truth: From key to encoded true mask, or None; or the corrected masks of the run.
         first_tables: Shown above the scores.
         frame: Of the true masks.
     """

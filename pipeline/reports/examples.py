@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 
 from pipeline.commit.manifests import Manifest, open_manifest
 from pipeline.errors import TruthError
+from pipeline.evaluation.corrected_truth import CorrectedTruth, bind_truth
 from pipeline.evaluation.quality_ranks import average_ious, compute_class_ious
 from pipeline.evaluation.truth import FindTruth, decode_truth
 from pipeline.evaluation.truth_frames import TruthFrame
@@ -65,7 +66,7 @@ class ExampleMaker:
     vocabulary: Vocabulary
     inputs: InputConfig
     """How the run read its shards."""
-    find_truth: FindTruth | None = None
+    find_truth: FindTruth | CorrectedTruth | None = None
     """From key to encoded true mask, or None."""
     frame: TruthFrame = TruthFrame.AUTO
     """Frame of the true masks."""
@@ -88,14 +89,17 @@ class ExampleMaker:
     def make_from_rows(self, manifest: Manifest, rows: Sequence[dict[str, Any]]) -> list[Example]:
         """Make the examples of rows of one manifest, with all their columns."""
         photos = read_photos(manifest, rows, self.inputs)
+        find_truth = None if self.find_truth is None else bind_truth(self.find_truth, manifest.uri)
         return [
-            self._make_labelled(row, photos.get(row["index"]))
+            self._make_labelled(row, photos.get(row["index"]), find_truth)
             if row["status"] == Status.LABELLED
             else self._make_rejected(row, photos.get(row["index"]))
             for row in rows
         ]
 
-    def _make_labelled(self, row: Mapping[str, Any], photo: DecodedImage | None) -> Example:
+    def _make_labelled(
+        self, row: Mapping[str, Any], photo: DecodedImage | None, find_truth: FindTruth | None
+    ) -> Example:
         stored = decode_mask(row["mask"]["bytes"])
         palette = build_palette(self.vocabulary.colours, self.vocabulary.classes)
         size = fit_size(turn_upright(stored, row["exif_orientation"]).shape, MAX_SIDE_PX)
@@ -105,7 +109,7 @@ class ExampleMaker:
         pictures = [] if photo is None else [embed_picture("photo", rgb)]
         truth = None
         try:
-            truth = self._read_truth(row, stored)
+            truth = self._read_truth(row, stored, find_truth)
         except TruthError as error:
             notes.append(str(error))
         for caption, values in (("mask", stored), ("truth", truth)):
@@ -138,8 +142,10 @@ class ExampleMaker:
             pictures=pictures,
         )
 
-    def _read_truth(self, row: Mapping[str, Any], stored: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"] | None:
-        payload = None if self.find_truth is None else self.find_truth(row["key"])
+    def _read_truth(
+        self, row: Mapping[str, Any], stored: UInt8[np.ndarray, "h w"], find_truth: FindTruth | None
+    ) -> UInt8[np.ndarray, "h w"] | None:
+        payload = None if find_truth is None else find_truth(row["key"])
         if payload is None:
             return None
         num_classes = len(self.vocabulary.classes)

@@ -15,7 +15,9 @@ from pipeline.evaluation.truth import TrueMasks, decode_truth
 from pipeline.evaluation.truth_frames import TruthFrame
 from pipeline.images.masks import decode_class_maps
 from pipeline.images.orientation import turn_upright
+from pipeline.published.corrected_rows import correct_row
 from pipeline.published.decisions import ANSWERS, Decision, RowId, Verdict, compute_mask_digest
+from pipeline.published.overrides import Overrides
 from pipeline.published.rows import MaskRow
 from pipeline.published.run import PublishedRun
 from pipeline.review.decision_log import DecisionLog
@@ -24,6 +26,8 @@ from pipeline.review.pictures import MAX_SIZE_PX, MIN_SIZE_PX, Picture, make_map
 from pipeline.review.queries import QueryCache, RowQuery
 from pipeline.review.run_rows import CLASS_MAPS, FIGURES, MASK, RunRows
 
+ORIGIN = ("tool", "source", "annotator", "time")
+"""What is said of a corrected mask."""
 MAX_ROWS = 500
 """Rows of one answer."""
 
@@ -44,7 +48,12 @@ class ReviewApi:
     """Answers about one run; a second one may stand beside it."""
 
     def __init__(
-        self, runs: Sequence[PublishedRun], index: RowIndex, log: DecisionLog, truth: Truth | None = None
+        self,
+        runs: Sequence[PublishedRun],
+        index: RowIndex,
+        log: DecisionLog,
+        truth: Truth | None = None,
+        overrides: Overrides | None = None,
     ) -> None:
         """Read nothing yet.
 
@@ -53,11 +62,13 @@ class ReviewApi:
             index: Of the first run.
             log: Decisions about the first run.
             truth: True masks, if there are any.
+            overrides: Corrected masks of the first run, if there are any.
         """
         self.run = runs[0]
         self._index = index
         self._log = log
         self._truth = truth
+        self._overrides = overrides or Overrides()
         self._rows = [RunRows(run) for run in runs]
         self._cache = QueryCache()
         self._decided = np.zeros(0, np.int8)
@@ -110,13 +121,14 @@ class ReviewApi:
             NotThereError: There is no such row.
         """
         row = self._read(row_id, FIGURES)
-        names = self.run.class_names
+        names, corrected = self.run.class_names, self._overrides.find(row)
         return {
             **row.values,
             "id": row_id,
             "tags": list(row.class_names),
             "classes": [{**one, "name": names[one["class_id"]]} for one in row.get("classes") or ()],
             "orientation": row.orientation,
+            "corrected": corrected and {name: str(getattr(corrected, name) or "") for name in ORIGIN},
             "decision": self._show_decision(parse_row_id(row_id)),
         }
 
@@ -165,6 +177,18 @@ class ReviewApi:
         num_classes = len(self.run.class_names) - 1
         truth = decode_truth(payload, row.key, shape, num_classes, orientation, self._truth.frame)
         return make_mask(np.ascontiguousarray(turn_upright(truth, orientation)), self.run.palette)
+
+    def show_corrected(self, row_id: str) -> Picture:
+        """The corrected mask of a row.
+
+        Raises:
+            NotThereError: There is none.
+            ManifestError: It is gone or damaged.
+        """
+        row = self._read(row_id, FIGURES, MASK)
+        if self._overrides.find(row) is None:
+            raise NotThereError(f"there is no corrected mask of '{row.key}'")
+        return make_mask(correct_row(self._overrides, row).upright_mask(), self.run.palette)
 
     def show_map(self, row_id: str, class_id: int) -> Picture:
         """The kept class map of a class of a row.
@@ -266,6 +290,7 @@ class ReviewApi:
             "width": int(table.width[number]) or None,
             "height": int(table.height[number]) or None,
             "orientation": int(table.orientation[number]),
+            "corrected": place in self._overrides,
             "decision": self._show_decision(place),
         }
 

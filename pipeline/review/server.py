@@ -193,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[0] != "api":
             raise RequestError(404, f"there is nothing at '{self.url.path}'")
         self._require_token()
-        if len(parts) == 3 and parts[1] in ("image", "mask", "truth", "maps"):
+        if len(parts) == 3 and parts[1] in ("image", "mask", "truth", "corrected", "maps"):
             return self._get_picture(parts[1], parts[2])
         return _to_json(self._get_fields(parts[1:]))
 
@@ -243,6 +243,8 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "mask":
             is_overlay = self.query.get("overlay") == "1"
             return api.show_mask(row_id, self._get_number("run", 0) or 0, size_px, is_overlay=is_overlay)
+        if kind == "corrected":
+            return api.show_corrected(row_id)
         return api.show_truth(row_id) if kind == "truth" else api.show_map(row_id, self._get_number("class", 0) or 0)
 
     def _post(self) -> Answer:

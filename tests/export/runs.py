@@ -16,9 +16,11 @@ from pipeline.export.formats.catalogue import Formats
 from pipeline.export.job.assembly import ExportSummary, export_run
 from pipeline.export.job.identity import Export, claim_folder
 from pipeline.export.job.selection import Selection
+from pipeline.export.samples import ExportSample
 from pipeline.images.orientation import place_on_stored_pixels
 from pipeline.published.rows import iterate_rows
 from pipeline.published.run import PublishedRun, open_published
+from pipeline.published.splits import parse_splits
 from pipeline.run.records import InputShard
 from pipeline.storage.listing import find_object
 from tests.factories import make_labelled_row, make_parquet, make_rejected_row, make_run
@@ -43,6 +45,10 @@ KEYS = [
     " spaces ",
     "-rf",
 ]
+NUM_ROWS = 3 * len(KEYS)
+"""Labelled rows of `hostile_run`."""
+NAMES = ["background", *CLASSES]
+SPLITS = parse_splits("train=0.6,val=0.4")
 KINDS = ("JPEG", "PNG", "WEBP", "CMYK", "grey", "deep", "BMP", "TIFF")
 
 
@@ -97,6 +103,25 @@ def encode(grey: np.ndarray, kind: str, orientation: int) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
+
+
+def make_sample(mask: np.ndarray) -> ExportSample:
+    """Make a sample of a mask; the rest of it is not looked at."""
+    return ExportSample(
+        name="a-0-0",
+        number=0,
+        key="a",
+        shard_name="s",
+        index=0,
+        image=b"",
+        image_suffix=".jpg",
+        mask=mask,
+        class_ids=(1, 2),
+        tags=(),
+        quality=0.5,
+        split="train",
+        values={},
+    )
 
 
 def list_shard(path: Path) -> InputShard:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline.evaluation.truth import open_truth
 from pipeline.images.orientation import ORIENTATIONS
+from pipeline.published.overrides import read_overrides
 from pipeline.published.run import open_published
 from pipeline.review.api import ReviewApi, Truth
 from pipeline.review.decision_log import DecisionLog
@@ -122,7 +123,9 @@ def serve(*run_uris: str, truth: Path | None = None, reviewer: str = "ada", sess
     log = DecisionLog(runs[0].uri, fingerprint, reviewer, session, lambda: datetime.now(UTC))
     index = RowIndex(runs[0])
     index.read_all()
-    api = ReviewApi(runs, index, log, None if truth is None else Truth(open_truth(str(truth))))
+    api = ReviewApi(
+        runs, index, log, None if truth is None else Truth(open_truth(str(truth))), read_overrides(runs[0].uri)
+    )
     server = ReviewServer(api, "127.0.0.1", 0, TOKEN)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -8,8 +8,9 @@ import pytest
 
 from pipeline.images.orientation import ORIENTATIONS
 from pipeline.published.decisions import RowId, read_decisions
+from tests.corrections import correct
 from tests.review.browser_page import watch_page
-from tests.review.real_run import HOSTILE_KEYS, MODES, Client, make_reviewed_run, make_truth, serve
+from tests.review.real_run import HOSTILE_KEYS, MODES, Client, make_reviewed_run, make_square, make_truth, serve
 from tests.review.test_list_of_images import list_shown, plain, wait_for_total
 
 NUM_ROWS = len(ORIENTATIONS) + len(HOSTILE_KEYS) + 3 + len(MODES)
@@ -37,6 +38,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("review")
     truth = make_truth(folder / "truth")
     uri = make_reviewed_run(folder, str(folder / "out"))
+    correct(uri, {("turned", place): 2 * make_square(place + 1)[1] for place in range(len(ORIENTATIONS))})
     with serve(uri, uri, truth=truth) as opened:
         yield opened
 
@@ -73,19 +75,31 @@ def test_rows_chips_and_search_of_a_real_run(page: Any) -> None:
     wait_for_total(page, 1)
 
 
-@pytest.mark.parametrize("layer", ["Mask of out", "True mask"])
+@pytest.mark.parametrize("layer", ["Mask of out", "True mask", "Corrected mask"])
 def test_masks_and_truth_lie_over_photos_of_every_orientation(page: Any, layer: str) -> None:
     wait_for_total(page, NUM_ROWS)
     for place in range(len(ORIENTATIONS)):
         page.evaluate("hash => location.assign(hash)", f"#row=turned/{place}")
         page.locator("#viewer-key").get_by_text(f"photo-{place + 1}").wait_for()
         page.locator('select[title^="Layer"] option').filter(has_text=layer).first.wait_for(state="attached")
-        page.locator('select[title^="Layer"]').select_option("run0" if layer != "True mask" else "truth")
+        layer_id = {"True mask": "truth", "Corrected mask": "corrected"}.get(layer, "run0")
+        page.locator('select[title^="Layer"]').select_option(layer_id)
         page.get_by_label("Outline").uncheck()
         page.locator('#stage[data-state="ready"]').wait_for()
         page.wait_for_function(
             f"() => {{ const [same, marked] = ({AGREEMENT})(); return same > 0.97 && marked > 0.1; }}"
         )
+
+
+def test_rows_with_a_corrected_mask_say_so(page: Any) -> None:
+    wait_for_total(page, NUM_ROWS)
+    page.locator(".flag.corrected").first.wait_for()
+    page.evaluate("hash => location.assign(hash)", "#row=turned/2")
+    page.locator("#facts").get_by_text("in cvat by ada").wait_for()
+    page.evaluate("hash => location.assign(hash)", "#row=kinds/0")
+    page.locator("#viewer-key").get_by_text(next(iter(MODES)), exact=True).wait_for()
+    assert not page.locator("#facts").get_by_text("in cvat by ada").count()
+    assert not page.locator('select[title^="Layer"] option').filter(has_text="Corrected").count()
 
 
 def test_photos_of_every_kind_are_shown_and_maps_too(page: Any) -> None:

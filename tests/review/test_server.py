@@ -12,7 +12,18 @@ from PIL import Image, ImageOps
 from pipeline.published.decisions import RowId, Verdict, read_decisions
 from pipeline.published.rows import iterate_rows
 from pipeline.published.run import open_published
-from tests.review.real_run import CLASSES, HOSTILE_KEYS, MODES, TOKEN, Client, make_reviewed_run, make_truth, serve
+from tests.corrections import correct
+from tests.review.real_run import (
+    CLASSES,
+    HOSTILE_KEYS,
+    MODES,
+    TOKEN,
+    Client,
+    make_reviewed_run,
+    make_square,
+    make_truth,
+    serve,
+)
 
 NUM_ROWS = 8 + len(HOSTILE_KEYS) + 3 + len(MODES)
 WRONG = "wrong or missing token"
@@ -92,6 +103,21 @@ def test_keys_that_differ_by_case_or_shard_only_are_rows_of_their_own(client: Cl
     assert [client.ask(f"/api/row/hostile%2F{place}").fields["key"] for place in range(7)] == list(HOSTILE_KEYS)
     keys = [row["key"] for row in client.ask("/api/rows?order=key&limit=500").fields["rows"]]
     assert keys == sorted(keys, key=str.encode)
+
+
+def test_corrected_mask_is_shown_beside_that_of_the_run(tmp_path: Path) -> None:
+    run_uri = make_reviewed_run(tmp_path, f"{tmp_path}/out")
+    correct(run_uri, {("turned", 5): 2 * make_square(6)[1]})
+    correct(run_uri, {("turned", 0): make_square(1)[1]}, number=1, is_of_another_image=True)
+    with serve(run_uri) as opened:
+        found = np.asarray(opened.picture("corrected", "turned/5"))
+        assert (found == 2 * np.asarray(opened.picture("mask", "turned/5", "?run=0"))).all()
+        shown = opened.ask("/api/row/turned%2F5").fields["corrected"]
+        assert (shown["tool"], shown["annotator"], shown["source"]) == ("cvat", "ada", "task 0.zip")
+        for row_id in ("turned%2F0", "turned%2F1"):
+            assert opened.ask(f"/api/row/{row_id}").fields["corrected"] is None
+            assert opened.ask(f"/api/corrected/{row_id}").status == 404
+        assert "turned/5" in [one["id"] for one in opened.ask("/api/rows?limit=500").fields["rows"] if one["corrected"]]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

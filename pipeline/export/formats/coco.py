@@ -9,9 +9,16 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool
 
+from pipeline.errors import ManifestError
 from pipeline.export.sample_list import identify, write_sample_list
 from pipeline.export.samples import ExportContext, ExportFiles, ExportSample
 from pipeline.run.config import IGNORE_LABEL
+
+MAX_INSTANCES = 2**14
+"""Annotations of an image."""
+MAX_SHARD_ROWS = 2**22
+MAX_ID = 2**53
+"""Readers in JavaScript and those that take JSON numbers as doubles hold whole numbers below it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +41,11 @@ class CocoFormat:
     def write_shard(
         self, shard_number: int, samples: Iterable[ExportSample], files: ExportFiles, context: ExportContext
     ) -> Iterator[Mapping[str, Any]]:
-        """Write the photo of each sample; yield its image entry and annotations without ids."""
+        """Write the photo of each sample; yield its image entry and annotations.
+
+        Raises:
+            ManifestError: An image has more annotations than there are ids for.
+        """
         for sample in samples:
             files.put(f"images/{sample.split}/{sample.name}{sample.image_suffix}", sample.image)
             height, width = sample.mask.shape
@@ -45,7 +56,7 @@ class CocoFormat:
                 "height": height,
                 "quality": sample.quality,
             }
-            yield identify(sample) | {"image": image, "annotations": list(self._annotate(sample))}
+            yield identify(sample) | {"image": image, "annotations": list(self._annotate(shard_number, sample))}
 
     def finish(
         self, entries: Callable[[], Iterator[Mapping[str, Any]]], files: ExportFiles, context: ExportContext
@@ -58,9 +69,10 @@ class CocoFormat:
                 _write_split(file.write, of_split, "annotations", context)
         write_sample_list(entries, files)
 
-    def _annotate(self, sample: ExportSample) -> Iterator[dict[str, Any]]:
+    def _annotate(self, shard_number: int, sample: ExportSample) -> Iterator[dict[str, Any]]:
         from pycocotools import mask as rle
 
+        place = 0
         for value in np.unique(sample.mask).tolist():
             if value in (0, IGNORE_LABEL):
                 continue
@@ -68,6 +80,7 @@ class CocoFormat:
                 encoded = rle.encode(np.asfortranarray(region, np.uint8))
                 height, width = region.shape
                 yield {
+                    "id": make_annotation_id(shard_number, sample, place),
                     "image_id": sample.number,
                     "category_id": value,
                     "segmentation": {"size": [height, width], "counts": encoded["counts"].decode()},
@@ -75,6 +88,7 @@ class CocoFormat:
                     "bbox": rle.toBbox(encoded).tolist(),
                     "iscrowd": 0,
                 }
+                place += 1
 
     def _divide(self, region: Bool[np.ndarray, "h w"]) -> Iterator[Bool[np.ndarray, "h w"]]:
         if self.objects == "classes":
@@ -85,6 +99,33 @@ class CocoFormat:
         count, numbers = cv2.connectedComponents(region.astype(np.uint8), connectivity=8)
         for number in range(1, count):
             yield numbers == number
+
+
+def make_annotation_id(shard_number: int, sample: ExportSample, place: int) -> int:
+    """Id of an annotation: the same in every export of a run, whatever its filters and splits.
+
+    Args:
+        shard_number: Place of the shard in the run, from 0.
+        sample: Whose annotation it is.
+        place: Of the annotation among those of the sample, from 0.
+
+    Raises:
+        ManifestError: There is no such id below `MAX_ID`.
+    """
+    # Ids count from 1: evaluators take 0 for none.
+    number = (shard_number * MAX_SHARD_ROWS + sample.index) * MAX_INSTANCES + place + 1
+    if place >= MAX_INSTANCES:
+        raise ManifestError(
+            f"row '{sample.key}' of shard '{sample.shard_name}' has more than {MAX_INSTANCES} annotations; leave out "
+            "--coco.objects components, or the row by --keys"
+        )
+    if sample.index >= MAX_SHARD_ROWS or number >= MAX_ID:
+        raise ManifestError(
+            f"row {sample.index} of shard '{sample.shard_name}', number {shard_number} of the run, has no id in COCO: "
+            f"a run has at most {MAX_ID // MAX_SHARD_ROWS // MAX_INSTANCES} shards of {MAX_SHARD_ROWS} rows there; "
+            "export it in another format"
+        )
+    return number
 
 
 def _write_split(
@@ -104,9 +145,7 @@ def _write_split(
         items = (entry["image"] for entry in entries)
     else:
         write(b'\n], "annotations": [')
-        # Ids count from 1: evaluators take 0 for none.
-        listed = (one for entry in entries for one in entry["annotations"])
-        items = ({"id": number, **one} for number, one in enumerate(listed, 1))
+        items = (one for entry in entries for one in entry["annotations"])
     for place, item in enumerate(items):
         write(f"{',' if place else ''}\n{json.dumps(item)}".encode())
     if part == "annotations":

@@ -80,4 +80,4 @@ def _to_row(sample: ExportSample, context: ExportContext) -> dict[str, Any]:
         "tags": list(sample.tags),
         "classes": list(sample.class_ids),
         "quality": sample.quality,
-    }
+    } | sample.provenance

@@ -90,6 +90,8 @@ class _Tars:
             header.size = len(content)
             assert self.tar is not None
             self.tar.addfile(header, io.BytesIO(content))
+            # It keeps the header of each member, for readers.
+            self.tar.members.clear()  # type: ignore[attr-defined]
         self.num_bytes += size
         return self.name
 
@@ -112,7 +114,7 @@ def _list_members(sample: ExportSample, context: ExportContext) -> dict[str, byt
         "classes": [context.class_names[number] for number in sample.class_ids],
         "class_ids": list(sample.class_ids),
         "quality": sample.quality,
-    }
+    } | sample.provenance
     return {
         sample.name + sample.image_suffix: sample.image,
         sample.name + MASK_SUFFIX: encode_mask(sample.mask, context.palette),

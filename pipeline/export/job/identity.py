@@ -19,7 +19,7 @@ from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import create_if_absent
 
 EXPORT_FILE = "export.json"
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,6 +93,8 @@ class ShardCounts:
     """Pixels by split and mask value."""
     labelled_of_class: Counter[int] = field(default_factory=Counter)
     """Labelled rows by class of their tags."""
+    num_corrected: int = 0
+    """Exported rows with a corrected mask."""
     exported_of_class: Counter[int] = field(default_factory=Counter)
     """Exported rows by class of their tags."""
 
@@ -104,6 +106,7 @@ class ShardCounts:
     def add(self, other: "ShardCounts") -> None:
         """Add the counts of other rows."""
         self.num_read += other.num_read
+        self.num_corrected += other.num_corrected
         self.left_out.update(other.left_out)
         self.images.update(other.images)
         for split, pixels in other.pixels.items():
@@ -115,6 +118,7 @@ class ShardCounts:
         """Convert the counts to plain values for JSON."""
         return {
             "num_read": self.num_read,
+            "num_corrected": self.num_corrected,
             "left_out": dict(sorted(self.left_out.items())),
             "images": dict(sorted(self.images.items())),
             "pixels": {split: _list_pairs(counts) for split, counts in sorted(self.pixels.items())},
@@ -131,6 +135,7 @@ class ShardCounts:
         """
         return cls(
             num_read=int(fields["num_read"]),
+            num_corrected=int(fields["num_corrected"]),
             left_out=Counter(fields["left_out"]),
             images=Counter(fields["images"]),
             pixels={split: Counter(dict(pairs)) for split, pairs in fields["pixels"].items()},

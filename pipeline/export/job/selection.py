@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.published.corrected_rows import correct_row
 from pipeline.published.decisions import Decisions
+from pipeline.published.overrides import Overrides
 from pipeline.published.rows import MaskRow
 from pipeline.published.splits import ONE_SPLIT, Splits
 from pipeline.run.fingerprint import compute_fingerprint
 
 SELECTION_COLUMNS = ("status", "reason", "class_ids", "quality")
 """Columns that a selection reads, besides the names of rows."""
+CORRECTED_COLUMNS = (*SELECTION_COLUMNS, "image_sha256")
+"""With those that tell whether a corrected mask applies."""
 
 
 class LeftOut(StrEnum):
@@ -51,6 +55,8 @@ class Selection:
     """No rows with which a reviewer found fault."""
     decisions: Decisions = field(default_factory=Decisions)
     """Of the reviewers of the run, when the export was opened."""
+    overrides: Overrides | None = None
+    """Corrected masks of the run, when the export was opened; None: there are none, or they are not used."""
     splits: Splits = ONE_SPLIT
 
     def __post_init__(self) -> None:
@@ -59,8 +65,17 @@ class Selection:
         if self.best_fraction is not None and not 0 < self.best_fraction <= 1:
             raise ValueError(f"need --best-fraction above 0 and at most 1, got {self.best_fraction}")
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that `correct` and `find_reason` read, besides the names of rows."""
+        return CORRECTED_COLUMNS if self.overrides else SELECTION_COLUMNS
+
+    def correct(self, row: MaskRow) -> MaskRow:
+        """The row with its corrected mask; as it is, if it has none."""
+        return correct_row(self.overrides, row) if self.overrides else row
+
     def find_reason(self, row: MaskRow) -> LeftOut | None:
-        """Find the first filter that leaves out a row; None: the row is taken."""
+        """Find the first filter that leaves out a row, which is corrected; None: the row is taken."""
         if not row.is_labelled:
             return LeftOut.REJECTED
         if self.keys is not None and row.key not in self.keys:
@@ -79,8 +94,12 @@ class Selection:
         """Find whether the decision of a reviewer leaves out a row.
 
         Args:
-            row: With the columns `image_sha256` and `mask`: a decision does not apply to a row that was labelled again.
+            row: As it is in the manifest, with the columns `image_sha256` and `mask`: a decision does not apply to a
+                row that was labelled again.
         """
+        if self.overrides and self.overrides.find(row) is not None:
+            # The decision was about the mask before; a person has drawn this one.
+            return None
         if self.is_reviewed and not self.decisions.is_accepted(row):
             return LeftOut.REVIEWED
         if self.is_without_refused and self.decisions.is_refused(row):
@@ -99,7 +118,7 @@ class Selection:
             if levels is None
             else compute_fingerprint({" ".join(map(str, ids)): level for ids, level in levels.items()}),
             "splits": dict(self.splits.shares),
-        } | self._describe_review()
+        } | (self._describe_review() | self._describe_overrides())
 
     def _describe_review(self) -> dict[str, Any]:
         if not self.is_reviewed and not self.is_without_refused:
@@ -113,6 +132,15 @@ class Selection:
             "without_refused": self.is_without_refused,
             "decisions_sha256": compute_fingerprint(decided),
         }
+
+    def _describe_overrides(self) -> dict[str, Any]:
+        if not self.overrides:
+            return {}
+        used = {
+            f"{one.shard}/{one.index}": [one.tool, one.source, one.annotator, one.time.isoformat(), one.image_sha256]
+            for one in self.overrides.values()
+        }
+        return {"overrides_sha256": compute_fingerprint(used)}
 
 
 def _hash_keys(keys: frozenset[str]) -> str:

@@ -9,7 +9,7 @@ from pipeline.commit.names import locate_manifest
 from pipeline.errors import ManifestError, ShardError
 from pipeline.export.job.identity import Export
 from pipeline.export.job.records import ShardCounts, ShardItem
-from pipeline.export.job.selection import SELECTION_COLUMNS, LeftOut
+from pipeline.export.job.selection import LeftOut
 from pipeline.export.names import name_files
 from pipeline.export.samples import ExportSample
 from pipeline.export.upright import make_upright, read_size
@@ -44,10 +44,12 @@ def iterate_samples(export: Export, item: ShardItem, counts: ShardCounts) -> Ite
 
 
 def _choose_rows(export: Export, manifest: OpenManifest, counts: ShardCounts) -> Iterator[MaskRow]:
+    """Choose rows by what they are once they are corrected; they are given as the manifest has them."""
+    correct = export.selection.correct
     columns = [name for name in (*manifest.columns, *VERSIONED_COLUMNS) if name not in NOT_EXPORTED]
     for group in range(manifest.num_row_groups):
         taken = []
-        for place, row in enumerate(manifest.read_rows(group, SELECTION_COLUMNS)):
+        for place, row in enumerate(map(correct, manifest.read_rows(group, export.selection.columns))):
             reason = export.selection.find_reason(row)
             counts.num_read += 1
             if row.is_labelled:
@@ -91,11 +93,17 @@ def _read_images(
 
 
 def make_sample(export: Export, item: ShardItem, row: MaskRow, image: bytes) -> ExportSample:
-    """Turn a row and its image upright.
+    """Turn a row and its image upright, with its corrected mask if it has one.
+
+    Tags stay those of the input, and classes are those of the corrected mask.
 
     Raises:
         ManifestError: The mask is damaged or does not fit its image.
     """
+    suggested = set(row.get("suggested_class_ids") or ())
+    names = export.context.class_names
+    tagged = [names[number] for number in row.get("class_ids") or () if number not in suggested]
+    row = export.selection.correct(row)
     mask = row.upright_mask()
     try:
         upright, suffix = make_upright(image, row.orientation)
@@ -107,10 +115,6 @@ def make_sample(export: Export, item: ShardItem, row: MaskRow, image: bytes) -> 
             f"row '{row.key}' of shard '{item.shard.name}' has a mask of {mask.shape[1]} x {mask.shape[0]} pixels for "
             f"an image of {size[1]} x {size[0]}; label the shard again"
         )
-    suggested = set(row.get("suggested_class_ids") or ())
-    class_ids = tuple(row.get("class_ids") or ())
-    names = export.context.class_names
-    tagged = [names[number] for number in class_ids if number not in suggested]
     return ExportSample(
         name=name_files(row.key, item.place, row.index),
         number=item.place * SAMPLES_OF_SHARD + row.index,
@@ -120,7 +124,7 @@ def make_sample(export: Export, item: ShardItem, row: MaskRow, image: bytes) -> 
         image=upright,
         image_suffix=suffix,
         mask=mask,
-        class_ids=class_ids,
+        class_ids=tuple(row.get("class_ids") or ()),
         tags=(*tagged, *(row.get("tags_unknown") or ())),
         quality=row.quality or 0.0,
         split=export.selection.splits.choose(row.key),
@@ -130,6 +134,7 @@ def make_sample(export: Export, item: ShardItem, row: MaskRow, image: bytes) -> 
 
 def _count(sample: ExportSample, counts: ShardCounts) -> None:
     counts.images[sample.split] += 1
+    counts.num_corrected += bool(sample.provenance)
     counts.exported_of_class.update(sample.class_ids)
     pixels = np.bincount(sample.mask.ravel(), minlength=1)
     found = Counter({value: int(num) for value, num in enumerate(pixels) if num})

@@ -118,15 +118,14 @@ def write_shard(export: Export, item: ShardItem) -> ShardCounts:
         StorageError: A store failed.
     """
     counts = ShardCounts()
-    files, records = StoreFiles(export.out_uri), StoreFiles(export.out_uri)
-    start = f"{RECORDS_FOLDER}/{item.stem}"
+    records, start = StoreFiles(export.out_uri), f"{RECORDS_FOLDER}/{item.stem}"
     samples = iterate_samples(export, item, counts)
-    with records.open(start + ENTRIES) as file:
-        for entry in export.format.write_shard(item.place, samples, files, export.context):
-            file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
-    with records.open(start + FILES) as file:
-        for path in files.paths:
-            file.write(f"{path}\n".encode())
+    # The paths are not kept: a shard may have millions.
+    with records.open(start + FILES) as listed:
+        files = StoreFiles(export.out_uri, lambda path: listed.write(f"{path}\n".encode()))
+        with records.open(start + ENTRIES) as file:
+            for entry in export.format.write_shard(item.place, samples, files, export.context):
+                file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
     records.put(start + COMMIT, json.dumps(counts.describe(), separators=(",", ":")).encode())
     return counts
 

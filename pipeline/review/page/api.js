@@ -89,6 +89,7 @@ export const imageAddress = (id, size) => `/api/image/${segment(id)}${size ? `?s
 export const overlayAddress = (id) => `/api/mask/${segment(id)}?run=0&overlay=1&size=320`;
 export const maskAddress = (id, run) => `/api/mask/${segment(id)}?run=${run}`;
 export const truthAddress = (id) => `/api/truth/${segment(id)}`;
+export const correctedAddress = (id) => `/api/corrected/${segment(id)}`;
 export const mapsAddress = (id, classId) => `/api/maps/${segment(id)}?class=${classId}`;
 
 export async function getBytes(address, signal) {

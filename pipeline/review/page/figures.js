@@ -52,6 +52,7 @@ export function buildFacts(row, run, decision) {
       row.error ? build("p", {}, foreign(row.error)) : null));
   }
   if (decision?.decision) parts.push(buildDecision(decision));
+  if (row.corrected?.tool) parts.push(buildCorrection(row.corrected));
   parts.push(build("section", {},
     tagList("Tags", row.tags ?? [], ""),
     tagList("Doubtful", (row.doubtful_class_ids ?? []).map(nameOf), "doubtful"),
@@ -69,6 +70,12 @@ function buildDecision(decision) {
   return build("div", { className: "notice decided", role: "note" },
     build("strong", {}, `Decided: ${words(decision.decision)}${decision.isUnsaved ? " (not saved yet)" : ""}`),
     names.length ? build("p", {}, ...names) : null, decision.note ? build("p", {}, foreign(decision.note)) : null, by);
+}
+
+function buildCorrection({ tool, source, annotator, time }) {
+  const by = annotator ? [" by ", foreign(annotator)] : [];
+  return build("div", { className: "notice corrected", role: "note" },
+    build("strong", {}, "Corrected"), build("p", {}, "in ", foreign(tool), ...by, " at ", words(String(time)), ", from ", foreign(source)));
 }
 
 function buildClass(one, run) {

@@ -103,6 +103,7 @@ export class Tile {
     const flags = [];
     if (row.doubtful_class_ids?.length) flags.push(build("span", { className: "flag doubtful", textContent: "?", title: "A tag is doubtful" }));
     if (row.suggested_class_ids?.length) flags.push(build("span", { className: "flag suggested", textContent: "+", title: "The model sees another class" }));
+    if (row.corrected) flags.push(build("span", { className: "flag corrected", textContent: "corrected", title: "A corrected mask was brought back" }));
     this.flags.replaceChildren(...flags);
   }
 

@@ -1,6 +1,6 @@
 // One image in full: photo, layers, figures, decisions.
 
-import { getBytes, getRow, imageAddress, mapsAddress, maskAddress, truthAddress, explainImage } from "./api.js";
+import { correctedAddress, getBytes, getRow, imageAddress, mapsAddress, maskAddress, truthAddress, explainImage } from "./api.js";
 import { choice, Controls } from "./controls.js";
 import { drawMap, drawMask, listIds } from "./drawing.js";
 import { buildFacts } from "./figures.js";
@@ -157,6 +157,7 @@ export class Viewer {
       names.forEach((name, place) => layers.push({ id: `run${place}`, name }));
       if (this.run.has_maps && row.class_ids?.length) layers.push({ id: "map", name: "Class map" });
     }
+    if (row.corrected) layers.push({ id: "corrected", name: "Corrected mask" });
     if (this.run.has_truth && row.id) layers.push({ id: "truth", name: "True mask" });
     const ids = new Set([...(row.class_ids ?? []), ...this.ids]);
     const classes = [...ids].map((id) => this.run.classById.get(id)).filter(Boolean);
@@ -167,7 +168,7 @@ export class Viewer {
   async fetchLayer(id) {
     const { row } = this;
     const only = choice.only ?? row.class_ids?.[0] ?? this.full?.class_ids?.[0];
-    const addresses = { map: mapsAddress(row.id, only), truth: truthAddress(row.id) };
+    const addresses = { map: mapsAddress(row.id, only), truth: truthAddress(row.id), corrected: correctedAddress(row.id) };
     const address = addresses[id] ?? maskAddress(row.id, id.slice(3));
     if (!this.cache.has(address)) this.cache.set(address, this.decode(id, address, this.abort.signal));
     const { cache } = this;

@@ -17,26 +17,27 @@ from pycocotools.coco import COCO
 
 from pipeline.export.formats.catalogue import Formats
 from pipeline.export.formats.coco import CocoFormat
+from pipeline.export.formats.cvat import CvatFormat
 from pipeline.export.formats.label_studio import LabelStudioFormat
-from pipeline.export.samples import ExportContext, ExportSample
+from pipeline.export.samples import ExportContext
 from pipeline.export.store_files import StoreFiles
 from pipeline.images.masks import voc_palette
 from pipeline.published.run import open_published
-from pipeline.published.splits import parse_splits
 from tests.export.runs import (
     CLASSES,
     KEYS,
+    NAMES,
+    NUM_ROWS,
+    SPLITS,
     count_manifest_pixels,
     count_pixels,
     count_without_ignored,
     export_all,
+    make_sample,
     require_aligned,
 )
 from tests.foreign_readers import count_pixels_by_datumaro
 
-SPLITS = parse_splits("train=0.6,val=0.4")
-NUM_ROWS = 3 * len(KEYS)
-NAMES = ["background", *CLASSES]
 CONTEXT = ExportContext(class_names=tuple(NAMES), palette=voc_palette(), splits=("train",), fingerprint="f")
 
 
@@ -73,25 +74,6 @@ def test_pycocotools_reads_masks_of_coco(hostile_run: str, tmp_path: Path, objec
     assert len(set(ids)) == NUM_ROWS
     assert count_pixels(masks) == count_without_ignored(open_published(hostile_run))
     require_sample_list(tmp_path / "out")
-
-
-def make_sample(mask: np.ndarray) -> ExportSample:
-    """Make a sample of a mask; the rest of it is not looked at."""
-    return ExportSample(
-        name="a-0-0",
-        number=0,
-        key="a",
-        shard_name="s",
-        index=0,
-        image=b"",
-        image_suffix=".jpg",
-        mask=mask,
-        class_ids=(1, 2),
-        tags=(),
-        quality=0.5,
-        split="train",
-        values={},
-    )
 
 
 def test_a_component_of_coco_is_an_annotation(tmp_path: Path) -> None:
@@ -143,9 +125,11 @@ def test_label_studio_reads_brush_masks_and_configuration(hostile_run: str, tmp_
     assert count_pixels(masks) == count_without_ignored(open_published(hostile_run))
 
 
-def test_zips_of_cvat_hold_the_same_samples(hostile_run: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_images", [3, 5000])
+def test_zips_of_cvat_hold_the_same_samples(hostile_run: str, tmp_path: Path, max_images: int) -> None:
     out = tmp_path / "out"
-    export_all(hostile_run, str(out), "cvat", splits=SPLITS)
+    formats = Formats(cvat=CvatFormat(max_images=max_images))
+    export_all(hostile_run, str(out), "cvat", splits=SPLITS, formats=formats)
     assert [one["name"] for one in json.loads((out / "labels.json").read_text())] == NAMES
     listed, masks = require_sample_list(out), []
     for path in out.glob("*/*/images.zip"):
@@ -153,6 +137,7 @@ def test_zips_of_cvat_hold_the_same_samples(hostile_run: str, tmp_path: Path) ->
         split = path.parent.parent.name
         names = annotations.read(f"ImageSets/Segmentation/{split}.txt").decode().split()
         assert {listed[name]["split"] for name in names} == {split}
+        assert len(names) <= max_images
         assert [Path(name).stem for name in images.namelist()] == names
         for file_name in images.namelist():
             mask = np.asarray(Image.open(io.BytesIO(annotations.read(f"SegmentationClass/{Path(file_name).stem}.png"))))

@@ -20,21 +20,18 @@ from pipeline.export.formats.huggingface import HuggingFaceFormat
 from pipeline.export.formats.voc import VocFormat
 from pipeline.export.formats.webdataset import WebDatasetFormat
 from pipeline.published.run import open_published
-from pipeline.published.splits import parse_splits
 from pipeline.storage.listing import list_objects
 from tests.export.runs import (
-    CLASSES,
     KEYS,
+    NAMES,
+    NUM_ROWS,
+    SPLITS,
     count_manifest_pixels,
     count_pixels,
     count_without_ignored,
     export_all,
     require_aligned,
 )
-
-SPLITS = parse_splits("train=0.6,val=0.4")
-NUM_ROWS = 3 * len(KEYS)
-NAMES = ["background", *CLASSES]
 
 
 def test_hugging_face_loads_images_masks_and_names_without_a_cast(hostile_run: str, tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from pipeline.export.formats.catalogue import FORMAT_NAMES
 from pipeline.export.job.assembly import export_run
 from pipeline.export.job.finish import NothingExportedError
 from pipeline.published.run import open_published
-from pipeline.published.splits import parse_splits
 from pipeline.storage.listing import list_objects
 from pipeline.storage.reading import read_bytes
 from pipeline.storage.writing import put_atomic
 from tests.export.runs import (
     KEYS,
+    SPLITS,
     count_manifest_pixels,
     export_all,
     list_shard,
@@ -31,8 +31,6 @@ from tests.export.runs import (
 from tests.factories import make_parquet, make_run
 from tests.fakes import CrashError, FaultyStore, SerialCluster
 from tests.small_run import read_all
-
-SPLITS = parse_splits("train=0.6,val=0.4")
 
 
 def export_in_child(run_uri: str, out_uri: str, format_name: str, num_writes: int) -> bool:
