@@ -84,6 +84,10 @@ class TruthFrameError(LabellingError):
     """A true mask that fits its image in two ways, and does not say in which."""
 
 
+class CorrectionError(LabellingError):
+    """A corrected mask, or a file of them, that cannot be imported."""
+
+
 class RejectionLimitError(LabellingError):
     """A shard with too many rejected rows to be published."""
 

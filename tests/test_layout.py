@@ -38,7 +38,7 @@ FLOORS = (
     {"images/mapping"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
     {"reports", "thresholds", "audit/collections", "export", "local_cluster", "review"},
-    {"training/driver", "library", "export/formats"},
+    {"training/driver", "library", "export/formats", "corrections"},
     {"export/job"},
     {"label", "remask", "train"},
 )
@@ -69,6 +69,7 @@ WITHOUT_TORCH = {
     "export/formats",
     "export/job",
     "review",
+    "corrections",
 }
 WITHOUT_RAY = {
     "storage",
@@ -96,6 +97,7 @@ WITHOUT_RAY = {
     "library",
     "export/formats",
     "review",
+    "corrections",
 }
 WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10
