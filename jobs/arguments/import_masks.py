@@ -21,7 +21,7 @@ class ImportMasksJob:
     annotator: str | None = None
     """Name of who corrected them. Default: as the files say; those of Label Studio do."""
     keep_unchanged: bool = False
-    """Import masks that equal those of their rows, too: a person looked at them."""
+    """Import masks that are as the model drew them, too: a person looked at them, or takes a correction back."""
     dry_run: bool = False
     """Check the files and count, and write nothing."""
     store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)

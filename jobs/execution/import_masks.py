@@ -26,11 +26,9 @@ def import_masks(job: ImportMasksJob) -> int:
 
 def _describe(summary: ImportSummary, *, is_dry: bool) -> str:
     counts = (
-        f"{summary.num_imported} corrected, {summary.num_unchanged} unchanged, {summary.num_not_annotated} without "
-        "annotation"
+        f"{summary.num_imported} corrected, {summary.num_unchanged} unchanged, {summary.num_in_force} imported before, "
+        f"{summary.num_not_annotated} without annotation"
     )
     if summary.uri is None:
         return f"{counts}; nothing to import"
-    if summary.is_known:
-        return f"{counts}; the same masks were imported before as '{summary.uri}', nothing written"
     return f"{counts}; {'would write' if is_dry else 'wrote'} '{summary.uri}'"

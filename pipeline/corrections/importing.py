@@ -18,11 +18,10 @@ from pipeline.errors import CorrectionError
 from pipeline.images.masks import encode_mask
 from pipeline.images.orientation import place_on_stored_pixels, turn_size
 from pipeline.published.decisions import compute_mask_digest
-from pipeline.published.overrides import OVERRIDES_FOLDER, Override, write_overrides
+from pipeline.published.overrides import OVERRIDES_FOLDER, Override, read_overrides, write_overrides
 from pipeline.published.rows import MaskRow
 from pipeline.published.run import PublishedRun
 from pipeline.run.config import IGNORE_LABEL
-from pipeline.storage.listing import exists
 from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import open_atomic
 
@@ -39,10 +38,10 @@ class ImportSummary:
     """Masks equal to that of their row."""
     num_not_annotated: int = 0
     """Images that the tool lists and nobody annotated."""
+    num_in_force: int = 0
+    """Masks equal to the corrected one that their row has already: imported before."""
     uri: str | None = None
     """File of the masks; None: there was none to import."""
-    is_known: bool = False
-    """The same masks were imported before, so that nothing was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ class MaskImport:
     annotator: str | None = None
     """Name for all masks; None: as the files say."""
     keep_unchanged: bool = False
-    """Import masks that equal those of their rows, too."""
+    """Import masks that equal those that the model drew, too: the one way to take a correction back."""
     is_dry: bool = False
     """Check and count only."""
 
@@ -78,15 +77,15 @@ class MaskImport:
                     summary.num_not_annotated += 1
                 else:
                     found.append((tool, one))
-        digest = hashlib.sha256()
+        # With the time: masks that were imported, replaced, and imported again come into force again.
+        digest = hashlib.sha256(time.isoformat().encode())
         with tempfile.TemporaryFile(prefix="tagmask-") as spool:
             write_overrides(self._convert(found, time, digest, summary), cast(io.BufferedIOBase, spool))
             if not summary.num_imported:
                 return summary
             name = f"{digest.hexdigest()[:NAME_DIGITS]}.parquet"
             summary.uri = join_uri(self.run.uri, OVERRIDES_FOLDER, name)
-            summary.is_known = exists(summary.uri)
-            if not (summary.is_known or self.is_dry):
+            if not self.is_dry:
                 spool.seek(0)
                 with open_atomic(summary.uri) as file:
                     while block := spool.read(BLOCK_BYTES):
@@ -96,11 +95,15 @@ class MaskImport:
     def _convert(
         self, found: Sequence[tuple[str, Correction]], time: datetime, digest: "hashlib._Hash", summary: ImportSummary
     ) -> Iterator[tuple[Override, bytes]]:
-        tools = {id(one): tool for tool, one in found}
+        tools, there = {id(one): tool for tool, one in found}, read_overrides(self.run.uri)
         for row, correction in iterate_matched(self.run, [one for _, one in found]):
             mask = _draw_stored(row, correction)
             if not self.keep_unchanged and _is_unchanged(row, mask):
                 summary.num_unchanged += 1
+                continue
+            in_force = there.find(row)
+            if in_force is not None and np.array_equal(there.read_mask(in_force), mask):
+                summary.num_in_force += 1
                 continue
             override = Override(
                 shard=row.shard_name,

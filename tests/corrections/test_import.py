@@ -230,14 +230,29 @@ def test_the_same_import_twice_writes_once(run_uri: str, tmp_path: Path) -> None
     assert import_file(run_uri, path, is_dry=True).uri is not None
     assert list_imports(run_uri) == []
     first = import_file(run_uri, path)
-    assert not first.is_known
-    again = import_file(run_uri, path)
-    assert (again.is_known, again.uri) == (True, first.uri)
+    again = import_file(run_uri, path, annotator="grace")
+    assert (again.num_imported, again.num_in_force, again.uri) == (0, first.num_imported, None)
     assert list_imports(run_uri) == [first.uri]
-    # Another annotator, and the untouched masks too, are other imports.
-    assert import_file(run_uri, path, annotator="grace").uri != first.uri
+    # The untouched masks are another import, once.
     kept = import_file(run_uri, path, keep_unchanged=True)
-    assert (kept.num_unchanged, len(list_imports(run_uri))) == (0, 3)
+    assert (kept.num_imported, kept.num_unchanged, kept.num_in_force) == (first.num_unchanged, 0, first.num_imported)
+    assert import_file(run_uri, path, keep_unchanged=True).uri is None
+    assert len(list_imports(run_uri)) == 2
+
+
+def test_masks_that_were_replaced_come_into_force_again(tmp_path: Path) -> None:
+    uri = make_small_run(f"{tmp_path}/run")
+    first = write(tmp_path / "1.json", json.dumps(make_coco()).encode())
+    other = write(tmp_path / "2.json", json.dumps(make_coco(segmentation=[[0, 0, 4, 0, 4, 4, 0, 4]])).encode())
+    empty = make_coco() | {"annotations": []}
+    models = write(tmp_path / "3.json", json.dumps(empty).encode())
+    found = []
+    for path, options in ((first, {}), (other, {}), (first, {}), (models, {}), (models, {"keep_unchanged": True})):
+        import_file(uri, path, **options)
+        overrides = read_overrides(uri)
+        found.append(int((overrides.read_mask(overrides[RowId("s", 0)]) > 0).sum()))
+    # A mask as the model drew it says nothing, unless it is meant.
+    assert found == [1, 16, 1, 1, 0]
 
 
 def make_small_run(uri: str) -> str:
@@ -276,7 +291,7 @@ def test_masks_come_back_on_a_store(s3_folder: str) -> None:
     uri = make_small_run(f"{s3_folder}/run")
     put_atomic(f"{s3_folder}/c.json", json.dumps(make_coco()).encode())
     assert import_file(uri, f"{s3_folder}/c.json").num_imported == 1
-    assert import_file(uri, f"{s3_folder}/c.json").is_known
+    assert import_file(uri, f"{s3_folder}/c.json").num_in_force == 1
     overrides = read_overrides(uri)
     assert np.argwhere(overrides.read_mask(overrides[RowId("s", 0)]) == 2).tolist() == [[0, 1]]
 
@@ -358,9 +373,12 @@ def test_the_command_counts_and_leads_by_its_exit_code(tmp_path: Path, capsys: p
     assert import_masks.main([*command, "--dry-run"]) == 0
     assert "would write" in capsys.readouterr().out
     assert import_masks.main(command) == 0
-    assert "1 corrected, 0 unchanged, 0 without annotation; wrote" in capsys.readouterr().out
+    assert "1 corrected, 0 unchanged, 0 imported before, 0 without annotation; wrote" in capsys.readouterr().out
     assert import_masks.main(command) == 0
-    assert "imported before" in capsys.readouterr().out
+    assert (
+        "0 corrected, 0 unchanged, 1 imported before, 0 without annotation; nothing to import"
+        in capsys.readouterr().out
+    )
     assert import_masks.main(["--labels", uri, "--files", f"{path}.gone"]) == 2
     assert "does not exist" in capsys.readouterr().err
     assert len(read_overrides(uri)) == 1

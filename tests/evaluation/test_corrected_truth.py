@@ -16,7 +16,7 @@ from pipeline.published.rows import iterate_rows
 from pipeline.published.run import open_published
 from pipeline.run.records import InputShard
 from pipeline.storage.writing import put_atomic
-from tests.corrections import FIRST_TIME, correct
+from tests.corrected_masks import FIRST_TIME, correct
 from tests.factories import make_labelled_row, make_rejected_row, make_run
 from tests.small_run import read_all
 from tests.thresholds.test_calibration import make_collection

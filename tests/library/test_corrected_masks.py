@@ -11,7 +11,7 @@ import tagmask
 from pipeline.inputs.shards import list_shards
 from pipeline.published.overrides import read_overrides
 from pipeline.storage.writing import put_atomic
-from tests.corrections import correct
+from tests.corrected_masks import correct
 from tests.factories import make_labelled_row, make_parquet, make_rejected_row, make_run
 from tests.library.published import NUMBERS, encode_photo, find_orientation, make_masks, read_pixels
 from tests.small_run import read_all

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.images.orientation import ORIENTATIONS
 from pipeline.published.decisions import RowId, read_decisions
-from tests.corrections import correct
+from tests.corrected_masks import correct
 from tests.review.browser_page import watch_page
 from tests.review.real_run import HOSTILE_KEYS, MODES, Client, make_reviewed_run, make_square, make_truth, serve
 from tests.review.test_list_of_images import list_shown, plain, wait_for_total

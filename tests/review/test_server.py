@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from pipeline.published.decisions import RowId, Verdict, read_decisions
 from pipeline.published.rows import iterate_rows
 from pipeline.published.run import open_published
-from tests.corrections import correct
+from tests.corrected_masks import correct
 from tests.review.real_run import (
     CLASSES,
     HOSTILE_KEYS,

@@ -18,7 +18,7 @@ from pipeline.published.decisions import Verdict, read_decisions
 from pipeline.published.overrides import read_overrides
 from pipeline.published.run import open_published
 from pipeline.storage.writing import put_atomic
-from tests.corrections import correct
+from tests.corrected_masks import correct
 from tests.export.job.test_reviewed import judge, list_keys
 from tests.export.runs import SPLITS, Scene, encode, export_all, list_shard, make_rows, open_export, require_aligned
 from tests.factories import make_parquet, make_rejected_row, make_run
