@@ -37,7 +37,7 @@ FLOORS = (
     {"audit/archives", "training/data", "collections", "images/drawing", "published"},
     {"images/mapping"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
-    {"reports", "thresholds", "audit/collections", "export", "local_cluster", "review"},
+    {"reports", "thresholds", "audit/collections", "export", "local_cluster", "review", "progress"},
     {"training/driver", "library", "export/formats"},
     {"export/job"},
     {"label", "remask", "train"},
@@ -69,6 +69,7 @@ WITHOUT_TORCH = {
     "export/formats",
     "export/job",
     "review",
+    "progress",
 }
 WITHOUT_RAY = {
     "storage",
@@ -96,6 +97,7 @@ WITHOUT_RAY = {
     "library",
     "export/formats",
     "review",
+    "progress",
 }
 WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10
