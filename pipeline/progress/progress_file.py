@@ -136,7 +136,8 @@ def parse_time(text: str) -> float:
 class ProgressFile:
     """Writes the progress of one invocation.
 
-    A thread writes, so that a slow store does not hold the driver up. A failure is noted once a minute and ends nothing.
+    A thread writes, so that a slow store does not hold the driver up. A failure is noted once a minute and ends
+    nothing.
     """
 
     def __init__(

@@ -163,8 +163,8 @@ def _count_run(out_uri: str) -> tuple[str, int, int]:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
         raise ManifestError(
-            f"'{out_uri}' holds neither a labelling run ({RUN_FILE}) nor an export ({EXPORT_FILE}): it was never begun, "
-            "or the folder is another one; check it"
+            f"'{out_uri}' holds neither a labelling run ({RUN_FILE}) nor an export ({EXPORT_FILE}): it was never "
+            "begun, or the folder is another one; check it"
         ) from error
     names = {locate_manifest("", recorded[1]).rpartition("/")[2] for recorded in record["inputs"]}
     return "run", len(names & _list_names(join_uri(out_uri, "labels"))), len(names)
