@@ -133,9 +133,9 @@ def test_json_is_one_object_a_line_whatever_is_printed(as_json: Callable[..., An
     hostile = 'k"ey\u2028\x1b[2J \udcff {"a": 1}'
 
     def print_all() -> None:
-        print("two\nlines")
-        print(f"warning: {hostile}", file=sys.stderr)
-        print("error: it is over", file=sys.stderr)
+        sys.stdout.write("two\nlines\n")
+        sys.stderr.write(f"warning: {hostile}\n")
+        sys.stderr.write("error: it is over\n")
         ProgressDisplay(period_s=0.0)(at(10, 100, reasons={hostile: 3}))
 
     out, err = as_json(print_all)
