@@ -11,7 +11,20 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from jobs import calibrate, demo, evaluate, export, import_checkpoint, label, remask, report, review, train, verify
+from jobs import (
+    calibrate,
+    demo,
+    evaluate,
+    export,
+    import_checkpoint,
+    label,
+    remask,
+    report,
+    review,
+    status,
+    train,
+    verify,
+)
 from jobs.command_line.commands import COMMANDS, main
 from jobs.command_line.parsing import Usage, parse
 
@@ -26,6 +39,7 @@ JOB_TYPES = {
     "report": report.ReportJob,
     "export": export.ExportJob,
     "review": review.ReviewJob,
+    "status": status.StatusJob,
     "verify": verify.VerifyJob,
     "import-checkpoint": import_checkpoint.ImportJob,
     "demo": demo.DemoJob,
