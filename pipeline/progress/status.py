@@ -146,14 +146,15 @@ def _count(out_uri: str) -> tuple[str, int, int | None]:
     exported = {
         name.removesuffix(RECORD_ENDING).rpartition(".")[0]
         for name in _list_names(join_uri(out_uri, RECORDS_FOLDER))
-        if name.endswith(RECORD_ENDING)
+        # Records of joint files have no digest in their names.
+        if name.endswith(RECORD_ENDING) and "." in name.removesuffix(RECORD_ENDING)
     }
     run_uri = record.get("run_uri") if isinstance(record, dict) else None
     if not isinstance(run_uri, str):
         raise ManifestError(f"'{join_uri(out_uri, EXPORT_FILE)}' is not the record of an export; check the folder")
     # From another machine a local run is not there.
-    num_there = len(_list_names(join_uri(run_uri, "labels")))
-    return "export", len(exported), num_there or None
+    there = {name.removesuffix(".parquet") for name in _list_names(join_uri(run_uri, "labels"))}
+    return "export", len(exported & there if there else exported), len(there) or None
 
 
 def _count_run(out_uri: str) -> tuple[str, int, int]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from jobs import export
 from jobs.status import main
 from pipeline.driver.heartbeat import MAX_SILENCE_S
 from pipeline.errors import ManifestError
@@ -125,6 +126,23 @@ def test_status_of_a_run_on_s3(label_small_run: Callable[..., Any], s3_folder: s
     fields = json.loads(capsys.readouterr().out)
     assert (fields["condition"], fields["num_published"], fields["num_shards"]) == ("finished", 2, 2)
     assert fields["next"].startswith("tagmask review --labels s3://")
+
+
+def test_status_of_an_export(finished: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "export")
+    arguments = ["--labels", finished, "--out", out, "--format", "coco", "--cluster", "local"]
+    assert export.main([*arguments, "--limit", "1"]) == 0
+    status = read_status(out)
+    assert (status.kind, status.num_published, status.num_shards) == ("export", 1, 2)
+    assert status.condition == Condition.STOPPED
+    assert export.main(arguments) == 0
+    status = read_status(out)
+    assert (status.condition, status.num_published) == (Condition.FINISHED, 2)
+    assert status.progress is not None
+    assert status.progress.num_rejected == 0
+    assert status.progress.left_out_by_reason.keys() == {"rejected"}
+    assert main([out]) == 0
+    assert "2 of 2 shards are exported" in capsys.readouterr().out
 
 
 def test_status_is_read_without_ray_and_torch(out: str) -> None:
