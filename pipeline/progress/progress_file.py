@@ -180,7 +180,8 @@ class ProgressFile:
         if self._clock() < self._next_s or (self._writer is not None and self._writer.is_alive()):
             return
         if self._writer is not None:
-            self._notices.note(self._error and f"progress.json cannot be written, the run goes on: {self._error}")
+            error = self._error
+            self._notices.note(None if error is None else f"progress.json cannot be written, the run goes on: {error}")
         self._next_s = self._clock() + (PERIOD_S if self._error is None else NOTICE_PERIOD_S)
         self._write()
 
