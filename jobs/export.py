@@ -17,7 +17,7 @@ from jobs.command_line.parsing import Usage, parse
 BASIC = frozenset(
     {
         *("labels", "out", "format", "min_quality", "best_fraction", "classes", "keys", "splits", "limit"),
-        *("skip_missing", "dry_run", "address", "endpoint_url"),
+        *("skip_missing", "dry_run", "address", "endpoint_url", "log_format"),
     }
 )
 

@@ -21,7 +21,7 @@ from jobs.qualities import QUALITIES
 BASIC = frozenset(
     {
         *("shards", "vocabulary", "model", "out", "calibration", "workers", "gpus_per_worker", "batch_size", "limit"),
-        *("retry", "extend", "dry_run", "address", "endpoint_url", "quality"),
+        *("retry", "extend", "dry_run", "address", "endpoint_url", "log_format", "quality"),
         *("tags_field", "image_column", "key_column", "image_root", "allow_url"),
         *("background_threshold", "foreground_threshold", "keep_maps"),
     }

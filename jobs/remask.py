@@ -18,7 +18,7 @@ from jobs.command_line.parsing import Usage, parse
 BASIC = frozenset(
     {
         *("labels", "out", "calibration", "background_threshold", "foreground_threshold", "has_background"),
-        *("pixel_refinement", "limit", "extend", "dry_run", "address", "endpoint_url"),
+        *("pixel_refinement", "limit", "extend", "dry_run", "address", "endpoint_url", "log_format"),
     }
 )
 RENAMED = {

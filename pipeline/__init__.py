@@ -23,6 +23,7 @@ bottom up; a folder imports only from those above it:
     labelling/        the worker side of labelling: a chunk in, a committed part out
     kept_maps/        the worker side of new masks from kept class maps
     driver/           the driver process: waves, counts, silence, stops; decides what to do next
+    progress/         how far a run is, for whoever watches it; nothing here draws or prints
     local_cluster/    child processes in place of Ray, for little work on one machine
     evaluation/       scores of masks against true masks
     audit/parquet/    Parquet files byte by byte

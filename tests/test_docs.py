@@ -65,7 +65,7 @@ def list_flags(command: str) -> frozenset[str]:
             module.main(["--help-all"])
     options = (match[1].partition("  ")[0] for match in OPTION.finditer(printed.getvalue()))
     flags = {flag for option in options for flag in FLAG.findall(option)}
-    assert {"--out", "--labels"} & flags
+    assert {"--out", "--labels", "--json"} & flags
     # Training takes options of the inputs with their prefix, too.
     inputs = (
         {f"--inputs.{field.name.replace('_', '-')}" for field in fields(InputConfig)} if command == "train" else set()

@@ -37,7 +37,7 @@ FLOORS = (
     {"audit/archives", "training/data", "collections", "images/drawing", "published"},
     {"images/mapping"},
     {"labelling", "kept_maps", "driver", "evaluation", "audit", "training/worker"},
-    {"reports", "thresholds", "audit/collections", "export", "local_cluster", "review"},
+    {"reports", "thresholds", "audit/collections", "export", "local_cluster", "review", "progress"},
     {"training/driver", "library", "export/formats", "corrections"},
     {"export/job"},
     {"label", "remask", "train"},
@@ -70,6 +70,7 @@ WITHOUT_TORCH = {
     "export/job",
     "review",
     "corrections",
+    "progress",
 }
 WITHOUT_RAY = {
     "storage",
@@ -98,6 +99,7 @@ WITHOUT_RAY = {
     "export/formats",
     "review",
     "corrections",
+    "progress",
 }
 WITHOUT_STORAGE = {"images", "images/encoded", "workers"}
 MAX_MODULES = 10

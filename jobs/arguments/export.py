@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from jobs.command_line.shared_options import ClusterOptions, StoreOptions
+from jobs.command_line.shared_options import ClusterOptions, LogOptions, StoreOptions
 from pipeline.export.formats.catalogue import Formats
 from pipeline.run.options import DriverOptions
 
@@ -58,3 +58,4 @@ class ExportJob:
     waits: Annotated[DriverOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DriverOptions)
     cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
     store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
+    log: Annotated[LogOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=LogOptions)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jobs.command_line.shared_options import ClusterOptions, Gpus, RunOptions, StoreOptions
+from jobs.command_line.shared_options import ClusterOptions, Gpus, LogOptions, RunOptions, StoreOptions
 from jobs.qualities import QUALITIES
 from pipeline.run.config import LabelConfig
 from pipeline.run.options import ExecutionOptions
@@ -42,6 +42,7 @@ class LabelJob:
     run: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
     cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
     store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
+    log: Annotated[LogOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=LogOptions)
     quality: Literal["fast", "balanced", "best"] = "balanced"
     """Cost of better maps. Sets the defaults of the options below; see jobs/qualities.py."""
     config: Annotated[LabelConfig, tyro.conf.arg(name="")] = field(default_factory=QUALITIES["balanced"])

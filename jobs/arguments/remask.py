@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from jobs.command_line.shared_options import ClusterOptions, RunOptions, StoreOptions
+from jobs.command_line.shared_options import ClusterOptions, LogOptions, RunOptions, StoreOptions
 from pipeline.run.config import MapConfig, PixelRefinement
 from pipeline.run.options import DriverOptions
 
@@ -55,3 +55,4 @@ class RemaskJob:
     run: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
     cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
     store: Annotated[StoreOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=StoreOptions)
+    log: Annotated[LogOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=LogOptions)

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,12 @@ def _require_short_paths() -> None:
         )
 
 
+FEW_INPUTS = r"The minimum number of concurrent actors for '.*' is set to \d+, but the operator only received"
+"""Start of a warning of Ray Data about its own settings."""
+CORE_LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+"""Variable with the lowest level of what Ray's core prints and logs."""
+
+
 class _OurImports(JobConfig):
     """Job configuration with which workers import from the project's folder first, never from the current folder.
 
@@ -108,6 +115,10 @@ class _OurImports(JobConfig):
     """
 
     def _serialize(self) -> Any:
+        # Ray calls this between the start of a local node, whose processes keep their logs, and that of the driver's
+        # core. The core prints what looks like an error and is none: that actors have "constructor arguments in the
+        # object store". It has no setting for one message, and its failures reach the driver as exceptions.
+        os.environ.setdefault(CORE_LOG_LEVEL, "fatal")
         if not self._runtime_env_has_working_dir():
             self._py_driver_sys_path = [str(OUR_FOLDER)]
         return super()._serialize()
@@ -119,6 +130,8 @@ def _quieten_ray() -> None:
     The log files of Ray's session contain all messages.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # A run of less chunks than workers has nothing to tune.
+    warnings.filterwarnings("ignore", FEW_INPUTS, UserWarning)
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             # Ray prints every frame of a failed dataset; the driver reports it in one line.

@@ -1,18 +1,23 @@
 """Common part of the jobs that label and remask: drive a run, handle signals, print the outcome."""
 
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
 
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
-from jobs.display.progress import ProgressPrinter
+from jobs.display.progress import ProgressDisplay
+from jobs.display.streams import describe_in_log
 from pipeline.commit.outcome import Outcome, read_outcomes
 from pipeline.commit.plan import Plan
+from pipeline.driver.ledger import Progress
 from pipeline.driver.stop import Stop
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks
 from pipeline.errors import WaveError
+from pipeline.progress.progress_file import ProgressFile, RunState
 from pipeline.run.advice import FOR_PASSED_OVER, FOR_REJECTED
 from pipeline.run.records import MemberCounts, Reason
 from pipeline.run.run_file import Run
@@ -21,6 +26,7 @@ REASONS_OF_NAMES = (Reason.DOTTED_NAME, Reason.DUPLICATE_KEY, Reason.SPLIT_SAMPL
 """Reasons that lie in the names and the order of members: another command or another archive gives other rows."""
 MAX_FOOTERS = 1000
 """Shards of a finished run whose footers are read for its totals."""
+Summary = TypeVar("Summary")
 GO_ON = "what is committed stays, run the same command again"
 
 
@@ -28,6 +34,7 @@ def drive(
     run: Run,
     run_steps: Callable[[Hooks], RunSummary],
     *,
+    command: str,
     grace_s: float,
     allows_nothing_labelled: bool,
     uses_ray: bool = True,
@@ -37,19 +44,65 @@ def drive(
     Args:
         run: The run to label or remask.
         run_steps: Calls `label_run` or `remask_run` with the hooks.
+        command: Name of the command, for progress.json.
         grace_s: Grace period after a signal, in seconds.
         allows_nothing_labelled: Whether a shard of which no image is labelled is a success.
         uses_ray: Whether the steps run on the Ray that this process is connected to.
     """
-    printer = ProgressPrinter()
-    watching = watch_ray(lambda: _describe_loss(run, printer)) if uses_ray else nullcontext()
+    display = ProgressDisplay()
+    watching = watch_ray(lambda: _describe_loss(run, display)) if uses_ray else nullcontext()
+    return watch_run(
+        run_steps,
+        lambda summary: conclude(run.out_uri, summary, allows_nothing_labelled=allows_nothing_labelled),
+        file=ProgressFile(run.out_uri, command, warn_in_log),
+        display=display,
+        grace_s=grace_s,
+        watching=watching,
+    )
+
+
+def watch_run(
+    run_steps: Callable[[Hooks], Summary],
+    conclude: Callable[[Summary], int],
+    *,
+    file: ProgressFile,
+    display: ProgressDisplay,
+    grace_s: float,
+    watching: AbstractContextManager[None],
+) -> int:
+    """Drive a run, show and record its progress, handle signals, and return the exit code.
+
+    Args:
+        run_steps: Drives the run with the hooks.
+        conclude: Prints what it did, and gives the exit code.
+        file: Its progress.json, which also tells how it ended.
+        display: Shows progress to whoever started the job.
+        grace_s: Grace period after a signal, in seconds.
+        watching: Entered for as long as the run is driven.
+    """
+
+    def on_progress(progress: Progress) -> None:
+        display(progress)
+        file.enter(progress)
+
+    def on_warning(warning: str) -> None:
+        warn_in_log(warning)
+        file.warn(warning)
+
+    code = EXIT_FAILED
     try:
-        with stop_on_signals(Stop(grace_s=grace_s)) as stop, watching:
-            summary = run_steps(Hooks(on_progress=printer, on_warning=print_warning, stop=stop))
+        with display.open(), stop_on_signals(Stop(grace_s=grace_s)) as stop, watching:
+            summary = run_steps(Hooks(on_progress=on_progress, on_warning=on_warning, stop=stop))
+        code = conclude(summary)
     except WaveError as error:
         print_lines(f"error: {error}", to_stderr=True)
-        return EXIT_FAILED
-    return conclude(run.out_uri, summary, allows_nothing_labelled=allows_nothing_labelled)
+        file.warn(str(error))
+    except KeyboardInterrupt:
+        code = EXIT_STOPPED
+        raise
+    finally:
+        file.end({EXIT_OK: RunState.DONE, EXIT_STOPPED: RunState.STOPPED}.get(code, RunState.FAILED))
+    return code
 
 
 @contextmanager
@@ -75,9 +128,9 @@ def watch_ray(describe_loss: Callable[[], str]) -> Iterator[None]:
         raise WaveError(f"{describe_ray_failure(error)}; {GO_ON}") from error
 
 
-def _describe_loss(run: Run, printer: ProgressPrinter) -> str:
+def _describe_loss(run: Run, display: ProgressDisplay) -> str:
     """Message about what remains when the cluster is lost."""
-    last = printer.last
+    last = display.last
     done = f"{last.num_sealed} of {last.num_shards} shards are published, " if last else ""
     return f"{done}the chunks of others are committed under '{run.out_uri}'; {GO_ON} once there is a cluster"
 
@@ -108,6 +161,25 @@ def stop_on_signals(stop: Stop) -> Iterator[Stop]:
 def print_warning(warning: str) -> None:
     """Print a warning for the operator."""
     print_lines(f"warning: {warning}", to_stderr=True)
+
+
+def warn_in_log(warning: str) -> None:
+    """Print a warning while a run is driven: a log has the time of it."""
+    print_lines(describe_in_log(f"warning: {warning}"), to_stderr=True)
+
+
+def print_next(*commands: Sequence[str]) -> None:
+    """Print what to run next, ready for a shell: the last line of a job that succeeded.
+
+    Args:
+        commands: Words of each command after `tagmask`.
+    """
+    print_lines("next: " + "; or ".join(f"tagmask {shlex.join(words)}" for words in commands))
+
+
+def suggest_export(labels: str) -> tuple[str, ...]:
+    """Words of a command that exports a run."""
+    return "export", "--labels", labels, "--format", "coco", "--out", f"{labels.rstrip('/')}-coco"
 
 
 def conclude(out_uri: str, summary: RunSummary, *, allows_nothing_labelled: bool) -> int:

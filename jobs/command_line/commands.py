@@ -18,6 +18,7 @@ COMMANDS = {
     "report": "make a page with figures and pictures of a labelling run",
     "review": "look at masks in a browser, worst first, and judge them",
     "import-masks": "import masks that people corrected in annotation tools",
+    "status": "say how far a run is, and who works on it",
     "verify": "check that every sample of every input is a row, once",
     "import-checkpoint": "turn a checkpoint of the MCTformer authors into a model bundle",
     "demo": "train, label and score made-up photos on this machine, in minutes",

@@ -28,6 +28,15 @@ class StoreOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """What a job prints."""
+
+    log_format: Literal["text", "json"] = "text"
+    """text: a bar in a terminal, else lines with the time; json: each line of standard output and standard error is a
+    JSON object with time, level, event, message and the numbers of the progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How much of a labelling run is done, and how it stops."""
 

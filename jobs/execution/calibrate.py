@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jobs.arguments.calibrate import CalibrateJob
+from jobs.cluster.driving import print_next
 from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_lines
 from pipeline.errors import LabellingError, TruthError
@@ -76,6 +77,8 @@ def calibrate(job: CalibrateJob) -> int:
     put_atomic(job.out, encode_calibration(calibration))
     _print_calibration(calibration, kept.vocabulary.classes)
     print_lines(f"written to {job.out}; use it with --calibration {job.out}")
+    out = f"{job.labels.rstrip('/')}-calibrated"
+    print_next(("remask", "--labels", job.labels, "--calibration", job.out, "--out", out))
     return EXIT_OK
 
 

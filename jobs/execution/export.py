@@ -6,22 +6,21 @@ from functools import partial
 
 from jobs.arguments.export import ExportJob, Filters
 from jobs.cluster.choice import check_cluster, share_cpus, uses_ray
-from jobs.cluster.driving import GO_ON, print_warning, stop_on_signals, watch_ray
+from jobs.cluster.driving import GO_ON, print_warning, warn_in_log, watch_ray, watch_run
 from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
-from jobs.display.progress import ProgressPrinter
+from jobs.display.progress import ProgressDisplay
+from jobs.display.streams import use_log_format
 from pipeline.commit.plan import Plan
 from pipeline.driver.cluster import Cluster
 from pipeline.driver.silence import WaitNotices
-from pipeline.driver.stop import Stop
-from pipeline.driver.waves import Hooks
-from pipeline.errors import WaveError
 from pipeline.export.job.assembly import ExportSummary, export_run
 from pipeline.export.job.best_rows import find_levels
 from pipeline.export.job.finish import NothingExportedError, find_rare_classes, finish_export
 from pipeline.export.job.identity import Export, claim_folder
 from pipeline.export.job.records import ShardCounts, list_items, plan_export
 from pipeline.export.job.selection import Selection
+from pipeline.progress.progress_file import ProgressFile
 from pipeline.published.decisions import Decisions, read_decisions
 from pipeline.published.filters import RowFilter
 from pipeline.published.overrides import Overrides, read_overrides
@@ -36,6 +35,7 @@ def export(job: ExportJob) -> int:
     """Export and return the exit code."""
     if job.limit is not None and job.limit < 1:
         raise ValueError(f"need --limit >= 1, got {job.limit}")
+    use_log_format(job.log.log_format)
     check_cluster(job.cluster, wants_gpu=False)
     use_endpoint(job.store.endpoint_url)
     patience = Patience(limit_s=job.waits.store_outage_s, on_wait=WaitNotices(print_warning).note)
@@ -140,15 +140,15 @@ def _drive(job: ExportJob, opened: Export, plan: Plan) -> int:
     on_ray = uses_ray(job.cluster, plan, wants_gpu=False)
     cluster = _prepare_ray(job) if on_ray else _prepare_local(plan)
     watching = watch_ray(partial(_describe_loss, job.out)) if on_ray else nullcontext()
-    options, printer = DriverOptions(**vars(job.waits)), ProgressPrinter()
-    try:
-        with stop_on_signals(Stop(grace_s=job.grace_s)) as stop, watching:
-            hooks = Hooks(on_progress=printer, on_warning=print_warning, stop=stop)
-            summary = export_run(opened, options, limit=job.limit, hooks=hooks, cluster=cluster)
-    except WaveError as error:
-        print_lines(f"error: {error}", to_stderr=True)
-        return EXIT_FAILED
-    return _conclude(opened, summary)
+    options = DriverOptions(**vars(job.waits))
+    return watch_run(
+        lambda hooks: export_run(opened, options, limit=job.limit, hooks=hooks, cluster=cluster),
+        lambda summary: _conclude(opened, summary),
+        file=ProgressFile(job.out, "export", warn_in_log),
+        display=ProgressDisplay("left out"),
+        grace_s=job.grace_s,
+        watching=watching,
+    )
 
 
 def _prepare_local(plan: Plan) -> Cluster:

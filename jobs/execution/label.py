@@ -8,10 +8,19 @@ from typing import Any
 
 from jobs.arguments.label import LabelJob
 from jobs.cluster.choice import check_cluster, share_cpus, uses_ray
-from jobs.cluster.driving import MAX_FOOTERS, conclude_published, drive, print_warning, read_published
+from jobs.cluster.driving import (
+    MAX_FOOTERS,
+    conclude_published,
+    drive,
+    print_next,
+    print_warning,
+    read_published,
+    suggest_export,
+)
 from jobs.cluster.settings import find_address, use_endpoint
 from jobs.command_line.console import EXIT_OK, format_bytes, print_config
 from jobs.display.extension import print_extension
+from jobs.display.streams import use_log_format
 from jobs.display.tags_table import print_unmatched
 from jobs.execution.inputs import find_shards, open_listed_run
 from jobs.qualities import QUALITIES
@@ -35,6 +44,7 @@ from pipeline.thresholds.calibration import MASK_FIELDS, describe_maps, use_cali
 
 def label(job: LabelJob) -> int:
     """Label and return the exit code."""
+    use_log_format(job.log.log_format)
     check_cluster(job.cluster, wants_gpu=_wants_gpu(job))
     use_endpoint(job.store.endpoint_url)
     patience = Patience(limit_s=job.execution.store_outage_s, on_wait=WaitNotices(print_warning).note)
@@ -52,18 +62,26 @@ def _label(job: LabelJob, patience: Patience, scratch: str | None) -> int:
         return EXIT_OK
     if not plan.work and not plan.leftover_parts:
         print(f"nothing to do: every shard is {'labelled again' if job.retry else 'published'} under {job.out}")
-        return patience.call(lambda: _conclude_published(run, plan, job))
+        return _finish(job, patience.call(lambda: _conclude_published(run, plan, job)))
     on_ray = uses_ray(job.cluster, plan, wants_gpu=_wants_gpu(job))
     options, cluster = _prepare_ray(job, patience) if on_ray else _prepare_local(job, plan)
     code = drive(
         run,
         lambda hooks: label_run(run, options, retry=retry, limit=job.run.limit, hooks=hooks, cluster=cluster),
+        command="label",
         grace_s=job.run.grace_s,
         allows_nothing_labelled=job.allow_nothing_labelled,
         uses_ray=on_ray,
     )
     if code == EXIT_OK and job.run.limit is None and run.config.inputs.tags_table and len(run.shards) <= MAX_FOOTERS:
         patience.call(lambda: print_unmatched(run))
+    return _finish(job, code)
+
+
+def _finish(job: LabelJob, code: int) -> int:
+    """Name the next commands after a success; return the exit code."""
+    if code == EXIT_OK:
+        print_next(("review", "--labels", job.out), suggest_export(job.out))
     return code
 
 

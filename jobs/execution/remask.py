@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from jobs.arguments.remask import RemaskJob
 from jobs.cluster.choice import check_cluster, share_cpus, uses_ray
-from jobs.cluster.driving import conclude_published, drive, print_warning, read_published
+from jobs.cluster.driving import conclude_published, drive, print_next, print_warning, read_published, suggest_export
 from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_config
 from jobs.display.extension import print_extension
+from jobs.display.streams import use_log_format
 from pipeline.commit.plan import Plan, plan_run
 from pipeline.driver.cluster import Cluster
 from pipeline.driver.silence import WaitNotices
@@ -23,6 +24,7 @@ from pipeline.thresholds.calibration import describe_maps, use_calibration
 
 def remask(job: RemaskJob) -> int:
     """Make masks and return the exit code."""
+    use_log_format(job.log.log_format)
     check_cluster(job.cluster, wants_gpu=False)
     use_endpoint(job.store.endpoint_url)
     patience = Patience(limit_s=job.waits.store_outage_s, on_wait=WaitNotices(print_warning).note)
@@ -42,17 +44,27 @@ def remask(job: RemaskJob) -> int:
     if not plan.work and not plan.leftover_parts:
         print(f"nothing to do: every shard is published under {job.out}")
         published = patience.call(lambda: read_published(run, plan))
-        return conclude_published(published, allows_nothing_labelled=job.allow_nothing_labelled)
+        return _finish(job, conclude_published(published, allows_nothing_labelled=job.allow_nothing_labelled))
     on_ray = uses_ray(job.cluster, plan, wants_gpu=False)
     cluster = _prepare_ray(job) if on_ray else _prepare_local(plan)
     options = DriverOptions(**vars(job.waits))
-    return drive(
+    code = drive(
         run,
         lambda hooks: remask_run(run, options, limit=job.run.limit, hooks=hooks, cluster=cluster),
+        command="remask",
         grace_s=job.run.grace_s,
         allows_nothing_labelled=job.allow_nothing_labelled,
         uses_ray=on_ray,
     )
+    return _finish(job, code)
+
+
+def _finish(job: RemaskJob, code: int) -> int:
+    """Name the next commands after a success; return the exit code."""
+    if code == EXIT_OK:
+        compare = ("review", "--labels", job.out, "--labels", job.labels)
+        print_next(compare, suggest_export(job.out))
+    return code
 
 
 def _prepare_local(plan: Plan) -> Cluster:

@@ -35,6 +35,8 @@ class Progress:
     """Of this invocation."""
     elapsed_s: float
     """Seconds since the driver started."""
+    num_failed: int = 0
+    """Shards that this invocation gave up."""
 
 
 @dataclass(kw_only=True)
@@ -49,6 +51,8 @@ class Ledger:
     """Calls a function with `reporting` as an additional argument; the future fails with a `WaveError` if its process
     is lost."""
     publish: Publish
+    num_failed_before: int = 0
+    """Shards that earlier waves of this invocation gave up."""
     num_chunks: int = 0
     num_sealed: int = 0
     failed_shards: dict[str, str] = field(default_factory=dict)
@@ -180,6 +184,7 @@ class Ledger:
             num_bytes_done=self._num_bytes_done,
             counts=self.counts,
             elapsed_s=time.monotonic() - self.started_s,
+            num_failed=self.num_failed_before + len(self.failed_shards),
         )
 
 

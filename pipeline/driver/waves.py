@@ -74,6 +74,7 @@ def drive_run(
             counts=totals.counts,
             submit=cluster.submit,
             publish=steps.publish,
+            num_failed_before=len(totals.failed_shards),
         )
         wave = Wave(steps=steps, options=options, ledger=ledger, cluster=cluster, stop=stop, notices=notices)
         failure = wave.run(hooks.on_progress, heartbeat.beat)

@@ -103,6 +103,8 @@ def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(
         assert sum(number for (_, place), number in reads.items() if place in others) <= 10
         # The heartbeat is written once a minute.
         assert puts.pop("driver.json") >= 1
+        # The progress is written every few seconds, and at the end.
+        assert puts.pop("progress.json") >= 1
         assert puts == {"run.json": 1, "parts": NUM_SHARDS * CHUNKS_PER_SHARD, "labels": NUM_SHARDS}
         # For each of three plans one of labels/ and one of parts/, and two more to see that a folder is not there; and
         # one to see that the run is new.

@@ -172,3 +172,36 @@ def test_temporary_folder_that_just_fits_is_used() -> None:
         assert done.returncode == 0, done.stderr
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+FEW_INPUTS = """
+import sys, warnings, ray
+from jobs.cluster.connection import connect
+
+class Copy:
+    def __init__(self, table):
+        pass
+
+    def __call__(self, rows):
+        return rows
+
+connect("local", num_cpus=2)
+if sys.argv[1] == "loud":
+    warnings.resetwarnings()
+rows = ray.data.range(1, override_num_blocks=1)
+copies = rows.map_batches(Copy, fn_constructor_args=["x" * 1000], concurrency=2, num_cpus=0.1)
+print(len(copies.take_all()))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("how", "variables"), [("quiet", {}), ("loud", {"RAY_BACKEND_LOG_LEVEL": "error"})], ids=["quiet", "loud"]
+)
+def test_ray_prints_nothing_that_looks_like_an_error_when_there_is_none(how: str, variables: dict[str, str]) -> None:
+    done = run_program(FEW_INPUTS, how, **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "1"
+    for text in ("minimum number of concurrent actors", "constructor arguments in the object store"):
+        # The loud one shows that this Ray still says so.
+        assert (text in done.stderr) == (how == "loud"), done.stderr

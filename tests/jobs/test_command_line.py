@@ -22,6 +22,7 @@ from jobs import (
     remask,
     report,
     review,
+    status,
     train,
     verify,
 )
@@ -40,6 +41,7 @@ JOB_TYPES = {
     "export": export.ExportJob,
     "review": review.ReviewJob,
     "import-masks": import_masks.ImportMasksJob,
+    "status": status.StatusJob,
     "verify": verify.VerifyJob,
     "import-checkpoint": import_checkpoint.ImportJob,
     "demo": demo.DemoJob,
