@@ -5,11 +5,11 @@ execution, even if more was committed in between. It carries its share of the pl
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.commit.names import PartName, list_part_names, locate_part
 from pipeline.errors import ManifestError
-from pipeline.run.records import InputShard
+from pipeline.run.records import InputShard, TagEdit
 from pipeline.run.run_file import Run
 from pipeline.storage.listing import list_folder
 from pipeline.storage.uris import join_uri
@@ -24,6 +24,8 @@ class ShardWork:
     """Parts that exist, in order. There may be gaps."""
     wanted: Mapping[int, tuple[int, ...]] | None = None
     """Positions of the samples to label, by chunk; None: all."""
+    edits: Mapping[tuple[int, int], TagEdit] = field(default_factory=dict)
+    """Corrections of the tags of wanted samples, by chunk and position."""
 
     @property
     def end_offsets(self) -> dict[int, int]:
