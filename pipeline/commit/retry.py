@@ -8,28 +8,35 @@ starts, in `OUT/retries/orders/`, and stay in the footer: every later retry appl
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.documents import DocumentError, parse_json
 from pipeline.commit.manifests import Manifest, open_manifest, publish_manifest, stream_manifest
 from pipeline.commit.names import PartName, list_part_names, locate_manifest, locate_part
 from pipeline.commit.outcome import Outcome, read_outcome
 from pipeline.commit.parts import count_rows, read_part
-from pipeline.commit.plan import Plan, ShardWork
+from pipeline.commit.plan import (
+    ORDERS_FOLDER,
+    Edits,
+    Plan,
+    RetryOrder,
+    ShardWork,
+    describe_edits,
+    parse_edits,
+    read_order,
+)
 from pipeline.commit.seal import CompleteShard, add_places
 from pipeline.errors import ManifestError, RunConflictError
 from pipeline.run.fingerprint import compute_fingerprint, to_canonical_json
 from pipeline.run.records import InputShard, Reason, Status, TagEdit
 from pipeline.run.run_file import Run, describe_identity, list_differences, parse_inputs, read_run
 from pipeline.storage.listing import list_folder
-from pipeline.storage.reading import read_bytes
 from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import create_if_absent, delete
 
@@ -49,36 +56,6 @@ PERMANENT = frozenset(
 ONLY_BY_NAME = frozenset({Reason.DOWNLOAD_FAILED})
 """Reasons of which a retry has to be asked: a URL may be delivered now, but what img2dataset lacked stays lacking."""
 NUM_THREADS = 16
-
-
-ORDERS_FOLDER = "retries/orders"
-MAX_ORDER_BYTES = 2**30
-
-Edits = Mapping[str, Mapping[int, TagEdit]]
-"""Corrections of tags, by name of the shard and index of the row."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetryOrder:
-    """Which rows are labelled again."""
-
-    reasons: tuple[str, ...]
-    """Rejected rows: their reasons. Reviewed rows: the kinds of decisions, such as `reviewed:wrong_tag`."""
-    id: str
-    """Identifies the retry: hash of the reasons, of the edits, and of all settings that decide its rows."""
-    edits: Edits = field(default_factory=dict)
-    """Reviewed rows, and the corrections of their tags; empty for rejected rows."""
-
-    def find_wanted(self, shard_name: str, rows: pa.Table) -> tuple[int, ...]:
-        """Positions of the wanted rows among some rows of a shard."""
-        edited = self.edits.get(shard_name, {})
-        pairs = zip(rows["index"].to_pylist(), rows["reason"].to_pylist(), strict=True)
-        return tuple(place for place, (index, reason) in enumerate(pairs) if index in edited or reason in self.reasons)
-
-    def record(self, shard_name: str) -> dict[str, Any]:
-        """Entry of the footer of a shard."""
-        edits = self.edits.get(shard_name, {})
-        return {"id": self.id, "reasons": list(self.reasons)} | ({"edits": _describe(edits)} if edits else {})
 
 
 def parse_reasons(text: str) -> tuple[str, ...]:
@@ -141,7 +118,7 @@ def open_correction(
     """
     run, settings = _settle(run)
     for item in list_folder(join_uri(run.out_uri, ORDERS_FOLDER)):
-        order, its_settings = _read_order(item.uri)
+        order, its_settings = read_order(item.uri)
         plan = plan_retry(_use_folder(run, order), order)
         if plan.work or plan.leftover_parts:
             if its_settings != compute_fingerprint(settings):
@@ -154,7 +131,7 @@ def open_correction(
     record = {
         "settings": compute_fingerprint(settings),
         "reasons": list(reasons),
-        "edits": {name: _describe(some) for name, some in edits.items()},
+        "edits": {name: describe_edits(some) for name, some in edits.items()},
     }
     order = RetryOrder(reasons=tuple(reasons), id=compute_fingerprint(record)[:16], edits=edits)
     if edits and writes:
@@ -187,17 +164,6 @@ def _use_folder(run: Run, order: RetryOrder) -> Run:
     return replace(run, parts_folder=f"retries/{order.id}")
 
 
-def _describe(edits: Mapping[int, TagEdit]) -> dict[str, Any]:
-    return {str(index): edits[index].describe() for index in sorted(edits)}
-
-
-def _parse(fields: Mapping[str, Any]) -> dict[int, TagEdit]:
-    return {
-        int(index): TagEdit(removed=frozenset(removed), added=frozenset(added))
-        for index, (removed, added) in fields.items()
-    }
-
-
 def read_edits(manifest: Manifest) -> dict[int, TagEdit]:
     """Read the corrections of tags that the rows of a manifest have, by index of the row.
 
@@ -207,24 +173,11 @@ def read_edits(manifest: Manifest) -> dict[int, TagEdit]:
     edits: dict[int, TagEdit] = {}
     try:
         for entry in manifest.footer.get("retries", []):
-            for index, edit in _parse(entry.get("edits", {})).items():
+            for index, edit in parse_edits(entry.get("edits", {})).items():
                 edits[index] = edit.follow(edits.get(index, TagEdit()))
     except (AttributeError, TypeError, ValueError) as error:
         raise ManifestError(f"'{manifest.uri}' holds no corrections of tags: {error}; label the shard again") from error
     return edits
-
-
-def _read_order(uri: str) -> tuple[RetryOrder, str]:
-    """The order of a retry, and the fingerprint of its settings."""
-    try:
-        record = parse_json(read_bytes(uri), max_bytes=MAX_ORDER_BYTES)
-        edits = {name: _parse(some) for name, some in record["edits"].items()}
-        order = RetryOrder(reasons=tuple(record["reasons"]), id=compute_fingerprint(record)[:16], edits=edits)
-    except (DocumentError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ManifestError(f"'{uri}' is no order of a retry: {error}; move it out of the run") from error
-    if uri.rsplit("/", 1)[-1] != f"{order.id}.json":
-        raise ManifestError(f"'{uri}' was edited: its content belongs to '{order.id}.json'; move it out of the run")
-    return order, str(record["settings"])
 
 
 def plan_retry(run: Run, order: RetryOrder, limit: int | None = None) -> Plan:
