@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from pipeline.commit.plan import Plan, ShardWork, plan_run
-from pipeline.commit.retry import RetryOrder, plan_retry, replace_manifest
+from pipeline.commit.plan import Plan, RetryOrder, ShardWork, plan_run
+from pipeline.commit.retry import plan_retry, replace_manifest
 from pipeline.commit.seal import Publish, seal_shard
 from pipeline.driver.cluster import Cluster
 from pipeline.driver.steps import Actors, Steps, import_late

@@ -36,7 +36,9 @@ class LabelJob:
     execution: Annotated[ExecutionOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ExecutionOptions)
     retry: str | None = None
     """Label again what a finished run rejected: 'rejected', or 'rejected:too_large,crashed' for some reasons. The
-    limit that rejected them may be raised in the same command; everything else stays as it was."""
+    limit that rejected them may be raised in the same command; everything else stays as it was. Or label again what
+    reviewers found wrongly tagged, with corrected classes: 'reviewed:wrong_tag', 'reviewed:missing_tag', or both with
+    a comma."""
     allow_nothing_labelled: bool = False
     """Exit with 0 also if no image of a shard is labelled: right for shards of few images, or of rare classes."""
     run: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)

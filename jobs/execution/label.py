@@ -23,10 +23,10 @@ from jobs.display.extension import print_extension
 from jobs.display.streams import use_log_format
 from jobs.display.tags_table import print_unmatched
 from jobs.execution.inputs import find_shards, open_listed_run
+from jobs.execution.retry import check_retry, open_ordered
 from jobs.qualities import QUALITIES
 from pipeline.bundles import describe_bundle, load_bundle, require_same_classes
-from pipeline.commit.plan import Plan
-from pipeline.commit.retry import RetryOrder, open_retry, parse_reasons
+from pipeline.commit.plan import Plan, RetryOrder
 from pipeline.driver.cluster import Cluster
 from pipeline.driver.silence import WaitNotices
 from pipeline.inputs.tag_join import settle_tags_table
@@ -94,7 +94,8 @@ def _conclude_published(run: Run, plan: Plan, job: LabelJob) -> int:
 
 
 def _open(job: LabelJob, patience: Patience, scratch: str | None) -> tuple[Run, RetryOrder | None]:
-    reasons = parse_reasons(job.retry) if job.retry is not None else None
+    if job.retry is not None:
+        check_retry(job.retry)
     vocabulary = patience.call(lambda: load_vocabulary(job.vocabulary))
     inputs = patience.call(lambda: settle_tags_table(settle_inputs(job.config.inputs, vocabulary)))
 
@@ -116,7 +117,7 @@ def _open(job: LabelJob, patience: Patience, scratch: str | None) -> tuple[Run, 
         "vocabulary": vocabulary,
         "config": config,
     }
-    if reasons is None:
+    if job.retry is None:
         is_dry, extend = job.run.dry_run, job.run.extend
 
         def open_with(shards: Sequence[InputShard]) -> Run:
@@ -126,7 +127,8 @@ def _open(job: LabelJob, patience: Patience, scratch: str | None) -> tuple[Run, 
         if extend:
             print_extension(run, num_listed, is_dry=is_dry)
         return run, None
-    return patience.call(lambda: open_retry(Run(**arguments, shards=shards, fingerprint=""), reasons))
+    asked, writes = job.retry, not job.run.dry_run
+    return patience.call(lambda: open_ordered(Run(**arguments, shards=shards, fingerprint=""), asked, writes=writes))
 
 
 def _calibrate(job: LabelJob, config: LabelConfig, model_digest: str, vocabulary: Vocabulary) -> LabelConfig:

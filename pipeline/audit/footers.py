@@ -82,11 +82,24 @@ def _find_footer_faults(footer: Mapping[str, Any], layout: Layout, also_needed: 
 def _are_retries(retries: Any) -> bool:
     return isinstance(retries, list) and all(
         isinstance(entry, dict)
-        and sorted(entry) == ["id", "reasons"]
+        and sorted(entry.keys() - {"edits"}) == ["id", "reasons"]
         and isinstance(entry["id"], str)
         and isinstance(entry["reasons"], list)
         and all(isinstance(reason, str) for reason in entry["reasons"])
+        and _are_edits(entry.get("edits", {}))
         for entry in retries
+    )
+
+
+def _are_edits(edits: Any) -> bool:
+    """Whether these are removed and added class ids, by the index of the row."""
+    return isinstance(edits, dict) and all(
+        index.isdecimal()
+        and isinstance(pair, list)
+        and len(pair) == 2
+        and all(isinstance(ids, list) and all(type(one) is int and one > 0 for one in ids) for ids in pair)
+        and not set(pair[0]) & set(pair[1])
+        for index, pair in edits.items()
     )
 
 

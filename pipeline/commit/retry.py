@@ -1,14 +1,16 @@
-"""Retries: label rejected rows again, for example after a limit was raised.
+"""Retries: label rejected rows again, for example after a limit was raised, or rows whose tags reviewers corrected.
 
-    manifests -> rows rejected for the wanted reasons -> their chunks -> labelling actors -> parts -> manifests replaced
+    manifests -> rows that are wanted -> their chunks -> labelling actors -> parts -> manifests replaced
 
 A manifest is replaced in one atomic put; its other rows do not change. It records the retry, so the same command
-resumes after a crash and does nothing once the retry is done.
+resumes after a crash and does nothing once the retry is done. Corrections of tags are written down before the work
+starts, in `OUT/retries/orders/`, and stay in the footer: every later retry applies them, too.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -19,13 +21,24 @@ from pipeline.commit.manifests import Manifest, open_manifest, publish_manifest,
 from pipeline.commit.names import PartName, list_part_names, locate_manifest, locate_part
 from pipeline.commit.outcome import Outcome, read_outcome
 from pipeline.commit.parts import count_rows, read_part
-from pipeline.commit.plan import Plan, ShardWork
+from pipeline.commit.plan import (
+    ORDERS_FOLDER,
+    Edits,
+    Plan,
+    RetryOrder,
+    ShardWork,
+    describe_edits,
+    parse_edits,
+    read_order,
+)
 from pipeline.commit.seal import CompleteShard, add_places
 from pipeline.errors import ManifestError, RunConflictError
-from pipeline.run.fingerprint import compute_fingerprint
-from pipeline.run.records import InputShard, Reason, Status
+from pipeline.run.fingerprint import compute_fingerprint, to_canonical_json
+from pipeline.run.records import InputShard, Reason, Status, TagEdit
 from pipeline.run.run_file import Run, describe_identity, list_differences, parse_inputs, read_run
-from pipeline.storage.writing import delete
+from pipeline.storage.listing import list_folder
+from pipeline.storage.uris import join_uri
+from pipeline.storage.writing import create_if_absent, delete
 
 CHANGEABLE = (
     ("config", "inputs", "max_image_pixels"),
@@ -43,15 +56,6 @@ PERMANENT = frozenset(
 ONLY_BY_NAME = frozenset({Reason.DOWNLOAD_FAILED})
 """Reasons of which a retry has to be asked: a URL may be delivered now, but what img2dataset lacked stays lacking."""
 NUM_THREADS = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetryOrder:
-    """Which rejected rows are labelled again."""
-
-    reasons: tuple[str, ...]
-    id: str
-    """Identifies the retry: hash of the reasons and of all settings that decide its rows."""
 
 
 def parse_reasons(text: str) -> tuple[str, ...]:
@@ -85,25 +89,95 @@ def open_retry(run: Run, reasons: Sequence[str]) -> tuple[Run, RetryOrder]:
         RunConflictError: The command line describes another run, beyond what a retry may change.
         ManifestError: The output folder holds no run.
     """
+    run, settings = _settle(run)
+    order = RetryOrder(
+        reasons=tuple(reasons), id=compute_fingerprint({"identity": settings, "reasons": list(reasons)})[:16]
+    )
+    return _use_folder(run, order), order
+
+
+def open_correction(
+    run: Run, reasons: Sequence[str], find_edits: Callable[[], Edits], *, writes: bool = True
+) -> tuple[Run, RetryOrder, bool]:
+    """Open a run to label rows again whose tags reviewers corrected.
+
+    A retry that was killed goes on with the corrections that it began with, also if others are wanted by now.
+
+    Args:
+        run: The run as the command line describes it, with the limits of the output folder.
+        reasons: Kinds of the decisions, for the record.
+        find_edits: Finds the corrections; called unless a retry is unfinished.
+        writes: False to check only: no order is written.
+
+    Returns:
+        The run, the order, and whether it is that of an unfinished retry.
+
+    Raises:
+        RunConflictError: The command line describes another run or other limits than the unfinished retry has.
+        ManifestError: The output folder holds no run, or an order or a manifest cannot be read.
+    """
+    run, settings = _settle(run)
+    for item in list_folder(join_uri(run.out_uri, ORDERS_FOLDER)):
+        order, its_settings = read_order(item.uri)
+        plan = plan_retry(_use_folder(run, order), order)
+        if plan.work or plan.leftover_parts:
+            if its_settings != compute_fingerprint(settings):
+                raise RunConflictError(
+                    f"'{run.out_uri}' holds an unfinished retry of {', '.join(order.reasons)} under other limits or "
+                    "aliases; finish it by the same command as before"
+                )
+            return _use_folder(run, order), order, True
+    edits = {name: dict(some) for name, some in find_edits().items() if some}
+    record = {
+        "settings": compute_fingerprint(settings),
+        "reasons": list(reasons),
+        "edits": {name: describe_edits(some) for name, some in edits.items()},
+    }
+    order = RetryOrder(reasons=tuple(reasons), id=compute_fingerprint(record)[:16], edits=edits)
+    if edits and writes:
+        create_if_absent(join_uri(run.out_uri, ORDERS_FOLDER, f"{order.id}.json"), to_canonical_json(record).encode())
+    return _use_folder(run, order), order, False
+
+
+def _settle(run: Run) -> tuple[Run, dict[str, Any]]:
+    """Take shards and fingerprint from the record of a run; in addition all settings that decide the rows of a retry.
+
+    Raises:
+        RunConflictError: The command line describes another run, beyond what a retry may change.
+        ManifestError: The output folder holds no run.
+    """
     existing = read_run(run.out_uri)
     wanted = describe_identity(run.config, run.vocabulary, run.model_digest, run.shards)
-    first_inputs = existing["inputs"][: existing["num_first_inputs"]]
     # Of the first inputs alone: a retry stays the same one when the run is extended.
-    ordered = {"identity": wanted | {"inputs": first_inputs}, "reasons": list(reasons)}
-    order = RetryOrder(reasons=tuple(reasons), id=compute_fingerprint(ordered)[:16])
+    settings = copy.deepcopy(wanted | {"inputs": existing["inputs"][: existing["num_first_inputs"]]})
     for path in CHANGEABLE:
         _copy(path, existing, wanted)
     if differences := list_differences(existing, wanted):
         raise RunConflictError(
             f"'{run.out_uri}' holds another run: {'; '.join(differences)}; a retry may only change {CHANGEABLE_TEXT}"
         )
-    return replace(
-        run,
-        shards=parse_inputs(existing["inputs"]),
-        fingerprint=existing["fingerprint"],
-        parts_folder=f"retries/{order.id}",
-        num_before=len(existing["inputs"]),
-    ), order
+    shards, fingerprint = parse_inputs(existing["inputs"]), existing["fingerprint"]
+    return replace(run, shards=shards, fingerprint=fingerprint, num_before=len(shards)), settings
+
+
+def _use_folder(run: Run, order: RetryOrder) -> Run:
+    return replace(run, parts_folder=f"retries/{order.id}")
+
+
+def read_edits(manifest: Manifest) -> dict[int, TagEdit]:
+    """Read the corrections of tags that the rows of a manifest have, by index of the row.
+
+    Raises:
+        ManifestError: The footer holds something else.
+    """
+    edits: dict[int, TagEdit] = {}
+    try:
+        for entry in manifest.footer.get("retries", []):
+            for index, edit in parse_edits(entry.get("edits", {})).items():
+                edits[index] = edit.follow(edits.get(index, TagEdit()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ManifestError(f"'{manifest.uri}' holds no corrections of tags: {error}; label the shard again") from error
+    return edits
 
 
 def plan_retry(run: Run, order: RetryOrder, limit: int | None = None) -> Plan:
@@ -163,7 +237,7 @@ def _replace_manifest(
         tables = []
         for chunk_index in range(manifest.file.num_row_groups):
             rows = manifest.file.read_row_group(chunk_index)
-            wanted = _find_wanted(rows, order)
+            wanted = order.find_wanted(shard.name, rows)
             if wanted:
                 part = by_chunk[chunk_index]
                 redone.append(part)
@@ -171,7 +245,7 @@ def _replace_manifest(
                 rows = _replace_rows(rows, wanted, fresh, locate_part(out_uri, shard.name, part, folder))
             tables.append(rows)
         counts = count_rows(tables, num_bytes=shard.size_bytes)
-        retries = [*manifest.footer.get("retries", []), {"id": order.id, "reasons": list(order.reasons)}]
+        retries = [*manifest.footer.get("retries", []), order.record(shard.name)]
         footer = manifest.footer | {"counts": counts.to_dict(), "retries": retries}
         publish_manifest(out_uri, shard.name, tables, footer, manifest.class_texts)
     delete([locate_part(out_uri, shard.name, part, folder) for part in redone])
@@ -198,22 +272,26 @@ def _plan_published(
 ) -> ShardWork | NoWork:
     _require_run(manifest, run.fingerprint, shard)
     rejected = manifest.footer["counts"]["rejected_by_reason"]
-    if _records_retry(manifest, order) or not any(rejected.get(reason) for reason in order.reasons):
+    concerns = shard.name in order.edits or any(rejected.get(reason) for reason in order.reasons)
+    if _records_retry(manifest, order) or not concerns:
         return NoWork.DONE
+    before, edited = read_edits(manifest), order.edits.get(shard.name, {})
+    edits: dict[tuple[int, int], TagEdit] = {}
     wanted: dict[int, tuple[int, ...]] = {}
     committed = list(parts)
     for chunk_index, (_, end_offset) in enumerate(manifest.footer["chunks"]):
-        rows = manifest.file.read_row_group(chunk_index, columns=["status", "reason"])
-        if places := _find_wanted(rows, order):
+        rows = manifest.file.read_row_group(chunk_index, columns=["index", "reason"])
+        if places := order.find_wanted(shard.name, rows):
             wanted[chunk_index] = places
+            for place in places:
+                index = rows["index"][place].as_py()
+                if index in before or index in edited:
+                    edit = edited.get(index, TagEdit()).follow(before.get(index, TagEdit()))
+                    edits[chunk_index, place] = edit
         else:
             # No work there: readers skip it like a committed chunk.
             committed.append(PartName(chunk_index=chunk_index, end_offset=end_offset))
-    return ShardWork(shard=shard, committed=tuple(sorted(committed)), wanted=wanted)
-
-
-def _find_wanted(rows: pa.Table, order: RetryOrder) -> tuple[int, ...]:
-    return tuple(place for place, reason in enumerate(rows["reason"].to_pylist()) if reason in order.reasons)
+    return ShardWork(shard=shard, committed=tuple(sorted(committed)), wanted=wanted, edits=edits)
 
 
 def _replace_rows(rows: pa.Table, wanted: Sequence[int], fresh: pa.Table, part_uri: str) -> pa.Table:

@@ -18,7 +18,7 @@ from pipeline.commit.worker_reports import HEAD, ChunkId, ShardEndReport, ShardF
 from pipeline.errors import LabellingError, describe_exception, is_store_failure
 from pipeline.inputs.chunks import read_missing_chunks, require_unchanged
 from pipeline.run.config import InputConfig
-from pipeline.run.records import Chunk, InputShard, Sample, ShardEnd
+from pipeline.run.records import Chunk, InputShard, Sample, ShardEnd, TagEdit
 from pipeline.workers.attempts import AttemptCounter, Attempts
 from pipeline.workers.guarded_reads import read_guarded
 from pipeline.workers.pulse import Pulse, Reporting
@@ -42,11 +42,16 @@ SAMPLE = pa.struct(
         ("dotted_name_error", pa.string()),
         ("tags", pa.list_(pa.string())),
         ("class_numbers", pa.list_(pa.int64())),
+        ("removed_class_ids", pa.list_(pa.int64())),
+        ("added_class_ids", pa.list_(pa.int64())),
         ("tags_error", pa.string()),
         ("has_tags_row", pa.bool_()),
         ("download_error", pa.string()),
     ]
 )
+
+TUPLES = ("tags", "class_numbers", "removed_class_ids", "added_class_ids")
+"""Fields of `Sample` that Arrow gives back as lists."""
 
 CHUNK_SCHEMA = pa.schema([*HEAD, ("samples", pa.list_(SAMPLE))])
 
@@ -85,8 +90,17 @@ def _read_pieces(work: ShardWork, config: InputConfig, after: PartName | None) -
     first, start = (0, 0) if after is None else (after.chunk_index + 1, after.end_offset)
     for piece in read_missing_chunks(work.shard, config, work.end_offsets, first_chunk=first, start_offset=start):
         if isinstance(piece, Chunk) and work.wanted is not None:
-            piece = replace(piece, samples=tuple(piece.samples[n] for n in work.wanted[piece.index]))
+            wanted = work.wanted[piece.index]
+            samples = (_correct(piece.samples[n], work.edits.get((piece.index, n))) for n in wanted)
+            piece = replace(piece, samples=tuple(samples))
         yield to_row(work.shard.name, piece)
+
+
+def _correct(sample: Sample, edit: TagEdit | None) -> Sample:
+    if edit is None:
+        return sample
+    removed, added = edit.describe()
+    return replace(sample, removed_class_ids=tuple(removed), added_class_ids=tuple(added))
 
 
 def describe_failure(shard: InputShard, error: Exception) -> ShardFailure:
@@ -115,6 +129,5 @@ def to_row(shard_name: str, piece: Chunk | ShardEnd) -> pa.Table:
 def to_samples(row: pa.Table) -> tuple[Sample, ...]:
     """Extract the samples from the row of a chunk."""
     return tuple(
-        Sample(**fields | {name: tuple(fields[name]) for name in ("tags", "class_numbers")})
-        for fields in row["samples"][0].as_py()
+        Sample(**fields | {name: tuple(fields[name]) for name in TUPLES}) for fields in row["samples"][0].as_py()
     )

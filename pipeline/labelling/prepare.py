@@ -11,8 +11,8 @@ from pipeline.images.decode import DecodedImage, ImageRejection, decode_image
 from pipeline.images.frames import choose_shortest_side, fit_frame, fit_guide
 from pipeline.images.orientation import turn_size
 from pipeline.run.config import LabelConfig, PixelRefinement
-from pipeline.run.records import Reason, Sample, Status
-from pipeline.run.vocabulary import Vocabulary
+from pipeline.run.records import Reason, Sample, Status, TagEdit
+from pipeline.run.vocabulary import MatchedTags, Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,19 +76,20 @@ class SamplePreparer:
                 position, reject(row, Reason.NO_IMAGE, sample.no_image_error or "the image is missing")
             )
         row["image_sha256"] = hashlib.sha256(sample.image).hexdigest()
-        if not sample.has_tags_row:
+        # Classes that a reviewer added need no tags.
+        edit = TagEdit(removed=frozenset(sample.removed_class_ids), added=frozenset(sample.added_class_ids))
+        if not sample.has_tags_row and not edit.added:
             error = "the tags table has no row with this key"
             return RejectedSample(position, reject(row, Reason.NOT_IN_TAGS_TABLE, error))
-        if sample.tags_error:
+        if sample.tags_error and not edit.added:
             return RejectedSample(position, reject(row, Reason.BAD_TAGS, sample.tags_error))
         matched = self._vocabulary.match(
             sample.tags, sample.class_numbers, first_number=self._config.inputs.first_class_number
         )
-        row |= {"tags_unknown": list(matched.unknown), "class_ids": list(matched.class_ids)}
-        if not matched.class_ids:
-            has_tags = sample.tags or sample.class_numbers
-            error = "none of its tags is in the vocabulary" if has_tags else sample.no_tags_error or "no tags"
-            return RejectedSample(position, reject(row, Reason.NO_KNOWN_TAG, error))
+        class_ids = edit.apply(matched.class_ids)
+        row |= {"tags_unknown": list(matched.unknown), "class_ids": list(class_ids)}
+        if not class_ids:
+            return RejectedSample(position, reject(row, Reason.NO_KNOWN_TAG, _explain_no_class(sample, matched)))
         image = self._decode(sample.image)
         if isinstance(image, ImageRejection):
             return RejectedSample(position, reject(row, image.reason, image.error))
@@ -104,7 +105,7 @@ class SamplePreparer:
             frame=frame,
             guide=fit_guide(image.image_rgb, self._config, self._patch_size, frame) if needs_guide else None,
             upright_size=turn_size((image.stored_height, image.stored_width), image.exif_orientation),
-            class_ids=matched.class_ids,
+            class_ids=class_ids,
             row=row,
         )
 
@@ -114,6 +115,13 @@ class SamplePreparer:
             max_pixels=self._config.inputs.max_image_pixels,
             min_short_side_px=choose_shortest_side(self._config, self._patch_size),
         )
+
+
+def _explain_no_class(sample: Sample, matched: MatchedTags) -> str:
+    if matched.class_ids:
+        return "a reviewer took away all classes that its tags name"
+    has_tags = sample.tags or sample.class_numbers
+    return "none of its tags is in the vocabulary" if has_tags else sample.no_tags_error or "no tags"
 
 
 def reject(row: dict[str, Any], reason: Reason, error: str) -> dict[str, Any]:

@@ -138,6 +138,30 @@ class InputShard:
         return self.name.startswith(INDEX_PREFIX)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TagEdit:
+    """Correction of the classes that the tags of a sample name, by a reviewer."""
+
+    removed: frozenset[int] = frozenset()
+    """Ids of the classes that a tag names and the image does not show."""
+    added: frozenset[int] = frozenset()
+    """Ids of the classes that no tag names and the image shows."""
+
+    def apply(self, class_ids: Iterable[int]) -> tuple[int, ...]:
+        """Correct the classes of a sample."""
+        return tuple(sorted((set(class_ids) - self.removed) | self.added))
+
+    def follow(self, earlier: "TagEdit") -> "TagEdit":
+        """Join an earlier correction and this one, which counts where they differ."""
+        return TagEdit(
+            removed=(earlier.removed - self.added) | self.removed, added=(earlier.added - self.removed) | self.added
+        )
+
+    def describe(self) -> list[list[int]]:
+        """Convert to plain values for JSON: the removed ids, then the added ones."""
+        return [sorted(self.removed), sorted(self.added)]
+
+
 @dataclass(kw_only=True, slots=True)
 class Sample:
     """The members of an archive that share a key, still encoded.
@@ -173,6 +197,9 @@ class Sample:
     """Why the tags could not be read; empty if they could."""
     has_tags_row: bool = True
     """False if the run takes its tags from a table that has no row of this key."""
+    removed_class_ids: tuple[int, ...] = ()
+    """Classes that are taken away from those of the tags, and `added_class_ids` those that are added: a `TagEdit`."""
+    added_class_ids: tuple[int, ...] = ()
     download_error: str = ""
     """The downloader's own reason for a missing image; empty if it recorded none."""
     is_continuation: bool = False
