@@ -33,7 +33,7 @@ bottom up; a folder imports only from those above it:
     audit/collections/  the index of a collection against its source
     thresholds/       thresholds of kept maps, with or without true masks
     reports/          pages and pictures; a new page goes here
-    corrections/      corrected masks from annotation tools; how a run reads them back goes to published/
+    corrections/      corrected masks of annotation tools, corrected tags of reviewers; read back by published/
     review/           the page of `tagmask review`: its server, and what it shows; a page to send goes to reports/
     export/           published masks as data sets of other tools
     library/          photos labelled and masks opened in Python programs, without Ray

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from functools import partial
 
 from jobs.arguments.export import ExportJob, Filters
-from jobs.cluster.choice import check_cluster, share_cpus, uses_ray
+from jobs.cluster.choice import check_cluster, make_local_cluster, share_cpus, uses_ray
 from jobs.cluster.driving import GO_ON, print_warning, warn_in_log, watch_ray, watch_run
 from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
@@ -152,11 +152,9 @@ def _drive(job: ExportJob, opened: Export, plan: Plan) -> int:
 
 
 def _prepare_local(plan: Plan) -> Cluster:
-    from pipeline.local_cluster.cluster import LocalCluster
-
     num_workers, _ = share_cpus(None, plan)
     print(f"exporting without Ray: {num_workers} processes on this machine", flush=True)
-    return LocalCluster(num_workers)
+    return make_local_cluster(num_workers)
 
 
 def _prepare_ray(job: ExportJob) -> Cluster:

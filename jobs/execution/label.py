@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from jobs.arguments.label import LabelJob
-from jobs.cluster.choice import check_cluster, share_cpus, uses_ray
+from jobs.cluster.choice import check_cluster, make_local_cluster, share_cpus, uses_ray
 from jobs.cluster.driving import (
     MAX_FOOTERS,
     conclude_published,
@@ -154,15 +154,13 @@ def _wants_gpu(job: LabelJob) -> bool | None:
 
 
 def _prepare_local(job: LabelJob, plan: Plan) -> tuple[LabelOptions, Cluster]:
-    from pipeline.local_cluster.cluster import LocalCluster
-
     num_workers, num_cpus = share_cpus(job.workers, plan)
     num_cpus = int(job.cpus_per_worker or num_cpus) or 1
     print(f"labelling without Ray: {num_workers} processes of {num_cpus} CPUs each on this machine", flush=True)
     options = LabelOptions(
         **vars(job.execution), gpus_per_actor=0.0, cpus_per_actor=float(num_cpus), num_actors=num_workers
     )
-    return options, LocalCluster(num_workers)
+    return options, make_local_cluster(num_workers)
 
 
 def _prepare_ray(job: LabelJob, patience: Patience) -> tuple[LabelOptions, Cluster]:

@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 
 from jobs.arguments.remask import RemaskJob
-from jobs.cluster.choice import check_cluster, share_cpus, uses_ray
+from jobs.cluster.choice import check_cluster, make_local_cluster, share_cpus, uses_ray
 from jobs.cluster.driving import conclude_published, drive, print_next, print_warning, read_published, suggest_export
 from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_config
@@ -68,11 +68,9 @@ def _finish(job: RemaskJob, code: int) -> int:
 
 
 def _prepare_local(plan: Plan) -> Cluster:
-    from pipeline.local_cluster.cluster import LocalCluster
-
     num_workers, _ = share_cpus(None, plan)
     print(f"making masks without Ray: {num_workers} processes on this machine", flush=True)
-    return LocalCluster(num_workers)
+    return make_local_cluster(num_workers)
 
 
 def _prepare_ray(job: RemaskJob) -> Cluster:

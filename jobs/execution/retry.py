@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jobs.cluster.driving import print_warning
 from pipeline.commit.plan import Edits, RetryOrder
 from pipeline.commit.retry import open_correction, open_retry, parse_reasons
-from pipeline.published.corrections import STATUS, find_corrections, parse_verdicts
+from pipeline.corrections.corrected_tags import STATUS, find_corrections, parse_verdicts
 from pipeline.published.decisions import Verdict, read_decisions
 from pipeline.published.run import open_published
 from pipeline.run.records import Status

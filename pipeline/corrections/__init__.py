@@ -1,4 +1,4 @@
-"""Corrected masks from annotation tools: what their files say about which image, and how it becomes a file of a run.
+"""What people corrected: masks from files of annotation tools, and tags by the decisions of reviewers.
 
-How such files are read back belongs to published/.
+How corrected masks are read back belongs to published/.
 """

@@ -22,9 +22,6 @@ LAST_LINES = 3
 """Lines of its log that the message about a dead process shows."""
 OUR_FOLDER = str(Path(__file__).parents[2])
 """Folder of the project's packages."""
-WAIT_POLICY = {"OMP_WAIT_POLICY": "passive"}
-"""Threads of PyTorch that wait for each other sleep. By default they spin: where other programs, or our own threads
-that decode photos, want the cores, a dozen photos took 77 s instead of 5 s. OpenMP reads it when it is loaded."""
 PROGRAM = "import sys; sys.path[:] = {path!r}; from pipeline.local_cluster.worker import serve; serve({fd})"
 
 
@@ -43,7 +40,6 @@ class Child:
                 stdout=self._log,
                 stderr=self._log,
                 pass_fds=[theirs.fileno()],
-                env=WAIT_POLICY | dict(os.environ),
                 # Ctrl-C reaches the driver alone, which stops in order; and the group dies as a whole.
                 start_new_session=True,
             )

@@ -195,8 +195,12 @@ class ProgressFile:
             return
         self.record = replace(self.record, state=state, seconds_left=None)
         self._write()
+        self.wait(END_WAIT_S)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the write that is under way, if there is one, for some seconds at most."""
         if self._writer is not None:
-            self._writer.join(END_WAIT_S)
+            self._writer.join(timeout_s)
 
     def _write(self) -> None:
         record = replace(self.record, updated=format_time(self._clock()))

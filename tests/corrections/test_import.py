@@ -4,7 +4,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -247,8 +247,9 @@ def test_masks_that_were_replaced_come_into_force_again(tmp_path: Path) -> None:
     empty = make_coco() | {"annotations": []}
     models = write(tmp_path / "3.json", json.dumps(empty).encode())
     found = []
-    for path, options in ((first, {}), (other, {}), (first, {}), (models, {}), (models, {"keep_unchanged": True})):
-        import_file(uri, path, **options)
+    for day, (path, keeps) in enumerate([(first, 0), (other, 0), (first, 0), (models, 0), (models, 1)]):
+        masks = MaskImport(run=open_published(uri), uris=(str(path),), keep_unchanged=bool(keeps))
+        masks.run_at(NOON + timedelta(days=day))
         overrides = read_overrides(uri)
         found.append(int((overrides.read_mask(overrides[RowId("s", 0)]) > 0).sum()))
     # A mask as the model drew it says nothing, unless it is meant.

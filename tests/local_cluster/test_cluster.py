@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.driver.steps import Tasks
 from pipeline.errors import BundleError, LabellingError
 from pipeline.label import label_run
-from pipeline.local_cluster.child import Child, list_import_path
+from pipeline.local_cluster.child import list_import_path
 from pipeline.local_cluster.cluster import LocalCluster
-from pipeline.local_cluster.messages import Setup
 from pipeline.run.run_file import Run
 from tests.factories import save_small_model
 from tests.small_run import OPTIONS, read_all
@@ -116,21 +114,3 @@ def test_children_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
     while Path(f"/proc/{child}/stat").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
         assert time.monotonic() < deadline_s, "the child outlives its driver"
         time.sleep(0.05)
-
-
-@pytest.mark.parametrize("chosen", [None, "active"])
-def test_threads_of_children_do_not_spin_unless_the_user_wants_that(
-    monkeypatch: pytest.MonkeyPatch, chosen: str | None
-) -> None:
-    if chosen is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    else:
-        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
-    nothing: Any = print
-    workers = Tasks(find=nothing, arguments={}, num_cpus=1.0)
-    child = Child(Setup(plan_read=nothing, workers=workers, store_outage_s=0.0))
-    try:
-        found = Path(f"/proc/{child.pid}/environ").read_bytes().split(b"\0")
-        assert f"OMP_WAIT_POLICY={chosen or 'passive'}".encode() in found
-    finally:
-        child.end()

@@ -182,3 +182,22 @@ def test_options_that_need_ray_are_refused_before_anything_is_written(
     assert label(list_arguments(str(inputs), f"{tmp_path}/out", *flags)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("chosen", ["", "active"])
+def test_threads_of_children_do_not_spin_unless_the_user_wants_that(chosen: str) -> None:
+    program = (
+        "from jobs.cluster.choice import make_local_cluster\n"
+        "from pipeline.driver.steps import Tasks\n"
+        "from pipeline.local_cluster.child import Child\n"
+        "from pipeline.local_cluster.messages import Setup\n"
+        "make_local_cluster(1)\n"
+        "workers = Tasks(find=print, arguments={}, num_cpus=1.0)\n"
+        "child = Child(Setup(plan_read=print, workers=workers, store_outage_s=0.0))\n"
+        "print(open(f'/proc/{child.pid}/environ').read())\n"
+        "child.end()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": chosen} if chosen else {}
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert f"OMP_WAIT_POLICY={chosen or 'passive'}\0" in found.stdout, found.stderr

@@ -13,6 +13,7 @@ from pipeline.progress import progress_file
 from pipeline.progress.progress_file import ProgressFile, RunState, parse_time, read_progress
 from pipeline.storage.reading import read_bytes
 from pipeline.storage.uris import join_uri
+from tests.fakes import FaultyStore
 from tests.jobs.test_progress import at
 
 
@@ -55,8 +56,7 @@ def test_record_is_written_every_few_seconds(tmp_path: Path) -> None:
 
     def enter(num_read: int) -> int:
         file.enter(at(10, num_read))
-        assert file._writer is not None
-        file._writer.join(10)
+        file.wait(10.0)
         record = read_progress(str(tmp_path))
         assert record is not None
         return record.num_images
@@ -74,9 +74,7 @@ def test_invocation_that_had_nothing_to_do_leaves_the_record_alone(tmp_path: Pat
     assert read_progress(str(tmp_path)) is not None
 
 
-def test_store_that_fails_is_noted_once_a_minute_and_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_that_fails_is_noted_once_a_minute_and_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     now, warnings = 1000.0, list[str]()
     # A folder that cannot be: its parent is a file.
@@ -84,18 +82,20 @@ def test_store_that_fails_is_noted_once_a_minute_and_is_no_error(
     for _ in range(600):
         now += 0.25
         file.enter(at(10, 100))
-        if file._writer is not None:
-            file._writer.join(10)
+        file.wait(10.0)
     assert 1 <= len(warnings) <= 4
     assert "progress.json cannot be written, the run goes on" in warnings[0]
     file.end(RunState.DONE)
 
 
-def test_slow_store_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_store_holds_nobody_up(faulty_uri: str) -> None:
     gate = threading.Event()
-    monkeypatch.setattr(progress_file, "put_atomic", lambda uri, payload: gate.wait(60))
-    monkeypatch.setattr(progress_file, "END_WAIT_S", 0.1)
-    file = ProgressFile(str(tmp_path), "label", pytest.fail)
+
+    def block(number: int, name: str) -> None:
+        gate.wait(60)
+
+    FaultyStore.before_write = staticmethod(block)
+    file = ProgressFile(faulty_uri, "label", pytest.fail)
     before_s = time.monotonic()
     for _ in range(5):
         file.enter(at(10, 100))

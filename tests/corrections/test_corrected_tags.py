@@ -17,10 +17,7 @@ from pipeline.audit.verify import FULL, list_run, verify_run
 from pipeline.commit.encoding import FOOTER_KEY
 from pipeline.commit.plan import ORDERS_FOLDER, read_order
 from pipeline.commit.retry import open_retry, parse_reasons
-from pipeline.errors import ManifestError, RunConflictError
-from pipeline.label import label_run
-from pipeline.local_cluster.cluster import LocalCluster
-from pipeline.published.corrections import (
+from pipeline.corrections.corrected_tags import (
     NO_CHANGE,
     NO_CLASS,
     NO_SUCH_CLASS,
@@ -28,6 +25,9 @@ from pipeline.published.corrections import (
     OTHER_ROW,
     find_corrections,
 )
+from pipeline.errors import ManifestError, RunConflictError
+from pipeline.label import label_run
+from pipeline.local_cluster.cluster import LocalCluster
 from pipeline.published.decisions import Decision, Verdict, compute_mask_digest, read_decisions
 from pipeline.published.run import open_published
 from pipeline.run.records import MANIFEST_SCHEMA, TagEdit
