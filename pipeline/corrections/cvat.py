@@ -107,6 +107,10 @@ def _read_colours(text: str, source: str, vocabulary: Vocabulary) -> dict[int, i
         if not line.strip() or line.startswith("#"):
             continue
         name, colour, *_ = line.split(":")
+        if not colour.strip():
+            raise CorrectionError(
+                f"'{source}' gives label '{name}' no colour in labelmap.txt; export it as 'Segmentation mask 1.1'"
+            )
         red, green, blue = (int(one) for one in colour.split(","))
         packed = red << 16 | green << 8 | blue
         if packed in colours:
@@ -124,7 +128,8 @@ def _read_xml(payload: bytes, source: str, vocabulary: Vocabulary) -> Iterator[C
         title = image.attrib["name"]
         # Of equal layers the later shape lies on top.
         shapes = sorted(
-            (shape for shape in image if shape.tag != "tag"), key=lambda shape: int(shape.get("z_order", 0))
+            (shape for shape in image if shape.tag != "tag" and not _is_frame(shape, image)),
+            key=lambda shape: int(shape.get("z_order", 0)),
         )
         regions = []
         for shape in shapes:
@@ -138,6 +143,14 @@ def _read_xml(payload: bytes, source: str, vocabulary: Vocabulary) -> Iterator[C
                 Region(class_id, lambda shape=shape, size=size: _SHAPES[shape.tag](shape.attrib, size))  # type: ignore[misc]
             )
         yield Correction(source=source, title=title, row=parse_name(title, source), size=size, regions=regions)
+
+
+def _is_frame(shape: ElementTree.Element, image: ElementTree.Element) -> bool:
+    """Whether a box stands around a mask or polygon of its group: datumaro adds such boxes to masks of COCO."""
+    group = int(shape.get("group_id", 0))
+    others = ((other.tag, int(other.get("group_id", 0)), other.get("label")) for other in image)
+    around = {("mask", group, shape.get("label")), ("polygon", group, shape.get("label"))}
+    return shape.tag == "box" and group != 0 and not around.isdisjoint(others)
 
 
 def _draw_mask(shape: Any, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,7 @@ from pipeline.storage.uris import join_uri
 from pipeline.storage.writing import put_atomic
 from tests.export.runs import CLASSES, KEYS, Scene, encode, export_all, list_shard, make_rows, make_scene
 from tests.factories import make_labelled_row, make_parquet, make_rejected_row, make_run
+from tests.foreign_readers import run_reader
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 UNTOUCHED = 4
@@ -85,9 +87,15 @@ def write_coco(out: Path, masks: Masks) -> Path:
             "image_id": image["id"],
             "category_id": value,
             "iscrowd": 0,
-            "segmentation": encode_coco(masks[image["file_name"].rsplit(".", 1)[0]] == value),
+            "segmentation": (segmentation := encode_coco(masks[image["file_name"].rsplit(".", 1)[0]] == value)),
+            "bbox": rle.toBbox(segmentation).tolist(),
+            "area": int(rle.area(segmentation)),
         }
-        for number, (image, value) in enumerate((image, value) for image in document["images"] for value in (1, 2))
+        for number, (image, value) in enumerate(
+            ((image, value) for image in document["images"] for value in (1, 2)),
+            start=1,
+        )
+        if (masks[image["file_name"].rsplit(".", 1)[0]] == value).any()
     ]
     return write(out / "edited.json", json.dumps(document).encode())
 
@@ -265,6 +273,20 @@ def make_small_run(uri: str) -> str:
     return uri
 
 
+def test_box_around_a_mask_of_its_group_draws_nothing(tmp_path: Path) -> None:
+    uri = make_small_run(f"{tmp_path}/run")
+    box = '<box label="dog" xtl="0" ytl="0" xbr="3" ybr="3" z_order="0" {}/>'
+    mask = '<mask label="dog" rle="0, 1" left="1" top="0" width="1" height="1" z_order="0" group_id="7"/>'
+    found = []
+    for day, group in enumerate(['group_id="7"', 'group_id="8"', ""]):
+        document = f'<annotations><image name="a-0-0.jpg" width="6" height="4">{mask}{box.format(group)}</image>'
+        path = write(tmp_path / f"{day}.xml", f"{document}</annotations>".encode())
+        MaskImport(run=open_published(uri), uris=(str(path),)).run_at(NOON + timedelta(days=day))
+        overrides = read_overrides(uri)
+        found.append(int((overrides.read_mask(overrides[RowId("s", 0)]) == 2).sum()))
+    assert found == [1, 9, 9]
+
+
 def make_coco(name: str = "a-0-0.jpg", size: tuple[int, int] = (4, 6), **changes: Any) -> dict[str, Any]:
     region = np.zeros(size, bool)
     region[0, 1] = True
@@ -354,6 +376,10 @@ def test_a_colour_without_label_is_refused(tmp_path: Path) -> None:
         archive.writestr("SegmentationClass/a-0-0.png", stream.getvalue())
     with pytest.raises(CorrectionError, match="#090909, which labelmap.txt lacks"):
         import_file(uri, path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("labelmap.txt", "background:::\ncat:::\n")
+    with pytest.raises(CorrectionError, match="gives label 'background' no colour"):
+        import_file(uri, path)
 
 
 @given(st.lists(st.tuples(st.integers(0, 255), st.integers(1, 300)), min_size=1, max_size=12))
@@ -383,3 +409,42 @@ def test_the_command_counts_and_leads_by_its_exit_code(tmp_path: Path, capsys: p
     assert import_masks.main(["--labels", uri, "--files", f"{path}.gone"]) == 2
     assert "does not exist" in capsys.readouterr().err
     assert len(read_overrides(uri)) == 1
+
+
+@pytest.mark.parametrize(
+    ("form", "to_form", "options", "pattern"),
+    [
+        # As run lengths: its polygons do not follow every pixel.
+        ("coco", "coco", {"segmentation_mode": "mask"}, "annotations/instances_*.json"),
+        ("coco", "cvat", {}, "*.xml"),
+        ("voc_segmentation", "voc_segmentation", {}, ""),
+    ],
+)
+def test_what_datumaro_wrote_comes_back_to_the_pixel(
+    run_uri: str, tmp_path: Path, form: str, to_form: str, options: dict[str, str], pattern: str
+) -> None:
+    """CVAT writes its files by datumaro."""
+    out, edited, written = tmp_path / "out", tmp_path / "edited", tmp_path / "written"
+    samples = export_samples(run_uri, out, "coco")
+    masks = edit_masks(run_uri, samples)
+    if form == "coco":
+        document = write_coco(out, masks)
+        (original,) = (out / "annotations").iterdir()
+        document.replace(original)
+        edited = out
+    else:
+        with zipfile.ZipFile(write_cvat(out, masks)) as archive:
+            archive.extractall(edited)
+        (edited / "ImageSets" / "Segmentation").mkdir(parents=True)
+        (edited / "ImageSets" / "Segmentation" / "default.txt").write_text("".join(f"{name}\n" for name in masks))
+    run_reader("datumaro_rewrite", folder=str(edited), form=form, out=str(written), to_form=to_form, options=options)
+    (path,) = written.glob(pattern) if pattern else [zip_folder(written)]
+    assert import_file(run_uri, path).num_imported > len(masks) // 2
+    rows, overrides = read_rows(run_uri), read_overrides(run_uri)
+    for sample in samples:
+        found = overrides.apply(rows[RowId(sample["shard"], sample["index"])]).upright_mask()
+        assert np.array_equal(np.where(found == 255, 0, found), masks[sample["name"]]), sample["name"]
+
+
+def zip_folder(folder: Path) -> Path:
+    return Path(shutil.make_archive(str(folder), "zip", folder))

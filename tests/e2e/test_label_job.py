@@ -129,10 +129,10 @@ def test_every_sample_is_in_the_manifests_once(labelled: tuple[Path, Any]) -> No
     assert sum(row["status"] == "labelled" for row in rows) == 3 * 8
 
 
-def test_finished_run_leaves_manifests_and_the_run_record_only(labelled: tuple[Path, Any]) -> None:
+def test_finished_run_leaves_manifests_and_what_it_says_of_itself_only(labelled: tuple[Path, Any]) -> None:
     out, _ = labelled
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    assert files == [*(f"labels/photos-0000{i}.parquet" for i in range(3)), "run.json"]
+    assert files == [*(f"labels/photos-0000{i}.parquet" for i in range(3)), "progress.json", "run.json"]
 
 
 def test_second_run_of_the_same_command_does_nothing_and_starts_no_ray(

@@ -129,4 +129,8 @@ def test_everything_on_s3_costs_one_put_a_chunk_and_one_a_shard(
     assert find_secret(ray_folder) == []
     assert not [item.uri for item in list_objects(s3_folder) if SECRET.encode() in read_bytes(item.uri)]
     names = [item.uri.removeprefix(out) for item in list_objects(out)]
-    assert names == [*(f"/labels/photos-0000{shard}.parquet" for shard in range(NUM_SHARDS)), "/run.json"]
+    assert names == [
+        *(f"/labels/photos-0000{shard}.parquet" for shard in range(NUM_SHARDS)),
+        "/progress.json",
+        "/run.json",
+    ]
