@@ -16,6 +16,7 @@ from jobs.cluster.actor_count import (
     choose_gpus,
     choose_num_actors,
     describe_few_cpus,
+    describe_no_room,
     describe_wait,
 )
 from jobs.cluster.connection import LOCAL_VARIABLES
@@ -98,6 +99,9 @@ def test_cluster_without_gpus_is_refused_only_when_nobody_says_that_more_will_co
     assert choose_num_actors(None, 0.0, 2.0, nothing_yet) == 1
     assert describe_wait(2, 1.0, replace(nothing_yet, num_gpus=2)) is None
     assert "has 0 GPUs now, 2 workers want 1" in describe_wait(2, 0.5, nothing_yet)
+    assert describe_no_room(2, 1.0, replace(nothing_yet, num_cpus=3)) is None
+    assert "give --workers 2, or" in describe_no_room(3, 1.0, replace(nothing_yet, num_cpus=3))
+    assert "give --workers 1, or" in describe_no_room(1, 4.0, replace(nothing_yet, num_cpus=3))
 
 
 def test_gpus_are_used_where_there_are_enough_of_them_unless_said() -> None:

@@ -8,6 +8,7 @@ import ray
 from ray._private.state import state
 
 from jobs.command_line.shared_options import Gpus
+from pipeline.driver.ray_cluster import READ_CPUS
 from pipeline.errors import LabellingError
 
 RESERVED_CPUS = 1
@@ -109,6 +110,17 @@ def choose_cpus(wanted: float | None, gpus_per_actor: float, size: ClusterSize) 
         return 1.0
     by_gpu = min(size.cpus_by_gpu - RESERVED_CPUS, MAX_CPUS)
     return float(max(1, math.floor(by_gpu * gpus_per_actor)))
+
+
+def describe_no_room(num_actors: int, cpus_per_actor: float, size: ClusterSize) -> str | None:
+    """Notice that actors take all CPUs, so that nothing is read and nothing reaches them; None if there is room."""
+    num_free = size.num_cpus - READ_CPUS
+    if num_actors * cpus_per_actor <= num_free:
+        return None
+    return (
+        f"{num_actors} workers of {cpus_per_actor:g} CPUs each leave nothing of {size.num_cpus:g} CPUs for reading; "
+        f"give --workers {max(1, math.floor(num_free / cpus_per_actor))}, or fewer CPUs each by --cpus-per-worker"
+    )
 
 
 def describe_few_cpus(gpus_per_actor: float, cpus_per_actor: float) -> str | None:

@@ -29,6 +29,7 @@ from pipeline.bundles import describe_bundle, load_bundle, require_same_classes
 from pipeline.commit.plan import Plan, RetryOrder
 from pipeline.driver.cluster import Cluster
 from pipeline.driver.silence import WaitNotices
+from pipeline.errors import LabellingError
 from pipeline.inputs.tag_join import settle_tags_table
 from pipeline.label import label_run, plan_label_run
 from pipeline.labelling.estimate import estimate_rest
@@ -177,13 +178,15 @@ def _choose_options(job: LabelJob) -> LabelOptions:
     """Fill the cluster with workers unless the options set their number.
 
     Raises:
-        LabellingError: Actors want GPUs and a cluster without any cannot get them.
+        LabellingError: Actors want GPUs and a cluster without any cannot get them; or they take all CPUs of this
+            machine, and none is left for reading.
     """
     from jobs.cluster.actor_count import (
         choose_cpus,
         choose_gpus,
         choose_num_actors,
         describe_few_cpus,
+        describe_no_room,
         describe_wait,
         measure_cluster,
     )
@@ -194,6 +197,12 @@ def _choose_options(job: LabelJob) -> LabelOptions:
     num_gpus = choose_gpus(job.gpus_per_worker, size, may_grow=may_grow)
     num_cpus = choose_cpus(job.cpus_per_worker, num_gpus, size)
     num_actors = choose_num_actors(job.workers, num_gpus, num_cpus, size)
+    if full := describe_no_room(num_actors, num_cpus, size):
+        if not may_grow:
+            raise LabellingError(full)
+        if not num_gpus:
+            # Of nodes with GPUs, `describe_wait` tells.
+            print_warning(f"{full}, unless nodes join")
     print(f"labelling with {num_actors} workers of {num_gpus:g} GPUs and {num_cpus:g} CPUs each")
     if few := describe_few_cpus(num_gpus, num_cpus):
         print_warning(few)

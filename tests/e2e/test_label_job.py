@@ -270,6 +270,7 @@ def test_retry_labels_rejected_rows_again_under_a_raised_limit(
         (["--model", "nowhere"], "is no model bundle"),
         (["--vocabulary", "nowhere.json"], "nowhere.json"),
         (["--maps.background-threshold", "0.9"], "background_threshold"),
+        (["--workers", "99"], "99 workers of 1 CPUs each leave nothing of "),
         (["--shards", "ftp://me:hush-hush@host/a.tar"], "'ftp://...@host/a.tar' holds a password"),
         (["--endpoint-url=http://me:hush-hush@host"], "'http://...@host' holds a password"),
     ],
