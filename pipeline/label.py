@@ -25,7 +25,8 @@ from pipeline.driver.steps import Actors, Steps, import_late
 from pipeline.driver.totals import RunSummary
 from pipeline.driver.waves import Hooks, drive_run
 from pipeline.images.class_texts import describe_classes
-from pipeline.labelling.chunk_rows import CHUNK_SCHEMA, CHUNKS_AT_ONCE, read_rows
+from pipeline.labelling.chunk_rows import CHUNK_SCHEMA, read_rows
+from pipeline.run.config import CHUNKS_AT_ONCE
 from pipeline.run.options import LabelOptions
 from pipeline.run.run_file import Run
 from pipeline.workers.attempts import Attempts

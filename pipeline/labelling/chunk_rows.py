@@ -23,9 +23,6 @@ from pipeline.workers.attempts import AttemptCounter, Attempts
 from pipeline.workers.guarded_reads import read_guarded
 from pipeline.workers.pulse import Pulse, Reporting
 
-CHUNKS_AT_ONCE = 2
-"""Chunks of an actor in flight: one is read and drawn while the device computes the other."""
-
 # The fields of `Sample` except `is_continuation`: labelling does not need it, and sealing finds repeated keys.
 SAMPLE = pa.struct(
     [

@@ -22,11 +22,10 @@ from pipeline.images.mapping.class_mapper import ClassMapper
 from pipeline.images.mapping.evidence import ImageEvidence
 from pipeline.images.masks import build_palette
 from pipeline.labelling.batches import MAX_BATCH_IMAGES, BatchMapper
-from pipeline.labelling.chunk_rows import CHUNKS_AT_ONCE
 from pipeline.labelling.host_processes import ProcessWorkers
 from pipeline.labelling.host_work import HostJobs, HostWorkers, ThreadWorkers
 from pipeline.labelling.prepare import ReadyImage, RejectedSample, SamplePreparer, reject
-from pipeline.run.config import LabelConfig, settle_config
+from pipeline.run.config import CHUNKS_AT_ONCE, LabelConfig, settle_config
 from pipeline.run.records import PART_SCHEMA, Reason, Sample
 from pipeline.run.vocabulary import Vocabulary
 

@@ -328,3 +328,7 @@ def _leave_out_unset(described: dict[str, Any], config: Any) -> dict[str, Any]:
         inner = described[item.name]
         kept[item.name] = _leave_out_unset(inner, value) if is_dataclass(value) else inner
     return kept
+
+
+CHUNKS_AT_ONCE = 2
+"""Chunks of a labelling actor in flight: one is read and drawn while the device computes the other. Not a setting."""
