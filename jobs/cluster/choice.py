@@ -78,6 +78,28 @@ def make_local_cluster(num_workers: int) -> Cluster:
     return LocalCluster(num_workers)
 
 
+def open_cluster(options: ClusterOptions, plan: Plan, doing: str) -> tuple[Cluster, bool]:
+    """Open what runs the steps of a command that needs no GPU, and tell whether it is Ray.
+
+    Args:
+        options: Options of the command, which `check_cluster` has passed.
+        plan: What remains to do.
+        doing: What the command does, for its line: making masks, exporting.
+
+    Raises:
+        ClusterError: Ray cannot be started or reached.
+    """
+    if uses_ray(options, plan, wants_gpu=False):
+        from jobs.cluster.connection import connect
+        from pipeline.driver.ray_cluster import RayCluster
+
+        connect(options.address, num_cpus=(os.cpu_count() or 1) + 1)
+        return RayCluster(), True
+    num_workers, _ = share_cpus(None, plan)
+    print(f"{doing} without Ray: {num_workers} processes on this machine", flush=True)
+    return make_local_cluster(num_workers), False
+
+
 def _is_connected() -> bool:
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())

@@ -49,6 +49,14 @@ class LineStream:
         return getattr(self.wrapped, name)
 
 
+class JsonStream(LineStream):
+    """A text stream whose lines become JSON objects."""
+
+    def __init__(self, stream: Any) -> None:
+        """Wrap a stream."""
+        super().__init__(stream, _write_json)
+
+
 def use_log_format(log_format: LogFormat) -> None:
     """Choose what the job's lines look like, for the rest of this process.
 
@@ -56,18 +64,18 @@ def use_log_format(log_format: LogFormat) -> None:
     """
     if log_format == "text":
         return
-    streams: list[Any] = [LineStream(stream, _write_json) for stream in (sys.stdout, sys.stderr)]
+    streams: list[Any] = [JsonStream(sys.stdout), JsonStream(sys.stderr)]
     sys.stdout, sys.stderr = streams
 
 
 def writes_json() -> bool:
     """Tell whether this job writes JSON."""
-    return isinstance(sys.stdout, LineStream)
+    return isinstance(sys.stdout, JsonStream)
 
 
 def write_event(event: str, message: str, fields: Mapping[str, Any]) -> None:
     """Write an event to standard output, as JSON if the job writes JSON, else its message with the time."""
-    if isinstance(sys.stdout, LineStream):
+    if isinstance(sys.stdout, JsonStream):
         _put(sys.stdout.wrapped, event, "info", message, fields)
     else:
         print(f"{format_now()} {message}", flush=True)

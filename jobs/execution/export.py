@@ -1,18 +1,16 @@
 """Export a published run: choose the rows, show what remains, and drive it."""
 
-import os
 from contextlib import nullcontext
 from functools import partial
 
 from jobs.arguments.export import ExportJob, Filters
-from jobs.cluster.choice import check_cluster, make_local_cluster, share_cpus, uses_ray
+from jobs.cluster.choice import check_cluster, open_cluster
 from jobs.cluster.driving import GO_ON, print_warning, warn_in_log, watch_ray, watch_run
 from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, format_duration, print_lines
 from jobs.display.progress import ProgressDisplay
 from jobs.display.streams import use_log_format
 from pipeline.commit.plan import Plan
-from pipeline.driver.cluster import Cluster
 from pipeline.driver.silence import WaitNotices
 from pipeline.export.job.assembly import ExportSummary, export_run
 from pipeline.export.job.best_rows import find_levels
@@ -137,8 +135,7 @@ def _warn_of_unpublished(run: PublishedRun) -> None:
 
 
 def _drive(job: ExportJob, opened: Export, plan: Plan) -> int:
-    on_ray = uses_ray(job.cluster, plan, wants_gpu=False)
-    cluster = _prepare_ray(job) if on_ray else _prepare_local(plan)
+    cluster, on_ray = open_cluster(job.cluster, plan, "exporting")
     watching = watch_ray(partial(_describe_loss, job.out)) if on_ray else nullcontext()
     options = DriverOptions(**vars(job.waits))
     return watch_run(
@@ -149,20 +146,6 @@ def _drive(job: ExportJob, opened: Export, plan: Plan) -> int:
         grace_s=job.grace_s,
         watching=watching,
     )
-
-
-def _prepare_local(plan: Plan) -> Cluster:
-    num_workers, _ = share_cpus(None, plan)
-    print(f"exporting without Ray: {num_workers} processes on this machine", flush=True)
-    return make_local_cluster(num_workers)
-
-
-def _prepare_ray(job: ExportJob) -> Cluster:
-    from jobs.cluster.connection import connect
-    from pipeline.driver.ray_cluster import RayCluster
-
-    connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
-    return RayCluster()
 
 
 def _describe_loss(out_uri: str) -> str:

@@ -1,17 +1,15 @@
 """Make new masks of kept maps: open the run, show what remains, and drive it."""
 
-import os
 from dataclasses import replace
 
 from jobs.arguments.remask import RemaskJob
-from jobs.cluster.choice import check_cluster, make_local_cluster, share_cpus, uses_ray
+from jobs.cluster.choice import check_cluster, open_cluster
 from jobs.cluster.driving import conclude_published, drive, print_next, print_warning, read_published, suggest_export
 from jobs.cluster.settings import use_endpoint
 from jobs.command_line.console import EXIT_OK, print_config
 from jobs.display.extension import print_extension
 from jobs.display.streams import use_log_format
 from pipeline.commit.plan import Plan, plan_run
-from pipeline.driver.cluster import Cluster
 from pipeline.driver.silence import WaitNotices
 from pipeline.kept_maps.kept_run import KeptRun, open_kept_run
 from pipeline.kept_maps.new_run import open_remask
@@ -45,8 +43,7 @@ def remask(job: RemaskJob) -> int:
         print(f"nothing to do: every shard is published under {job.out}")
         published = patience.call(lambda: read_published(run, plan))
         return _finish(job, conclude_published(published, allows_nothing_labelled=job.allow_nothing_labelled))
-    on_ray = uses_ray(job.cluster, plan, wants_gpu=False)
-    cluster = _prepare_ray(job) if on_ray else _prepare_local(plan)
+    cluster, on_ray = open_cluster(job.cluster, plan, "making masks")
     options = DriverOptions(**vars(job.waits))
     code = drive(
         run,
@@ -65,20 +62,6 @@ def _finish(job: RemaskJob, code: int) -> int:
         compare = ("review", "--labels", job.out, "--labels", job.labels)
         print_next(compare, suggest_export(job.out))
     return code
-
-
-def _prepare_local(plan: Plan) -> Cluster:
-    num_workers, _ = share_cpus(None, plan)
-    print(f"making masks without Ray: {num_workers} processes on this machine", flush=True)
-    return make_local_cluster(num_workers)
-
-
-def _prepare_ray(job: RemaskJob) -> Cluster:
-    from jobs.cluster.connection import connect
-    from pipeline.driver.ray_cluster import RayCluster
-
-    connect(job.cluster.address, num_cpus=(os.cpu_count() or 1) + 1)
-    return RayCluster()
 
 
 def choose_maps(job: RemaskJob, kept: KeptRun) -> MapConfig:

@@ -40,7 +40,7 @@ def describe_status(status: RunStatus) -> list[str]:
     num_shards = "an unknown number of" if status.num_shards is None else str(status.num_shards)
     verb = "exported" if status.kind == "export" else "published"
     lines = [f"{status.out_uri}: {status.condition}", f"{status.num_published} of {num_shards} shards are {verb}"]
-    if status.host is not None and status.silent_s is not None:
+    if status.condition != Condition.FINISHED and status.host is not None and status.silent_s is not None:
         who = f"process {status.pid} on {status.host}"
         lines.append(f"driver: {who}, last heard of {format_duration(status.silent_s)} ago")
     if status.progress is not None:
