@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from jobs.display.progress import ProgressDisplay
-from jobs.display.streams import LineStream, use_log_format
+from jobs.display.streams import LineStream, describe_in_log, use_log_format
 from pipeline.driver.ledger import Progress
 from pipeline.progress.pace import Pace
 from pipeline.run.counts import LabelCounts
@@ -233,3 +233,12 @@ def test_log_beside_a_terminal_gets_lines_too(tmp_path: Path) -> None:
     assert "a line of the job" in written
     assert "4/10 shards, 5000 images" in written
     assert "%|" not in written
+
+
+def test_warning_in_a_log_has_the_time_also_where_the_bar_is_on_standard_output(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with (tmp_path / "log").open("w") as log:
+        monkeypatch.setattr(sys, "stdout", LineStream(sys.stdout, lambda stream, line: None))
+        monkeypatch.setattr(sys, "stderr", log)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\S+ warning: full", describe_in_log("warning: full"))
